@@ -1,0 +1,68 @@
+"""Every error that a caller can act on, one class per cause.
+
+Rules
+    A message says what was wrong, the value, and what to try.
+    Classes are by cause, not by place: a caller catches the one thing it can mend.
+    Errors of the arguments are also ``ValueError`` or ``TypeError``, so that code
+    which knows nothing of bytelm handles them as it handles Python's own.
+"""
+
+from __future__ import annotations
+
+
+class BytelmError(Exception):
+    """The parent of every error that bytelm raises on purpose."""
+
+
+class InvalidArgumentError(BytelmError, ValueError):
+    """An argument has the right type and a value that cannot be."""
+
+
+class InvalidTypeError(BytelmError, TypeError):
+    """An argument has a type that is not accepted."""
+
+
+class UnsupportedTokenizerError(BytelmError):
+    """The tokenizer cannot be a model over bytes; the message names the step that stands in the way."""
+
+
+class VocabularyMismatchError(BytelmError):
+    """The tokenizer and the model are not of one another: ids that the model has no column for."""
+
+
+class UnreachablePrefixError(BytelmError, ValueError):
+    """No token sequence that the tokenizer can emit spells this text.
+
+    Attributes:
+        prefix: The text that was asked for.
+        position: Index of the first byte that cannot be spelled.
+    """
+
+    def __init__(self, message: str, *, prefix: bytes, position: int) -> None:
+        super().__init__(message)
+        self.prefix = prefix
+        self.position = position
+
+
+class ModelError(BytelmError):
+    """A model could not be loaded or run."""
+
+
+class InvalidLogitsError(ModelError):
+    """A model returned NaN, infinite or unnormalised rows, or rows of the wrong shape."""
+
+
+class ContextOverflowError(ModelError):
+    """A token sequence is longer than the model's context window."""
+
+
+class DownloadError(BytelmError):
+    """A packaged model could not be fetched, or is not the file that was expected."""
+
+
+class CacheWriteError(BytelmError, OSError):
+    """The cache folder could not be written; nothing half-written stays in it."""
+
+
+class MissingDependencyError(BytelmError, ImportError):
+    """An optional dependency is not installed; the message names the extra to install."""

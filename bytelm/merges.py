@@ -1,0 +1,205 @@
+"""Which tokens may stand side by side inside one pre-token: BPE read off its merge trees.
+
+Theory of operation
+    BPE merges pairs in order of rank, the leftmost first among equals. Each token it can reach has one *derivation*, a
+    binary tree. Down the right side of a token's tree stands its *right spine* a = a₀, a₁ (the right part of a₀), …; its left
+    spine likewise. A token's *phase* is the largest rank in its tree: while BPE works through its ranks from the lowest, the
+    token appears in that phase. (Usually the phase is the rank of its own merge. Conversions from SentencePiece and tiktoken
+    also list merges whose parts come later than they do: such a merge happens at once when its parts are there, still in the
+    phase that completed them. Gemma's runs of spaces are made so.) A piece on a spine lives from its phase until the phase
+    of the merge that consumes it.
+
+    Two neighbours a, b are *broken* if and only if some merge (aᵢ, bⱼ) would come first. Its phase q is the latest of its rank ρ and the
+    phases of aᵢ and bⱼ. It comes first if both pieces live beyond q. Where one of them is consumed in phase q itself:
+     - a's own merges lie to the left of the boundary, b's to its right, and within a phase the left one goes first;
+     - a merge of smaller rank than the phase goes as soon as its parts are there, the smallest rank first.
+    A sequence of reachable tokens inside one pre-token is what BPE makes of its bytes if and only if no neighbours are broken.
+
+Cost
+    All neighbours of a token that are broken: over its right spine and the merges of each piece, the suffix of a sorted list.
+    A few numpy gathers, kept (as bits) for the tokens used last.
+
+Source
+    That neighbours decide is Berglund and van der Merwe's result on tokenization with merge lists (2023); reading it
+    off the spines, and phases, are ours.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from bytelm.trie import Trie
+
+FOREVER: Final = 1 << 30
+_STRIDE: Final = 1 << 31
+_KEPT: Final = 1024
+_UNREACHED: Final = -2
+
+Trees = Int64[np.ndarray, "4 ids"]  # phase, rank, left part, right part; phase -2 where BPE does not reach the token
+
+
+class Merges:
+    """The merge trees of a vocabulary.
+
+    Args:
+        size: Number of ids.
+        base: Ids of the pieces that BPE begins with.
+        merges: ``(left id, right id, result id)`` in rank order.
+        lengths: Length of each id's spelling, in the pieces that merging counts.
+        trie: The vocabulary in byte order.
+        trees: The derivations, where they are already known.
+
+    Attributes:
+        reachable: Whether BPE on a token's own spelling gives the token, per id.
+        trees: The derivations, for keeping.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        base: Iterable[int],
+        merges: Sequence[tuple[int, int, int]],
+        lengths: Sequence[int],
+        trie: Trie,
+        trees: Trees | None = None,
+    ) -> None:
+        self.size = size
+        self.trie = trie
+        # Of a pair that is listed twice the later rank counts, as in the library.
+        self._ranks: dict[int, int] = {a * size + b: rank for rank, (a, b, _) in enumerate(merges)}
+        self.trees = self._derive(base, merges, lengths) if trees is None else trees
+        self.phase, self.rank, self.left, self.right = self.trees
+        self.reachable: Bool[np.ndarray, " ids"] = self.phase > _UNREACHED
+        self._lists: tuple[list[int], ...] = tuple(row.tolist() for row in self.trees)
+        self._index()
+        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def _derive(self, base: Iterable[int], merges: Sequence[tuple[int, int, int]], lengths: Sequence[int]) -> Trees:
+        """The derivation of each token: of the merges that spell it, the one before which nothing crosses."""
+        phase, rank, left, right = ([_UNREACHED] * self.size, [-1] * self.size, [-1] * self.size, [-1] * self.size)
+        self._lists = (phase, rank, left, right)
+        for i in base:
+            phase[i] = -1
+        spelling: defaultdict[int, list[tuple[int, int, int]]] = defaultdict(list)
+        for at, (a, b, result) in enumerate(merges):
+            if self._ranks[a * self.size + b] == at:
+                spelling[result].append((at, a, b))
+        for result in sorted(spelling, key=lengths.__getitem__):
+            if phase[result] > _UNREACHED:
+                continue
+            for at, a, b in spelling[result]:
+                if phase[a] > _UNREACHED and phase[b] > _UNREACHED and not self._crossed(a, b, direct=False):
+                    phase[result], rank[result] = max(at, phase[a], phase[b]), at
+                    left[result], right[result] = a, b
+                    break
+        return np.array([phase, rank, left, right], np.int64)
+
+    def _crossed(self, a: int, b: int, *, direct: bool) -> bool:
+        """Whether a merge across the boundary of a·b comes before what makes a and b; ``direct``: count that of a and b itself."""
+        phases, ranks, left, right = self._lists
+        table, size = self._ranks, self.size
+        # b's left spine: the piece, the phase and rank of the merge that consumes it, the phase of its partner there.
+        ends: list[tuple[int, int, int, int]] = []
+        piece, gone, by, partner = b, FOREVER, FOREVER, FOREVER
+        while piece >= 0:
+            ends.append((piece, gone, by, partner))
+            gone, by, piece, whole = phases[piece], ranks[piece], left[piece], piece
+            partner = phases[right[whole]] if piece >= 0 else 0
+        piece, gone, by = a, FOREVER, FOREVER
+        while piece >= 0:
+            row = piece * size
+            for other, other_gone, other_by, other_partner in ends:
+                cross = table.get(row + other)
+                if cross is None or (not direct and piece == a and other == b):
+                    continue
+                q = max(cross, phases[piece], phases[other])
+                if q > gone or q > other_gone:
+                    continue
+                if q == gone and not (phases[piece] == q > max(cross, phases[other]) and cross < by):
+                    continue
+                if q == other_gone and phases[other] == q > cross and other_partner < q and cross > other_by:
+                    continue
+                return True
+            gone, by, piece = phases[piece], ranks[piece], right[piece]
+        return False
+
+    def _index(self) -> None:
+        """The sorted lists behind `broken`: tokens by the pieces of their left spines, merges by their left piece."""
+        tokens = self.trie.order[self.reachable[self.trie.order]].astype(np.int64)
+        piece, owner = tokens, self.trie.rank[tokens].astype(np.int64)
+        gone, by, partner = (np.full(len(tokens), FOREVER, np.int64) for _ in range(3))
+        rows = []
+        while len(piece):
+            rows.append(np.stack([piece, gone, by, partner, owner]))
+            inner = self.left[piece] >= 0
+            whole, owner = piece[inner], owner[inner]
+            piece, gone, by, partner = self.left[whole], self.phase[whole], self.rank[whole], self.phase[self.right[whole]]
+        spine = np.concatenate(rows, axis=1) if rows else np.zeros((5, 0), np.int64)
+        order = np.lexsort((spine[1], spine[0]))
+        self._spine_key = spine[0, order] * _STRIDE + spine[1, order]
+        self._spine_by, self._spine_partner, self._spine_owner = (spine[i, order].astype(np.int32) for i in (2, 3, 4))
+        pairs = np.fromiter(self._ranks.keys(), np.int64, len(self._ranks))
+        ranks = np.fromiter(self._ranks.values(), np.int64, len(self._ranks))
+        first, other = pairs // self.size, pairs % self.size
+        usable = self.reachable[first] & self.reachable[other]
+        first, other, ranks = first[usable], other[usable], ranks[usable]
+        order = np.argsort(first, kind="stable")
+        self._cross_rank, self._cross_other = ranks[order], other[order]
+        self._cross_phase = np.maximum(ranks, np.maximum(self.phase[first], self.phase[other]))[order]
+        self._cross_start = np.searchsorted(first[order], np.arange(self.size + 1))
+
+    def unbroken(self, a: int, b: int) -> bool:
+        """Whether ``b`` may follow ``a`` inside one pre-token; both have to be reachable."""
+        return not self._crossed(a, b, direct=True)
+
+    def unbroken_range(self, a: int, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
+        """Which tokens of a range of ranks may follow ``a`` inside one pre-token (only reachable ones may)."""
+        if hi - lo <= 16 and a not in self._kept:  # noqa: PLR2004 - below this, asking one by one is faster
+            ids = self.trie.order[lo:hi].tolist()
+            return np.array([self._lists[0][t] > _UNREACHED and self.unbroken(a, t) for t in ids], np.bool_)
+        first = lo >> 3
+        bits = np.unpackbits(self._unbroken_bits(a)[first : (hi + 7) >> 3])
+        return bits[lo - 8 * first : hi - 8 * first].astype(np.bool_)
+
+    def _unbroken_bits(self, a: int) -> np.ndarray:
+        bits = self._kept.get(a)
+        if bits is None:
+            bits = self._kept[a] = np.packbits(~self._broken(a) & self.reachable[self.trie.order])
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        else:
+            self._kept.move_to_end(a)
+        return bits
+
+    def _broken(self, a: int) -> Bool[np.ndarray, " tokens"]:
+        """In trie order, the tokens that may not follow ``a``: the rule of `_crossed` for all of them at once."""
+        phases, ranks, _, right = self._lists
+        out = np.zeros(len(self.trie), np.bool_)
+        piece, gone, by = a, FOREVER, FOREVER
+        while piece >= 0:
+            span = slice(self._cross_start[piece], self._cross_start[piece + 1])
+            cross, other, q = self._cross_rank[span], self._cross_other[span], self._cross_phase[span]
+            own = phases[piece]
+            lives = (q < gone) | ((q == gone) & (own == q) & (cross < q) & (self.phase[other] < q) & (cross < by))
+            cross, other, q = cross[lives], other[lives], q[lives]
+            late = (self.phase[other] == q) & (cross < q)  # made in phase q: its own next merge may be quicker
+            base = other * _STRIDE
+            beyond = np.searchsorted(self._spine_key, base + q, side="right")
+            starts = np.where(late, beyond, np.searchsorted(self._spine_key, base + q))
+            counts = np.searchsorted(self._spine_key, base + FOREVER, side="right") - starts
+            total = int(counts.sum())
+            if total:
+                shift = np.repeat(starts - np.concatenate(([0], np.cumsum(counts)[:-1])), counts)
+                out[self._spine_owner[np.arange(total) + shift]] = True
+            for i in np.flatnonzero(late):
+                same = slice(np.searchsorted(self._spine_key, base[i] + q[i]), beyond[i])
+                first = (self._spine_partner[same] >= q[i]) | (cross[i] <= self._spine_by[same])
+                out[self._spine_owner[same][first]] = True
+            gone, by, piece = own, ranks[piece], right[piece]
+        return out

@@ -1,0 +1,89 @@
+"""Text that a Unicode normal form would change has no canonical sequence: which text that is.
+
+Rules
+    The tokenizer's own normalizer is the judge, also of which characters can interact with their neighbours at all.
+    Normal forms are closed under taking substrings (Unicode Annex 15), so a text is in normal form if and only if every
+    stretch from one *inert* character to the next is: inert characters stand for themselves and never combine with, nor
+    move before, what comes earlier. Nearly all characters are inert, and between them the check is a comparison.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Final, Literal
+
+import numpy as np
+from jaxtyping import Bool
+
+from bytelm.patterns import CODE_POINTS
+
+_SURROGATES: Final = range(0xD800, 0xE000)
+_LOW_MARK: Final = "\u0334"  # canonical combining class 1, the lowest
+_HIGH_MARK: Final = "\u0345"  # canonical combining class 240, the highest
+
+
+class NormalForm:
+    """One normal form as the tokenizer applies it.
+
+    Attributes:
+        changed: Code points that the form replaces by others.
+        inert: Code points that never interact with what comes before them.
+    """
+
+    def __init__(self, form: Literal["NFC", "NFD"]) -> None:
+        self.form = form
+        self._normalizer = _normalizer(form)
+        self.changed, self.inert = _tables(form)
+        self._known: dict[str, bool] = {}
+
+    def keeps(self, text: str) -> bool:
+        """Whether the form leaves a short text as it is."""
+        known = self._known.get(text)
+        if known is None:
+            if len(self._known) > 1 << 16:
+                self._known.clear()
+            known = self._known[text] = self._normalizer.normalize_str(text) == text
+        return known
+
+    def apply(self, text: str) -> str:
+        """The text in this form."""
+        return str(self._normalizer.normalize_str(text))
+
+    def window(self, text: str) -> str:
+        """The end of a text from its last inert character on: all that what follows can interact with."""
+        for at in range(len(text) - 1, -1, -1):
+            if self.inert[ord(text[at])]:
+                return text[at:]
+        return text
+
+
+def _normalizer(form: str) -> Any:
+    from tokenizers import normalizers
+
+    return normalizers.NFC() if form == "NFC" else normalizers.NFD()
+
+
+@lru_cache(maxsize=2)
+def _tables(form: str) -> tuple[Bool[np.ndarray, " points"], Bool[np.ndarray, " points"]]:
+    """Ask the normalizer about every code point beyond ASCII, all in one call, kept apart by line feeds."""
+    points = [p for p in range(0x80, 0x40000) if p not in _SURROGATES] + list(range(0xE0000, 0xE1000))
+    own = _lines(form, [chr(p) for p in points])
+    changed = np.zeros(CODE_POINTS, np.bool_)
+    touchy = np.zeros(CODE_POINTS, np.bool_)
+    after = _lines(form, [_HIGH_MARK + chr(p) for p in points])
+    before = _lines(form, [chr(p) + _LOW_MARK for p in points])
+    decomposed = _lines("NFD", [chr(p) for p in points])
+    for p, alone, behind, ahead, parts in zip(points, own, after, before, decomposed, strict=True):
+        char = chr(p)
+        changed[p] = alone != char
+        # A mark of class above 1 moves behind U+0334; one of class below 240 moves before U+0345.
+        moves = len(parts) == 1 and (behind[:1] == char != _HIGH_MARK or ahead[:1] == _LOW_MARK != char)
+        touchy[p] = moves or changed[p] or char in (_LOW_MARK, _HIGH_MARK)
+        for part in parts[1:]:
+            touchy[ord(part)] = True
+    return changed, ~touchy
+
+
+def _lines(form: str, texts: list[str]) -> list[str]:
+    lines: list[str] = _normalizer(form).normalize_str("\n".join(texts)).split("\n")
+    return lines

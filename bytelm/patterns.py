@@ -1,0 +1,544 @@
+r"""Split patterns: a regular expression read into a small program over character classes.
+
+Rules
+    Only the *shape* of the pattern is read here (alternatives, repeats, look-around). What a class such as ``\p{Lu}`` or
+    ``[^\r\n\p{L}]`` contains is never looked up in our own tables: the tokenizer's own engine is asked, once for each class and
+    all code points, so its Unicode version and its case folding are the ones used.
+    An *atom* is one such class as written in the pattern. Code points that belong to the same atoms of a pattern are one
+    *letter* to it, and the patterns in use tell some ten to thirty letters apart.
+
+Possessive and atomic parts
+    A possessive repeat of one atom, ``X?+`` or ``X++``, takes what it can and gives nothing back: it is the greedy repeat
+    with "and no X follows" after each shorter choice, which is how it is compiled. Other atomic parts are refused.
+
+Source
+    The priority-ordered program is Pike's (as in RE2); the syntax is Oniguruma's, which `tokenizers` uses.
+
+Does not
+    Run anything: see splits.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from jaxtyping import Bool, UInt16
+
+from bytelm.cache import cache_folder, read_bytes, write_bytes
+from bytelm.errors import UnsupportedTokenizerError
+
+CODE_POINTS: Final = 0x110000
+NO_LETTER: Final = 0xFFFF  # of code points that text cannot contain
+_SPARSE_PLANES: Final = (4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16)  # unassigned or private throughout
+_REPEAT_LIMIT: Final = 64
+
+Op = Literal["atom", "split", "look", "behind", "begin", "end", "match"]
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One step of a program.
+
+    Attributes:
+        op: What it does.
+        to: Where to go on; several places in order of preference for ``split``.
+        arg: Index of an atom, entry of a look-ahead's own program, or tag of a match.
+        negated: Of a look-around.
+    """
+
+    op: Op
+    to: tuple[int, ...] = ()
+    arg: int = -1
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A compiled split pattern.
+
+    Attributes:
+        source: The pattern, for messages.
+        code: Instructions; ``start`` is the entry.
+        atoms: The source text of each atom.
+        looks_behind: The program asks for the character before.
+        opening: Entry of what a text has to begin with (added tokens only), or -1.
+        reopening: The same after an added token.
+    """
+
+    source: str
+    code: tuple[Instruction, ...]
+    start: int
+    atoms: tuple[str, ...]
+    looks_behind: bool
+    opening: int = -1
+    reopening: int = -1
+
+
+def compile_pattern(source: str, *, classes: str = "") -> Pattern:
+    """Compile a split pattern.
+
+    Args:
+        source: The regular expression as the tokenizer has it.
+        classes: ``digits`` or ``punctuation`` for the library's own one-character classes (then ``source`` is ignored).
+
+    Raises:
+        UnsupportedTokenizerError: A construct that cannot be decided letter by letter; the message names it.
+    """
+    compiler = _Compiler(source)
+    end = compiler.emit(Instruction("match", arg=0))
+    start = compiler.atom(f"\0{classes}", end) if classes else compiler.compile(_Parser(source).parse(), end)
+    return Pattern(source or classes, tuple(compiler.code), start, tuple(compiler.atoms), compiler.looks_behind)
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """How an added token is matched: the tag of its match, and the flags that depend on its neighbours."""
+
+    tag: int
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+
+
+def literals_pattern(
+    literals: dict[str, Spelling], *, skip: int, lost: int, opening: str = "", reopening: str = ""
+) -> Pattern:
+    """A program that matches the longest of some literal strings, as the matching of added tokens does.
+
+    Args:
+        literals: The spellings.
+        skip: The tag of a match that stays text: a single word with a word character beside it.
+        lost: The tag of a match that swallows white space, which decoding does not give back.
+        opening: A pattern that a text has to begin with where no added token does.
+        reopening: The same for the text after an added token.
+    """
+    compiler = _Compiler("added tokens")
+    word, space = _Node("atom", text="\\w"), _Node("atom", text="\\s")
+
+    def stop(spelling: Spelling, before: str) -> int:
+        found = compiler.emit(Instruction("match", arg=spelling.tag))
+        if spelling.lstrip and before == "space":
+            found = compiler.emit(Instruction("match", arg=lost))
+        if spelling.rstrip:
+            swallows = compiler.compile(_Node("look", (space,)), compiler.emit(Instruction("match", arg=lost)))
+            found = compiler.emit(Instruction("split", (swallows, found)))
+        if spelling.single_word:
+            passed = compiler.emit(Instruction("match", arg=skip))
+            if before == "word":
+                return passed
+            found = compiler.emit(Instruction("split", (compiler.compile(_Node("look", (word,)), passed), found)))
+        return found
+
+    def build(group: dict[str, Spelling], before: str) -> int:
+        branches: dict[str, dict[str, Spelling]] = {}
+        for literal, spelling in group.items():
+            if literal:
+                branches.setdefault(literal[0], {})[literal[1:]] = spelling
+        targets = [compiler.atom(_literal(c), build(rest, before)) for c, rest in branches.items()]
+        if "" in group:
+            targets.append(stop(group[""], before))
+        return targets[0] if len(targets) == 1 else compiler.emit(Instruction("split", tuple(targets)))
+
+    if any(s.single_word or s.lstrip for s in literals.values()):
+        after_word = compiler.behind(word, build(literals, "word"), negated=False)
+        after_space = compiler.behind(space, build(literals, "space"), negated=False)
+        neither = compiler.behind(word, compiler.behind(space, build(literals, ""), negated=True), negated=True)
+        start = compiler.emit(Instruction("split", (after_word, after_space, neither)))
+    else:
+        start = build(literals, "")
+    entries = [
+        compiler.compile(_Parser(text).parse(), compiler.emit(Instruction("match"))) if text else -1
+        for text in (opening, reopening)
+    ]
+    return Pattern("added tokens", tuple(compiler.code), start, tuple(compiler.atoms), compiler.looks_behind, *entries)
+
+
+def letters(
+    pattern: Pattern, *, alias: dict[int, int], forbidden: Bool[np.ndarray, " points"]
+) -> tuple[UInt16[np.ndarray, " points"], list[frozenset[int]]]:
+    """Which letter each code point is to a pattern.
+
+    Args:
+        pattern: A compiled pattern.
+        alias: Code points that the engine sees as another (a space as ▁).
+        forbidden: Code points that text cannot contain; they get `NO_LETTER`.
+
+    Returns:
+        The letter of every code point, and for each letter the atoms that contain it.
+    """
+    plain = {index: _plain_character(atom) for index, atom in enumerate(pattern.atoms)}
+    classes = [index for index, character in plain.items() if character is None]
+    signature: np.ndarray = np.zeros(CODE_POINTS, np.int64)
+    for bit, index in enumerate(classes):
+        signature |= atom_members(pattern.atoms[index]).astype(np.int64) << bit
+    values, found = np.unique(signature, return_inverse=True)
+    members = [frozenset(index for bit, index in enumerate(classes) if value >> bit & 1) for value in values.tolist()]
+    letter = found.astype(np.uint16)
+    # A character that the pattern names is a letter of its own.
+    named: dict[str, set[int]] = {}
+    for index, character in plain.items():
+        if character is not None:
+            named.setdefault(character, set()).add(index)
+    for character, indices in named.items():
+        members.append(members[letter[ord(character)]] | indices)
+        letter[ord(character)] = len(members) - 1
+    for point, seen_as in alias.items():
+        letter[point] = letter[seen_as]
+    letter[forbidden] = NO_LETTER
+    return letter, members
+
+
+@lru_cache(maxsize=512)
+def atom_members(atom: str) -> Bool[np.ndarray, " points"]:
+    """Which code points an atom contains, by asking the tokenizer's engine (and remembered on disk)."""
+    members = np.zeros(CODE_POINTS, np.bool_)
+    plain = _plain_character(atom)
+    if plain is not None:
+        members[ord(plain)] = True
+        return members
+    path = _atom_file(atom)
+    packed = read_bytes(path)
+    if packed is not None and len(packed) == CODE_POINTS // 8:
+        return np.unpackbits(np.frombuffer(packed, np.uint8)).astype(np.bool_)
+    members = _probe(atom)
+    write_bytes(path, np.packbits(members).tobytes())
+    return members
+
+
+def _probe(atom: str) -> Bool[np.ndarray, " points"]:
+    from tokenizers import Regex, pre_tokenizers
+
+    points = [p for plane in range(17) if plane not in _SPARSE_PLANES for p in range(plane << 16, (plane + 1) << 16)]
+    points += [(plane << 16) + p for plane in _SPARSE_PLANES for p in (0, 1, 0x8000, 0xFFFD, 0xFFFE, 0xFFFF)]
+    points = [p for p in points if not 0xD800 <= p < 0xE000]  # noqa: PLR2004 - surrogates are not characters
+    step: pre_tokenizers.PreTokenizer
+    if atom == "\0digits":
+        step = pre_tokenizers.Digits(individual_digits=True)
+    elif atom == "\0punctuation":
+        step = pre_tokenizers.Punctuation("isolated")
+    else:
+        try:
+            step = pre_tokenizers.Split(Regex(atom), "isolated")
+        except Exception as error:
+            raise UnsupportedTokenizerError(f"the split pattern's part {atom!r} is not accepted by the tokenizer's own engine: {error}") from error
+    # A separator that is not in the class keeps neighbours apart: the class and its complement cut at the same places.
+    text = "".join(map(chr, points))
+    inside = np.zeros(len(points), np.bool_)
+    if atom.startswith("\0"):
+        runs = [span for piece, span in step.pre_tokenize_str(text) if len(piece) == 1]
+        singles = {span[0] for span in runs}
+        # A run of length one may be a single non-member between members: ask for each on its own.
+        for at in singles:
+            pieces = step.pre_tokenize_str("a" + chr(points[at]) + "a")
+            inside[at] = len(pieces) > 1
+    else:
+        matches = pre_tokenizers.Split(Regex(f"(?:{atom})+"), "removed")
+        inside[:] = True
+        for _, (lo, hi) in matches.pre_tokenize_str(text):
+            inside[lo:hi] = False
+    members = np.zeros(CODE_POINTS, np.bool_)
+    members[np.array(points)] = inside
+    for plane in _SPARSE_PLANES:
+        base = plane << 16
+        members[base : base + 0xFFFE] = members[base]
+    return members
+
+
+def _atom_file(atom: str) -> Path | None:
+    import tokenizers
+
+    key = hashlib.sha256(f"{tokenizers.__version__}\0{atom}".encode()).hexdigest()[:32]
+    folder = cache_folder("letters")
+    return None if folder is None else folder / f"{key}.bin"
+
+
+_META: Final = r"\^$.|?*+()[]{}"
+
+
+def _literal(character: str) -> str:
+    return "\\" + character if character in _META else character
+
+
+def _plain_character(atom: str) -> str | None:
+    if len(atom) == 1 and atom not in _META:
+        return atom
+    if len(atom) == 2 and atom[0] == "\\" and not atom[1].isalnum():  # noqa: PLR2004 - a backslash and its character
+        return atom[1]
+    return {"\\r": "\r", "\\n": "\n", "\\t": "\t", "\\f": "\f", "\\v": "\v"}.get(atom)
+
+
+# --- the shape of a pattern ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    kind: Literal["atom", "cat", "alt", "repeat", "look", "behind", "begin", "end", "word"]
+    parts: tuple[_Node, ...] = ()
+    text: str = ""
+    low: int = 0
+    high: int | None = None
+    mode: Literal["greedy", "lazy", "possessive"] = "greedy"
+    negated: bool = False
+
+
+class _Parser:
+    """A recursive-descent reader of the part of Oniguruma's syntax that split patterns use."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.at = 0
+        self.folded = False
+
+    def parse(self) -> _Node:
+        node = self._alternatives()
+        if self.at < len(self.source):
+            self._refuse("an unbalanced parenthesis")
+        return node
+
+    def _refuse(self, what: str) -> None:
+        raise UnsupportedTokenizerError(
+            f"the split pattern {self.source!r} has {what} at position {self.at}, which cannot be decided letter by letter"
+        )
+
+    def _peek(self, text: str) -> bool:
+        return self.source.startswith(text, self.at)
+
+    def _take(self, text: str) -> bool:
+        if self._peek(text):
+            self.at += len(text)
+            return True
+        return False
+
+    def _alternatives(self) -> _Node:
+        branches = [self._sequence()]
+        while self._take("|"):
+            branches.append(self._sequence())
+        return branches[0] if len(branches) == 1 else _Node("alt", tuple(branches))
+
+    def _sequence(self) -> _Node:
+        parts: list[_Node] = []
+        while self.at < len(self.source) and not self._peek("|") and not self._peek(")"):
+            parts.append(self._repeat(self._single()))
+        return parts[0] if len(parts) == 1 else _Node("cat", tuple(parts))
+
+    def _repeat(self, node: _Node) -> _Node:
+        while self.at < len(self.source):
+            if self._take("*"):
+                low, high = 0, None
+            elif self._take("+"):
+                low, high = 1, None
+            elif self._take("?"):
+                low, high = 0, 1
+            elif self._peek("{") and (bounds := self._bounds()) is not None:
+                low, high = bounds
+                if self._peek("+"):
+                    self._refuse("a + after {…}")
+                mode: Literal["greedy", "lazy", "possessive"] = "lazy" if self._take("?") else "greedy"
+                node = _Node("repeat", (node,), low=low, high=high, mode=mode)
+                continue
+            else:
+                break
+            mode = "lazy" if self._take("?") else "possessive" if self._take("+") else "greedy"
+            if mode == "possessive" and node.kind != "atom":
+                self._refuse("a possessive repeat of more than one class")
+            node = _Node("repeat", (node,), low=low, high=high, mode=mode)
+        return node
+
+    def _bounds(self) -> tuple[int, int | None] | None:
+        close = self.source.find("}", self.at)
+        low, comma, high = self.source[self.at + 1 : close].partition(",")
+        if close < 0 or not (low + high).isdigit() or (low and not low.isdigit()) or (high and not high.isdigit()):
+            return None
+        self.at = close + 1
+        first = int(low or 0)
+        last = (int(high) if high else None) if comma else first
+        if max(first, last or 0) > _REPEAT_LIMIT:
+            self._refuse(f"a repeat of more than {_REPEAT_LIMIT}")
+        return first, last
+
+    def _single(self) -> _Node:
+        char = self.source[self.at]
+        if char == "(":
+            return self._group()
+        if char == "[":
+            return self._atom(self._bracket())
+        self.at += 1
+        if char == ".":
+            return self._atom(".")
+        if char == "^":
+            return _Node("begin")
+        if char == "$":
+            return _Node("end")
+        if char == "\\":
+            return self._escape()
+        return self._atom(_literal(char))
+
+    def _atom(self, text: str) -> _Node:
+        return _Node("atom", text=f"(?i:{text})" if self.folded else text)
+
+    def _escape(self) -> _Node:
+        start = self.at - 1
+        char = self.source[self.at]
+        self.at += 1
+        if char in "pPx" and self._peek("{"):
+            self.at = self.source.index("}", self.at) + 1
+        elif char == "x":
+            self.at += 2
+        elif char == "u":
+            self.at += 4
+        elif char in "bB":
+            return _Node("word", negated=char == "B")
+        elif char == "A":
+            return _Node("begin", text="A")
+        elif char in "zZ":
+            return _Node("end", text=char)
+        elif char.isalnum() and char not in "sSdDwWhHrntfveaN":
+            self._refuse(f"\\{char}")
+        return self._atom(self.source[start : self.at])
+
+    def _bracket(self) -> str:
+        start, depth = self.at, 0
+        while self.at < len(self.source):
+            char = self.source[self.at]
+            self.at += 1
+            if char == "\\":
+                self.at += 1
+            elif char == "[":
+                if self._peek(":"):
+                    self.at = self.source.index(":]", self.at) + 2
+                    continue
+                depth += 1
+                self._take("^")
+                self._take("]")
+            elif char == "]":
+                depth -= 1
+                if not depth:
+                    return self.source[start : self.at]
+        self._refuse("an unclosed bracket")
+        return ""
+
+    def _group(self) -> _Node:
+        self.at += 1
+        folded = self.folded
+        kind: Literal["look", "behind", ""] = ""
+        negated = False
+        if self._take("?=") or self._take("?!"):
+            kind, negated = "look", self.source[self.at - 1] == "!"
+        elif self._take("?<=") or self._take("?<!"):
+            kind, negated = "behind", self.source[self.at - 1] == "!"
+        elif self._take("?>"):
+            self._refuse("an atomic group")
+        elif self._take("?i)"):
+            self.folded = True
+            rest = self._alternatives()
+            self.folded = folded
+            return rest
+        elif self._take("?i:"):
+            self.folded = True
+        elif not self._take("?:") and self._peek("?"):
+            self._refuse(f"the group {self.source[self.at - 1 : self.at + 4]!r}")
+        node = self._alternatives()
+        if not self._take(")"):
+            self._refuse("an unclosed group")
+        self.folded = folded
+        return _Node(kind, (node,), negated=negated) if kind else node
+
+
+@dataclass
+class _Compiler:
+    """Emits a program backwards: each part is compiled towards the place where it goes on."""
+
+    source: str
+    code: list[Instruction] = field(default_factory=list)
+    atoms: list[str] = field(default_factory=list)
+    looks_behind: bool = False
+
+    def emit(self, instruction: Instruction) -> int:
+        self.code.append(instruction)
+        return len(self.code) - 1
+
+    def atom(self, text: str, then: int) -> int:
+        if text not in self.atoms:
+            self.atoms.append(text)
+        return self.emit(Instruction("atom", (then,), self.atoms.index(text)))
+
+    def compile(self, node: _Node, then: int) -> int:
+        match node.kind:
+            case "atom":
+                return self.atom(node.text, then)
+            case "cat":
+                for part in reversed(node.parts):
+                    then = self.compile(part, then)
+                return then
+            case "alt":
+                return self.emit(Instruction("split", tuple(self.compile(part, then) for part in node.parts)))
+            case "repeat":
+                return self._repeat(node, then)
+            case "look":
+                inner = self.compile(node.parts[0], self.emit(Instruction("match")))
+                return self.emit(Instruction("look", (then,), inner, negated=node.negated))
+            case "behind":
+                return self.behind(node.parts[0], then, negated=node.negated)
+            case "word":
+                return self._word(then, negated=node.negated)
+            case "begin" if node.text != "A":
+                self.looks_behind = True
+                return self.emit(Instruction("split", (self.emit(Instruction("begin", (then,))), self.behind(_Node("atom", text="\\n"), then, negated=False))))
+            case "begin":
+                return self.emit(Instruction("begin", (then,)))
+            case _:
+                stop = self.emit(Instruction("end", (then,)))
+                if node.text == "z":
+                    return stop
+                line = self.compile(_Node("look", (_Node("atom", text="\\n"),)), then)
+                return self.emit(Instruction("split", (stop, line)))
+
+    def _repeat(self, node: _Node, then: int) -> int:
+        part = node.parts[0]
+        after = then
+        if node.mode == "possessive":
+            # Fewer repeats than possible are only right where no further one could follow.
+            after = self.compile(_Node("look", (part,), negated=True), then)
+        prefer_more = node.mode != "lazy"
+        if node.high is None:
+            loop = self.emit(Instruction("split"))
+            body = self.compile(part, loop)
+            self.code[loop] = Instruction("split", (body, after) if prefer_more else (after, body))
+            entry = loop
+        else:
+            entry = then
+            for _ in range(node.high - node.low):
+                body = self.compile(part, entry)
+                entry = self.emit(Instruction("split", (body, after) if prefer_more else (after, body)))
+        for _ in range(node.low):
+            entry = self.compile(part, entry)
+        return entry
+
+    def behind(self, node: _Node, then: int, *, negated: bool) -> int:
+        self.looks_behind = True
+        if node.kind == "alt" and all(part.kind == "atom" for part in node.parts):
+            if not negated:
+                return self.emit(Instruction("split", tuple(self.behind(p, then, negated=False) for p in node.parts)))
+            for part in node.parts:
+                then = self.behind(part, then, negated=True)
+            return then
+        if node.kind == "begin":
+            return self.emit(Instruction("begin", (then,), negated=negated))
+        if node.kind != "atom":
+            raise UnsupportedTokenizerError(
+                f"the split pattern {self.source!r} looks behind by more than one character, which is not understood"
+            )
+        if node.text not in self.atoms:
+            self.atoms.append(node.text)
+        return self.emit(Instruction("behind", (then,), self.atoms.index(node.text), negated=negated))
+
+    def _word(self, then: int, *, negated: bool) -> int:
+        word = _Node("atom", text="\\w")
+        stays = self.behind(word, self.compile(_Node("look", (word,), negated=not negated), then), negated=False)
+        leaves = self.behind(word, self.compile(_Node("look", (word,), negated=negated), then), negated=True)
+        return self.emit(Instruction("split", (stays, leaves)))

@@ -1,0 +1,91 @@
+"""Which tokens begin with these bytes: the vocabulary in byte order.
+
+Rules
+    Tokens are sorted by their bytes (then by id), so the tokens that begin with a prefix are one range of *ranks*, and
+    inside it the next byte only grows: a distribution over tokens becomes one over bytes by summing slices.
+    A range's first ranks are the tokens that equal the prefix (several where ids share their bytes).
+
+Cost
+    A range is two binary searches; the split of a range by its next byte is linear in the range, in numpy.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int32, Int64, UInt8
+
+
+
+class Trie:
+    """The tokens of a vocabulary in byte order.
+
+    Attributes:
+        order: Token id at each rank.
+        rank: Rank of each token id, -1 where the id spells nothing.
+        spelled: Bytes at each rank, sorted.
+        longest: Bytes of the longest token.
+
+    >>> trie = Trie([b"a", b"ab", None, b"b"])
+    >>> trie.range(b"a"), [int(i) for i in trie.order]
+    ((0, 2), [0, 1, 3])
+    """
+
+    __slots__ = ("_flat", "_offsets", "_roots", "lengths", "longest", "order", "rank", "spelled")
+
+    def __init__(self, token_bytes: Sequence[bytes | None]) -> None:
+        pairs = sorted((data, i) for i, data in enumerate(token_bytes) if data is not None)
+        self.order: Int32[np.ndarray, " tokens"] = np.fromiter((i for _, i in pairs), np.int32, len(pairs))
+        self.spelled: list[bytes] = [data for data, _ in pairs]
+        self.rank: Int32[np.ndarray, " ids"] = np.full(len(token_bytes), -1, np.int32)
+        self.rank[self.order] = np.arange(len(pairs), dtype=np.int32)
+        self.lengths: Int32[np.ndarray, " tokens"] = np.fromiter(map(len, self.spelled), np.int32, len(pairs))
+        self.longest = int(self.lengths.max(initial=0))
+        self._flat: UInt8[np.ndarray, " total"] = np.frombuffer(b"".join(self.spelled), np.uint8)
+        self._offsets: Int64[np.ndarray, " tokens+1"] = np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64)))
+        self._roots = self._split(0, len(pairs), 0)
+
+    def __len__(self) -> int:
+        return len(self.spelled)
+
+    def range(self, prefix: bytes, lo: int = 0, hi: int | None = None) -> tuple[int, int]:
+        """The ranks ``lo:hi`` of the tokens that begin with ``prefix``, looked for inside a range known to hold them."""
+        hi = len(self.spelled) if hi is None else hi
+        lo = bisect_left(self.spelled, prefix, lo, hi)
+        after = prefix.rstrip(b"\xff")
+        if after:
+            hi = bisect_left(self.spelled, after[:-1] + bytes([after[-1] + 1]), lo, hi)
+        return lo, hi
+
+    def equal_to(self, data: bytes, lo: int, hi: int) -> int:
+        """The end of the run of tokens at ``lo`` that are exactly ``data``, in a range of tokens that begin with it."""
+        while lo < hi and len(self.spelled[lo]) == len(data):
+            lo += 1
+        return lo
+
+    def split(self, lo: int, hi: int, depth: int) -> tuple[UInt8[np.ndarray, " parts"], Int64[np.ndarray, " parts"]]:
+        """Split a range of tokens longer than ``depth`` by their byte at ``depth``.
+
+        Returns:
+            The bytes that occur, ascending, and the rank at which each one's tokens begin.
+        """
+        if lo == 0 and hi == len(self.spelled) and depth == 0:
+            return self._roots
+        return self._split(lo, hi, depth)
+
+    def _split(self, lo: int, hi: int, depth: int) -> tuple[UInt8[np.ndarray, " parts"], Int64[np.ndarray, " parts"]]:
+        if hi <= lo:
+            return np.zeros(0, np.uint8), np.zeros(0, np.int64)
+        column = self.bytes_at(lo, hi, depth)
+        starts = np.concatenate(([0], np.flatnonzero(column[1:] != column[:-1]) + 1))
+        return column[starts], starts + lo
+
+    def bytes_at(self, lo: int, hi: int, depth: int) -> UInt8[np.ndarray, " n"]:
+        """The byte at ``depth`` of every token of a range; all of them have to be longer than ``depth``."""
+        return self._flat[self._offsets[lo:hi] + depth]
+
+    def columns(self, ranks: Int64[np.ndarray, " n"], depth: int) -> UInt8[np.ndarray, " n"]:
+        """The byte at ``depth`` of each of these tokens; all of them have to be longer than ``depth``."""
+        return self._flat[self._offsets[ranks] + depth]
