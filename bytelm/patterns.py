@@ -66,7 +66,9 @@ class Pattern:
         code: Instructions; ``start`` is the entry.
         atoms: The source text of each atom.
         looks_behind: The program asks for the character before.
-        opening: Entry of what a text has to begin with (added tokens only), or -1.
+        emits: Of added tokens: entry of those that become tokens, or -1.
+        skips: Entry of those whose match stays text.
+        opening: Entry of what a text has to begin with, or -1.
         reopening: The same after an added token.
     """
 
@@ -75,6 +77,8 @@ class Pattern:
     start: int
     atoms: tuple[str, ...]
     looks_behind: bool
+    emits: int = -1
+    skips: int = -1
     opening: int = -1
     reopening: int = -1
 
@@ -144,18 +148,23 @@ def literals_pattern(
             targets.append(stop(group[""], before))
         return targets[0] if len(targets) == 1 else compiler.emit(Instruction("split", tuple(targets)))
 
-    if any(s.single_word or s.lstrip for s in literals.values()):
-        after_word = compiler.behind(word, build(literals, "word"), negated=False)
-        after_space = compiler.behind(space, build(literals, "space"), negated=False)
-        neither = compiler.behind(word, compiler.behind(space, build(literals, ""), negated=True), negated=True)
-        start = compiler.emit(Instruction("split", (after_word, after_space, neither)))
-    else:
-        start = build(literals, "")
-    entries = [
+    def entry(group: dict[str, Spelling]) -> int:
+        if not any(s.single_word or s.lstrip for s in group.values()):
+            return build(group, "") if group else compiler.emit(Instruction("split"))
+        after_word = compiler.behind(word, build(group, "word"), negated=False)
+        after_space = compiler.behind(space, build(group, "space"), negated=False)
+        neither = compiler.behind(word, compiler.behind(space, build(group, ""), negated=True), negated=True)
+        return compiler.emit(Instruction("split", (after_word, after_space, neither)))
+
+    entries = [entry(literals)]
+    entries += [entry({k: s for k, s in literals.items() if s.tag >= 0})]
+    entries += [entry({k: s for k, s in literals.items() if s.tag == skip or s.single_word})]
+    entries += [
         compiler.compile(_Parser(text).parse(), compiler.emit(Instruction("match"))) if text else -1
         for text in (opening, reopening)
     ]
-    return Pattern("added tokens", tuple(compiler.code), start, tuple(compiler.atoms), compiler.looks_behind, *entries)
+    start, *others = entries
+    return Pattern("added tokens", tuple(compiler.code), start, tuple(compiler.atoms), compiler.looks_behind, *others)
 
 
 def letters(

@@ -161,6 +161,9 @@ class Level:
         self._fresh: list[bool] = [False]
         self._ends: list[bool | None] = [False]
         self._cut: dict[tuple[int, bool], int] = {}
+        self._stays: dict[int, int] = {}
+        self._after: dict[tuple[int, int], int] = {}
+        self._emitted: dict[tuple[int, int], int] = {}
         self.table: Int32[np.ndarray, "nodes 256"] = np.full((64, 256), _UNKNOWN, np.int32)
         self.table[DEAD] = DEAD
         self.start = self._start(added=False, opening=True)
@@ -213,7 +216,6 @@ class Level:
         empty = disjunction(*wins(first).values())
         fails = disjunction(negation(matches), empty)
         out: list[tuple[bool, Claim]] = []
-        kinds: tuple[Kind, ...] = ("match", "skip") if self.added else ("match",)
         succeeds = conjunction(owed, matches, negation(empty))
         if left == "gap":
             # An empty match in a gap cuts it; after a match, and at the start, an empty match changes nothing.
@@ -221,9 +223,13 @@ class Level:
             if split is not False:
                 out.append((True, Claim("gap", (), split, before)))
             fails = conjunction(fails, negation(empty))
-        for kind in kinds:
-            if succeeds is not False:
-                out.append((left is not None and self._boundary(left, kind), Claim(kind, going_on(first), succeeds, before)))
+        entries: tuple[tuple[Kind, int], ...] = (("match", start),)
+        if self.added:
+            entries = (("match", threads.pattern.emits), ("skip", threads.pattern.skips))
+        for kind, entry in entries:
+            due = conjunction(succeeds, threads.formula(entry, before)) if entry >= 0 else False
+            if due is not False:
+                out.append((left is not None and self._boundary(left, kind), Claim(kind, going_on(first), due, before)))
         fails = conjunction(owed, fails)
         if opening or left == "done":
             entry = threads.pattern.opening if opening else threads.pattern.reopening
@@ -262,12 +268,15 @@ class Level:
 
     def emit(self, node: int, tag: int) -> int:
         """After the bytes of an added token: the claim that its match ends here."""
-        done: set[Claim] = set()
-        for claim in self._claims[node]:
-            owed = conjunction(claim.owed, wins(claim.threads).get(tag, False))
-            if claim.kind == "match" and owed is not False:
-                done.add(Claim("done", (), owed, claim.before))
-        return self._node(frozenset(done), fresh=False)
+        key = (node, tag)
+        if key not in self._emitted:
+            done: set[Claim] = set()
+            for claim in self._claims[node]:
+                owed = conjunction(claim.owed, wins(claim.threads).get(tag, False))
+                if claim.kind == "match" and owed is not False:
+                    done.add(Claim("done", (), owed, claim.before))
+            self._emitted[key] = self._node(frozenset(done), fresh=False)
+        return self._emitted[key]
 
     def cut(self, node: int, *, added: bool = False) -> int:
         """The node after claiming a boundary between pieces here; ``added``: an added token comes next."""
@@ -306,17 +315,29 @@ class Level:
         inner = self.utf8.inner(partial, byte) if partial else byte if byte < 0x80 else self.utf8.lead(byte)  # noqa: PLR2004
         if inner is None:
             return DEAD
-        ready = node if self._fresh[node] or partial else self._stay(node)
+        ready = node if partial else self._ready(node)
         if isinstance(inner, Partial):
             return self._node(self._claims[ready], fresh=False, partial=inner)
         return self.read(ready, inner if partial else int(self.letter[byte]))
 
-    def _stay(self, node: int) -> int:
-        claims = self._claims[node]
-        inside_added = self.added and any(c.kind == "match" for c in claims)
-        options = [o for c in claims for o in self._options(c)]
-        chosen = frozenset(c for is_cut, c in options if not is_cut and self._wanted(c, added=inside_added))
-        return self._node(chosen, fresh=True)
+    def _ready(self, node: int) -> int:
+        """A node at a character's end once "no boundary here" is claimed; one whose claims are made is ready already."""
+        if self._fresh[node]:
+            return node
+        if node not in self._stays:
+            claims = self._claims[node]
+            inside_added = self.added and any(c.kind == "match" for c in claims)
+            options = [o for c in claims for o in self._options(c)]
+            chosen = frozenset(c for is_cut, c in options if not is_cut and self._wanted(c, added=inside_added))
+            self._stays[node] = self._node(chosen, fresh=True)
+        return self._stays[node]
+
+    def after(self, node: int, letter: int) -> int:
+        """The node after one whole character, or after the rest of the one that the node is inside of."""
+        key = (node, letter)
+        if key not in self._after:
+            self._after[key] = self.read(node if self._partials[node] else self._ready(node), letter)
+        return self._after[key]
 
     def read(self, node: int, letter: int) -> int:
         """The node after a character of this letter, from a node whose claims at this place are made."""

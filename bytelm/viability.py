@@ -105,11 +105,10 @@ class Viability:
         self._spells: dict[int, int] = {}  # added token -> the level that matches it
         levels = self._levels()
         self._is_byte = self._byte_ranks()
-        self.walker = Walker(levels, self.trie, outside=self._outside())
-        for token in self._spells:
-            self._reachable[self.trie.rank[token]] &= token in self._merged_ids
+        ordinary = self._reachable.copy()
+        ordinary[self._whole_ranks] = True
+        self.walker = Walker(levels, self.trie, ordinary=ordinary, outside=self._outside())
         self._touchy: OrderedDict[str, Bool[np.ndarray, " n"]] = OrderedDict()
-        self._added_bits: dict[tuple[Nodes | None, int], np.ndarray] = {}
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any) -> Viability:
@@ -354,7 +353,8 @@ class Viability:
 
     @cached_property
     def _whole_ranks(self) -> Int64[np.ndarray, " n"]:
-        return np.sort(self.trie.rank[[token for tokens in self._wholes.values() for token in tokens]]).astype(np.int64)
+        tokens = [token for tokens in self._wholes.values() for token in tokens]
+        return np.sort(self.trie.rank[np.array(tokens, np.int64)]).astype(np.int64)
 
     def _wholes_from(self, word: bytes) -> list[bytes]:
         return [data for data in self._wholes if len(data) > len(word) and data.startswith(word)]
@@ -362,7 +362,8 @@ class Viability:
     def _added_mask(self, boundary: Boundary, at: int, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
         out = np.zeros(hi - lo, np.bool_)
         ranks = self._added_ranks[at]
-        ranks = ranks[np.searchsorted(ranks, lo) : np.searchsorted(ranks, hi)]
+        first, last = np.searchsorted(ranks, (lo, hi))
+        ranks = ranks[first:last]
         if len(ranks) <= 32:  # noqa: PLR2004 - below this, asking one by one is faster
             for rank in ranks.tolist():
                 token = int(self.trie.order[rank])
@@ -371,15 +372,12 @@ class Viability:
         for path in boundary.paths:
             if not (path.sealed or path.word is None or path.word not in self._wholes or INACTIVE in path.nodes):
                 continue
-            key = (None if boundary.last < 0 else path.nodes, at)
-            bits = self._added_bits.get(key)
-            if bits is None:
-                whole = np.zeros(len(self.trie), np.bool_)
-                for rank in self._added_ranks[at].tolist():
-                    nodes = self.walker.added(key[0], at, self.trie.spelled[rank], int(self.trie.order[rank]))
-                    whole[rank] = nodes is not None and self.walker.settled(nodes)
-                bits = self._added_bits[key] = np.packbits(whole)
-            out |= np.unpackbits(bits)[lo:hi].astype(np.bool_)
+            nodes = None if boundary.last < 0 else path.nodes
+            # The levels above and the claims owed are checked for the few that this lets through.
+            fits = self.walker.added_fits(nodes, at, self._added_ranks[at])[first : first + len(ranks)]
+            for rank in ranks[fits].tolist():
+                after = self.walker.added(nodes, at, self.trie.spelled[rank], int(self.trie.order[rank]))
+                out[rank - lo] |= after is not None and self.walker.settled(after)
         return out
 
     @cached_property

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, UInt8
+from jaxtyping import Bool, Int32, Int64, UInt8, UInt16
 
 from bytelm.patterns import CODE_POINTS, NO_LETTER
 from bytelm.splits import DEAD, Level
@@ -51,17 +51,28 @@ class Walker:
     Args:
         levels: Outermost first.
         trie: The vocabulary in byte order.
+        ordinary: Which tokens, in trie order, can come out of merging (or whole pre-tokens).
         outside: Code points that only byte tokens spell, where byte tokens spell but those; None if bytes are free.
     """
 
-    def __init__(self, levels: Sequence[Level], trie: Trie, *, outside: Bool[np.ndarray, " points"] | None) -> None:
+    def __init__(
+        self,
+        levels: Sequence[Level],
+        trie: Trie,
+        *,
+        ordinary: Bool[np.ndarray, " tokens"],
+        outside: Bool[np.ndarray, " points"] | None,
+    ) -> None:
         self.levels = tuple(levels)
         self.trie = trie
         self.outside = outside
-        self._depths = self._prefixes()
+        self._ordinary = ordinary
+        self._depths = self._prefixes(np.flatnonzero(ordinary))
         self._kept: OrderedDict[tuple[Nodes, bytes], np.ndarray] = OrderedDict()
-        self._settled: dict[tuple[Nodes, bytes, Move], bool] = {}
-        self._letters = self._joint_letters(np.arange(CODE_POINTS))
+        self._settled: dict[tuple[Nodes, frozenset[int], Move], bool] = {}
+        self._joint, self._letters = self._joint_letters()
+        self._completed: dict[bytes, frozenset[int]] = {}
+        self._added: dict[int, tuple[Int64[np.ndarray, " n"], list[_Depth]]] = {}
 
     def start(self, *, bare: bool) -> Nodes:
         """The nodes at the beginning of a text; ``bare``: what a text has to begin with does not apply."""
@@ -135,17 +146,16 @@ class Walker:
         """
         if not partial and move != "stay" and self.ends(nodes):
             return True
-        key = (nodes, partial, move)
+        completed = self.completions(partial) if partial else frozenset()
+        key = (nodes, completed, move)
         known = self._settled.get(key)
         if known is None:
-            known = self._settled[key] = self._search(nodes, partial, move)
+            known = self._settled[key] = self._search(nodes, completed, move)
         return known
 
-    def _search(self, nodes: Nodes, partial: bytes, move: Move) -> bool:
-        if partial:
-            completions = (data[len(partial) :] for data in self._completions(partial))
-            after = (self.walk(nodes, data) for data in completions)
-            return any(end is not None and self.settled(end) for end in after)
+    def _search(self, nodes: Nodes, completed: frozenset[int], move: Move) -> bool:
+        if completed:
+            return any((end := self._read(nodes, letter)) is not None and self.settled(end) for letter in completed)
         seen: set[Nodes] = set()
         frontier = [nodes]
         while frontier:
@@ -155,8 +165,8 @@ class Walker:
                 if move != "stay":
                     options += self.cuts(place)
                 for option in options:
-                    for data in self._letters:
-                        after = self.walk(option, data)
+                    for letter in range(len(self._letters)):
+                        after = self._read(option, letter)
                         if after is not None and after not in seen:
                             if self.ends(after):
                                 return True
@@ -165,26 +175,42 @@ class Walker:
             frontier, move = reached, "any"
         return False
 
-    def _completions(self, partial: bytes) -> list[bytes]:
-        lead, size = partial[0], 2 if partial[0] < 0xE0 else 3 if partial[0] < 0xF0 else 4  # noqa: PLR2004 - UTF-8 leads
-        low = lead & (0x7F >> size)
-        for byte in partial[1:]:
-            low = low << 6 | byte & 0x3F
-        shift = 6 * (size - len(partial))
-        first = max(low << shift, {2: 0x80, 3: 0x800, 4: 0x10000}[size])
-        points = np.arange(first, min((low + 1) << shift, CODE_POINTS))
-        if self.outside is not None:
-            points = points[self.outside[points]]
-        return self._joint_letters(points)
+    def _read(self, nodes: Nodes, letter: int) -> Nodes | None:
+        """The nodes after one character, given by the letter that it is to all levels together."""
+        out = []
+        for level, node, own in zip(self.levels, nodes, self._letters[letter], strict=True):
+            after = level.after(node, own)
+            if after == DEAD:
+                return None
+            out.append(after)
+        return tuple(out)
 
-    def _joint_letters(self, points: Int64[np.ndarray, " n"]) -> list[bytes]:
-        """One character, as bytes, of each kind that some level tells from the others."""
-        points = points[self.levels[0].letter[points] != NO_LETTER]
-        key = np.zeros(len(points), np.int64)
+    def completions(self, partial: bytes) -> frozenset[int]:
+        """The letters of the characters that begin with these bytes (of those that the vocabulary lacks, for byte tokens)."""
+        known = self._completed.get(partial)
+        if known is None:
+            size = 2 if partial[0] < 0xE0 else 3 if partial[0] < 0xF0 else 4  # noqa: PLR2004 - UTF-8 leads
+            low = partial[0] & (0x7F >> size)
+            for byte in partial[1:]:
+                low = low << 6 | byte & 0x3F
+            shift = 6 * (size - len(partial))
+            first = max(low << shift, {2: 0x80, 3: 0x800, 4: 0x10000}[size])
+            last = min((low + 1) << shift, CODE_POINTS)
+            found = self._joint[first:last]
+            if self.outside is not None:
+                found = found[self.outside[first:last]]
+            known = self._completed[partial] = frozenset(np.unique(found).tolist()) - {NO_LETTER}
+        return known
+
+    def _joint_letters(self) -> tuple[UInt16[np.ndarray, " points"], list[tuple[int, ...]]]:
+        """What each code point is to all levels together, and that letter's letter on each level."""
+        key = np.zeros(CODE_POINTS, np.int64)
         for level in self.levels:
-            key = np.unique(key * 65536 + level.letter[points], return_inverse=True)[1].astype(np.int64)
-        chosen = points[np.unique(key, return_index=True)[1]]
-        return [chr(p).encode() for p in chosen.tolist()]
+            key = np.unique(key << 16 | level.letter, return_inverse=True)[1].astype(np.int64)
+        _, example, joint = np.unique(key, return_index=True, return_inverse=True)
+        letters = [tuple(int(level.letter[p]) for level in self.levels) for p in example.tolist()]
+        table = np.array([NO_LETTER if NO_LETTER in own else i for i, own in enumerate(letters)], np.uint16)
+        return table[joint], [own for own in letters]
 
     # --- all tokens --------------------------------------------------------------------------------------------------
 
@@ -196,7 +222,7 @@ class Walker:
             return self._judge(ends, partial, lo)
         bits = self._kept.get(key)
         if bits is None:
-            ends = [self.walk_all(level, node) for level, node in zip(self.levels, nodes, strict=True)]
+            ends = [self._walk_all(level, node, self._depths) for level, node in zip(self.levels, nodes, strict=True)]
             bits = self._kept[key] = np.packbits(self._judge(ends, partial, 0))
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
@@ -229,6 +255,7 @@ class Walker:
                 node = level.next(node, byte) if node != DEAD else DEAD
             state[:] = node
         depth = shared
+        state[~self._ordinary[lo:hi]] = DEAD
         active = np.flatnonzero((lengths > depth) & (state != DEAD))
         while len(active):
             state[active] = self._step(level, state[active], self.trie.columns(lo + active, depth))
@@ -236,11 +263,11 @@ class Walker:
             active = active[(lengths[active] > depth) & (state[active] != DEAD)]
         return state
 
-    def walk_all(self, level: Level, node: int) -> Int32[np.ndarray, " tokens"]:
-        """The node at the end of every token, in trie order."""
+    def _walk_all(self, level: Level, node: int, depths: list[_Depth]) -> Int32[np.ndarray, " tokens"]:
+        """The node at the end of every token of a set of prefixes, in trie order; dead for the other tokens."""
         out = np.zeros(len(self.trie), np.int32)
         state = np.array([node], np.int32)
-        for depth in self._depths:
+        for depth in depths:
             state = self._step(level, state[depth.parent], depth.byte)
             out[depth.ending] = state[depth.at]
         return out
@@ -250,15 +277,33 @@ class Walker:
         after = level.table[state, byte]
         unknown = np.flatnonzero(after < 0)
         if len(unknown):
-            for key in np.unique(state[unknown].astype(np.int64) << 8 | byte[unknown]).tolist():
+            for key in set((state[unknown].astype(np.int64) << 8 | byte[unknown]).tolist()):
                 level.next(key >> 8, key & 0xFF)
             after = level.table[state, byte]
         return after
 
-    def _prefixes(self) -> list[_Depth]:
+    def added_fits(self, nodes: Nodes | None, at: int, ranks: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Which of the added tokens of level ``at`` (all of them, by rank) can stand here: `added` for many at once."""
+        if at not in self._added:
+            self._added[at] = (ranks, self._prefixes(ranks))
+        level = self.levels[at]
+        if nodes is None:
+            node = level.start_added
+        else:
+            below = zip(self.levels[at + 1 :], nodes[at + 1 :], strict=True)
+            ends = nodes[at] != INACTIVE and all(n == INACTIVE or lv.ends(n) for lv, n in below)
+            node = level.cut(nodes[at], added=True) if ends else DEAD
+        out = np.zeros(len(ranks), np.bool_)
+        if node != DEAD:
+            states = self._walk_all(level, node, self._added[at][1])[ranks]
+            for i in np.flatnonzero(states != DEAD).tolist():
+                out[i] = level.emit(int(states[i]), int(self.trie.order[ranks[i]])) != DEAD
+        return out
+
+    def _prefixes(self, alive: Int64[np.ndarray, " n"]) -> list[_Depth]:
+        """The distinct prefixes of some tokens, by length."""
         trie, depths = self.trie, []
         group = np.zeros(len(trie), np.int64)
-        alive = np.flatnonzero(trie.lengths > 0)
         depth = 0
         while len(alive):
             parent, byte = group[alive], trie.columns(alive, depth)
