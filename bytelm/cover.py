@@ -116,35 +116,25 @@ class Cover:
     [(), (39,), (2797,)]
     """
 
-    __slots__ = ("_alive", "_text", "viability")
+    __slots__ = ("_alive", "_hidden", "_text", "viability")
 
-    def __init__(self, viability: Viability, text: bytes, alive: tuple[_Alive, ...]) -> None:
+    def __init__(self, viability: Viability, text: bytes, alive: tuple[_Alive, ...], *, hidden: int) -> None:
         self.viability = viability
-        self._text = text
+        self._text = text  # internal: with the hidden leading space
         self._alive = alive
+        self._hidden = hidden
 
     @classmethod
     def empty(cls, viability: Viability, *, lead: bool = True) -> Cover:
         """The cover of the empty prefix; ``lead``: the tokenizer's hidden leading space applies."""
         root = Node(None, -1, 0, viability.start(lead=lead))
-        cover = cls(viability, b"", (_whole(root, viability),))
-        for byte in viability.vocab.lead if lead else b"":
-            cover = cover._step(byte, hidden=0)
-        return cover
+        hidden = viability.vocab.lead if lead else b""
+        return cls(viability, b"", (_whole(root, viability),), hidden=len(hidden)).advance(hidden)
 
     @property
     def nodes(self) -> tuple[Node, ...]:
         """The boundary nodes, oldest (longest leftover) first."""
         return tuple(entry.node for entry in self._alive)
-
-    @property
-    def _hidden(self) -> int:
-        """Bytes of the internal text that the outside does not see."""
-        root = next(reversed(list(self._alive[0].node.path()))) if self._alive else None
-        return len(self.viability.vocab.lead) if root is not None and self._leads(root) else 0
-
-    def _leads(self, root: Node) -> bool:
-        return root.boundary == self.viability.start(lead=True)
 
     @property
     def prefix(self) -> bytes:
@@ -172,12 +162,12 @@ class Cover:
         Raises:
             UnreachablePrefixError: No token sequence that the tokenizer can emit spells the longer text.
         """
-        cover, hidden = self, self._hidden
+        cover = self
         for byte in data:
-            cover = cover._step(byte, hidden=hidden)
+            cover = cover._step(byte)
         return cover
 
-    def _step(self, byte: int, *, hidden: int) -> Cover:
+    def _step(self, byte: int) -> Cover:
         viability, trie = self.viability, self.viability.trie
         text = self._text + bytes([byte])
         kept: list[_Alive] = []
@@ -201,8 +191,9 @@ class Cover:
             if mask[longer - base : hi - base].any():
                 kept.append(_Alive(node, lo, hi, mask, base))
         if not kept and not born:
-            raise UnreachablePrefixError(self._unreachable(text[hidden:]), prefix=text[hidden:], position=len(text) - 1 - hidden)
-        return Cover(viability, text, (*kept, *born))
+            prefix = text[self._hidden :]
+            raise UnreachablePrefixError(self._unreachable(prefix), prefix=prefix, position=len(prefix) - 1)
+        return Cover(viability, text, (*kept, *born), hidden=self._hidden)
 
     def _unreachable(self, prefix: bytes) -> str:
         at = len(prefix) - 1

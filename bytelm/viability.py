@@ -108,7 +108,7 @@ class Viability:
         ordinary = self._reachable.copy()
         ordinary[self._whole_ranks] = True
         self.walker = Walker(levels, self.trie, ordinary=ordinary, outside=self._outside())
-        self._touchy: OrderedDict[str, Bool[np.ndarray, " n"]] = OrderedDict()
+        self._byte_known: dict[tuple[bool, tuple[Path, ...], bytes], Bool[np.ndarray, " n"]] = {}
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any) -> Viability:
@@ -139,6 +139,9 @@ class Viability:
             forbidden[ord(SPACE_MARK)] = True
         if self.form:
             forbidden |= self.form.changed
+        if missing := self.vocab.missing_bytes:
+            for point in np.flatnonzero(~forbidden).tolist():
+                forbidden[point] = not missing.isdisjoint(chr(point).encode())
         return forbidden
 
     def _levels(self) -> list[Level]:
@@ -160,8 +163,8 @@ class Viability:
         spellings: dict[str, Spelling] = {}
         for token in group:
             content = token.content
-            if token.normalized and self.vocab.backend.normalizer is not None:
-                content = self.vocab.backend.normalizer.normalize_str(content)
+            if token.normalized and self.vocab.source.normalizer is not None:
+                content = self.vocab.source.normalizer.normalize_str(content)
             data = self.vocab.token_bytes[token.id]
             spelled = content.replace(SPACE_MARK, " ") if token.normalized and self.vocab.family == "sentencepiece" else content
             if token.special:
@@ -196,10 +199,11 @@ class Viability:
         """Spellings that only a whole pre-token can have, with ``ignore_merges``."""
         out: dict[bytes, list[int]] = {}
         if self.vocab.ignore_merges:
-            for token in self.vocab.pieces.values():
-                data = self.vocab.token_bytes[token]
-                if data is not None and not self.merges.reachable[token]:
-                    out.setdefault(data, []).append(token)
+            for piece, token in self.vocab.pieces.items():
+                if not self.merges.reachable[token] and (data := self.vocab.spell_piece(piece)) is not None:
+                    tokens = out.setdefault(data, [])
+                    if self.vocab.token_bytes[token] is not None:  # else taken whole it is a special token: spell it otherwise
+                        tokens.append(token)
         return out
 
     @cached_property
@@ -325,7 +329,7 @@ class Viability:
                 out[:] = False
             else:
                 out &= ~self._is_byte[lo:hi]
-            self._ask(boundary, out, np.flatnonzero(self._is_byte[lo:hi]), lo)
+            self._byte_mask(boundary, out, lo, hi)
         if self.form:
             self._normal_mask(boundary, out, lo, hi)
         self._ask_wholes(boundary, out, lo, hi)
@@ -337,6 +341,25 @@ class Viability:
     def _ask(self, boundary: Boundary, out: Bool[np.ndarray, " n"], where: Int64[np.ndarray, " k"], lo: int) -> None:
         for i in where.tolist():
             out[i] = self.extend(boundary, int(self.trie.order[lo + i])) is not None
+
+    def _byte_mask(self, boundary: Boundary, out: Bool[np.ndarray, " n"], lo: int, hi: int) -> None:
+        """Byte tokens, which no merge uses: what decides about them is the same at nearly every place."""
+        ranks = self._byte_rank_list
+        first, last = np.searchsorted(ranks, (lo, hi))
+        if last - first <= 4:  # noqa: PLR2004 - below this, asking one by one is faster
+            self._ask(boundary, out, ranks[first:last] - lo, lo)
+            return
+        key = (boundary.last < 0, boundary.paths, boundary.partial)
+        known = self._byte_known.get(key)
+        if known is None:
+            order = self.trie.order
+            known = np.array([self.extend(boundary, int(order[rank])) is not None for rank in ranks.tolist()], np.bool_)
+            self._byte_known[key] = known
+        out[ranks[first:last] - lo] = known[first:last]
+
+    @cached_property
+    def _byte_rank_list(self) -> Int64[np.ndarray, " n"]:
+        return np.flatnonzero(self._is_byte)
 
     def _ask_wholes(self, boundary: Boundary, out: Bool[np.ndarray, " n"], lo: int, hi: int) -> None:
         """Tokens that complete, or are, a pre-token that is only ever taken whole: few, asked one by one."""
@@ -372,12 +395,8 @@ class Viability:
         for path in boundary.paths:
             if not (path.sealed or path.word is None or path.word not in self._wholes or INACTIVE in path.nodes):
                 continue
-            nodes = None if boundary.last < 0 else path.nodes
-            # The levels above and the claims owed are checked for the few that this lets through.
-            fits = self.walker.added_fits(nodes, at, self._added_ranks[at])[first : first + len(ranks)]
-            for rank in ranks[fits].tolist():
-                after = self.walker.added(nodes, at, self.trie.spelled[rank], int(self.trie.order[rank]))
-                out[rank - lo] |= after is not None and self.walker.settled(after)
+            fits = self.walker.added_fits(None if boundary.last < 0 else path.nodes, at, self._added_ranks[at])
+            out[ranks - lo] |= fits[first:last]
         return out
 
     @cached_property

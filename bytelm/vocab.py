@@ -115,6 +115,7 @@ class Vocab:
         merges: Pairs of token strings in rank order.
         ignore_merges: A whole pre-token that is in the vocabulary is taken whole.
         byte_fallback: Characters outside the vocabulary are spelled by byte tokens.
+        source: The tokenizer that was read; nothing here changes it.
     """
 
     family: Family
@@ -129,10 +130,21 @@ class Vocab:
     merges: list[tuple[str, str]]
     ignore_merges: bool
     byte_fallback: bool
-    backend: Tokenizer
+    source: Tokenizer
 
     def __len__(self) -> int:
         return len(self.token_bytes)
+
+    @cached_property
+    def backend(self) -> Tokenizer:
+        """A private copy of the tokenizer, for which text never spells a special token; made when first asked for."""
+        from tokenizers import Tokenizer
+
+        copy = Tokenizer.from_str(self.source.to_str())
+        copy.no_padding()
+        copy.no_truncation()
+        copy.encode_special_tokens = True
+        return copy
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -148,6 +160,17 @@ class Vocab:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
         return tuple(self.backend.encode(text, add_special_tokens=False).ids)
+
+    def spell_piece(self, piece: str) -> bytes | None:
+        """What a token string would spell, whether or not its id may come out of text."""
+        return _spell_byte_level(piece) if self.family == "byte-level" else _spell_sentencepiece(piece)
+
+    @cached_property
+    def missing_bytes(self) -> frozenset[int]:
+        """Byte-level: bytes without a piece of their own. The library drops them silently, so text cannot contain them."""
+        if self.family != "byte-level":
+            return frozenset()
+        return frozenset(b for c, b in byte_alphabet().items() if c not in self.pieces)
 
     def spell(self, ids: tuple[int, ...]) -> bytes:
         """The internal bytes of a sequence, the hidden leading space included."""
@@ -165,7 +188,7 @@ def byte_alphabet() -> dict[str, int]:
 
 
 def backend_of(tokenizer: Any) -> Tokenizer:
-    """A private copy of the ``tokenizers.Tokenizer`` beneath, for which text never spells a special token.
+    """The ``tokenizers.Tokenizer`` beneath a tokenizer.
 
     Raises:
         UnsupportedTokenizerError: A slow tokenizer, which has no fast form beneath it.
@@ -183,11 +206,7 @@ def backend_of(tokenizer: Any) -> Tokenizer:
         raise InvalidTypeError(
             f"expected a transformers fast tokenizer or a tokenizers.Tokenizer, got {type(tokenizer).__name__}"
         )
-    copy = Tokenizer.from_str(backend.to_str())
-    copy.no_padding()
-    copy.no_truncation()
-    copy.encode_special_tokens = True
-    return copy
+    return backend
 
 
 def read_vocab(tokenizer: Any) -> Vocab:
@@ -247,7 +266,7 @@ def vocab_from_spec(spec: dict[str, Any], backend: Tokenizer) -> Vocab:
         merges=[(a, b) for a, b in (m if isinstance(m, list) else m.split(" ", 1) for m in model["merges"])],
         ignore_merges=bool(model.get("ignore_merges")),
         byte_fallback=fallback,
-        backend=backend,
+        source=backend,
     )
 
 

@@ -72,7 +72,8 @@ class Walker:
         self._settled: dict[tuple[Nodes, frozenset[int], Move], bool] = {}
         self._joint, self._letters = self._joint_letters()
         self._completed: dict[bytes, frozenset[int]] = {}
-        self._added: dict[int, tuple[Int64[np.ndarray, " n"], list[_Depth]]] = {}
+        self._added: dict[int, list[_Depth]] = {}
+        self._added_known: dict[tuple[int, Nodes, int], Bool[np.ndarray, " n"]] = {}
 
     def start(self, *, bare: bool) -> Nodes:
         """The nodes at the beginning of a text; ``bare``: what a text has to begin with does not apply."""
@@ -108,12 +109,7 @@ class Walker:
             node = level.start_added
             above: Nodes = tuple(lv.start_bare for lv in self.levels[:at])
         else:
-            if nodes[at] == INACTIVE:
-                return None
-            below = zip(self.levels[at + 1 :], nodes[at + 1 :], strict=True)
-            if not all(n == INACTIVE or lv.ends(n) for lv, n in below):
-                return None
-            node, above = level.cut(nodes[at], added=True), nodes[:at]
+            node, above = self._cut_for_added(nodes, at), nodes[:at]
         for byte in data:
             if node == DEAD:
                 return None
@@ -284,21 +280,29 @@ class Walker:
 
     def added_fits(self, nodes: Nodes | None, at: int, ranks: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Which of the added tokens of level ``at`` (all of them, by rank) can stand here: `added` for many at once."""
-        if at not in self._added:
-            self._added[at] = (ranks, self._prefixes(ranks))
-        level = self.levels[at]
-        if nodes is None:
-            node = level.start_added
-        else:
-            below = zip(self.levels[at + 1 :], nodes[at + 1 :], strict=True)
-            ends = nodes[at] != INACTIVE and all(n == INACTIVE or lv.ends(n) for lv, n in below)
-            node = level.cut(nodes[at], added=True) if ends else DEAD
-        out = np.zeros(len(ranks), np.bool_)
-        if node != DEAD:
-            states = self._walk_all(level, node, self._added[at][1])[ranks]
-            for i in np.flatnonzero(states != DEAD).tolist():
-                out[i] = level.emit(int(states[i]), int(self.trie.order[ranks[i]])) != DEAD
-        return out
+        level, above = self.levels[at], () if nodes is None else nodes[:at]
+        node = level.start_added if nodes is None else self._cut_for_added(nodes, at)
+        key = (node, above, at)
+        known = self._added_known.get(key)
+        if known is None:
+            known = np.zeros(len(ranks), np.bool_)
+            if at not in self._added:
+                self._added[at] = self._prefixes(ranks)
+            if node != DEAD:
+                states = self._walk_all(level, node, self._added[at])[ranks]
+                for i in np.flatnonzero(states != DEAD).tolist():
+                    rank = int(ranks[i])
+                    after = self.added(nodes, at, self.trie.spelled[rank], int(self.trie.order[rank]))
+                    known[i] = after is not None and self.settled(after)
+            self._added_known[key] = known
+        return known
+
+    def _cut_for_added(self, nodes: Nodes, at: int) -> int:
+        """The node of level ``at`` where an added token begins, which ends the pieces of the levels below."""
+        below = zip(self.levels[at + 1 :], nodes[at + 1 :], strict=True)
+        if nodes[at] == INACTIVE or not all(n == INACTIVE or lv.ends(n) for lv, n in below):
+            return DEAD
+        return self.levels[at].cut(nodes[at], added=True)
 
     def _prefixes(self, alive: Int64[np.ndarray, " n"]) -> list[_Depth]:
         """The distinct prefixes of some tokens, by length."""
