@@ -17,7 +17,9 @@ from pathlib import Path
 def cache_folder(kind: str) -> Path | None:
     """The folder for one kind of cached values, made if need be; None where it cannot be made.
 
-    >>> import os; os.environ["BYTELM_CACHE"] = "/tmp/bytelm-doctest"
+    >>> import os
+    ...
+    ... os.environ["BYTELM_CACHE"] = "/tmp/bytelm-doctest"
     >>> cache_folder("letters").name
     'letters'
     """
@@ -51,7 +53,7 @@ def write_bytes(path: Path | None, data: bytes) -> None:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        os.replace(name, path)
+        Path(name).replace(path)
     except OSError:
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            Path(name).unlink()

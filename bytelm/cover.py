@@ -5,21 +5,22 @@ Rules
 
 Theory of operation
     cover(x) holds the viable token sequences whose bytes begin with x and whose last token holds x's last byte. Each is
-    u·t: a *boundary node* u that spells x up to some place, and one more token t that begins with the *leftover* s = what of x lies
-    beyond u. So the cover is known by its nodes: the tokens that may follow u and begin with s are a range of the trie
-    under a mask.
+    u·t: a *boundary node* u that spells x up to some place, and one more token t that begins with the *leftover* s =
+    what of x lies beyond u. So the cover is known by its nodes: the tokens that may follow u and begin with s are a
+    range of the trie under a mask.
 
 Invariant (after `advance`)
-    `nodes` holds every viable u that spells a prefix of x and has a viable right neighbour longer than its leftover, and every
-    viable u that spells x itself. They are distinct as sequences, so the events u·t are disjoint and complete.
+    `nodes` holds every viable u that spells a prefix of x and has a viable right neighbour longer than its leftover,
+    and every viable u that spells x itself. They are distinct as sequences, so the events u·t are disjoint and
+    complete.
 
 Step
-    Reading a byte narrows each node's range by one. A token that is then spelled in full begins a new node (a child). A node
-    with nothing left in its range is dropped: what it stood for is spelled by its children.
+    Reading a byte narrows each node's range by one. A token that is then spelled in full begins a new node (a child).
+    A node with nothing left in its range is dropped: what it stood for is spelled by its children.
 
 Cost
-    A few binary searches a node; on real text three to five nodes are alive, all spelled in a window no longer than the longest
-    token.
+    A few binary searches a node; on real text three to five nodes are alive, all spelled in a window no longer than
+    the longest token.
 
 Source
     Our cover is Phan's cover encodings and Vieira's covering; our nodes are the inner frontier of Hayase's tree.
@@ -67,10 +68,10 @@ class Node:
         if self._ids is None:
             ids: list[int] = []
             node = self
-            while node._ids is None and node.parent is not None:
+            while node._ids is None and node.parent is not None:  # noqa: SLF001 - of its own class
                 ids.append(node.token_id)
                 node = node.parent
-            self._ids = (*(node._ids or ()), *reversed(ids))
+            self._ids = (*(node._ids or ()), *reversed(ids))  # noqa: SLF001
         return self._ids
 
     def path(self) -> Iterator[Node]:
@@ -197,14 +198,12 @@ class Cover:
 
     def _unreachable(self, prefix: bytes) -> str:
         at = len(prefix) - 1
-        message = (
-            f"no token sequence that the tokenizer emits spells byte {at} (0x{prefix[at]:02X}) after {prefix[max(0, at - 20) : at]!r}"
-        )
+        message = f"no token sequence that the tokenizer emits spells byte {at} (0x{prefix[at]:02X}) after {prefix[max(0, at - 20) : at]!r}"
         form = self.viability.form
         if form is not None:
             text = prefix.decode("utf-8", "ignore")
-            if form.apply(text) != text:
-                return f"{message}: the tokenizer normalises text to {form.form}; give {form.apply(text)[-40:]!r} or pass normalize=True"
+            if (normal := form.apply(text)) != text:
+                return f"{message}: the tokenizer turns text into {form.form}; give {normal[-40:]!r} or normalize=True"
         try:
             prefix.decode()
         except UnicodeDecodeError as error:
@@ -237,9 +236,7 @@ class Cover:
         weights = probs[lo:hi] * mask
         depth = len(self._text) - node.end
         longer = trie.equal_to(self._text[node.end :], lo, hi) if depth else lo
-        exact = tuple(
-            (int(trie.order[rank]), float(probs[rank])) for rank in range(lo, longer) if mask[rank - lo]
-        )
+        exact = tuple((int(trie.order[rank]), float(probs[rank])) for rank in range(lo, longer) if mask[rank - lo])
         following = np.zeros(256)
         values, starts = trie.split(longer, hi, depth)
         if len(values):

@@ -1,11 +1,11 @@
 r"""What has still to be true of the text to come: formulas over the threads of a split pattern.
 
 Rules
-    A *formula* speaks of the future from one place in the text. Its literals are "some way on from instruction i matches"
-    (``i`` is an ``atom`` instruction, so the literal looks at the next letter) and "the text ends here".
+    A *formula* speaks of the future from one place in the text. Its literals are "some way on from instruction i
+    matches" (``i`` is an ``atom`` instruction, so the literal looks at the next letter) and "the text ends here".
     Reading one letter turns a formula about here into one about the next place (its *derivative*, after Brzozowski).
-    A formula over finitely many instructions has finitely many derivatives up to the simplifications below, so all the work
-    is done once and remembered.
+    A formula over finitely many instructions has finitely many derivatives up to the simplifications below, so all
+    the work is done once and remembered.
 
     The *closure* of an instruction is the list of threads that can go on from it, in the order of preference in which a
     backtracking engine would try them, each under the condition that its look-arounds set.
@@ -13,12 +13,12 @@ Rules
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from bytelm.patterns import Pattern
 
 # bool | ("at", i) | ("end",) | ("not", f) | ("and" | "or", frozenset of formulas)
-Formula = bool | tuple[object, ...]
+Formula = bool | tuple[Any, ...]
 
 END: Final[Formula] = ("end",)
 MATCH: Final = -1
@@ -31,7 +31,7 @@ def negation(f: Formula) -> Formula:
     """``not f``."""
     if isinstance(f, bool):
         return not f
-    return f[1] if f[0] == "not" else ("not", f)  # type: ignore[return-value]  # a tuple's second item is a formula here
+    return f[1] if f[0] == "not" else ("not", f)
 
 
 def conjunction(*fs: Formula) -> Formula:
@@ -51,7 +51,7 @@ def _join(op: str, fs: tuple[Formula, ...], *, absorbing: bool) -> Formula:
             if f is absorbing:
                 return absorbing
         elif f[0] == op:
-            parts |= f[1]  # type: ignore[operator]  # the second item of a joint is its frozenset
+            parts |= f[1]
         else:
             parts.add(f)
     if not parts:
@@ -62,15 +62,15 @@ def _join(op: str, fs: tuple[Formula, ...], *, absorbing: bool) -> Formula:
         return absorbing
     other = "or" if op == "and" else "and"
     # Absorption: a and (a or b) is a; a or (a and b) is a.
-    kept = {f for f in parts if not (not isinstance(f, bool) and f[0] == other and any(g in parts for g in f[1]))}  # type: ignore[union-attr,attr-defined]
+    kept = {f for f in parts if isinstance(f, bool) or f[0] != other or not any(g in parts for g in f[1])}
     return kept.pop() if len(kept) == 1 else (op, frozenset(kept))
 
 
 class Threads:
     """A pattern's program, run letter by letter with every intermediate result remembered.
 
-    ``before`` is the letter before the place in question, or -1 at the start of a piece; programs that do not look behind are
-    always asked with -1, so that their states do not multiply.
+    ``before`` is the letter before the place in question, or -1 at the start of a piece; programs that do not look
+    behind are always asked with -1, so that their states do not multiply.
     """
 
     def __init__(self, pattern: Pattern, members: list[frozenset[int]]) -> None:
@@ -83,10 +83,10 @@ class Threads:
         """The threads that go on from an instruction, in order of preference."""
         key = (at, before)
         if key not in self._closures:
-            self._closures[key] = tuple(self._close(at, before, True, frozenset()))
+            self._closures[key] = tuple(self._close(at, before, condition=True, path=frozenset()))
         return self._closures[key]
 
-    def _close(self, at: int, before: int, condition: Formula, path: frozenset[int]) -> list[Thread]:
+    def _close(self, at: int, before: int, *, condition: Formula, path: frozenset[int]) -> list[Thread]:
         if condition is False or at in path:  # an empty turn of a loop adds nothing
             return []
         step = self.pattern.code[at]
@@ -97,7 +97,7 @@ class Threads:
             case "match":
                 return [(MATCH, step.arg, condition)]
             case "split":
-                return [thread for to in step.to for thread in self._close(to, before, condition, path)]
+                return [thread for to in step.to for thread in self._close(to, before, condition=condition, path=path)]
             case "look":
                 ahead = self.formula(step.arg, before)
                 condition = conjunction(condition, negation(ahead) if step.negated else ahead)
@@ -108,12 +108,15 @@ class Threads:
                 condition = condition if (before < 0) != step.negated else False
             case "end":
                 condition = conjunction(condition, END)
-        return self._close(step.to[0], before, condition, path)
+        return self._close(step.to[0], before, condition=condition, path=path)
 
     def formula(self, at: int, before: int) -> Formula:
         """Some way on from this instruction matches."""
         return disjunction(
-            *(condition if i == MATCH else conjunction(condition, ("at", i)) for i, _, condition in self.closure(at, before))
+            *(
+                condition if i == MATCH else conjunction(condition, ("at", i))
+                for i, _, condition in self.closure(at, before)
+            )
         )
 
     def derive(self, f: Formula, letter: int) -> Formula:
@@ -130,16 +133,16 @@ class Threads:
             case "end":
                 return False
             case "at":
-                step = self.pattern.code[f[1]]  # type: ignore[call-overload]  # a literal holds an instruction's number
+                step = self.pattern.code[f[1]]
                 if step.arg not in self.members[letter]:
                     return False
                 return self.formula(step.to[0], letter if self.pattern.looks_behind else -1)
             case "not":
-                return negation(self.derive(f[1], letter))  # type: ignore[arg-type]
+                return negation(self.derive(f[1], letter))
             case "and":
-                return conjunction(*(self.derive(g, letter) for g in f[1]))  # type: ignore[attr-defined]
+                return conjunction(*(self.derive(g, letter) for g in f[1]))
             case _:
-                return disjunction(*(self.derive(g, letter) for g in f[1]))  # type: ignore[attr-defined]
+                return disjunction(*(self.derive(g, letter) for g in f[1]))
 
     def step(self, threads: tuple[Thread, ...], letter: int) -> tuple[Thread, ...]:
         """Threads that are about to read a letter, after it; none beyond an unconditional match."""
@@ -176,15 +179,15 @@ def at_end(f: Formula) -> bool:
         case "at":
             return False
         case "not":
-            return not at_end(f[1])  # type: ignore[arg-type]
+            return not at_end(f[1])
         case "and":
-            return all(at_end(g) for g in f[1])  # type: ignore[attr-defined]
+            return all(at_end(g) for g in f[1])
         case _:
-            return any(at_end(g) for g in f[1])  # type: ignore[attr-defined]
+            return any(at_end(g) for g in f[1])
 
 
 def wins(threads: tuple[Thread, ...]) -> dict[int, Formula]:
-    """For each tag, what has to hold for a match with it to end exactly here: it matches and all preferred threads fail."""
+    """For each tag, what has to hold for its match to end exactly here: it matches and all preferred threads fail."""
     better_fail: Formula = True
     won: dict[int, Formula] = {}
     for at, tag, condition in threads:

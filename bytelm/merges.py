@@ -2,22 +2,24 @@
 
 Theory of operation
     BPE merges pairs in order of rank, the leftmost first among equals. Each token it can reach has one *derivation*, a
-    binary tree. Down the right side of a token's tree stands its *right spine* a = a₀, a₁ (the right part of a₀), …; its left
-    spine likewise. A token's *phase* is the largest rank in its tree: while BPE works through its ranks from the lowest, the
-    token appears in that phase. (Usually the phase is the rank of its own merge. Conversions from SentencePiece and tiktoken
-    also list merges whose parts come later than they do: such a merge happens at once when its parts are there, still in the
-    phase that completed them. Gemma's runs of spaces are made so.) A piece on a spine lives from its phase until the phase
-    of the merge that consumes it.
+    binary tree. Down the right side of a token's tree stands its *right spine* a = a₀, a₁ (the right part of a₀), …;
+    its left spine likewise. A token's *phase* is the largest rank in its tree: while BPE works through its ranks from
+    the lowest, the token appears in that phase. (Usually the phase is the rank of its own merge. Conversions from
+    SentencePiece and tiktoken also list merges whose parts come later than they do: such a merge happens at once when
+    its parts are there, still in the phase that completed them. Gemma's runs of spaces are made so.) A piece on a
+    spine lives from its phase until the phase of the merge that consumes it.
 
-    Two neighbours a, b are *broken* if and only if some merge (aᵢ, bⱼ) would come first. Its phase q is the latest of its rank ρ and the
-    phases of aᵢ and bⱼ. It comes first if both pieces live beyond q. Where one of them is consumed in phase q itself:
+    Two neighbours a, b are *broken* if and only if some merge (aᵢ, bⱼ) would come first. Its phase q is the latest of
+    its rank ρ and the phases of aᵢ and bⱼ. It comes first if both pieces live beyond q. Where one of them is consumed
+    in phase q itself:
      - a's own merges lie to the left of the boundary, b's to its right, and within a phase the left one goes first;
      - a merge of smaller rank than the phase goes as soon as its parts are there, the smallest rank first.
-    A sequence of reachable tokens inside one pre-token is what BPE makes of its bytes if and only if no neighbours are broken.
+    A sequence of reachable tokens inside one pre-token is what BPE makes of its bytes if and only if no neighbours
+    are broken.
 
 Cost
-    All neighbours of a token that are broken: over its right spine and the merges of each piece, the suffix of a sorted list.
-    A few numpy gathers, kept (as bits) for the tokens used last.
+    All neighbours of a token that are broken: over its right spine and the merges of each piece, the suffix of a
+    sorted list. A few numpy gathers, kept (as bits) for the tokens used last.
 
 Source
     That neighbours decide is Berglund and van der Merwe's result on tokenization with merge lists (2023); reading it
@@ -26,6 +28,8 @@ Source
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -33,12 +37,15 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from bytelm.cache import cache_folder, read_bytes, write_bytes
 from bytelm.trie import Trie
+from bytelm.vocab import Vocab, byte_token
 
 FOREVER: Final = 1 << 30
 _STRIDE: Final = 1 << 31
 _KEPT: Final = 1024
 _UNREACHED: Final = -2
+_TREES_VERSION: Final = 2
 
 Trees = Int64[np.ndarray, "4 ids"]  # phase, rank, left part, right part; phase -2 where BPE does not reach the token
 
@@ -101,7 +108,10 @@ class Merges:
         return np.array([phase, rank, left, right], np.int64)
 
     def _crossed(self, a: int, b: int, *, direct: bool) -> bool:
-        """Whether a merge across the boundary of a·b comes before what makes a and b; ``direct``: count that of a and b itself."""
+        """Whether a merge across the boundary of a·b comes before what makes a and b.
+
+        ``direct``: the merge of a and b themselves counts.
+        """
         phases, ranks, left, right = self._lists
         table, size = self._ranks, self.size
         # b's left spine: the piece, the phase and rank of the merge that consumes it, the phase of its partner there.
@@ -139,7 +149,12 @@ class Merges:
             rows.append(np.stack([piece, gone, by, partner, owner]))
             inner = self.left[piece] >= 0
             whole, owner = piece[inner], owner[inner]
-            piece, gone, by, partner = self.left[whole], self.phase[whole], self.rank[whole], self.phase[self.right[whole]]
+            piece, gone, by, partner = (
+                self.left[whole],
+                self.phase[whole],
+                self.rank[whole],
+                self.phase[self.right[whole]],
+            )
         spine = np.concatenate(rows, axis=1) if rows else np.zeros((5, 0), np.int64)
         order = np.lexsort((spine[1], spine[0]))
         self._spine_key = spine[0, order] * _STRIDE + spine[1, order]
@@ -160,7 +175,7 @@ class Merges:
 
     def unbroken_range(self, a: int, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
         """Which tokens of a range of ranks may follow ``a`` inside one pre-token (only reachable ones may)."""
-        if hi - lo <= 16 and a not in self._kept:  # noqa: PLR2004 - below this, asking one by one is faster
+        if hi - lo <= 16 and a not in self._kept:
             ids = self.trie.order[lo:hi].tolist()
             return np.array([self._lists[0][t] > _UNREACHED and self.unbroken(a, t) for t in ids], np.bool_)
         first = lo >> 3
@@ -203,3 +218,30 @@ class Merges:
                 out[self._spine_owner[same][first]] = True
             gone, by, piece = own, ranks[piece], right[piece]
         return out
+
+
+def read_merges(vocab: Vocab, trie: Trie) -> Merges:
+    """The merge trees, from disk where this vocabulary was read before."""
+    pieces = vocab.pieces
+    base = [i for piece, i in pieces.items() if len(piece) == 1 or byte_token(piece) is not None]
+    table = [(pieces[a], pieces[b], pieces[a + b]) for a, b in vocab.merges]
+    lengths = [0] * len(vocab)
+    for piece, i in pieces.items():
+        lengths[i] = len(piece)
+    digest = hashlib.sha256(repr((_TREES_VERSION, len(vocab), base)).encode())
+    digest.update(np.array(table, np.int64).tobytes())
+    folder = cache_folder("merge-trees")
+    path = folder / f"{digest.hexdigest()[:32]}.npy" if folder else None
+    trees = None
+    if (kept := read_bytes(path)) is not None:
+        try:
+            trees = np.load(io.BytesIO(kept), allow_pickle=False).astype(np.int64)
+            trees = trees if trees.shape == (4, len(vocab)) else None
+        except (ValueError, OSError, EOFError):
+            trees = None
+    merges = Merges(size=len(vocab), base=base, merges=table, lengths=lengths, trie=trie, trees=trees)
+    if trees is None:
+        buffer = io.BytesIO()
+        np.save(buffer, merges.trees.astype(np.int32), allow_pickle=False)
+        write_bytes(path, buffer.getvalue())
+    return merges

@@ -9,13 +9,17 @@ Rules
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
 from typing import Any, Final, Literal
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 
-from bytelm.patterns import CODE_POINTS
+from bytelm.letters import CODE_POINTS
+from bytelm.trie import Trie, unfinished
+
+Form = Literal["NFC", "NFD"]
 
 _SURROGATES: Final = range(0xD800, 0xE000)
 _LOW_MARK: Final = "\u0334"  # canonical combining class 1, the lowest
@@ -23,17 +27,19 @@ _HIGH_MARK: Final = "\u0345"  # canonical combining class 240, the highest
 
 
 class NormalForm:
-    """One normal form as the tokenizer applies it.
+    """One normal form as the tokenizer applies it, over one vocabulary.
 
     Attributes:
-        changed: Code points that the form replaces by others.
+        form: ``NFC`` or ``NFD``.
         inert: Code points that never interact with what comes before them.
     """
 
-    def __init__(self, form: Literal["NFC", "NFD"]) -> None:
+    def __init__(self, form: Form, trie: Trie, forbidden: Bool[np.ndarray, " points"]) -> None:
         self.form = form
+        self.trie = trie
+        self._forbidden = forbidden
         self._normalizer = _normalizer(form)
-        self.changed, self.inert = _tables(form)
+        self.inert = _tables(form)[1]
         self._known: dict[str, bool] = {}
 
     def keeps(self, text: str) -> bool:
@@ -55,6 +61,62 @@ class NormalForm:
             if self.inert[ord(text[at])]:
                 return text[at:]
         return text
+
+    def keeps_with(self, tail: str, text: str, partial: bytes) -> bool:
+        """Whether the normal form leaves ``tail + text`` alone and some completion of ``partial`` after it."""
+        if text and not self.keeps(tail + text):
+            return False
+        if not partial:
+            return True
+        window = self.window(tail + text)
+        return any(self.keeps(window + data.decode()) for data in self._completions(partial))
+
+    def _completions(self, partial: bytes) -> Iterator[bytes]:
+        sizes = range(1, 4)
+        missing = next(
+            n for n in sizes if len(partial) + n == (2 if partial[0] < 0xE0 else 3 if partial[0] < 0xF0 else 4)
+        )
+        for code in range(64**missing):
+            data = partial + bytes(0x80 | code >> 6 * i & 0x3F for i in reversed(range(missing)))
+            try:
+                point = ord(data.decode())
+            except UnicodeDecodeError:
+                continue
+            if not self._forbidden[point]:
+                yield data
+
+    @cached_property
+    def _touchy_ranks(self) -> Int64[np.ndarray, " n"]:
+        """Tokens that a normal form may combine with what comes before them, or that it changes by themselves."""
+        out = []
+        for rank, data in enumerate(self.trie.spelled):
+            if data.isascii():
+                continue
+            text = data.decode("utf-8", "replace")
+            if (
+                0x80 <= data[0] < 0xC0
+                or text[:1] == "\ufffd"
+                or not self.inert[ord(text[0])]
+                or unfinished(data)
+                or not self.keeps(text)
+            ):
+                out.append(rank)
+        return np.array(out, np.int64)
+
+    def narrow(self, out: Bool[np.ndarray, " n"], lo: int, hi: int, *, tail: str, partial: bytes) -> None:
+        """Strike out, of the tokens ``lo:hi``, those that the form would change after ``tail`` and ``partial``."""
+        ranks = self._touchy_ranks
+        ranks = ranks[np.searchsorted(ranks, lo) : np.searchsorted(ranks, hi)]
+        for rank in ranks[out[ranks - lo]].tolist():
+            whole = partial + self.trie.spelled[rank]
+            rest = unfinished(whole)
+            text = whole[: len(whole) - len(rest)].decode("utf-8", "replace")
+            out[rank - lo] = self.keeps_with(tail, text, rest)
+
+
+def changed_points(form: Form) -> Bool[np.ndarray, " points"]:
+    """The code points that a form replaces by others."""
+    return _tables(form)[0]
 
 
 def _normalizer(form: str) -> Any:

@@ -1,22 +1,23 @@
-"""Where a pre-tokenizer may cut: its pattern as an automaton that is told, byte by byte, where the cuts are claimed to be.
+"""Where a pre-tokenizer may cut: its pattern as an automaton, told byte by byte where the cuts are claimed to be.
 
 Theory of operation
     A split pattern scans a text from left to right. From each place where it stands it either matches (the *match* ends
-    where the most preferred thread that succeeds says) or does not, and the character joins a *gap*. Whether a match ends
-    here can depend on what follows. So a state holds *claims* about the text read so far ("a match began here, no match
-    ended there") and one formula (formulas.py) that the text to come has to make true for the claims to be right.
-    Claims whose formula has become false are dropped; a claim is proven the moment its formula is true.
+    where the most preferred thread that succeeds says) or does not, and the character joins a *gap*. Whether a match
+    ends here can depend on what follows. So a state holds *claims* about the text read so far ("a match began here,
+    no match ended there") and one formula (formulas.py) that the text to come has to make true for the claims to be
+    right. Claims whose formula has become false are dropped; a claim is proven the moment its formula is true.
 
     The caller decides the claims: reading on without `cut` claims that there is no boundary here. Tokens never span a
     boundary, so walking a token's bytes through `next` answers at once whether the token can stand there.
 
 Invariant
-    A node is reached by bytes and cuts if and only if some text continues these bytes so that the real pre-tokenizer cuts
-    at exactly these places (of its own level), where "some text" is what `ends` and the search in viability.py decide.
+    A node is reached by bytes and cuts if and only if some text continues these bytes so that the real pre-tokenizer
+    cuts at exactly these places (of its own level), where "some text" is what `ends` and the search in viability.py
+    decide.
 
 Cost
-    Every transition is computed once and kept in a table of node × byte; walking is then array indexing, for one token in
-    Python and for all tokens of a range in numpy.
+    Every transition is computed once and kept in a table of node × byte; walking is then array indexing, for one
+    token in Python and for all tokens of a range in numpy.
 
 Source
     Brzozowski's derivatives for look-around, Pike's threads for preference; the combination with claims is ours.
@@ -31,7 +32,8 @@ import numpy as np
 from jaxtyping import Bool, Int32, UInt16
 
 from bytelm.formulas import Formula, Thread, Threads, at_end, conjunction, disjunction, going_on, negation, wins
-from bytelm.patterns import CODE_POINTS, NO_LETTER, Pattern, letters
+from bytelm.letters import CODE_POINTS, NO_LETTER, letters
+from bytelm.patterns import Pattern
 
 DEAD: Final = 0
 _UNKNOWN: Final = -1
@@ -79,7 +81,7 @@ class Utf8:
     def lead(self, byte: int) -> Partial | None:
         """The character that a lead byte begins."""
         if byte not in self._leads:
-            size = 1 if 0xC2 <= byte < 0xE0 else 2 if 0xE0 <= byte < 0xF0 else 3 if 0xF0 <= byte < 0xF5 else 0  # noqa: PLR2004
+            size = 1 if 0xC2 <= byte < 0xE0 else 2 if 0xE0 <= byte < 0xF0 else 3 if 0xF0 <= byte < 0xF5 else 0
             floor = {1: 0x80, 2: 0x800, 3: 0x10000}.get(size, 0)
             bits = byte & (0x3F >> size)
             first, last = bits << 6 * size, (bits + 1 << 6 * size) - 1
@@ -88,7 +90,7 @@ class Utf8:
 
     def inner(self, partial: Partial, byte: int) -> Partial | int | None:
         """After one more byte: a longer beginning, or the letter of the whole character (`NO_LETTER`: none)."""
-        if byte & 0xC0 != 0x80:  # noqa: PLR2004 - continuation bytes are 10xxxxxx
+        if byte & 0xC0 != 0x80:
             return None
         shift = 6 * (partial.missing - 1)
         origin = partial.first >> 6 * partial.missing << 6 * partial.missing
@@ -192,7 +194,7 @@ class Level:
         return self._partials[node]
 
     def _start(self, *, added: bool, opening: bool) -> int:
-        claims = self._begin(True, -1, None, opening=opening)
+        claims = self._begin(owed=True, before=-1, left=None, opening=opening)
         return self._node(frozenset(c for _, c in claims if self._wanted(c, added=added)), fresh=True)
 
     def _wanted(self, claim: Claim, *, added: bool) -> bool:
@@ -298,7 +300,11 @@ class Level:
     def _claim_ends(self, claim: Claim) -> bool:
         if claim.kind in ("gap", "done"):
             return at_end(claim.owed)
-        return any(at_end(conjunction(claim.owed, f)) for tag, f in wins(claim.threads).items() if self._tag_fits(tag, claim.kind))
+        return any(
+            at_end(conjunction(claim.owed, f))
+            for tag, f in wins(claim.threads).items()
+            if self._tag_fits(tag, claim.kind)
+        )
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -312,7 +318,7 @@ class Level:
 
     def _next(self, node: int, byte: int) -> int:
         partial = self._partials[node]
-        inner = self.utf8.inner(partial, byte) if partial else byte if byte < 0x80 else self.utf8.lead(byte)  # noqa: PLR2004
+        inner = self.utf8.inner(partial, byte) if partial else byte if byte < 0x80 else self.utf8.lead(byte)
         if inner is None:
             return DEAD
         ready = node if partial else self._ready(node)
@@ -321,7 +327,7 @@ class Level:
         return self.read(ready, inner if partial else int(self.letter[byte]))
 
     def _ready(self, node: int) -> int:
-        """A node at a character's end once "no boundary here" is claimed; one whose claims are made is ready already."""
+        """A node at a character's end once "no boundary here" is claimed; ready already where claims are made."""
         if self._fresh[node]:
             return node
         if node not in self._stays:

@@ -18,7 +18,6 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
 
-
 class Trie:
     """The tokens of a vocabulary in byte order.
 
@@ -51,7 +50,7 @@ class Trie:
         return len(self.spelled)
 
     def range(self, prefix: bytes, lo: int = 0, hi: int | None = None) -> tuple[int, int]:
-        """The ranks ``lo:hi`` of the tokens that begin with ``prefix``, looked for inside a range known to hold them."""
+        """The ranks ``lo:hi`` of the tokens that begin with ``prefix``, inside a range known to hold them."""
         hi = len(self.spelled) if hi is None else hi
         lo = bisect_left(self.spelled, prefix, lo, hi)
         after = prefix.rstrip(b"\xff")
@@ -84,8 +83,26 @@ class Trie:
 
     def bytes_at(self, lo: int, hi: int, depth: int) -> UInt8[np.ndarray, " n"]:
         """The byte at ``depth`` of every token of a range; all of them have to be longer than ``depth``."""
-        return self._flat[self._offsets[lo:hi] + depth]
+        column: UInt8[np.ndarray, " n"] = self._flat[self._offsets[lo:hi] + depth]
+        return column
 
     def columns(self, ranks: Int64[np.ndarray, " n"], depth: int) -> UInt8[np.ndarray, " n"]:
         """The byte at ``depth`` of each of these tokens; all of them have to be longer than ``depth``."""
-        return self._flat[self._offsets[ranks] + depth]
+        column: UInt8[np.ndarray, " n"] = self._flat[self._offsets[ranks] + depth]
+        return column
+
+
+def unfinished(data: bytes) -> bytes:
+    """The bytes at the end of some text that begin a character without completing it.
+
+    >>> unfinished("é".encode() + "é".encode()[:1])
+    b'\\xc3'
+    """
+    for back in range(1, min(3, len(data)) + 1):
+        byte = data[-back]
+        if byte >= 0xC0:
+            size = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return data[-back:] if size > back else b""
+        if byte < 0x80:
+            return b""
+    return b""

@@ -2,15 +2,17 @@
 
 Theory of operation
     The levels of a pre-tokenizer (added tokens first, then each split step inside the pieces of the one before) see
-    the same bytes. Where a level cuts, every level below ends its piece and begins anew. So a place in the text is one node
-    for each level, and between two cuts all levels walk independently.
+    the same bytes. Where a level cuts, every level below ends its piece and begins anew. So a place in the text is
+    one node for each level, and between two cuts all levels walk independently.
 
-    `settled` answers whether the claims of all levels can be made true by some text to come. Almost always the text may just
-    end there, and then the answer is immediate; otherwise it is a search over the letters that the levels tell apart.
+    `settled` answers whether the claims of all levels can be made true by some text to come. Almost always the text
+    may just end there, and then the answer is immediate; otherwise it is a search over the letters that the levels
+    tell apart.
 
 Cost
-    Walking the whole vocabulary visits each distinct prefix of a token once, in numpy; the answer for a set of nodes is kept as
-    bits. Few sets of nodes occur: a state of a split pattern is "inside a word", "after one line feed", and so on.
+    Walking the whole vocabulary visits each distinct prefix of a token once, in numpy; the answer for a set of nodes
+    is kept as bits. Few sets of nodes occur: a state of a split pattern is "inside a word", "after one line feed",
+    and so on.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8, UInt16
 
-from bytelm.patterns import CODE_POINTS, NO_LETTER
+from bytelm.letters import CODE_POINTS, NO_LETTER, compact
 from bytelm.splits import DEAD, Level
-from bytelm.trie import Trie
+from bytelm.trie import Trie, unfinished
 
 INACTIVE: Final = -1  # a level below an added token: there is no piece to split
 _KEPT: Final = 512
@@ -85,11 +87,12 @@ class Walker:
         """The nodes after some bytes with no cut among them; None where that cannot be."""
         out = []
         for level, node in zip(self.levels, nodes, strict=True):
+            at = node
             for byte in data:
-                node = level.next(node, byte)
-                if node == DEAD:
+                at = level.next(at, byte)
+                if at == DEAD:
                     return None
-            out.append(node)
+            out.append(at)
         return tuple(out)
 
     def cuts(self, nodes: Nodes) -> Iterator[Nodes]:
@@ -99,7 +102,9 @@ class Walker:
                 return
             after = level.cut(node)
             below = nodes[at + 1 :]
-            if after != DEAD and all(n == INACTIVE or lv.ends(n) for lv, n in zip(self.levels[at + 1 :], below, strict=True)):
+            if after != DEAD and all(
+                n == INACTIVE or lv.ends(n) for lv, n in zip(self.levels[at + 1 :], below, strict=True)
+            ):
                 yield (*nodes[:at], after, *(lv.start_bare for lv in self.levels[at + 1 :]))
 
     def added(self, nodes: Nodes | None, at: int, data: bytes, tag: int) -> Nodes | None:
@@ -119,11 +124,12 @@ class Walker:
             return None
         walked = []
         for lv, start in zip(self.levels[:at], above, strict=True):
+            place = start
             for byte in data:
-                start = lv.next(start, byte) if start != DEAD else DEAD
-            if start == DEAD:
+                place = lv.next(place, byte) if place != DEAD else DEAD
+            if place == DEAD:
                 return None
-            walked.append(start)
+            walked.append(place)
         return (*walked, node, *([INACTIVE] * (len(self.levels) - at - 1)))
 
     # --- can the claims come true? -----------------------------------------------------------------------------------
@@ -182,10 +188,10 @@ class Walker:
         return tuple(out)
 
     def completions(self, partial: bytes) -> frozenset[int]:
-        """The letters of the characters that begin with these bytes (of those that the vocabulary lacks, for byte tokens)."""
+        """The letters of the characters that begin with these bytes (that the vocabulary lacks, for byte tokens)."""
         known = self._completed.get(partial)
         if known is None:
-            size = 2 if partial[0] < 0xE0 else 3 if partial[0] < 0xF0 else 4  # noqa: PLR2004 - UTF-8 leads
+            size = 2 if partial[0] < 0xE0 else 3 if partial[0] < 0xF0 else 4
             low = partial[0] & (0x7F >> size)
             for byte in partial[1:]:
                 low = low << 6 | byte & 0x3F
@@ -202,11 +208,14 @@ class Walker:
         """What each code point is to all levels together, and that letter's letter on each level."""
         key = np.zeros(CODE_POINTS, np.int64)
         for level in self.levels:
-            key = np.unique(key << 16 | level.letter, return_inverse=True)[1].astype(np.int64)
-        _, example, joint = np.unique(key, return_index=True, return_inverse=True)
+            own = np.where(level.letter == NO_LETTER, 0, level.letter + 1).astype(np.int64)
+            key = compact(key * (int(own.max()) + 1) + own)[1]
+        values, joint = compact(key)
+        example = np.zeros(len(values), np.int64)
+        example[joint] = np.arange(CODE_POINTS)
         letters = [tuple(int(level.letter[p]) for level in self.levels) for p in example.tolist()]
         table = np.array([NO_LETTER if NO_LETTER in own else i for i, own in enumerate(letters)], np.uint16)
-        return table[joint], [own for own in letters]
+        return table[joint], letters
 
     # --- all tokens --------------------------------------------------------------------------------------------------
 
@@ -270,7 +279,7 @@ class Walker:
 
     @staticmethod
     def _step(level: Level, state: Int32[np.ndarray, " n"], byte: UInt8[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
-        after = level.table[state, byte]
+        after: Int32[np.ndarray, " n"] = level.table[state, byte]
         unknown = np.flatnonzero(after < 0)
         if len(unknown):
             for key in set((state[unknown].astype(np.int64) << 8 | byte[unknown]).tolist()):
@@ -319,22 +328,6 @@ class Walker:
             depths.append(_Depth(parent[first], byte[first], ending, group[ending]))
             alive = alive[trie.lengths[alive] > depth]
         return depths
-
-
-def unfinished(data: bytes) -> bytes:
-    """The bytes at the end of some text that begin a character without completing it.
-
-    >>> unfinished("é".encode() + "é".encode()[:1])
-    b'\\xc3'
-    """
-    for back in range(1, min(3, len(data)) + 1):
-        byte = data[-back]
-        if byte >= 0xC0:  # noqa: PLR2004 - a lead byte
-            size = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4  # noqa: PLR2004
-            return data[-back:] if size > back else b""
-        if byte < 0x80:  # noqa: PLR2004 - a whole character
-            return b""
-    return b""
 
 
 def _common(a: bytes, b: bytes) -> int:

@@ -1,0 +1,409 @@
+r"""ByteLM: a tokenized language model as a language model over bytes.
+
+    >>> from bytelm import ByteLM
+    >>> lm = ByteLM.from_pretrained("demo")  # doctest: +SKIP
+    >>> lm.sample("def fibonacci(n):\n    ret", temperature=0, max_bytes=7).text  # doctest: +SKIP
+    'urn n\n '
+
+Rules
+    This file puts the parts together and holds no mathematics: prompts.py reads prefixes, cover.py has the boundary
+    nodes, sampler.py and scoring.py ask for rows, scheduler.py gets them from the engine in batches.
+    Arguments are checked at the call, before any model runs.
+    Probabilities are the lemma's values, natural logs, never renormalised: a row sums to 1 less the leak.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
+
+import numpy as np
+from jaxtyping import Float64
+
+from bytelm.arguments import Number, Text, eot_ids_of, integer, seed_of, stops_of, tolerance_of
+from bytelm.byte_state import ByteState
+from bytelm.errors import InvalidArgumentError, InvalidTypeError
+from bytelm.filters import Filters
+from bytelm.frontier import Frontier
+from bytelm.prompts import Prefix, Prompt, PromptReader, bos_ids_of
+from bytelm.rows import RowReader, RowStore
+from bytelm.sampler import (
+    Completion,
+    Generation,
+    LogitsProcessor,
+    Settings,
+    full_row,
+    random_stream,
+)
+from bytelm.scheduler import Scheduler, Step
+from bytelm.scoring import CoverItem, byte_logprobs, members, text_logprob
+from bytelm.stream import TextStream
+from bytelm.token_lm import TokenLM
+from bytelm.viability import Viability
+
+T = TypeVar("T")
+
+
+class SampleOptions(TypedDict, total=False):
+    """The options of `ByteLM.sample`, for type checkers."""
+
+    max_bytes: int
+    temperature: Number
+    top_k: int | None
+    top_p: Number | None
+    min_p: Number | None
+    stop: Text | Sequence[Text]
+    seed: int | None
+    logits_processor: LogitsProcessor | None
+
+
+class ByteLM:
+    """An exact language model over bytes, from any tokenized causal language model.
+
+    Args:
+        model: A transformers model (left as it is: device, dtype, quantisation), a `TokenLM`, or a path or hub id.
+        tokenizer: Its fast tokenizer. Needed for a transformers model that does not say where it came from.
+        eot_ids: The ids that end a text; those of the model and its tokenizer if not given.
+        bos: Whether what the tokenizer puts before a text (BOS) stands before each prefix.
+        normalize: Whether text is brought to the tokenizer's normal form. Without it, text that the tokenizer would
+            change is an error, as no token sequence spells it.
+
+    Attributes:
+        tokenizer: The tokenizer.
+        token_lm: The engine.
+        eot_ids: The ids that end a text.
+        viability: What the tokenizer can emit; ``viability.vocab`` holds the bytes of its tokens.
+        progress: Set it to True to see a bar on a terminal's standard error while a long job runs.
+
+    Raises:
+        UnsupportedTokenizerError: The tokenizer cannot be a model over bytes.
+        VocabularyMismatchError: The tokenizer and the model do not belong together.
+        InvalidArgumentError: An end-of-text id that the model has no column for.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        eot_ids: Iterable[int] | None = None,
+        bos: bool = True,
+        normalize: bool = False,
+    ) -> None:
+        self.token_lm = token_lm_of(model, tokenizer)
+        self.tokenizer: Any = self.token_lm.tokenizer if tokenizer is None else tokenizer
+        self.viability = Viability.from_tokenizer(self.tokenizer)
+        self.eot_ids = eot_ids_of(self.token_lm.eot_ids if eot_ids is None else eot_ids, self.token_lm.vocab_size)
+        self.progress = False
+        self._scheduler = Scheduler(self.token_lm)
+        self._store = RowStore()
+        self._reader = RowReader(self.viability.trie, vocab_size=self.token_lm.vocab_size, eot_ids=self.eot_ids)
+        before = bos_ids_of(self.viability)
+        named = getattr(self.tokenizer, "bos_token_id", None)
+        self._prompts = PromptReader(
+            self.viability,
+            bos_ids=before if bos else (),
+            openers=frozenset(before) | (frozenset() if named is None else {named}),
+            vocab_size=self.token_lm.vocab_size,
+            normalize=normalize,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        engine: str = "transformers",
+        device: Any = None,
+        dtype: Any = None,
+        gguf_file: str | None = None,
+        eot_ids: Iterable[int] | None = None,
+        bos: bool = True,
+        normalize: bool = False,
+        **engine_options: Any,
+    ) -> ByteLM:
+        """Load a model by name.
+
+        Args:
+            name_or_path: A folder, a hub id, or a packaged model: "demo" (SmolLM2-135M), "demo-gemma" (Gemma-3-270m).
+            engine: What runs the model; "transformers".
+            device: As transformers takes it, "cpu" or "cuda" for one.
+            dtype: The same, "float32" or "bfloat16" for one.
+            gguf_file: The file to load from the folder, where it holds GGUF files.
+            eot_ids: As for `ByteLM`.
+            bos: As for `ByteLM`.
+            normalize: As for `ByteLM`.
+            engine_options: What else the engine's ``load`` takes.
+
+        Raises:
+            ModelError: The model cannot be loaded.
+            DownloadError: A packaged model cannot be fetched.
+        """
+        if engine != "transformers":
+            raise InvalidArgumentError(f"no engine is called {engine!r}; there is 'transformers'")
+        from bytelm.engines.transformers import load
+        from bytelm.packaged import is_packaged, packaged_directory
+
+        name = os.fspath(name_or_path)
+        where = str(packaged_directory(name)) if is_packaged(name) else name
+        if gguf_file is not None:
+            engine_options["gguf_file"] = gguf_file
+        token_lm = load(where, device=device, dtype=dtype, **engine_options)
+        return cls(token_lm, eot_ids=eot_ids, bos=bos, normalize=normalize)
+
+    # ---- distributions
+
+    def next_byte_logprobs(self, prefix: Prefix, *, tol: Number = 0.0) -> Float64[np.ndarray, "257"]:
+        """Log-probabilities of each byte b after a prefix, and at index 256 of the end of text.
+
+        The row sums to 1 less the leak: the mass that the model puts on tokens that its tokenizer would not put there,
+        and on special tokens that do not end the text.
+
+        Args:
+            prefix: Text, or a list of token ids and texts (prompts.py).
+            tol: 0 evaluates all; above it, a bound on the total variation from the exact row, at which evaluation may
+                stop. `ByteState.total_variation_bound` tells what was reached.
+
+        Raises:
+            UnreachablePrefixError: No token sequence spells the prefix.
+        """
+        row: Float64[np.ndarray, "257"]
+        row, _ = self._answer(full_row(self._frontier(self._prompts.read(prefix)), tol=tolerance_of(tol)))
+        return row
+
+    def leak(self, prefix: Prefix) -> float:
+        """The mass that neither a byte nor the end of text has after a prefix."""
+        return max(0.0, 1.0 - float(np.exp(self.next_byte_logprobs(prefix)).sum()))
+
+    def logprob(self, text: Text, prefix: Prefix = b"", *, eot: bool = False) -> float:
+        """Log-probability of a text after a prefix, with ``eot`` of the text and of its end there.
+
+        Raises:
+            UnreachablePrefixError: No token sequence spells them.
+        """
+        prompt, data = self._prompts.read(prefix), self._prompts.bytes_of(text)
+        step = text_logprob(self._cover(prompt), data, context=prompt.context, reader=self._reader, eot=eot)
+        return self._answer(step, label="scoring")
+
+    def byte_logprobs(self, text: Text, prefix: Prefix = b"") -> Float64[np.ndarray, " n"]:
+        """Log-probability of each byte of a text, given the prefix and the bytes before it. Their sum is `logprob`.
+
+        Raises:
+            UnreachablePrefixError: No token sequence spells them.
+        """
+        prompt, data = self._prompts.read(prefix), self._prompts.bytes_of(text)
+        step = byte_logprobs(self._cover(prompt), data, context=prompt.context, reader=self._reader)
+        return self._answer(step, label="scoring")
+
+    def cover(self, prefix: Prefix) -> list[CoverItem]:
+        """The cover of a prefix: every token sequence that may spell it, with its probability, the largest first.
+
+        Their probabilities sum to P(prefix | context). The cover of the empty prefix is the empty sequence.
+        """
+        prompt = self._prompts.read(prefix)
+        step = members(self._cover(prompt), context=prompt.context, reader=self._reader)
+        return sorted(self._answer(step), key=lambda item: (-item.logprob, item.token_ids))
+
+    def state(self, prefix: Prefix) -> ByteState:
+        """A place in a text that can be moved about byte by byte: see `ByteState`."""
+        prompt = self._prompts.read(prefix)
+
+        def fresh(text: bytes) -> Frontier:
+            return self._frontier(replace(prompt, text=text), store=self._store)
+
+        return ByteState(fresh(prompt.text), answer=self._answer, fresh=fresh, bytes_of=self._prompts.bytes_of)
+
+    # ---- completions
+
+    @overload
+    def sample(self, prefix: Prefix, *, n: Literal[1] = 1, **options: Unpack[SampleOptions]) -> Completion: ...
+
+    @overload
+    def sample(
+        self, prefix: Prefix, *, n: int, **options: Unpack[SampleOptions]
+    ) -> Completion | list[Completion]: ...
+
+    def sample(
+        self,
+        prefix: Prefix,
+        *,
+        max_bytes: int = 256,
+        temperature: Number = 1.0,
+        top_k: int | None = None,
+        top_p: Number | None = None,
+        min_p: Number | None = None,
+        stop: Text | Sequence[Text] = (),
+        seed: int | None = None,
+        n: int = 1,
+        logits_processor: LogitsProcessor | None = None,
+    ) -> Completion | list[Completion]:
+        r"""Complete a prefix.
+
+        Args:
+            prefix: Text, or a list of token ids and texts (prompts.py). It may end anywhere, inside a character too.
+            max_bytes: New bytes, at most.
+            temperature: Of the byte distribution; 0 is greedy.
+            top_k: Keep the k likeliest of the 257 symbols.
+            top_p: Keep the fewest likeliest symbols that hold so much.
+            min_p: Keep the symbols at least so likely, as a share of the likeliest.
+            stop: Texts that end the completion and are no part of it. One that begins inside the prefix is none.
+            seed: Of the draws. Item i of a batch or of n is a function of (seed, i) alone.
+            n: How many completions; above 1 a list of them.
+            logits_processor: A function of the bytes written so far and of the row of 257 log-probabilities, which
+                returns 257 numbers to draw from in its place (−inf forbids a symbol), before temperature and filters.
+
+        Raises:
+            InvalidArgumentError: An argument out of range, before the model runs.
+            UnreachablePrefixError: No token sequence spells the prefix.
+            ModelError: The model could not be run.
+        """
+        if integer("n", n) < 1:
+            raise InvalidArgumentError(f"n must be at least 1; got {n}")
+        completions = self.sample_batch(
+            [prefix] * n,
+            max_bytes=max_bytes,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            stop=stop,
+            seed=seed,
+            logits_processor=logits_processor,
+        )
+        return completions[0] if n == 1 else completions
+
+    def sample_batch(
+        self,
+        prefixes: Sequence[Prefix],
+        *,
+        max_bytes: int = 256,
+        temperature: Number = 1.0,
+        top_k: int | None = None,
+        top_p: Number | None = None,
+        min_p: Number | None = None,
+        stop: Text | Sequence[Text] = (),
+        seed: int | None = None,
+        logits_processor: LogitsProcessor | None = None,
+    ) -> list[Completion]:
+        """Complete several prefixes together, in batched model calls. The arguments are those of `sample`.
+
+        Completion i is what it would be alone: its random numbers are a function of (seed, i). Where a model call
+        fails, the error carries what was finished by then: its attribute ``finished``, a dict from index to completion.
+
+        Raises:
+            InvalidArgumentError: An argument out of range, or no prefix, before the model runs.
+        """
+        settings = self._settings(max_bytes, temperature, top_k, top_p, min_p, stop, logits_processor)
+        if isinstance(prefixes, str | bytes) or not isinstance(prefixes, Sequence):
+            raise InvalidTypeError(f"prefixes must be a list of prefixes, not {type(prefixes).__name__}")
+        if not prefixes:
+            raise InvalidArgumentError("there is no prefix to complete; pass at least one")
+        key = seed_of(seed)
+        prompts = [self._prompts.read(prefix) for prefix in prefixes]
+        for prompt in dict.fromkeys(prompts):
+            self._cover(prompt)  # what cannot be spelled is known before the model runs
+        # Items with the same prompt share what is evaluated of it, for as long as one of them runs.
+        shared: weakref.WeakValueDictionary[Prompt, Frontier] = weakref.WeakValueDictionary()
+
+        def job(index: int, prompt: Prompt) -> Step[Completion]:
+            frontier = shared.get(prompt)
+            if frontier is None:
+                frontier = shared[prompt] = self._frontier(prompt)
+            completion = yield from Generation(frontier, settings, random_stream(key, index)).run()
+            return completion
+
+        finished: dict[int, Completion] = {}
+        jobs = [job(index, prompt) for index, prompt in enumerate(prompts)]
+        try:
+            for outcome in self._running().run(jobs, label="sampling"):
+                leak = outcome.result.usage.largest_leak
+                usage = replace(outcome.usage, largest_leak=leak)
+                finished[outcome.index] = replace(outcome.result, usage=usage)
+        except Exception as error:
+            error.finished = finished  # type: ignore[attr-defined]
+            if finished:
+                error.add_note(f"{len(finished)} of {len(jobs)} completions were finished: see the error's .finished")
+            raise
+        return [finished[index] for index in range(len(jobs))]
+
+    def stream(
+        self,
+        prefix: Prefix,
+        *,
+        max_bytes: int = 256,
+        temperature: Number = 1.0,
+        top_k: int | None = None,
+        top_p: Number | None = None,
+        min_p: Number | None = None,
+        stop: Text | Sequence[Text] = (),
+        seed: int | None = None,
+        logits_processor: LogitsProcessor | None = None,
+    ) -> Iterator[str]:
+        """Complete a prefix, piece by piece. The arguments are those of `sample`, and so is the text in all.
+
+        A piece never splits a character, and never holds what may turn out to be the beginning of a stop string.
+        """
+        settings = self._settings(max_bytes, temperature, top_k, top_p, min_p, stop, logits_processor)
+        frontier = self._frontier(self._prompts.read(prefix))
+        return self._pieces(Generation(frontier, settings, random_stream(seed_of(seed), 0)))
+
+    def _pieces(self, generation: Generation) -> Iterator[str]:
+        text, shown = TextStream(generation.prompt), 0
+        while generation.finish_reason is None:
+            self._answer(generation.step())
+            ready = len(generation.bytes) - generation.held
+            if ready > shown and (piece := text.show(bytes(generation.bytes[shown:ready]))):
+                yield piece
+            shown = max(shown, ready)
+        if piece := text.end():
+            yield piece
+
+    # ---- inside
+
+    def spell(self, token_ids: Sequence[int]) -> bytes:
+        """The bytes that tokens spell, a hidden leading space included; special tokens spell nothing."""
+        return self.viability.vocab.spell(tuple(token_ids))
+
+    def _cover(self, prompt: Prompt) -> Any:
+        return self.viability.cover(lead=prompt.lead).advance(prompt.text)
+
+    def _frontier(self, prompt: Prompt, store: RowStore | None = None) -> Frontier:
+        return Frontier(self._cover(prompt), context=prompt.context, reader=self._reader, store=store)
+
+    def _running(self) -> Scheduler:
+        self._scheduler.progress = self.progress
+        return self._scheduler
+
+    def _answer(self, step: Step[T], *, label: str = "evaluating") -> T:
+        (outcome,) = self._running().run([step], label=label)
+        return outcome.result
+
+    @staticmethod
+    def _settings(
+        max_bytes: int,
+        temperature: Number,
+        top_k: int | None,
+        top_p: Number | None,
+        min_p: Number | None,
+        stop: Text | Sequence[Text],
+        logits_processor: LogitsProcessor | None,
+    ) -> Settings:
+        filters = Filters(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        return Settings(filters, max_bytes, stops_of(stop), logits_processor)
+
+    def __repr__(self) -> str:
+        return f"ByteLM({self.token_lm!r})"
+
+
+def token_lm_of(model: Any, tokenizer: Any) -> TokenLM:
+    """The engine that an argument names, wraps or is."""
+    if isinstance(model, TokenLM):
+        return model
+    from bytelm.engines import transformers
+
+    if isinstance(model, str | os.PathLike):
+        return transformers.load(os.fspath(model))
+    return transformers.TransformersLM(model, tokenizer)

@@ -1,0 +1,382 @@
+r"""The command ``bytelm``: what the library does, from a shell.
+
+Rules
+    Standard output holds the result and nothing else; progress and errors go to standard error, progress only where
+    that is a terminal. With ``--json`` the result is JSON, one object a line.
+    A text is an argument, a file or standard input, taken byte for byte: a trailing newline is part of it.
+    Exit codes: 0 done, 1 an error of bytelm (one line, no traceback), 2 wrong usage, 130 interrupted.
+
+Does not
+    Compute anything: each command reads its arguments, asks the library, and prints.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Annotated, Any, Final, NoReturn
+
+import typer
+
+from bytelm import __version__
+from bytelm.byte_lm import ByteLM
+from bytelm.compare import PROMPT, compare, show_comparison
+from bytelm.doctor import examine_model
+from bytelm.errors import BytelmError
+from bytelm.filters import EOT
+from bytelm.lemma import log_sum
+from bytelm.packaged import PACKAGED, packaged_directory
+from bytelm.render import bar, columns, show_byte, show_bytes, show_prob
+from bytelm.terminal import argument_bytes, patience, print_json, read_text
+
+LN2: Final = math.log(2.0)
+
+app = typer.Typer(
+    name="bytelm",
+    help="Any tokenized language model as an exact language model over bytes.",
+    epilog="Texts are taken byte for byte. A model is a folder, a hub id, demo or demo-gemma.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+Text = Annotated[str | None, typer.Argument(help="The text; without it, --file or standard input.")]
+FileOption = Annotated[
+    Path | None, typer.Option("--file", "-f", help="Read the text from a file; - is standard input.")
+]
+EscapesOption = Annotated[
+    bool, typer.Option("--escapes", "-e", help=r"Read \n, \t, \\, \xNN and \uNNNN in arguments as escapes.")
+]
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", envvar="BYTELM_MODEL", help="A folder, a hub id, demo or demo-gemma.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="Where the model runs, such as cpu or cuda.")]
+DtypeOption = Annotated[str | None, typer.Option(help="Number format of the weights, such as float32 or bfloat16.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same bytes.")]
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and exit with its code."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app(args, prog_name="bytelm")
+    except BytelmError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def fail(message: str) -> NoReturn:
+    """Say what went wrong in one line, and exit with 1."""
+    print("bytelm: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(1)
+
+
+def show_version(asked: bool) -> None:
+    """Answer --version."""
+    if asked:
+        typer.echo(f"bytelm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[  # its callback answers it
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What comes before the subcommand."""
+
+
+# ---- what the commands share
+
+
+def load(model: str, device: str | None = None, dtype: str | None = None) -> ByteLM:
+    """The byte model that the options name; its long jobs show a bar."""
+    place = str(packaged_directory(model)) if model in PACKAGED else model  # has a bar of its own
+    with patience(f"loading {model}"):
+        lm = ByteLM.from_pretrained(place, device=device, dtype=dtype)
+    lm.progress = True
+    return lm
+
+
+# ---- the commands
+
+
+@app.command()
+def sample(
+    text: Text = None,
+    file: FileOption = None,
+    escapes: EscapesOption = False,
+    model: ModelOption = "demo",
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of the byte distribution; 0 is greedy.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Keep the k likeliest bytes.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Keep the likeliest bytes that together reach p.")
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Keep bytes at least p times as likely as the likeliest.")
+    ] = None,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Stop after this many bytes.")] = 256,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this string; may be given again.")] = None,
+    seed: SeedOption = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many completions.")] = 1,
+    as_json: JsonOption = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+) -> None:
+    r"""Complete a text, wherever it ends. Prints the new text alone, as it is generated.
+
+    \b
+    Examples:
+      bytelm sample "The capital of Fra" --max-bytes 20 --temperature 0
+      bytelm sample -e "def fibonacci(n):\n    ret" --stop "\n\n" --seed 1
+      git diff | bytelm sample -n 3 --json
+    """
+    prompt = read_text(text, file, escapes=escapes)
+    stops = [argument_bytes(s, escapes=escapes) for s in stop or []]
+    lm = load(model, device, dtype)
+    options_: dict[str, Any] = {
+        "max_bytes": max_bytes,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "stop": stops,
+        "seed": seed,
+    }
+    if n == 1 and not as_json:
+        for piece in lm.stream(prompt, **options_):
+            typer.echo(piece, nl=False)
+            sys.stdout.flush()
+        if sys.stdout.isatty():
+            typer.echo()
+        return
+    completions = lm.sample_batch([prompt] * n, **options_)
+    for number, completion in enumerate(completions, start=1):
+        if as_json:
+            print_json(
+                {
+                    "text": completion.text,
+                    "hex": completion.bytes.hex(),
+                    "logprob": completion.logprob,
+                    "finish_reason": completion.finish_reason,
+                    "model_calls": completion.usage.calls,
+                    "tokens_fed": completion.usage.tokens_fed,
+                }
+            )
+        else:
+            typer.echo(f"[{number}] {completion.text}")
+
+
+@app.command("next")
+def next_(
+    text: Text = None,
+    file: FileOption = None,
+    escapes: EscapesOption = False,
+    model: ModelOption = "demo",
+    top: Annotated[int, typer.Option(min=1, max=257, help="How many bytes to show.")] = 10,
+    as_json: JsonOption = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+) -> None:
+    r"""The distribution of the next byte, as a table with bars.
+
+    \b
+    Examples:
+      bytelm next "The capital of Fra"
+      bytelm next -e "naïve caf\xc3" --top 3
+      bytelm next --json "Once upon a ti" | jq .logprob
+    """
+    prompt = read_text(text, file, escapes=escapes)
+    lm = load(model, device, dtype)
+    logprobs = lm.next_byte_logprobs(prompt).tolist()
+    shown = sorted(range(257), key=lambda value: (-logprobs[value], value))[:top]
+    if as_json:
+        for value in shown:
+            byte = None if value == EOT else value
+            print_json({"byte": byte, "shown": show_byte(value), "logprob": logprobs[value]})
+        return
+    probs = [math.exp(value) for value in logprobs]
+    rows = [[show_byte(value), show_prob(probs[value]), bar(probs[value])] for value in shown]
+    rest = sum(probs) - sum(probs[value] for value in shown)
+    if top < 257:
+        rows.append([f"{257 - top} others", show_prob(max(rest, 0.0)), bar(rest)])
+    rows.append(["leak", show_prob(max(1.0 - sum(probs), 0.0)), ""])
+    typer.echo(columns(rows, right=[False, True]))
+
+
+@app.command()
+def score(
+    text: Text = None,
+    file: FileOption = None,
+    escapes: EscapesOption = False,
+    model: ModelOption = "demo",
+    prefix: Annotated[str, typer.Option(help="What stands before the text; it is not scored.")] = "",
+    eot: Annotated[bool, typer.Option("--eot", help="The text ends there: score the end too.")] = False,
+    per_byte: Annotated[bool, typer.Option("--per-byte", help="One JSON line for each byte.")] = False,
+    as_json: JsonOption = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+) -> None:
+    r"""The log-probability of a text and its bits per byte.
+
+    \b
+    Examples:
+      bytelm score --file README.md
+      bytelm score --prefix "The capital of " "France"
+      bytelm score --per-byte < poem.txt > surprisal.jsonl
+    """
+    if per_byte and eot:
+        raise typer.BadParameter("--per-byte lists bytes; --eot adds the end of the text, which is none")
+    data = read_text(text, file, escapes=escapes)
+    before = argument_bytes(prefix, escapes=escapes)
+    lm = load(model, device, dtype)
+    if per_byte:
+        for offset, (value, logprob) in enumerate(zip(data, lm.byte_logprobs(data, before).tolist(), strict=True)):
+            record = {"offset": offset, "byte": value, "shown": show_byte(value), "logprob": logprob}
+            print_json({**record, "bits": -logprob / LN2})
+        return
+    total = lm.logprob(data, before, eot=eot)
+    bits_per_byte = -total / LN2 / len(data) if data else math.nan
+    if as_json:
+        print_json({"bytes": len(data), "logprob": total, "bits_per_byte": bits_per_byte, "eot": eot})
+        return
+    rows = [["bytes", str(len(data))], ["log-probability", f"{total:.4f} nats"]]
+    rows.append(["bits per byte", f"{bits_per_byte:.4f}" if data else "none: the text is empty"])
+    typer.echo(columns(rows))
+
+
+@app.command()
+def explain(
+    text: Text = None,
+    file: FileOption = None,
+    escapes: EscapesOption = False,
+    model: ModelOption = "demo",
+    top: Annotated[int, typer.Option(min=1, help="How many token sequences to show.")] = 10,
+    as_json: JsonOption = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+) -> None:
+    r"""The cover of a text: the token sequences that spell it, their probabilities, and how they sum.
+
+    \b
+    Examples:
+      bytelm explain "The capital of Fra"
+      bytelm explain -e "def f():\n    ret" --top 5
+    """
+    prompt = read_text(text, file, escapes=escapes)
+    lm = load(model, device, dtype)
+    cover = lm.cover(prompt)
+    total = lm.logprob(prompt)
+    spelled = [[show_bytes(lm.spell([token])) for token in item.token_ids] for item in cover[:top]]
+    if as_json:
+        for item, pieces in zip(cover, spelled, strict=False):
+            print_json(
+                {
+                    "token_ids": list(item.token_ids),
+                    "tokens": pieces,
+                    "logprob": item.logprob,
+                    "share": math.exp(item.logprob - total),
+                }
+            )
+        return
+    shared = common_length([item.token_ids for item in cover[:top]])
+    hidden = max(shared - 2, 0)  # two tokens of the common beginning are enough to know the place
+    rows = [["log P", "share", "", "tokens"]]
+    for item, pieces in zip(cover, spelled, strict=False):
+        share = math.exp(item.logprob - total)
+        line = ("… " if hidden else "") + "|".join(pieces[hidden:])
+        rows.append([f"{item.logprob:.4f}", show_prob(share), bar(share, 12), line])
+    others = cover[top:]
+    if others:
+        logprob = log_sum(item.logprob for item in others)
+        rows.append([f"{logprob:.4f}", show_prob(math.exp(logprob - total)), "", f"{len(others)} other sequences"])
+    added = log_sum(item.logprob for item in cover)
+    rows.append([f"{added:.4f}", show_prob(math.exp(added - total)), "", f"sum of all {len(cover)}"])
+    rows.append([f"{total:.4f}", "", "", f"log P of the {len(prompt)} bytes"])
+    typer.echo(columns(rows, right=[True, True]))
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(help="A folder, a hub id, demo or demo-gemma.")],
+    as_json: JsonOption = False,
+) -> None:
+    r"""What bytelm can do with a model: its tokenizer, what is exact, what is refused. Loads no weights.
+
+    \b
+    Examples:
+      bytelm doctor demo
+      bytelm doctor path/to/model --json
+
+    Exit code 1 if the model is refused.
+    """
+    with patience(f"examining {model}"):
+        findings = examine_model(model)
+    if as_json:
+        for finding in findings:
+            print_json({"topic": finding.topic, "level": finding.level, "text": finding.text})
+    else:
+        marks = {"ok": "", "note": "!", "refused": "✗"}
+        typer.echo(columns([[marks[finding.level], finding.topic, finding.text] for finding in findings]))
+    if any(finding.level == "refused" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    text: Text = None,
+    file: FileOption = None,
+    escapes: EscapesOption = False,
+    model: ModelOption = "demo",
+    max_bytes: Annotated[int, typer.Option(min=1, help="New bytes of each method.")] = 51,
+    as_json: JsonOption = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+) -> None:
+    r"""One prompt completed by tokens, by token healing and by bytes, side by side.
+
+    \b
+    Examples:
+      bytelm demo
+      bytelm demo "The capital of Fra"
+    """
+    given = text is not None or file is not None
+    prompt = read_text(text, file, escapes=escapes) if given else PROMPT
+    lm = load(model, device, dtype)
+    outcomes = compare(lm, prompt, max_bytes=max_bytes)
+    if not as_json:
+        typer.echo(show_comparison(prompt, outcomes))
+        return
+    for outcome in outcomes:
+        probs = {show_byte(value): float(prob) for value, prob in enumerate(outcome.next_byte_probs) if prob > 0}
+        print_json(
+            {
+                "method": outcome.method,
+                "backed_up": show_bytes(outcome.backed_up),
+                "completion": show_bytes(outcome.completion),
+                "next_byte": probs,
+            }
+        )
+
+
+def common_length(sequences: Sequence[tuple[int, ...]]) -> int:
+    """How many tokens all the sequences begin with alike; 0 for a single sequence.
+
+    >>> common_length([(1, 2, 3), (1, 2, 4)]), common_length([(1, 2)])
+    (2, 0)
+    """
+    if len(sequences) < 2:
+        return 0
+    return sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, zip(*sequences, strict=False)))

@@ -1,0 +1,307 @@
+"""Token-level completion and token healing: the things to beat, on the same engine.
+
+Three ways to go on from a prompt, all of which draw tokens:
+
+    none    Encode the prompt, draw the next token, and so on. What every ``generate`` does.
+    one     Take the prompt's last token away (or its last character, where that is cut short). The first token drawn
+            has to begin with its bytes; then go on freely.
+    many    Take away as many tokens as a single token could reach back over: the earliest boundary of the prompt's
+            encoding from which some token goes beyond the prompt's end. While a part s of the prompt is not yet
+            written again, a token is allowed if it begins with s, or if s begins with it; then go on freely.
+
+    A constrained draw takes the model's distribution, keeps the allowed tokens, and renormalises.
+
+What they are worth
+    Each function here is exact in what it says of *its own procedure*: `TokenCompleter.next_byte_logprobs` is the
+    distribution of the first new byte that `TokenCompleter.sample` at temperature 1 draws. None of the three is
+    P(next byte | prefix): renormalising at each step forgets how likely the allowed tokens were together, and a
+    boundary before the earliest one taken is never asked about. `ByteLM` has neither defect.
+
+Does not
+    Temperature-scale anything but the draw of a token; handle a prompt's special tokens (text never becomes one);
+    draw special tokens other than end of text (they spell nothing, so they are kept out and the rest renormalised).
+
+Source
+    "Prompt boundaries and token healing", Lundberg (guidance): *one*.
+    Athiwaratkun et al., arXiv:2403.08688, "token alignment": *many*. Their number of tokens to take away is a setting;
+    here it is read off the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+
+from bytelm.byte_lm import ByteLM
+from bytelm.errors import BytelmError, InvalidArgumentError, InvalidTypeError
+from bytelm.filters import EOT
+from bytelm.prompts import bos_ids_of
+from bytelm.token_lm import TokenLM, checked_rows
+from bytelm.trie import Trie
+from bytelm.pipeline import read_vocab
+from bytelm.vocab import Vocab
+
+Healing = Literal["none", "one", "many"]
+FinishReason = Literal["eot", "stop", "length"]
+
+MAX_SPELLINGS: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCompletion:
+    """What a token-level method wrote after a prompt.
+
+    Attributes:
+        backed_up: The end of the prompt that was taken away and written again.
+        token_ids: The tokens drawn. The first ones spell ``backed_up``; the last one may reach beyond ``bytes``.
+        bytes: The new bytes alone, after the prompt's last.
+        finish_reason: ``"eot"``, ``"stop"`` or ``"length"``.
+    """
+
+    backed_up: bytes
+    token_ids: tuple[int, ...]
+    bytes: bytes
+    finish_reason: FinishReason
+
+    @property
+    def text(self) -> str:
+        """The new bytes as text; what is not UTF-8 shows as U+FFFD."""
+        return self.bytes.decode("utf-8", errors="replace")
+
+
+class TokenCompleter:
+    """Completion by tokens, with or without healing.
+
+    Args:
+        token_lm: Any engine.
+        vocab: The tokenizer as read by `read_vocab`; read from ``token_lm.tokenizer`` if not given.
+        eot_ids: The ids that end a text; those of ``token_lm`` if not given.
+        context: Tokens in front of every prompt, such as BOS.
+    """
+
+    def __init__(
+        self,
+        token_lm: TokenLM,
+        *,
+        vocab: Vocab | None = None,
+        eot_ids: Iterable[int] | None = None,
+        context: Sequence[int] = (),
+    ) -> None:
+        self.token_lm = token_lm
+        self.vocab = read_vocab(token_lm.tokenizer) if vocab is None else vocab
+        self.trie = Trie(self.vocab.token_bytes)
+        self.context = tuple(context)
+        self.eot_ids = frozenset(token_lm.eot_ids if eot_ids is None else eot_ids)
+        # What may be drawn: spellable tokens that the model has a column for, and the ids that end a text.
+        drawable = [i for i in self.trie.order.tolist() if i < token_lm.vocab_size and i not in self.eot_ids]
+        self._drawable = np.array(sorted([*drawable, *(i for i in self.eot_ids if i < token_lm.vocab_size)]), np.int64)
+
+    def sample(
+        self,
+        prompt: str | bytes,
+        *,
+        healing: Healing = "none",
+        max_bytes: int = 256,
+        temperature: float = 0.0,
+        stop: str | Sequence[str] = (),
+        seed: int | None = None,
+    ) -> TokenCompletion:
+        """Complete a prompt by drawing tokens.
+
+        Args:
+            prompt: Text. A prompt that ends inside a character needs healing.
+            healing: How much of the prompt to take back, see the head of this module.
+            max_bytes: New bytes, at most; a token that reaches beyond is cut.
+            temperature: Of the token distribution; 0 takes the likeliest token, the lower id where two are alike.
+            stop: Strings that end the completion where they first occur in the new text; they are not part of it.
+            seed: Of the draws.
+
+        Raises:
+            InvalidArgumentError: An argument out of range, or a prompt that has no encoding.
+        """
+        check_options(healing, max_bytes, temperature)
+        stops = tuple(s.encode() for s in ([stop] if isinstance(stop, str) else stop))
+        if not all(stops):
+            raise InvalidArgumentError("an empty stop string stops everything before it begins; leave it out")
+        kept, backed_up = self._back_up(prompt, healing)
+        random = np.random.default_rng(seed)
+        drawn: list[int] = []
+        written = b""  # what the drawn tokens spell
+        reason: FinishReason | None = None
+        while True:
+            fresh, reason = finish(written[len(backed_up) :], stops, max_bytes)
+            if reason is not None:
+                break
+            row = self._rows([kept + tuple(drawn)])[0]
+            ids, probs = self._choices(row, backed_up[len(written) :], healing)
+            token = int(ids[draw(probs, temperature, random)])
+            if token in self.eot_ids:
+                reason = "eot"
+                break
+            written += self._spell(token, opens=not (kept or backed_up or drawn))
+            drawn.append(token)
+        return TokenCompletion(self._visible(backed_up, kept), tuple(drawn), fresh, reason)
+
+    def next_byte_logprobs(self, prompt: str | bytes, *, healing: Healing = "none") -> Float64[np.ndarray, "257"]:
+        """The distribution of the first new byte that `sample` at temperature 1 draws; index 256 is end of text.
+
+        It sums over every way in which the tokens taken away can be written again, one model row each.
+
+        Raises:
+            BytelmError: There are more than `MAX_SPELLINGS` ways.
+        """
+        check_options(healing, 1, 1.0)
+        kept, backed_up = self._back_up(prompt, healing)
+        total = np.zeros(257)
+        spellings = 0
+        level: list[tuple[tuple[int, ...], bytes, float]] = [((), backed_up, 1.0)]
+        while level:
+            spellings += len(level)
+            if spellings > MAX_SPELLINGS:
+                raise BytelmError(
+                    f"{backed_up!r} can be written in more than {MAX_SPELLINGS} ways, each of which needs a row of the "
+                    "model; use healing='one', or ByteLM.next_byte_logprobs, which needs a handful"
+                )
+            rows = self._rows([kept + drawn for drawn, _, _ in level])
+            below: list[tuple[tuple[int, ...], bytes, float]] = []
+            for (drawn, remaining, weight), row in zip(level, rows, strict=True):
+                ids, probs = self._choices(row, remaining, healing)
+                for token, prob in zip(ids.tolist(), (weight * probs).tolist(), strict=True):
+                    spelled = self._spell(token, opens=not (kept or backed_up or drawn))
+                    if token in self.eot_ids:
+                        total[EOT] += prob
+                    elif len(spelled) > len(remaining):
+                        total[spelled[len(remaining)]] += prob
+                    elif prob > 0:
+                        below.append(((*drawn, token), remaining[len(spelled) :], prob))
+            level = below
+        with np.errstate(divide="ignore"):
+            return np.log(total)
+
+    def back_up(self, prompt: str | bytes, *, healing: Healing) -> tuple[tuple[int, ...], bytes]:
+        """The tokens of the prompt that stay, and the bytes that are taken away and have to be written again."""
+        kept, backed_up = self._back_up(prompt, healing)
+        return kept, self._visible(backed_up, kept)
+
+    def _visible(self, backed_up: bytes, kept: tuple[int, ...]) -> bytes:
+        return backed_up if kept else backed_up.removeprefix(self.vocab.lead)
+
+    def _back_up(self, prompt: str | bytes, healing: Healing) -> tuple[tuple[int, ...], bytes]:
+        """As `back_up`, with the hidden leading space where the whole prompt is taken away."""
+        ids, tail = self._encode(prompt)
+        if healing == "none":
+            if tail:
+                raise InvalidArgumentError(
+                    f"the prompt ends with {tail!r}, inside a character, where tokens cannot go on; "
+                    "ask for healing='one' or 'many', or use ByteLM"
+                )
+            return ids, b""
+        spelled = [self.vocab.token_bytes[i] or b"" for i in ids]
+        if healing == "one":
+            return (ids, tail) if tail else (ids[:-1], b"".join(spelled[-1:]))
+        earliest, back = len(ids), tail
+        rest = tail
+        for k in range(len(ids) - 1, -1, -1):
+            rest = spelled[k] + rest
+            if len(rest) >= self.trie.longest:
+                break
+            lo, hi = self.trie.range(rest)
+            if self.trie.equal_to(rest, lo, hi) < hi:
+                earliest, back = k, rest
+        return ids[:earliest], back
+
+    def _encode(self, prompt: str | bytes) -> tuple[tuple[int, ...], bytes]:
+        """The canonical ids of the prompt's whole characters, and the bytes of a last one cut short."""
+        if isinstance(prompt, str):
+            return self.vocab.encode(prompt), b""
+        if not isinstance(prompt, bytes):
+            raise InvalidTypeError(f"a prompt is str or bytes, not {type(prompt).__name__}")
+        try:
+            return self.vocab.encode(prompt.decode()), b""
+        except UnicodeDecodeError as error:
+            if error.reason != "unexpected end of data":
+                raise InvalidArgumentError(
+                    f"the prompt is not UTF-8 at byte {error.start}, so it has no encoding; use ByteLM"
+                ) from None
+            return self.vocab.encode(prompt[: error.start].decode()), prompt[error.start :]
+
+    def _spell(self, token: int, *, opens: bool) -> bytes:
+        """The bytes of a drawn token; where it opens the text, the decoder takes the hidden leading space away."""
+        spelled = self.vocab.token_bytes[token] or b""
+        return spelled.removeprefix(self.vocab.lead) if opens else spelled
+
+    def _rows(self, sequences: Sequence[tuple[int, ...]]) -> Float[np.ndarray, "n vocab"]:
+        """What the model says after the context and each of these sequences."""
+        rows = self.token_lm.next_token_logprobs([self.context + ids for ids in sequences])
+        return checked_rows(rows, len(sequences), self.token_lm.vocab_size)
+
+    def _choices(
+        self, row: Float[np.ndarray, " vocab"], remaining: bytes, healing: Healing
+    ) -> tuple[Int64[np.ndarray, " choices"], Float64[np.ndarray, " choices"]]:
+        """The ids that may be drawn, ascending, and their probabilities, which sum to 1."""
+        ids = self._drawable
+        if remaining:
+            lo, hi = self.trie.range(remaining)
+            allowed = [self.trie.order[lo:hi]]
+            for end in range(1, len(remaining) if healing == "many" else 0):
+                lo, hi = self.trie.range(remaining[:end])
+                allowed.append(self.trie.order[lo : self.trie.equal_to(remaining[:end], lo, hi)])
+            ids = np.intersect1d(ids, np.concatenate(allowed)).astype(np.int64)
+        logprobs = row[ids].astype(np.float64)
+        if not np.isfinite(logprobs.max(initial=-np.inf)):
+            raise BytelmError(
+                f"no token that may follow has any probability: the text to be written again is {remaining!r}"
+            )
+        probs = np.exp(logprobs - logprobs.max())
+        return ids, probs / probs.sum()
+
+
+def draw(probs: Float64[np.ndarray, " choices"], temperature: float, random: np.random.Generator) -> int:
+    """An index drawn at a temperature; at 0 the likeliest, the first of equals."""
+    if temperature == 0:
+        return int(probs.argmax())
+    with np.errstate(divide="ignore"):
+        powers = np.log(probs) / temperature
+    weights = np.exp(powers - powers.max())
+    return int(random.choice(len(probs), p=weights / weights.sum()))
+
+
+def completer_of(lm: ByteLM, *, bos: bool = True) -> TokenCompleter:
+    """The token-level methods on the engine, the tokenizer and the ends of text of a byte model.
+
+    Args:
+        lm: The byte model.
+        bos: Whether what the tokenizer puts before a text (BOS) stands before each prompt.
+    """
+    context = bos_ids_of(lm.viability) if bos else ()
+    return TokenCompleter(lm.token_lm, vocab=lm.viability.vocab, eot_ids=lm.eot_ids, context=context)
+
+
+def finish(fresh: bytes, stops: Iterable[bytes], max_bytes: int) -> tuple[bytes, FinishReason | None]:
+    r"""The new bytes as far as they count, and why they end, or None while they go on.
+
+    >>> finish(b"one\ntwo", [b"\n"], 100)
+    (b'one', 'stop')
+    >>> finish(b"one", [b"\n"], 2)
+    (b'on', 'length')
+    """
+    found = [at for s in stops if (at := fresh.find(s)) >= 0 and at + len(s) <= max_bytes]
+    if found:
+        return fresh[: min(found)], "stop"
+    if len(fresh) >= max_bytes:
+        return fresh[:max_bytes], "length"
+    return fresh, None
+
+
+def check_options(healing: str, max_bytes: int, temperature: float) -> None:
+    """Refuse options that are out of range, before any model runs."""
+    if healing not in get_args(Healing):
+        raise InvalidArgumentError(f"healing is one of {', '.join(get_args(Healing))}; got {healing!r}")
+    if max_bytes < 1:
+        raise InvalidArgumentError(f"max_bytes must be at least 1; got {max_bytes}")
+    if not (temperature >= 0 and np.isfinite(temperature)):
+        raise InvalidArgumentError(f"temperature must be 0 or more, and finite; got {temperature}")

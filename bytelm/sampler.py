@@ -1,0 +1,304 @@
+"""Drawing bytes: each one exactly from its distribution, with as few model calls as its certainty needs.
+
+Rules
+    A draw fixes one uniform number u and never another. Whatever is evaluated on the way, the symbol is a function of u
+    alone whose pieces have the lengths of the exact probabilities: see certificate.py. (To draw afresh after each
+    evaluation favours what was known first; the tests hold such a sampler and see it fail.)
+    What is evaluated at a step depends on the text so far, never on u.
+    When a call is needed anyway, everything unknown of more than `RIDE` of the mass rides along in it.
+    A prompt's nodes are all known beforehand: they are one request.
+
+Numbers
+    The distribution drawn from is the filtered one, without the leak (filters.py).
+    ``Completion.logprob`` is ln P(bytes | prefix) by the lemma, of what was drawn and unfiltered: the difference of two
+    log-masses, not a sum of roundings. What lazy evaluation left open of it is evaluated at the end, in one request at
+    most, unless it is certain to change less than `NEGLIGIBLE`.
+    The random numbers of item i are a Philox stream keyed by (seed, i), so neither the batch nor its size changes a
+    byte of it.
+
+Does not
+    Call a model: a step asks, and is told (scheduler.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from bytelm.arguments import integer
+from bytelm.certificate import lower_bounds
+from bytelm.errors import InvalidArgumentError, InvalidTypeError, ModelError
+from bytelm.filters import EOT, SYMBOLS, Filters
+from bytelm.frontier import Frontier, Node, Purpose
+from bytelm.scheduler import JobUsage, Request, Step
+from bytelm.stream import StopScanner, text_of
+
+RIDE: Final = 1e-3
+NEGLIGIBLE: Final = 1e-12
+
+FinishReason: TypeAlias = Literal["eot", "stop", "length"]
+LogitsProcessor: TypeAlias = Callable[[bytes, Float64[np.ndarray, "257"]], Float64[np.ndarray, "257"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a completion is drawn, and when it ends.
+
+    Attributes:
+        filters: What is done to each distribution.
+        max_bytes: Bytes, at most.
+        stops: Byte strings that end the completion and are no part of it.
+        logits_processor: Changes each row of log-probabilities; needs every row in full.
+        lazy: Whether to evaluate only what a draw depends on; the distribution is the same.
+    """
+
+    filters: Filters = Filters()  # noqa: RUF009 - immutable
+    max_bytes: int = 256
+    stops: tuple[bytes, ...] = ()
+    logits_processor: LogitsProcessor | None = None
+    lazy: bool = True
+
+    def __post_init__(self) -> None:
+        if integer("max_bytes", self.max_bytes) < 0:
+            raise InvalidArgumentError(f"max_bytes must be 0 or more; got {self.max_bytes}")
+        if self.logits_processor is not None and not callable(self.logits_processor):
+            raise InvalidTypeError(
+                f"logits_processor must be a function of the bytes so far and a row; got {self.logits_processor!r}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What was written after a prefix.
+
+    Attributes:
+        text: The bytes as text. Where the prefix ends inside a character, that character comes first; bytes that are
+            not UTF-8 show as U+FFFD.
+        bytes: The new bytes alone.
+        logprob: ln P(bytes | prefix), and of the end of text too where it ended there.
+        finish_reason: ``"eot"``, ``"stop"`` or ``"length"``.
+        usage: What it cost.
+    """
+
+    text: str
+    bytes: bytes
+    logprob: float
+    finish_reason: FinishReason
+    usage: JobUsage
+
+
+def random_stream(seed: int, index: int) -> np.random.Generator:
+    """The random numbers of one item: a function of the seed and of its place alone."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
+
+
+def evaluate(frontier: Frontier, nodes: Sequence[Node], done: float = 0.0) -> Step[None]:
+    """Ask for the rows after some nodes."""
+    if nodes:
+        rows = yield Request(frontier.sequences(nodes), done)
+        frontier.learn(nodes, rows)
+
+
+def evaluate_all(frontier: Frontier) -> Step[None]:
+    """Evaluate every node of any mass: one request, as all of them are known beforehand."""
+    while nodes := frontier.missing():
+        rows = yield Request(frontier.sequences(nodes))
+        if not frontier.complete:  # or another job, which shares the frontier, has been told the same
+            frontier.learn(nodes, rows)
+
+
+def full_row(frontier: Frontier, *, tol: float = 0.0) -> Step[tuple[Float64[np.ndarray, "257"], float]]:
+    """The row ln P(b | x), and a bound on its total variation from the exact one.
+
+    With ``tol`` above 0 nodes are evaluated, the heaviest first, only until the bound is no greater. The row then holds
+    what flows through evaluated nodes alone, over P(x) as far as it does; the mass that it lacks or has too much is at
+    most U / P(x), for any set of symbols.
+
+    Raises:
+        ModelError: The model gives the prefix probability 0.
+    """
+    while True:
+        log_mass = frontier.log_mass()
+        bound = 0.0
+        if not frontier.complete:
+            bound = math.exp(min(frontier.log_bound() - log_mass, 0.0)) if log_mass > -math.inf else 1.0
+        if frontier.complete or bound <= tol:
+            break
+        yield from evaluate(frontier, frontier.missing(1.0 if tol > 0 else 0.0))
+    if log_mass == -math.inf:
+        raise ModelError(
+            f"the model gives the prefix {frontier.cover.prefix[-40:]!r} probability 0, so "
+            "nothing can be said of what follows"
+        )
+    scale, known = frontier.known()
+    with np.errstate(divide="ignore"):
+        return np.log(known) + (scale - log_mass), bound
+
+
+def draw(frontier: Frontier, filters: Filters, uniforms: Float64[np.ndarray, " n"]) -> Step[Int64[np.ndarray, " n"]]:
+    """One symbol for each uniform number: independent draws from the filtered distribution after the prefix.
+
+    Raises:
+        ModelError: The model leaves no symbol any probability.
+    """
+    symbols = np.full(len(uniforms), -1)
+    floor = np.zeros(SYMBOLS)
+    while True:
+        raised = np.maximum(floor, lower_bounds(frontier.envelope(), filters))
+        open_ = symbols < 0
+        symbols[open_] = settled(uniforms[open_], floor, raised)
+        if (symbols >= 0).all():
+            return symbols
+        if frontier.complete:
+            if not raised.any():
+                raise ModelError(
+                    f"after {frontier.cover.prefix[-40:]!r} the model gives no byte and no end of text any "
+                    "probability: all of its mass is on tokens that its tokenizer would not put there"
+                )
+            # u fell on what rounding took from a sum that is 1.
+            symbols[symbols < 0] = np.flatnonzero(raised)[-1]
+            return symbols
+        floor = raised
+        yield from evaluate(frontier, frontier.missing(RIDE))
+
+
+def settled(
+    uniforms: Float64[np.ndarray, " n"], floor: Float64[np.ndarray, "257"], raised: Float64[np.ndarray, "257"]
+) -> Int64[np.ndarray, " n"]:
+    """The symbols of the uniform numbers that fall on what the lower bounds have gained; -1 for those beyond.
+
+    >>> floor, raised = np.zeros(257), np.zeros(257)
+    >>> floor[0], raised[:2] = 0.25, (0.5, 0.25)
+    >>> settled(np.array([0.3, 0.6, 0.8]), floor, raised)
+    array([ 0,  1, -1])
+    """
+    edges = floor.sum() + np.cumsum(raised - floor)
+    symbols = np.searchsorted(edges, uniforms, side="right")
+    symbols[symbols == SYMBOLS] = -1
+    return symbols
+
+
+class Generation:
+    """A completion as it is drawn: one byte a step.
+
+    Args:
+        prompt: At the end of the prompt. It is evaluated in full if it is not yet, and otherwise left as it is.
+        settings: How to draw, and when to end.
+        random: The item's random numbers.
+    """
+
+    def __init__(self, prompt: Frontier, settings: Settings, random: np.random.Generator) -> None:
+        self.frontier = prompt
+        self.prompt = prompt.cover.prefix
+        self.settings = settings
+        self.bytes = bytearray()
+        self.finish_reason: FinishReason | None = None
+        self.largest_leak: float | None = None
+        self._random = random
+        self._scanner = StopScanner(settings.stops)
+        # Where a stop string began, the completion ends: so far back a frontier may be needed.
+        self._recent: deque[Frontier] = deque(maxlen=self._scanner.longest + 1)
+        self._log_start: float | None = None
+
+    @property
+    def held(self) -> int:
+        """How many of the last bytes may turn out to be the beginning of a stop string."""
+        return 0 if self.finish_reason else self._scanner.held
+
+    def step(self) -> Step[None]:
+        """Draw a symbol and append it; or end the completion."""
+        if len(self.bytes) >= self.settings.max_bytes:
+            self.finish_reason = "length"
+            return
+        if self._log_start is None:
+            yield from evaluate_all(self.frontier)
+            self.frontier = self.frontier.copy()
+            self._recent.append(self.frontier)
+            self._log_start = self.frontier.log_mass()
+        symbol = yield from self._draw()
+        self._note_leak()
+        if symbol == EOT:
+            self.finish_reason = "eot"
+            return
+        self.bytes.append(symbol)
+        self.frontier = self.frontier.advance(bytes([symbol]))
+        self._recent.append(self.frontier)
+        if length := self._scanner.push(symbol):
+            del self.bytes[len(self.bytes) - length :]
+            self.frontier = self._recent[-1 - length]
+            self.finish_reason = "stop"
+        elif len(self.bytes) >= self.settings.max_bytes:
+            self.finish_reason = "length"
+
+    def _draw(self) -> Step[int]:
+        settings = self.settings
+        uniform = np.zeros(1) if settings.filters.greedy else self._random.random(1)
+        if not settings.lazy or settings.logits_processor is not None:
+            yield from evaluate_all(self.frontier)
+        if settings.logits_processor is not None:
+            row, _ = yield from full_row(self.frontier)
+            probs = settings.filters.apply(processed(settings.logits_processor, bytes(self.bytes), row))
+            symbol = int(settled(uniform, np.zeros(SYMBOLS), probs)[0])
+            return symbol if symbol >= 0 else int(np.flatnonzero(probs)[-1])
+        symbols = yield from draw(self.frontier, settings.filters, uniform)
+        return int(symbols[0])
+
+    def _note_leak(self) -> None:
+        if self.frontier.complete:
+            scale, known = self.frontier.known()
+            leak = max(0.0, 1 - math.exp(scale - self.frontier.log_mass()) * float(known.sum()))
+            self.largest_leak = max(leak, self.largest_leak or 0.0)
+
+    def score(self) -> Step[float]:
+        """Log-probability of what was drawn, after the last step."""
+        if self._log_start is None or (not self.bytes and self.finish_reason != "eot"):
+            return 0.0
+        frontier = self.frontier
+        purpose: Purpose = "end" if self.finish_reason == "eot" else "mass"
+        while True:
+            log_mass = frontier.log_end_mass() if purpose == "end" else frontier.log_mass()
+            nodes = frontier.missing(purpose=purpose)
+            if not nodes or frontier.log_bound(purpose) < log_mass + math.log(NEGLIGIBLE):
+                return log_mass - self._log_start
+            yield from evaluate(frontier, nodes, 1.0)
+
+    def run(self) -> Step[Completion]:
+        """The whole completion; its usage holds only the leak, the rest is the scheduler's to know."""
+        while self.finish_reason is None:
+            yield from self.step()
+        logprob = yield from self.score()
+        usage = JobUsage(largest_leak=self.largest_leak)
+        written = bytes(self.bytes)
+        return Completion(text_of(written, self.prompt), written, logprob, self.finish_reason, usage)
+
+
+def processed(
+    processor: LogitsProcessor, so_far: bytes, row: Float64[np.ndarray, "257"]
+) -> Float64[np.ndarray, "257"]:
+    """The masses that a processor makes of a row.
+
+    Raises:
+        InvalidTypeError: It returned something else than 257 numbers.
+        InvalidArgumentError: It returned NaN or +inf, or left no symbol.
+    """
+    returned: Any = processor(so_far, row)
+    try:
+        changed = np.asarray(returned, np.float64)
+    except (TypeError, ValueError):
+        changed = np.zeros(0)
+    if changed.shape != (SYMBOLS,):
+        raise InvalidTypeError(f"logits_processor must return 257 numbers, one for each symbol; got {returned!r:.80}")
+    top = changed.max()
+    if not np.isfinite(top):
+        raise InvalidArgumentError(
+            f"logits_processor left no symbol to draw after {so_far[-40:]!r}: the greatest of its numbers is {top}; "
+            "it must leave at least one finite, and none NaN or +inf"
+        )
+    masses: Float64[np.ndarray, "257"] = np.exp(changed - top)
+    return masses
