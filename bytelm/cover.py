@@ -68,7 +68,7 @@ class Node:
         if self._ids is None:
             ids: list[int] = []
             node = self
-            while node._ids is None and node.parent is not None:  # noqa: SLF001 - of its own class
+            while node._ids is None and node.parent is not None:
                 ids.append(node.token_id)
                 node = node.parent
             self._ids = (*(node._ids or ()), *reversed(ids))  # noqa: SLF001
@@ -198,7 +198,8 @@ class Cover:
 
     def _unreachable(self, prefix: bytes) -> str:
         at = len(prefix) - 1
-        message = f"no token sequence that the tokenizer emits spells byte {at} (0x{prefix[at]:02X}) after {prefix[max(0, at - 20) : at]!r}"
+        before = prefix[max(0, at - 20) : at]
+        message = f"no token sequence that the tokenizer emits spells byte {at} (0x{prefix[at]:02X}) after {before!r}"
         form = self.viability.form
         if form is not None:
             text = prefix.decode("utf-8", "ignore")

@@ -128,7 +128,7 @@ class Threads:
             self._derived[key] = self._derive(f, letter)
         return self._derived[key]
 
-    def _derive(self, f: tuple[object, ...], letter: int) -> Formula:
+    def _derive(self, f: tuple[Any, ...], letter: int) -> Formula:
         match f[0]:
             case "end":
                 return False

@@ -228,9 +228,8 @@ class _Parser:
                 low, high = 0, 1
             elif self._peek("{") and (bounds := self._bounds()) is not None:
                 low, high = bounds
-                if self._peek("+"):
-                    self._refuse("a + after {…}")
-                mode: Literal["greedy", "lazy", "possessive"] = "lazy" if self._take("?") else "greedy"
+                # In this syntax {n,m}+ is not possessive and {n}? not lazy: they repeat the repeat.
+                mode: Literal["greedy", "lazy", "possessive"] = "lazy" if low != high and self._take("?") else "greedy"
                 node = _Node("repeat", (node,), low=low, high=high, mode=mode)
                 continue
             else:

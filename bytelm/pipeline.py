@@ -149,7 +149,7 @@ def _check_model(model: dict[str, Any]) -> None:
         raise UnsupportedTokenizerError(f"the {kind} model cannot be a byte model: {why}")
     if model.get("dropout"):
         raise UnsupportedTokenizerError(
-            f"BPE dropout ({model['dropout']}) makes encoding random: no text has one canonical sequence; set it to null"
+            f"BPE dropout ({model['dropout']}) makes encoding random: no text has one canonical sequence; turn it off"
         )
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):

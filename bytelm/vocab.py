@@ -129,7 +129,7 @@ class Vocab:
 
     @cached_property
     def missing_bytes(self) -> frozenset[int]:
-        """Byte-level: bytes without a piece of their own. The library drops them silently, so text cannot contain them."""
+        """Byte-level: bytes without a piece of their own. The library drops them, so text cannot contain them."""
         if self.family != "byte-level":
             return frozenset()
         return frozenset(b for c, b in byte_alphabet().items() if c not in self.pieces)

@@ -124,7 +124,7 @@ class Forward:
         mask = mask[:, None, None] if flat else mask[None, None]
         if self._additive:
             dtype = self.model.dtype
-            return torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
+            return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
         return mask
 
     def _run(self, ids: Int64[np.ndarray, "batch new"], keep: Sequence[int] | None, **options: Any) -> tuple[Any, bool]:

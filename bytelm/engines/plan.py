@@ -12,7 +12,7 @@ Passes
     *Shared*: any tree of tokens, all queries reading the same slots, each seeing its own path by a mask.
     *Rows*: as shared, but each query reads its own list of slots. For many unrelated sequences, where a mask over
     everything would be mostly empty.
-    What decides is the estimated work, in units of one query against one slot; copying a slot costs about six.
+    What decides is the estimated work, in units of one query against one slot.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from jaxtyping import Bool, Int64
 from bytelm.engines.kv_cache import Read, Slots, SlotStore, visibility
 from bytelm.engines.prefix_tree import PrefixTree
 
-COPY_COST: Final = 6  # copying a slot against attending to it, measured on two CPU cores
+COPY_COST: Final = 6  # copying a slot, against attending to it: estimated on two CPU cores
+PASS_COST: Final = 16_000  # reading the weights once more, in the same units
 GATHER_LENGTH: Final = 32  # a chain of so many tokens is worth gathering its path for
 
 
@@ -180,9 +181,8 @@ class Plan:
         union = np.concatenate([known[0], new]) if len(known) == 1 else np.unique(np.concatenate([*known, new]))
         gather = span > 2 * len(union) + 256
         shared_work = n * len(union) + COPY_COST * len(union) if gather else n * span
-        rows = min(n, max_batch)
-        if (1 + COPY_COST) * rows * length < shared_work * rows / n:
-            return self._rows(first, rows, length)
+        if (1 + COPY_COST) * n * length + PASS_COST * ((n - 1) // max_batch) < shared_work:
+            return self._rows(first, min(n, max_batch), length)
         read = Read(start=int(new[0]), width=span, first=lowest)
         slots = np.arange(lowest, lowest + span)
         column = new - lowest

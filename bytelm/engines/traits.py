@@ -113,7 +113,8 @@ def cacheable_length(model: Any) -> int | None:
 
 
 def unwrapped(model: Any) -> Any:
-    """The causal model itself, without an adapter around it."""
+    """The causal model itself, without an adapter or a compiled wrapper around it."""
+    model = getattr(model, "_orig_mod", model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
