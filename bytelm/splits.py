@@ -153,6 +153,7 @@ class Level:
         self.utf8 = Utf8(letter)
         self.threads = Threads(pattern, members)
         self.added = behavior == "Added"
+        self._space = pattern.atoms.index(r"\s") if r"\s" in pattern.atoms else -1
         self.behavior = behavior
         self.invert = invert
         dropped: Kind = "gap" if invert else "match"
@@ -276,7 +277,9 @@ class Level:
             for claim in self._claims[node]:
                 owed = conjunction(claim.owed, wins(claim.threads).get(tag, False))
                 if claim.kind == "match" and owed is not False:
-                    done.add(Claim("done", (), owed, claim.before))
+                    # Stripping to the left stops at the end of this match: white space inside it is not before the next.
+                    inside = claim.before >= 0 and self._space in self.threads.members[claim.before]
+                    done.add(Claim("done", (), owed, -1 if inside else claim.before))
             self._emitted[key] = self._node(frozenset(done), fresh=False)
         return self._emitted[key]
 

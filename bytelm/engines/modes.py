@@ -30,12 +30,12 @@ Rows = dict[Tokens, Float[np.ndarray, " vocab"]]
 FASTEST_FIRST: Final[tuple[Mode, ...]] = ("tree", "chain", "prefix")
 
 
-def choose_mode(forward: Forward, compute: Callable[[list[Tokens], Mode], Rows]) -> tuple[Mode, str]:
+def choose_mode(forward: Forward, compute: Callable[[list[list[Tokens]], Mode], list[Rows]]) -> tuple[Mode, str]:
     """The fastest mode that is right, and why each faster one is not.
 
     Args:
         forward: The model.
-        compute: Rows of some sequences in a given mode; successive calls build on one another's cache.
+        compute: Rows of successive calls in a given mode, beginning with an empty cache.
     """
     a, b, c, d, e, x, y = ((1 + i * max(forward.inputs // 8, 1)) % forward.inputs for i in range(7))
     plain: Rows = {}
@@ -59,16 +59,18 @@ def _declared(forward: Forward, mode: Mode) -> str | None:
 
 
 def _disagreement(
-    model: Any, mode: Mode, calls: list[list[Tokens]], plain: Rows, compute: Callable[[list[Tokens], Mode], Rows]
+    model: Any,
+    mode: Mode,
+    calls: list[list[Tokens]],
+    plain: Rows,
+    compute: Callable[[list[list[Tokens]], Mode], list[Rows]],
 ) -> str | None:
     """Why a mode does not give the rows of plain forward passes, or None where it does."""
-    far = 0.0
-    for call in calls:
-        try:
-            rows = compute(call, mode)
-        except Exception as error:  # noqa: BLE001 - whatever it is, this way is closed, and a slower one is not
-            return f"it fails with {type(error).__name__}: {error}"
-        far = max(far, *(_distance(row, plain[ids]) for ids, row in rows.items()))
+    try:
+        found = compute(calls, mode)
+    except Exception as error:  # noqa: BLE001 - whatever it is, this way is closed, and a slower one is not
+        return f"it fails with {type(error).__name__}: {error}"
+    far = max(_distance(row, plain[ids]) for rows in found for ids, row in rows.items())
     values = list(plain.values())
     # What a wrong context would do to a row, against what rounding may.
     spread = max(_distance(row, values[-1]) for row in values[:-1])

@@ -210,9 +210,12 @@ class TransformersLM:
         return ids
 
     def _choose_mode(self) -> tuple[Mode, str]:
-        self.clear_cache()
+        def compute(calls: list[list[Tokens]], mode: Mode) -> list[Rows]:
+            self.clear_cache()
+            return [self._computed(call, mode) for call in calls]
+
         with self._forward.evaluating():
-            mode, reason = choose_mode(self._forward, self._computed)
+            mode, reason = choose_mode(self._forward, compute)
         self.clear_cache()
         if reason:
             log.info("%s runs in %r mode (%s)", type(self.model).__name__, mode, reason)
