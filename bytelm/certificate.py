@@ -31,6 +31,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from bytelm.arguments import Number
 from bytelm.filters import SYMBOLS, TIE, Filters, powers
 
 SLACK: Final = 1e-9
@@ -149,7 +150,7 @@ def _gain(
     known: Float64[np.ndarray, "257"],
     budget: Float64[np.ndarray, "257"],
     growing: Bool[np.ndarray, "257"],
-    temperature: float,
+    temperature: Number,
 ) -> Float64[np.ndarray, "257"]:
     """For each symbol's budget the most by which Σ g of the other symbols can grow, g(x) = x^(1/T), max known = 1.
 

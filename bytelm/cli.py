@@ -82,11 +82,12 @@ def fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def show_version(asked: bool) -> None:
+def show_version(asked: bool) -> bool:
     """Answer --version."""
     if asked:
         typer.echo(f"bytelm {__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
@@ -340,7 +341,7 @@ def demo(
     file: FileOption = None,
     escapes: EscapesOption = False,
     model: ModelOption = "demo",
-    max_bytes: Annotated[int, typer.Option(min=1, help="New bytes of each method.")] = 51,
+    max_bytes: Annotated[int, typer.Option(min=1, help="New bytes of each method.")] = 43,
     as_json: JsonOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,

@@ -41,7 +41,7 @@ class Outcome:
     next_byte_probs: Float64[np.ndarray, "257"]
 
 
-def compare(lm: ByteLM, prompt: str | bytes = PROMPT, *, max_bytes: int = 64) -> list[Outcome]:
+def compare(lm: ByteLM, prompt: str | bytes = PROMPT, *, max_bytes: int = 43) -> list[Outcome]:
     """Complete a prompt by every method, greedily.
 
     Healing with one token and healing with as many as needed are told apart only where they differ.

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from bytelm.errors import UnsupportedTokenizerError
 from bytelm.packaged import PACKAGED, packaged_directory
+from bytelm.prompts import bos_ids_of
 from bytelm.viability import Viability
 from bytelm.vocab import SPACE_MARK, Vocab
 
@@ -64,31 +65,29 @@ def examine_model(name: str) -> list[Finding]:
     mask = masking(model)
     slow = recurrence(model) or (mask if isinstance(mask, str) else None)
     findings.append(Finding("cache", "note", f"the slower way: {slow}") if slow else Finding("cache", "ok", "branches"))
-    return findings + examine(tokenizer, columns=columns, eot_ids=eot_ids, bos_id=tokenizer.bos_token_id)
+    return findings + examine(tokenizer, columns=columns, eot_ids=eot_ids)
 
 
-def examine(
-    tokenizer: Any, *, columns: int | None, eot_ids: Collection[int], bos_id: int | None = None
-) -> list[Finding]:
+def examine(tokenizer: Any, *, columns: int | None, eot_ids: Collection[int]) -> list[Finding]:
     """What can be said of a model by its tokenizer and a few numbers.
 
     Args:
         tokenizer: A transformers fast tokenizer or a ``tokenizers.Tokenizer``.
         columns: Columns of the model's rows, if known.
         eot_ids: The ids that end a text for this model.
-        bos_id: The token put in front of every text, if any.
 
     Returns:
         Findings, in reading order; the last one, "verdict", sums them up.
     """
     try:
-        vocab = Viability.from_tokenizer(tokenizer).vocab
+        viability = Viability.from_tokenizer(tokenizer)
     except UnsupportedTokenizerError as error:
         return [
             Finding("tokenizer", "refused", str(error)),
             Finding("verdict", "refused", "this model is not supported"),
         ]
-    findings = [*_vocabulary(vocab, columns), *_boundaries(vocab), *_ends(vocab, columns, eot_ids, bos_id)]
+    vocab, bos_ids = viability.vocab, bos_ids_of(viability)
+    findings = [*_vocabulary(vocab, columns), *_boundaries(vocab), *_ends(vocab, columns, eot_ids, bos_ids)]
     findings += [*_refusals(vocab), *_round_trips(vocab)]
     refused = sum(finding.level == "refused" for finding in findings)
     if refused:
@@ -153,19 +152,18 @@ def _refusals(vocab: Vocab) -> Iterator[Finding]:
         yield Finding("refused text", "note", text)
 
 
-def _ends(vocab: Vocab, columns: int | None, eot_ids: Collection[int], bos_id: int | None) -> Iterator[Finding]:
-    names = ", ".join(f"{i} {_name(vocab, i)}" for i in sorted(eot_ids))
+def _ends(vocab: Vocab, columns: int | None, eot_ids: Collection[int], bos_ids: Collection[int]) -> Iterator[Finding]:
     if eot_ids:
-        yield Finding("end of text", "ok", names)
+        yield Finding("end of text", "ok", _names(vocab, sorted(eot_ids)))
     else:
         yield Finding("end of text", "note", "no id ends a text: completions end by length or by a stop string")
     if columns is not None and (beyond := [i for i in eot_ids if i >= columns]):
         yield Finding("end of text", "refused", f"the model has no column for {', '.join(map(str, sorted(beyond)))}")
-    yield Finding("start of text", "ok", "none" if bos_id is None else f"{bos_id} {_name(vocab, bos_id)}")
+    yield Finding("start of text", "ok", _names(vocab, bos_ids) or "the tokenizer puts nothing before a text")
 
 
-def _name(vocab: Vocab, token_id: int) -> str:
-    return str(vocab.backend.id_to_token(token_id) or "no such token")
+def _names(vocab: Vocab, ids: Collection[int]) -> str:
+    return ", ".join(f"{i} {vocab.backend.id_to_token(i) or 'no such token'}" for i in ids)
 
 
 def _round_trips(vocab: Vocab) -> Iterator[Finding]:

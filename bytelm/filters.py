@@ -25,7 +25,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from bytelm.arguments import integer, number
+from bytelm.arguments import Number, integer, number
 from bytelm.errors import InvalidArgumentError
 
 SYMBOLS: Final = 257  # the 256 bytes and end of text
@@ -51,10 +51,10 @@ class Filters:
     array([0.625, 0.375, 0.   ])
     """
 
-    temperature: float = 1.0
+    temperature: Number = 1.0
     top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
+    top_p: Number | None = None
+    min_p: Number | None = None
 
     def __post_init__(self) -> None:
         temperature = number("temperature", self.temperature)
@@ -118,7 +118,7 @@ def ranked(masses: Float64[np.ndarray, "257"]) -> Int64[np.ndarray, "257"]:
     return ranks
 
 
-def powers(masses: Float64[np.ndarray, " n"], temperature: float) -> Float64[np.ndarray, " n"]:
+def powers(masses: Float64[np.ndarray, " n"], temperature: Number) -> Float64[np.ndarray, " n"]:
     """``masses ** (1 / temperature)``, for masses between 0 and 1 and any temperature above 0."""
     if temperature == 1:
         return masses.copy()

@@ -9,7 +9,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Final, Literal
 
@@ -41,6 +41,8 @@ class NormalForm:
         self._normalizer = _normalizer(form)
         self.inert = _tables(form)[1]
         self._known: dict[str, bool] = {}
+        self._partials: dict[bytes, tuple[bool, tuple[str, ...]]] = {}
+        self._kept_heads: dict[str, Bool[np.ndarray, " heads"]] = {}
 
     def keeps(self, text: str) -> bool:
         """Whether the form leaves a short text as it is."""
@@ -69,49 +71,97 @@ class NormalForm:
         if not partial:
             return True
         window = self.window(tail + text)
-        return any(self.keeps(window + data.decode()) for data in self._completions(partial))
+        free, others = self._completed(partial)
+        return free or any(self.keeps(window + char) for char in others)
 
-    def _completions(self, partial: bytes) -> Iterator[bytes]:
-        sizes = range(1, 4)
-        missing = next(
-            n for n in sizes if len(partial) + n == (2 if partial[0] < 0xE0 else 3 if partial[0] < 0xF0 else 4)
-        )
-        for code in range(64**missing):
-            data = partial + bytes(0x80 | code >> 6 * i & 0x3F for i in reversed(range(missing)))
-            try:
-                point = ord(data.decode())
-            except UnicodeDecodeError:
-                continue
-            if not self._forbidden[point]:
-                yield data
+    def _completed(self, partial: bytes) -> tuple[bool, tuple[str, ...]]:
+        """Whether some completion of a character is inert, and if none is, all completions."""
+        if partial not in self._partials:
+            chars = self._completions(partial)
+            free = any(self.inert[ord(char)] for char in chars)
+            self._partials[partial] = (free, () if free else tuple(chars))
+        return self._partials[partial]
+
+    def _completions(self, partial: bytes) -> list[str]:
+        size = 2 if partial[0] < 0xE0 else 3 if partial[0] < 0xF0 else 4
+        low = partial[0] & (0x7F >> size)
+        for byte in partial[1:]:
+            low = low << 6 | byte & 0x3F
+        shift = 6 * (size - len(partial))
+        first = max(low << shift, {2: 0x80, 3: 0x800, 4: 0x10000}[size])
+        points = np.arange(first, min((low + 1) << shift, CODE_POINTS))
+        points = points[~self._forbidden[points]]
+        inert = points[self.inert[points]]
+        return [chr(p) for p in (inert[:1] if len(inert) else points).tolist()]
 
     @cached_property
-    def _touchy_ranks(self) -> Int64[np.ndarray, " n"]:
-        """Tokens that a normal form may combine with what comes before them, or that it changes by themselves."""
-        out = []
+    def _touchy(self) -> _Touchy:
+        """The tokens that a normal form may combine with what comes before them, or that it changes by themselves."""
+        ranks, heads, plain = [], [], []
         for rank, data in enumerate(self.trie.spelled):
             if data.isascii():
                 continue
-            text = data.decode("utf-8", "replace")
-            if (
-                0x80 <= data[0] < 0xC0
-                or text[:1] == "\ufffd"
-                or not self.inert[ord(text[0])]
-                or unfinished(data)
-                or not self.keeps(text)
-            ):
-                out.append(rank)
-        return np.array(out, np.int64)
+            rest = unfinished(data)
+            text = data[: len(data) - len(rest)].decode("utf-8", "replace")
+            head = next((i for i, char in enumerate(text) if self.inert[ord(char)]), len(text))
+            if rest or head or not self.keeps(text):
+                ranks.append(rank)
+                heads.append(text[:head])
+                # After an inert character the token is on its own: all that depends on the place is its head.
+                plain.append(
+                    not 0x80 <= data[0] < 0xC0 and (head < len(text) or not rest) and self.keeps_with("", text, rest)
+                )
+        distinct = {head: i for i, head in enumerate(dict.fromkeys(heads))}
+        return _Touchy(
+            np.array(ranks, np.int64),
+            np.array([distinct[h] for h in heads], np.int64),
+            np.array(plain),
+            tuple(distinct),
+        )
 
     def narrow(self, out: Bool[np.ndarray, " n"], lo: int, hi: int, *, tail: str, partial: bytes) -> None:
         """Strike out, of the tokens ``lo:hi``, those that the form would change after ``tail`` and ``partial``."""
-        ranks = self._touchy_ranks
-        ranks = ranks[np.searchsorted(ranks, lo) : np.searchsorted(ranks, hi)]
-        for rank in ranks[out[ranks - lo]].tolist():
-            whole = partial + self.trie.spelled[rank]
+        touchy = self._touchy
+        first, last = np.searchsorted(touchy.ranks, (lo, hi))
+        places = touchy.ranks[first:last] - lo
+        asked = out[places]
+        if not partial and asked.sum() > 16:  # below this, asking one by one is faster
+            easy = asked & touchy.plain[first:last]
+            out[places[easy]] = self._heads_kept(tail)[touchy.head[first:last][easy]]
+            asked &= ~easy
+        for place in places[asked].tolist():
+            whole = partial + self.trie.spelled[lo + place]
             rest = unfinished(whole)
             text = whole[: len(whole) - len(rest)].decode("utf-8", "replace")
-            out[rank - lo] = self.keeps_with(tail, text, rest)
+            out[place] = self.keeps_with(tail, text, rest)
+
+    def _heads_kept(self, tail: str) -> Bool[np.ndarray, " heads"]:
+        known = self._kept_heads.get(tail)
+        if known is None:
+            if len(self._kept_heads) > 1 << 12:
+                self._kept_heads.clear()
+            kept = [
+                not head or self._normalizer.normalize_str(tail + head) == tail + head for head in self._touchy.heads
+            ]
+            known = self._kept_heads[tail] = np.array(kept, np.bool_)
+        return known
+
+
+@dataclass(frozen=True, slots=True)
+class _Touchy:
+    """Tokens that need a look.
+
+    Attributes:
+        ranks: Their ranks.
+        head: Which of ``heads`` each one begins with: its characters before the first inert one.
+        plain: Whether the head is all that depends on the place.
+        heads: The distinct heads.
+    """
+
+    ranks: Int64[np.ndarray, " n"]
+    head: Int64[np.ndarray, " n"]
+    plain: Bool[np.ndarray, " n"]
+    heads: tuple[str, ...]
 
 
 def changed_points(form: Form) -> Bool[np.ndarray, " points"]:

@@ -126,13 +126,11 @@ class Ledger:
                 terms[position].append(self.weights[node] + math.log(mass) if mass > 0 else -math.inf)
 
         yield from self.weigh(uses, read, whole=itertools.chain.from_iterable(whole), span=span)
-        masses = [
-            log_sum([*each, *(self.weights[node] for node in spelled)])
-            for each, spelled in zip(terms, whole, strict=True)
+        return [
+            # Any text begins with nothing.
+            log_sum([*terms[i], *(self.weights[node] for node in whole[i])]) if i == last or covers[i].prefix else 0.0
+            for i in range(len(covers))
         ]
-        if not covers[0].prefix and last != 0:
-            masses[0] = 0.0  # any text begins with nothing
-        return masses
 
     def forget(self, cover: Cover) -> None:
         """Keep only the weights that prefixes from this one on can ask about."""

@@ -38,6 +38,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from bytelm.characters import forbidden_points, outside_points
+from bytelm.completions import Completions
 from bytelm.merges import read_merges
 from bytelm.normal import NormalForm
 from bytelm.patterns import Pattern, Spelling, compile_pattern, literals_pattern
@@ -105,7 +106,9 @@ class Viability:
         self._is_byte = self._byte_ranks()
         ordinary = self._reachable.copy()
         ordinary[self._whole_ranks] = True
-        self.walker = Walker(levels, self.trie, ordinary=ordinary, outside=outside_points(vocab, self._forbidden))
+        self._outside = outside_points(vocab, self._forbidden)
+        completions = Completions(self.trie, self.merges, self._outside)
+        self.walker = Walker(levels, self.trie, ordinary=ordinary, completions=completions)
         self._byte_known: dict[tuple[bool, tuple[Path, ...], bytes], Bool[np.ndarray, " n"]] = {}
 
     @classmethod
@@ -239,15 +242,15 @@ class Viability:
             if after is None:
                 continue
             path = Path(after, grown, sealed=not reached)
-            if self._path_settled(path, partial):
+            if self._path_settled(path, token, partial):
                 yield path
 
-    def _path_settled(self, path: Path, partial: bytes) -> bool:
+    def _path_settled(self, path: Path, token: int, partial: bytes) -> bool:
         if path.sealed:
-            return self.walker.settled(path.nodes, partial, "cut")
+            return self.walker.settled(path.nodes, token, partial, "cut")
         if path.word is not None and path.word in self._wholes:
-            return self.walker.settled(path.nodes, partial, "stay")
-        return self.walker.settled(path.nodes, partial)
+            return self.walker.settled(path.nodes, token, partial, "stay")
+        return self.walker.settled(path.nodes, token, partial)
 
     def _grow(self, word: bytes | None, data: bytes) -> bytes | None:
         if word is None:
@@ -281,7 +284,7 @@ class Viability:
 
     def _spells_characters(self, boundary: Boundary, token: int, data: bytes, partial: bytes) -> bool:
         """Sentencepiece: byte tokens spell characters that the vocabulary lacks, the other tokens whole characters."""
-        outside = self.walker.outside
+        outside = self._outside
         if outside is None:
             return True
         if not self._is_byte[self.trie.rank[token]]:
@@ -316,7 +319,7 @@ class Viability:
             fits = self.walker.fits(nodes, boundary.partial, lo, hi)
             out |= fits if is_cut else fits & self.merges.unbroken_range(boundary.last, lo, hi)
         out &= self._reachable[lo:hi]
-        if self.walker.outside is not None:
+        if self._outside is not None:
             if boundary.partial:
                 out[:] = False
             else:

@@ -25,6 +25,7 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8, UInt16
 
+from bytelm.completions import Completions
 from bytelm.letters import CODE_POINTS, NO_LETTER, compact
 from bytelm.splits import DEAD, Level
 from bytelm.trie import Trie, unfinished
@@ -54,7 +55,7 @@ class Walker:
         levels: Outermost first.
         trie: The vocabulary in byte order.
         ordinary: Which tokens, in trie order, can come out of merging (or whole pre-tokens).
-        outside: Code points that only byte tokens spell, where byte tokens spell but those; None if bytes are free.
+        completions: How unfinished characters go on.
     """
 
     def __init__(
@@ -63,17 +64,16 @@ class Walker:
         trie: Trie,
         *,
         ordinary: Bool[np.ndarray, " tokens"],
-        outside: Bool[np.ndarray, " points"] | None,
+        completions: Completions,
     ) -> None:
         self.levels = tuple(levels)
         self.trie = trie
-        self.outside = outside
+        self.completions = completions
         self._ordinary = ordinary
         self._depths = self._prefixes(np.flatnonzero(ordinary))
         self._kept: OrderedDict[tuple[Nodes, bytes], np.ndarray] = OrderedDict()
-        self._settled: dict[tuple[Nodes, frozenset[int], Move], bool] = {}
+        self._settled: dict[tuple[Nodes, frozenset[int] | None, Move], bool] = {}
         self._joint, self._letters = self._joint_letters()
-        self._completed: dict[bytes, frozenset[int]] = {}
         self._added: dict[int, list[_Depth]] = {}
         self._added_known: dict[tuple[int, Nodes, int], Bool[np.ndarray, " n"]] = {}
 
@@ -138,25 +138,26 @@ class Walker:
         """Whether the text may end here."""
         return all(node == INACTIVE or level.ends(node) for level, node in zip(self.levels, nodes, strict=True))
 
-    def settled(self, nodes: Nodes, partial: bytes = b"", move: Move = "any") -> bool:
+    def settled(self, nodes: Nodes, token: int = -1, partial: bytes = b"", move: Move = "any") -> bool:
         """Whether some text to come makes every claim true.
 
         Args:
             nodes: The place.
-            partial: The bytes of a character not yet complete.
+            token: The last token, where it leaves a character unfinished.
+            partial: The bytes of that character so far.
             move: What has to come next: ``cut`` a cut (or the end), ``stay`` more of the same piece.
         """
         if not partial and move != "stay" and self.ends(nodes):
             return True
-        completed = self.completions(partial) if partial else frozenset()
+        completed = self.completions.letters(token, partial, self._joint) if partial else None
         key = (nodes, completed, move)
         known = self._settled.get(key)
         if known is None:
             known = self._settled[key] = self._search(nodes, completed, move)
         return known
 
-    def _search(self, nodes: Nodes, completed: frozenset[int], move: Move) -> bool:
-        if completed:
+    def _search(self, nodes: Nodes, completed: frozenset[int] | None, move: Move) -> bool:
+        if completed is not None:
             return any((end := self._read(nodes, letter)) is not None and self.settled(end) for letter in completed)
         seen: set[Nodes] = set()
         frontier = [nodes]
@@ -186,23 +187,6 @@ class Walker:
                 return None
             out.append(after)
         return tuple(out)
-
-    def completions(self, partial: bytes) -> frozenset[int]:
-        """The letters of the characters that begin with these bytes (that the vocabulary lacks, for byte tokens)."""
-        known = self._completed.get(partial)
-        if known is None:
-            size = 2 if partial[0] < 0xE0 else 3 if partial[0] < 0xF0 else 4
-            low = partial[0] & (0x7F >> size)
-            for byte in partial[1:]:
-                low = low << 6 | byte & 0x3F
-            shift = 6 * (size - len(partial))
-            first = max(low << shift, {2: 0x80, 3: 0x800, 4: 0x10000}[size])
-            last = min((low + 1) << shift, CODE_POINTS)
-            found = self._joint[first:last]
-            if self.outside is not None:
-                found = found[self.outside[first:last]]
-            known = self._completed[partial] = frozenset(np.unique(found).tolist()) - {NO_LETTER}
-        return known
 
     def _joint_letters(self) -> tuple[UInt16[np.ndarray, " points"], list[tuple[int, ...]]]:
         """What each code point is to all levels together, and that letter's letter on each level."""
@@ -247,7 +231,8 @@ class Walker:
             sure &= may_end[end]
         out = alive & sure
         for i in np.flatnonzero(alive & ~sure).tolist():
-            out[i] = self.settled(tuple(int(end[i]) for end in ends), unfinished(partial + self.trie.spelled[lo + i]))
+            nodes = tuple(int(end[i]) for end in ends)
+            out[i] = self.settled(nodes, int(self.trie.order[lo + i]), unfinished(partial + self.trie.spelled[lo + i]))
         return out
 
     def _walk_range(self, level: Level, node: int, lo: int, hi: int) -> Int32[np.ndarray, " n"]:

@@ -73,7 +73,14 @@ def load_model(
         options["gguf_file"] = gguf_file
     try:
         tokenizer = _load_tokenizer(name, gguf_file, where)
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **options)
+        model, report = loaded
+        made_up = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        if made_up:
+            raise ModelError(
+                f"the weights of {name!r} lack {len(made_up)} of the model's parameters, such as {made_up[0]}, "
+                "which would be drawn at random; fetch the files again"
+            )
         if "device_map" not in options and "quantization_config" not in options:
             model = model.to(torch.device(device))
     except (InvalidTypeError, ModelError):

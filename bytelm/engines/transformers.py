@@ -108,7 +108,7 @@ class TransformersLM:
                 raise InvalidArgumentError(f"{name} must be at least {least}, not {value!r}")
         if cache_budget_bytes is None:
             cache_budget_bytes = max(sum(p.nbytes for p in model.parameters()) // 4, LEAST_BUDGET)
-        self.model = model
+        self.model: Any = model
         self.tokenizer = tokenizer
         self.max_batch = max_batch
         self.prefill_chunk = prefill_chunk
@@ -179,7 +179,7 @@ class TransformersLM:
             self._store = SlotStore()
             self._memo: OrderedDict[Tokens, Float[np.ndarray, " vocab"]] = OrderedDict()
 
-    def _checked(self, sequence: Sequence[int]) -> Tokens:
+    def _checked(self, sequence: Any) -> Tokens:
         if isinstance(sequence, str | bytes):
             raise InvalidTypeError(f"a sequence is token ids, not text: {sequence!r}; encode it with the tokenizer")
         try:
