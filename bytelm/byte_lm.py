@@ -18,7 +18,7 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 import numpy as np
 from jaxtyping import Float64
@@ -27,13 +27,14 @@ from bytelm.arguments import Number, Text, eot_ids_of, integer, seed_of, stops_o
 from bytelm.byte_state import ByteState
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.filters import Filters
-from bytelm.frontier import Frontier
+from bytelm.frontier import Cover, Frontier
 from bytelm.prompts import Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.rows import RowReader, RowStore
 from bytelm.sampler import (
     Completion,
     Generation,
     LogitsProcessor,
+    SampleOptions,
     Settings,
     full_row,
     random_stream,
@@ -45,19 +46,6 @@ from bytelm.token_lm import TokenLM
 from bytelm.viability import Viability
 
 T = TypeVar("T")
-
-
-class SampleOptions(TypedDict, total=False):
-    """The options of `ByteLM.sample`, for type checkers."""
-
-    max_bytes: int
-    temperature: Number
-    top_k: int | None
-    top_p: Number | None
-    min_p: Number | None
-    stop: Text | Sequence[Text]
-    seed: int | None
-    logits_processor: LogitsProcessor | None
 
 
 class ByteLM:
@@ -222,9 +210,7 @@ class ByteLM:
     def sample(self, prefix: Prefix, *, n: Literal[1] = 1, **options: Unpack[SampleOptions]) -> Completion: ...
 
     @overload
-    def sample(
-        self, prefix: Prefix, *, n: int, **options: Unpack[SampleOptions]
-    ) -> Completion | list[Completion]: ...
+    def sample(self, prefix: Prefix, *, n: int, **options: Unpack[SampleOptions]) -> Completion | list[Completion]: ...
 
     def sample(
         self,
@@ -367,7 +353,7 @@ class ByteLM:
         """The bytes that tokens spell, a hidden leading space included; special tokens spell nothing."""
         return self.viability.vocab.spell(tuple(token_ids))
 
-    def _cover(self, prompt: Prompt) -> Any:
+    def _cover(self, prompt: Prompt) -> Cover:
         return self.viability.cover(lead=prompt.lead).advance(prompt.text)
 
     def _frontier(self, prompt: Prompt, store: RowStore | None = None) -> Frontier:

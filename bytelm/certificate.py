@@ -57,8 +57,8 @@ class Envelope:
 def lower_bounds(envelope: Envelope, filters: Filters) -> Float64[np.ndarray, "257"]:
     """For each symbol a number that its probability in the drawing distribution is certainly not below.
 
-    >>> known = np.zeros(257); known[:2] = 0.6, 0.3
     >>> everywhere = np.full(257, 0.1)
+    >>> known = np.array([0.6, 0.3] + [0.0] * 255)
     >>> lower_bounds(Envelope(known, everywhere, everywhere, 0.1), Filters())[:2]
     array([0.6, 0.3])
     >>> lower_bounds(Envelope(known, everywhere, everywhere, 0.1), Filters(temperature=0))[:2]

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
@@ -64,7 +64,7 @@ class Masses(Protocol):
 
 @runtime_checkable
 class Cover(Protocol):
-    """What is needed of a cover; see cover.py."""
+    """What is needed of a cover; see cover.py. A node is given back only to the text that it came from."""
 
     @property
     def nodes(self) -> Sequence[Node]: ...  # noqa: D102
@@ -73,9 +73,9 @@ class Cover(Protocol):
     @property
     def prefix(self) -> bytes: ...  # noqa: D102
     def advance(self, data: bytes) -> Cover: ...  # noqa: D102
-    def leftover(self, node: Node) -> bytes: ...  # noqa: D102
-    def masses(self, node: Node, probs: Float64[np.ndarray, " tokens"]) -> Masses: ...  # noqa: D102
-    def viable(self, node: Node) -> tuple[int, int, Bool[np.ndarray, " n"]]: ...  # noqa: D102
+    def leftover(self, node: Any) -> bytes: ...  # noqa: D102
+    def masses(self, node: Any, probs: Float64[np.ndarray, " tokens"]) -> Masses: ...  # noqa: D102
+    def viable(self, node: Any) -> tuple[int, int, Bool[np.ndarray, " n"]]: ...  # noqa: D102
 
 
 class Frontier:

@@ -41,12 +41,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import TypeAlias
+from typing import Protocol, SupportsFloat, TypeAlias
 
 Ids: TypeAlias = tuple[int, ...]
 TokenBytes: TypeAlias = Sequence[bytes | None]
 Predicate: TypeAlias = Callable[[Ids], bool]
-RowOf: TypeAlias = Callable[[Ids], Sequence[float]]
+
+
+class Row(Protocol):
+    """Log-probabilities by token id: a list, an array."""
+
+    def __getitem__(self, token: int, /) -> SupportsFloat: ...
+
+
+RowOf: TypeAlias = Callable[[Ids], Row]
 
 
 def cover(prefix: bytes, token_bytes: TokenBytes, viable: Predicate) -> list[Ids]:

@@ -148,10 +148,11 @@ def literals_pattern(
     entries = [entry(literals)]
     entries += [entry({k: s for k, s in literals.items() if s.tag >= 0})]
     entries += [entry({k: s for k, s in literals.items() if s.tag == skip or s.single_word})]
-    entries += [
-        compiler.compile(_Parser(text).parse(), compiler.emit(Instruction("match"))) if text else -1
-        for text in (opening, reopening)
-    ]
+    end = compiler.emit(Instruction("match"))
+    # A text that begins with an added token gets no hidden leading space.
+    no_token = compiler.emit(Instruction("look", (end,), entries[1], negated=True))
+    entries.append(compiler.compile(_Parser(opening).parse(), no_token) if opening else -1)
+    entries.append(compiler.compile(_Parser(reopening).parse(), end) if reopening else -1)
     start, *others = entries
     return Pattern("added tokens", tuple(compiler.code), start, tuple(compiler.atoms), compiler.looks_behind, *others)
 

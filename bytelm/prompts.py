@@ -13,6 +13,7 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,7 +21,7 @@ from bytelm.arguments import bytes_of
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
 from bytelm.viability import Viability
 
-Prefix: TypeAlias = str | bytes | list[int | str | bytes]
+Prefix: TypeAlias = str | bytes | Sequence[int | str | bytes]
 
 
 @dataclass(frozen=True, slots=True)

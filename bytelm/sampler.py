@@ -26,12 +26,12 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from bytelm.arguments import integer
+from bytelm.arguments import Number, Text, integer
 from bytelm.certificate import lower_bounds
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, ModelError
 from bytelm.filters import EOT, SYMBOLS, Filters
@@ -91,6 +91,19 @@ class Completion:
     logprob: float
     finish_reason: FinishReason
     usage: JobUsage
+
+
+class SampleOptions(TypedDict, total=False):
+    """The options of `ByteLM.sample`, for type checkers."""
+
+    max_bytes: int
+    temperature: Number
+    top_k: int | None
+    top_p: Number | None
+    min_p: Number | None
+    stop: Text | Sequence[Text]
+    seed: int | None
+    logits_processor: LogitsProcessor | None
 
 
 def random_stream(seed: int, index: int) -> np.random.Generator:
@@ -278,9 +291,7 @@ class Generation:
         return Completion(text_of(written, self.prompt), written, logprob, self.finish_reason, usage)
 
 
-def processed(
-    processor: LogitsProcessor, so_far: bytes, row: Float64[np.ndarray, "257"]
-) -> Float64[np.ndarray, "257"]:
+def processed(processor: LogitsProcessor, so_far: bytes, row: Float64[np.ndarray, "257"]) -> Float64[np.ndarray, "257"]:
     """The masses that a processor makes of a row.
 
     Raises:

@@ -177,6 +177,8 @@ class Viability:
                 spellings[content] = Spelling(token.id, token.single_word, token.lstrip, token.rstrip)
                 self._spells[token.id] = at
         opening, reopening = self.vocab.opening if opens else "", self.vocab.reopening
+        if opens and self.vocab.lead and self._spells and not opening:
+            opening = SPACE_MARK
         if opens:  # this level sees the text before spaces become ▁
             opening, reopening = opening.replace(SPACE_MARK, " "), reopening.replace(SPACE_MARK, " ")
         return literals_pattern(spellings, skip=SKIP, lost=LOST, opening=opening, reopening=reopening)
@@ -273,7 +275,7 @@ class Viability:
 
     def _as_added(self, boundary: Boundary, token: int, data: bytes) -> Iterator[Path]:
         at = self._spells.get(token)
-        if at is None or boundary.partial:
+        if at is None or boundary.partial or (boundary.last < 0 and self._begins_with_lead(boundary)):
             return
         tracked = b"" if self._wholes else None
         for path in boundary.paths:
@@ -281,6 +283,10 @@ class Viability:
                 nodes = self.walker.added(None if boundary.last < 0 else path.nodes, at, data, token)
                 if nodes is not None and self.walker.settled(nodes):
                     yield Path(nodes, tracked)
+
+    def _begins_with_lead(self, boundary: Boundary) -> bool:
+        """Whether a boundary is the start of a text with a hidden leading space, which no added token spells."""
+        return bool(self.vocab.lead) and boundary.paths[0].nodes == self.walker.start(bare=False)
 
     def _spells_characters(self, boundary: Boundary, token: int, data: bytes, partial: bytes) -> bool:
         """Sentencepiece: byte tokens spell characters that the vocabulary lacks, the other tokens whole characters."""
@@ -328,7 +334,7 @@ class Viability:
         if self.form:
             self.form.narrow(out, lo, hi, tail=boundary.tail, partial=boundary.partial)
         self._ask_wholes(boundary, out, lo, hi)
-        if not boundary.partial:
+        if not boundary.partial and not (boundary.last < 0 and self._begins_with_lead(boundary)):
             for at in sorted(set(self._spells.values())):
                 out |= self._added_mask(boundary, at, lo, hi)
         return out

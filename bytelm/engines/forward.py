@@ -48,12 +48,13 @@ class Forward:
         self.masking = traits.masking(model)
         self.thin = ThinLinear(())
         self._device = embedding.device
+        self._modules = list(model.modules())  # listing them takes as long as a small step
         self._accepts = frozenset(inspect.signature(traits.unwrapped(model).forward).parameters)
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
         """The model in evaluation mode."""
-        training = [module for module in self.model.modules() if module.training]
+        training = [module for module in self._modules if module.training]
         for module in training:
             module.training = False
         try:

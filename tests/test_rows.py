@@ -1,0 +1,62 @@
+"""Rows in trie order, the end of text as one number, and a store that forgets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bytelm.errors import VocabularyMismatchError
+from bytelm.rows import Row, RowReader, RowStore
+from bytelm.trie import Trie
+
+TOKENS = (b"b", None, b"a", b"ab", None, b"a")
+ROW = np.log(np.array([0.1, 0.2, 0.05, 0.3, 0.15, 0.1, 0.07, 0.03]))  # two columns of padding
+
+
+def test_a_row_is_in_trie_order_and_ends_are_summed() -> None:
+    """Probabilities stand in byte order; several end symbols are one number; padding and special tokens are dropped."""
+    reader = RowReader(Trie(TOKENS), vocab_size=8, eot_ids=[1, 4])
+    row = reader.read(ROW)
+
+    np.testing.assert_allclose(row.probs, [0.05, 0.1, 0.3, 0.1])  # a, a, ab, b
+    assert row.eot == pytest.approx(0.35)
+    assert [reader.prob(row, i) for i in (0, 2, 3, 5)] == pytest.approx([0.1, 0.05, 0.3, 0.1])
+
+
+def test_an_end_symbol_that_spells_something_is_the_end_alone() -> None:
+    """Its mass is not counted twice: no text is written with it."""
+    reader = RowReader(Trie(TOKENS), vocab_size=8, eot_ids=[3])
+    row = reader.read(ROW.astype(np.float32))
+
+    assert reader.prob(row, 3) == 0
+    assert row.eot == pytest.approx(0.3, rel=1e-6)
+    assert np.exp(reader.logprobs(ROW, np.array([3, 0]))) == pytest.approx([0, 0.1])
+
+
+def test_no_end_symbol_is_no_end() -> None:
+    """A model without an end of text never ends."""
+    assert RowReader(Trie(TOKENS), vocab_size=8, eot_ids=[]).read(ROW).eot == 0
+
+
+def test_a_token_without_a_column_is_refused() -> None:
+    """A tokenizer with more tokens than the model has columns is not the model's."""
+    with pytest.raises(VocabularyMismatchError, match="id 5"):
+        RowReader(Trie(TOKENS), vocab_size=5, eot_ids=[])
+
+
+def test_the_store_forgets_what_was_used_longest_ago() -> None:
+    """It never holds more than its bytes, and what was asked for lately stays."""
+    store = RowStore(max_bytes=3 * 80)
+    rows = {name: Row(np.full(10, float(i)), 0.0) for i, name in enumerate("abcde")}
+    for name in "abc":
+        store.put(name, rows[name])
+    assert store.get("a") is rows["a"]
+    store.put("d", rows["d"])  # b goes, as a was used since
+    store.put("d", rows["d"])
+
+    assert [store.get(name) for name in "abcd"] == [rows["a"], None, rows["c"], rows["d"]]
+    assert len(store) == 3
+
+    store.put("big", Row(np.zeros(100), 0.0))
+
+    assert len(store) == 0
