@@ -28,7 +28,7 @@ from bytelm.byte_state import ByteState
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.filters import Filters
 from bytelm.frontier import Cover, Frontier
-from bytelm.prompts import Prefix, Prompt, PromptReader, bos_ids_of
+from bytelm.prompts import CoverCache, Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.rows import RowReader, RowStore
 from bytelm.sampler import (
     Completion,
@@ -89,6 +89,7 @@ class ByteLM:
         self._scheduler = Scheduler(self.token_lm)
         self._store = RowStore()
         self._reader = RowReader(self.viability.trie, vocab_size=self.token_lm.vocab_size, eot_ids=self.eot_ids)
+        self._covers = CoverCache(self.viability)
         before = bos_ids_of(self.viability)
         named = getattr(self.tokenizer, "bos_token_id", None)
         self._prompts = PromptReader(
@@ -159,7 +160,8 @@ class ByteLM:
             UnreachablePrefixError: No token sequence spells the prefix.
         """
         row: Float64[np.ndarray, "257"]
-        row, _ = self._answer(full_row(self._frontier(self._prompts.read(prefix)), tol=tolerance_of(tol)))
+        frontier = self._frontier(self._prompts.read(prefix), store=self._store)
+        row, _ = self._answer(full_row(frontier, tol=tolerance_of(tol)))
         return row
 
     def leak(self, prefix: Prefix) -> float:
@@ -289,15 +291,14 @@ class ByteLM:
             raise InvalidArgumentError("there is no prefix to complete; pass at least one")
         key = seed_of(seed)
         prompts = [self._prompts.read(prefix) for prefix in prefixes]
-        for prompt in dict.fromkeys(prompts):
-            self._cover(prompt)  # what cannot be spelled is known before the model runs
+        covers = {prompt: self._cover(prompt) for prompt in dict.fromkeys(prompts)}
         # Items with the same prompt share what is evaluated of it, for as long as one of them runs.
         shared: weakref.WeakValueDictionary[Prompt, Frontier] = weakref.WeakValueDictionary()
 
         def job(index: int, prompt: Prompt) -> Step[Completion]:
             frontier = shared.get(prompt)
             if frontier is None:
-                frontier = shared[prompt] = self._frontier(prompt)
+                frontier = shared[prompt] = Frontier(covers[prompt], context=prompt.context, reader=self._reader)
             completion = yield from Generation(frontier, settings, random_stream(key, index)).run()
             return completion
 
@@ -354,7 +355,7 @@ class ByteLM:
         return self.viability.vocab.spell(tuple(token_ids))
 
     def _cover(self, prompt: Prompt) -> Cover:
-        return self.viability.cover(lead=prompt.lead).advance(prompt.text)
+        return self._covers.cover(prompt)
 
     def _frontier(self, prompt: Prompt, store: RowStore | None = None) -> Frontier:
         return Frontier(self._cover(prompt), context=prompt.context, reader=self._reader, store=store)

@@ -39,10 +39,10 @@ from jaxtyping import Float, Float64, Int64
 from bytelm.byte_lm import ByteLM
 from bytelm.errors import BytelmError, InvalidArgumentError, InvalidTypeError
 from bytelm.filters import EOT
+from bytelm.pipeline import read_vocab
 from bytelm.prompts import bos_ids_of
 from bytelm.token_lm import TokenLM, checked_rows
 from bytelm.trie import Trie
-from bytelm.pipeline import read_vocab
 from bytelm.vocab import Vocab
 
 Healing = Literal["none", "one", "many"]

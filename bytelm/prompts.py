@@ -13,11 +13,13 @@ Rules
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from bytelm.arguments import bytes_of
+from bytelm.cover import Cover
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
 from bytelm.viability import Viability
 
@@ -127,6 +129,45 @@ class PromptReader:
                 position=len(data),
             )
         return ending[0].token_ids
+
+
+class CoverCache:
+    """The covers of the prompts asked about last, to go on from where a longer one is asked about.
+
+    Nodes are compared by identity, so prompts that share a cover share what is known of its nodes; that is why covers
+    of different contexts are kept apart.
+
+    Args:
+        viability: Makes covers of the empty prefix.
+        size: How many are kept.
+    """
+
+    def __init__(self, viability: Viability, *, size: int = 16) -> None:
+        self.viability = viability
+        self.size = size
+        self._covers: OrderedDict[Prompt, Cover] = OrderedDict()
+
+    def cover(self, prompt: Prompt) -> Cover:
+        """The cover of a prompt's byte prefix.
+
+        Raises:
+            UnreachablePrefixError: No token sequence spells it.
+        """
+        before = [
+            kept
+            for kept in self._covers
+            if (kept.context, kept.lead) == (prompt.context, prompt.lead) and prompt.text.startswith(kept.text)
+        ]
+        nearest = max(before, key=lambda kept: len(kept.text), default=None)
+        if nearest is None:
+            cover = self.viability.cover(lead=prompt.lead).advance(prompt.text)
+        else:
+            cover = self._covers[nearest].advance(prompt.text[len(nearest.text) :])
+        self._covers[prompt] = cover
+        self._covers.move_to_end(prompt)
+        while len(self._covers) > self.size:
+            self._covers.popitem(last=False)
+        return cover
 
 
 def _is_id(segment: object) -> bool:

@@ -277,7 +277,7 @@ class Level:
             for claim in self._claims[node]:
                 owed = conjunction(claim.owed, wins(claim.threads).get(tag, False))
                 if claim.kind == "match" and owed is not False:
-                    # Stripping to the left stops at the end of this match: white space inside it is not before the next.
+                    # Stripping to the left stops at this match: white space inside it is not before the next.
                     inside = claim.before >= 0 and self._space in self.threads.members[claim.before]
                     done.add(Claim("done", (), owed, -1 if inside else claim.before))
             self._emitted[key] = self._node(frozenset(done), fresh=False)

@@ -1,15 +1,16 @@
 """Agreement with the tokenizer itself: ``python -m evals.conformance [TOKENIZER…]``.
 
 What is compared, at every prefix x
-    *nodes*: u is a boundary node of x iff for some continuation y the encoding of x·y begins with u and u's next token holds
-    the end of x; and whether x may end (x has a canonical sequence).
-    *leaves*: of every boundary node, whether u·t is viable, for all tokens t that begin with the leftover where they are few,
-    for a stratified sample where they are many, half of them claimed viable and half not.
-    *refusals*: a prefix that bytelm calls unreachable has no continuation, and the other way round; a tokenizer that bytelm
-    refuses does not give back the texts it is given.
+    *nodes*: u is a boundary node of x iff for some continuation y the encoding of x·y begins with u and u's next
+    token holds the end of x; and whether x may end (x has a canonical sequence). *leaves*: of every boundary node,
+    whether u·t is viable, for all tokens t that begin with the leftover where they are few, for a stratified sample
+    where they are many, half of them claimed viable and half not. *refusals*: a prefix that bytelm calls unreachable
+    has no continuation, and the other way round; a tokenizer that bytelm refuses does not give back the texts it is
+    given.
 How a disagreement is settled
-    A node or a leaf that the oracle shows is viable, whatever bytelm says. One that bytelm claims and the oracle did not show
-    is searched for again, around what bytelm proposes, before it counts. Every disagreement is printed with its witness.
+    A node or a leaf that the oracle shows is viable, whatever bytelm says. One that bytelm claims and the oracle did
+    not show is searched for again, around what bytelm proposes, before it counts. Every disagreement is printed with
+    its witness.
 Cost
     About two minutes for 5,000 prefixes of one tokenizer, nearly all of it in the tokenizer's own encoder.
 """

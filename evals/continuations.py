@@ -1,16 +1,17 @@
 """What may follow a prefix: one continuation for every difference that the tokenizer can see.
 
 Rules
-    Classes are read off the tokenizer, not listed by hand. The pattern of every split is cut into atoms (bracket classes,
-    \\p{..}, \\s, single characters), the real engine says which code points each atom matches, and code points that no atom,
-    no general category, no UTF-8 length, no normalizer and no vocabulary can tell apart are one class.
-    Every class sends its commonest and its rarest member, the members that trip programs (U+017F, U+212A, U+0085, ...), and
-    a random one: the split sees them alike, the merges do not.
-    A continuation is text: where a prefix stops inside a character, the first thing that follows completes it, once in
-    each class that the bytes so far allow.
+    Classes are read off the tokenizer, not listed by hand. The pattern of every split is cut into atoms (bracket
+    classes, \\p{..}, \\s, single characters), the real engine says which code points each atom matches, and code
+    points that no atom, no general category, no UTF-8 length, no normalizer and no vocabulary can tell apart are one
+    class. Every class sends its commonest and its rarest member, the members that trip programs (U+017F, U+212A,
+    U+0085, ...), and a random one: the split sees them alike, the merges do not. A continuation is text: where a
+    prefix stops inside a character, the first thing that follows completes it, once in each class that the bytes so
+    far allow.
 What is tried
-    every string of one or two representatives, strings of three at random, runs of one representative up to nine long (look-ahead
-    can count), the rest of vocabulary tokens and of added tokens that the end of the prefix begins, and random widenings.
+    every string of one or two representatives, strings of three at random, runs of one representative up to nine long
+    (look-ahead can count), the rest of vocabulary tokens and of added tokens that the end of the prefix begins, and
+    random widenings.
 """
 
 from __future__ import annotations
@@ -184,7 +185,7 @@ class Classes:
                 found |= {f"(?i:{atom})" for atom in inner}
                 literals |= {other for c in plain for other in folded(c)}
         signs = [np.frombuffer(matched(atom), np.uint8) for atom in sorted(found)]
-        signs += [(POINTS == ord(c)).astype(np.uint8) for c in sorted(literals)]
+        signs += [(ord(c) == POINTS).astype(np.uint8) for c in sorted(literals)]
         signs.append(np.searchsorted([0x80, 0x800, 0x10000], POINTS, side="right").astype(np.uint8))
         names = sorted(set(_categories()))
         signs.append(np.array([names.index(name) for name in _categories()], np.uint8))
@@ -385,7 +386,8 @@ class Continuations:
     def texts(self, prefix: bytes, tails: Sequence[str], rng: random.Random) -> list[str]:
         """The whole texts prefix·y: the prefix itself, its cut character completed in every class, then each tail.
 
-        Where a character is cut, every completion is tried alone and with some tails, and every tail with some completion.
+        Where a character is cut, every completion is tried alone and with some tails, and every tail with some
+        completion.
         """
         parts = split_cut(prefix)
         if parts is None:

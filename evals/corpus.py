@@ -1,8 +1,9 @@
 """Text that tries tokenizers, written for this project: code, prose, white space, scripts, emoji, bytes.
 
 Rules
-    Every snippet is ours or generated from a seed. A document is a few fragments of one or more kinds put end to end, from
-    any starting point, so that kinds meet; its prefixes are what is tried, every cut inside a character among them.
+    Every snippet is ours or generated from a seed. A document is a few fragments of one or more kinds put end to end,
+    from any starting point, so that kinds meet; its prefixes are what is tried, every cut inside a character among
+    them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ CODE = {
         "let v: Vec<_> = (0..100).filter(|i| i % 3 == 0).collect();\nmatch c { 'a'..='z' => {}, '\\'' => (), _ => todo!() }\n",
     ],
     "java": [
-        "public class HelloWorld {\n    public static void main(String[] args) {\n        System.out.println(\"Hello\");\n    }\n}\n",
+        'public class HelloWorld {\n    public static void main(String[] args) {\n        System.out.println("Hello");\n    }\n}\n',
         "    @Override\n    public int hashCode() { return 31 * x + (y == null ? 0 : y.hashCode()); }\n\n\n",
     ],
     "go": ["package main\n\nfunc main() {\n\tch := make(chan int, 10)\n\tif err := run(ch); err != nil {\n\t\tlog.Fatal(err)\n\t}\n}\n"],
@@ -47,7 +48,7 @@ PROSE = [
     "HelloWorld helloWorld HTTPServer iPhone McDonald's XMLHttpRequest snake_case SCREAMING_CASE kebab-case camelCaseABC\n",
     "antidisestablishmentarianism zzzzzzzzzzzzzz aaaaaaaaaaaaaaaa qwxzjvkq internationalization ........ ======== ---- !!!???",
     "https://example.org/a/b?c=d&e=f%20g#h user@example.com C:\\Users\\me\\file.txt /usr/local/lib/../bin ~/.config\n",
-    "- [ ] todo\n- [x] done\n\n> quote\n> more\n\n***\n\n<!-- comment -->\n\n[link](http://x.y \"t\") ![i](a.png)\n\n\n\n",
+    '- [ ] todo\n- [x] done\n\n> quote\n> more\n\n***\n\n<!-- comment -->\n\n[link](http://x.y "t") ![i](a.png)\n\n\n\n',
     "\\begin{align}\n  \\frac{a_1}{b^2} &= \\sum_{i=0}^{n} x_i \\\\\n\\end{align}\n$\\alpha \\to \\beta$ ≤ ≥ ∑ ∫ √2 ± 5 × 3 ÷ ½ x² H₂O\n",
 ]
 SPACES = [" ", "  ", "   ", "\t", "\t\t", "\n", "\n\n", "\n\n\n", "\r\n", "\r\n\r\n", "\r", "\f", "\v", "\x1c", "\u0085", "\u00a0", "\u2028", "\u2029", "\u3000", "\u1680", "\u2003", "\u200b", "\u202f", "        ", "                ", "\n    ", "\n\t\t", " \n", " \r\n ", "\u180e"]  # fmt: skip  # noqa: E501

@@ -1,16 +1,16 @@
 """The tokenizer itself as the judge: enc, dec and the boundary nodes, by definition and nothing else.
 
 Rules
-    Nothing here is derived from ``bytelm``: text goes through the ``tokenizers`` engine, and what comes out is read off.
-    enc(w) is what the engine emits for w with no special tokens added and none parsed out of the text.
-    dec(u) is the bytes of the ids: the byte-level alphabet, or ▁ for a space and <0xXX> for a byte; an added token spells
-    what the decoder makes of its content. Special tokens spell nothing. Where the decoder strips a leading space, that space
-    is no part of the text.
-    A text is canonical iff dec(enc(w)) == w. Text that a normalizer changes, or that holds U+2581 in a tokenizer that
-    writes spaces with it, has no canonical sequence.
+    Nothing here is derived from ``bytelm``: text goes through the ``tokenizers`` engine, and what comes out is read
+    off. enc(w) is what the engine emits for w with no special tokens added and none parsed out of the text. dec(u) is
+    the bytes of the ids: the byte-level alphabet, or ▁ for a space and <0xXX> for a byte; an added token spells what
+    the decoder makes of its content. Special tokens spell nothing. Where the decoder strips a leading space, that
+    space is no part of the text. A text is canonical iff dec(enc(w)) == w. Text that a normalizer changes, or that
+    holds U+2581 in a tokenizer that writes spaces with it, has no canonical sequence.
 Consequence
-    u is viable iff for some y the text w = dec(u)·y is canonical and enc(w) begins with u. So one canonical w is a witness
-    for every prefix x of w at once: the tokens that end within x are a boundary node of x, the token after them its leaf.
+    u is viable iff for some y the text w = dec(u)·y is canonical and enc(w) begins with u. So one canonical w is a
+    witness for every prefix x of w at once: the tokens that end within x are a boundary node of x, the token after
+    them its leaf.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Definition:
         return b"".join(piece for piece in pieces if piece is not None).removeprefix(self.lead)
 
     def readings(self, texts: Sequence[str]) -> list[Reading | None]:
-        """enc of each text with the end of each token, None where a text is not canonical."""
+        """Enc of each text with the end of each token, None where a text is not canonical."""
         table, lead = self.token_bytes, self.lead
         read: list[Reading | None] = []
         for text, encoding in zip(texts, self.backend.encode_batch(texts, add_special_tokens=False), strict=True):

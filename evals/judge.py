@@ -78,8 +78,8 @@ class Judge:
     def viable(self, sequences: Iterable[Ids], claimed: Mapping[Ids, bool], *, tries: int = 40) -> dict[Ids, str]:
         """Which of these sequences are viable, each with a text that shows it.
 
-        Every sequence is tried at the end of the text, before a few representatives, and before ``tries`` more. One that is
-        claimed to be viable and not found so is tried before everything.
+        Every sequence is tried at the end of the text, before a few representatives, and before ``tries`` more. One
+        that is claimed to be viable and not found so is tried before everything.
         """
         shown: dict[Ids, str] = {}
         pending = [s for s in sequences if self.definition.spelled(s) is not None]

@@ -25,9 +25,9 @@ def caller_errs() -> Iterator[None]:
     """For tests of wrong types: jaxtyping's checks are off, so that bytelm's own are what the caller meets."""
     import jaxtyping
 
-    jaxtyping.config.update("jaxtyping_disable", True)  # noqa: FBT003 - the signature is jaxtyping's
+    jaxtyping.config.update("jaxtyping_disable", True)
     yield
-    jaxtyping.config.update("jaxtyping_disable", False)  # noqa: FBT003
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

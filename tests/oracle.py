@@ -1,8 +1,8 @@
 """The definition-level oracle: every text of a small alphabet, encoded by the tokenizer itself.
 
 A sequence is viable iff some text's encoding begins with it. Over two or three characters all texts of a length can be
-encoded, so the set of viable sequences is had outright, with no thought of merges, splits or covers; cover, P(x), the row
-of the next byte and the end of text are then sums over that set, as their definitions say.
+encoded, so the set of viable sequences is had outright, with no thought of merges, splits or covers; cover, P(x), the
+row of the next byte and the end of text are then sums over that set, as their definitions say.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Random small tokenizers, for Hypothesis: byte-level and SentencePiece-style BPE with everything that goes around them.
 
-Every tokenizer is built with the ``tokenizers`` library and wrapped as transformers wraps it. The alphabets are two to four
-characters, so that all texts of a length can be encoded (see oracle.py), and each is chosen so that something can go wrong:
-shared prefixes, spaces at the end, contractions, digits in groups, characters of several bytes, which tokens cut apart.
+Every tokenizer is built with the ``tokenizers`` library and wrapped as transformers wraps it. The alphabets are two
+to four characters, so that all texts of a length can be encoded (see oracle.py), and each is chosen so that something
+can go wrong: shared prefixes, spaces at the end, contractions, digits in groups, characters of several bytes, which
+tokens cut apart.
 """
 
 from __future__ import annotations
@@ -268,4 +269,4 @@ def sentencepiece(draw: st.DrawFn) -> Toy:
     added = draw(added_tokens(alphabet))
     _add(backend, added)
     what = {"pieces": pieces, "merges": merges, "shape": shape, "split": split, "fuse_unk": fuse, "added": _described(added)}
-    return Toy(backend, tuple(alphabet), False, max(map(len, pieces)), what)  # noqa: FBT003
+    return Toy(backend, tuple(alphabet), False, max(map(len, pieces)), what)

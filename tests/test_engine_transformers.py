@@ -230,6 +230,16 @@ def test_a_branch_that_was_left_is_still_there(lm: TransformersLM) -> None:
     assert spent(lm, (*prompt, 40, 51, 61), (*prompt, 41, 60, 62)) == (1, 2)
 
 
+def test_the_longest_sequence_lies_together(lm: TransformersLM) -> None:
+    """Whatever the order they are asked in, the slots of the longest sequence are one run."""
+    prompt = tuple(range(30))
+    lm.next_token_logprobs([(*prompt[:20], 40), prompt[:25], prompt, (*prompt, 41), (*prompt[:28], 42, 43)])
+
+    segment, _ = lm._tree.find([*prompt, 41])
+
+    assert lm._tree.path(segment).tolist() == list(range(31))
+
+
 def test_a_repeated_row_is_free(lm: TransformersLM) -> None:
     """A row that was just asked for costs no pass."""
     lm.next_token_logprobs([(1, 2, 3), (1, 2)])
@@ -553,7 +563,7 @@ def test_a_failure_leaves_no_half_written_cache(lm: TransformersLM, monkeypatch:
     """When a pass fails, what it was to have written is not believed to be there."""
     lm.next_token_logprobs([(1, 2)])
     with monkeypatch.context() as patch:
-        patch.setattr(lm.model.model.norm, "forward", lambda hidden: hidden[:, :, :3])
+        patch.setattr(lm.model.model.layers[0].mlp, "forward", lambda hidden: hidden[:, :, :3])  # layer 1 writes nothing
         with pytest.raises(ModelError, match="the model failed on 1 x 2 tokens"):
             lm.next_token_logprobs([(1, 2, 3, 4)])
 

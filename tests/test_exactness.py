@@ -147,7 +147,7 @@ def test_the_lemma_term_by_term_is_the_enumeration(toy: Toy, seed: int) -> None:
 @few
 @given(byte_level(), st.integers(0, 2))
 def test_scores_are_ratios_of_masses(toy: Toy, seed: int) -> None:
-    """log P(text | prefix) is the logarithm of P(prefix·text) / P(prefix), and the scores of its bytes sum to it."""
+    """Log P(text | prefix) is the logarithm of P(prefix·text) / P(prefix), and the scores of its bytes sum to it."""
     case = case_of(toy, seed)
     if case is None:
         return

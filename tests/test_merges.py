@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_random_merge_lists_agree_with_the_library(shuffled: bool) -> None:
         for _ in range(20):
             ids = table.encode("".join(table.rng.choices(table.alphabet, k=table.rng.randrange(1, 14))))
             assert all(merges.reachable[i] for i in ids)
-            assert all(merges.unbroken(a, b) for a, b in zip(ids, ids[1:], strict=False)), seed
+            assert all(merges.unbroken(a, b) for a, b in pairwise(ids)), seed
 
 
 def test_known_trees_are_taken_as_they_are() -> None:

@@ -11,7 +11,9 @@ from bytelm.letters import CODE_POINTS
 from bytelm.normal import Form, NormalForm, changed_points
 from bytelm.trie import Trie
 
-characters = st.sampled_from("ae\u00e9\u0301\u0300\u0316\u0345\u0334\u1100\u1161\u11a8\uac00\u09c7\u09be\u0915\u093c\u212b 漢")
+characters = st.sampled_from(
+    "ae\u00e9\u0301\u0300\u0316\u0345\u0334\u1100\u1161\u11a8\uac00\u09c7\u09be\u0915\u093c\u212b 漢"
+)
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])

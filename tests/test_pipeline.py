@@ -27,7 +27,9 @@ def sentencepiece(*, fallback: bool = True, **parts: Any) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("▁", "a")], byte_fallback=fallback))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     replace = decoders.Replace("▁", " ")
-    tokenizer.decoder = decoders.Sequence([replace, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.decoder = decoders.Sequence(
+        [replace, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     for name, part in parts.items():
         setattr(tokenizer, name, part)
     return tokenizer
@@ -76,8 +78,8 @@ def test_text_never_becomes_a_special_token() -> None:
         ),
         (sentencepiece(fallback=False), "byte_fallback"),
         (sentencepiece(normalizer=normalizers.Prepend("▁")), "Prepend"),
-        (Tokenizer(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]")), "WordPiece"),
-        (Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")), "WordLevel"),
+        (Tokenizer(models.WordPiece({"[UNK]": 0})), "WordPiece"),
+        (Tokenizer(models.WordLevel({"[UNK]": 0})), "WordLevel"),
         (Tokenizer(models.Unigram([("<unk>", 0.0)], unk_id=0)), "Unigram without byte fallback"),
         (Tokenizer(models.BPE({"a": 0}, [], end_of_word_suffix="</w>")), "end_of_word_suffix"),
         (Tokenizer(models.BPE({"a": 0}, [], dropout=0.1)), "dropout"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
-from bytelm.prompts import Prefix, Prompt, PromptReader, bos_ids_of
+from bytelm.prompts import CoverCache, Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.viability import Viability
 from tests.tiny import byte_bpe_tokenizer, sentencepiece_bpe_tokenizer
 
@@ -125,3 +125,22 @@ def test_a_segment_before_the_last_must_have_an_encoding() -> None:
     assert reader(BYTES).read(["a", half]).text == half
     with pytest.raises(UnreachablePrefixError, match="segment 0"):
         reader(BYTES).read([half, "a"])
+
+
+def test_covers_go_on_from_the_nearest_that_is_kept() -> None:
+    """A longer prompt shares the nodes of a shorter one, never those of another context, and few are kept."""
+    viability = Viability.from_tokenizer(BYTES)
+    covers = CoverCache(viability, size=3)
+    short = covers.cover(Prompt((), b"the qu", lead=True))
+    longer, other = (
+        covers.cover(Prompt((), b"the quick", lead=True)),
+        covers.cover(Prompt((TURN,), b"the qu", lead=True)),
+    )
+    ids = [node.token_ids for node in viability.cover().advance(b"the quick").nodes]
+
+    assert [node.token_ids for node in longer.nodes] == ids
+    assert {node for one in longer.nodes for node in one.path()} & set(short.nodes)
+    assert not {node for one in other.nodes for node in one.path()} & set(short.nodes)
+    for n in range(5):
+        covers.cover(Prompt((), b"a" * n, lead=True))
+    assert len(covers._covers) == 3

@@ -51,7 +51,7 @@ def level(pattern: str, behavior: str = "Isolated", *, invert: bool = False) -> 
 
 def accepted(automaton: Level, text: str) -> list[tuple[int, ...]]:
     """Every set of cuts that the automaton takes to the end of a text."""
-    places = [(automaton.start, ())]
+    places: list[tuple[int, tuple[int, ...]]] = [(automaton.start, ())]
     for at, char in enumerate(text):
         if at:
             cut = [(automaton.cut(node), (*cuts, at)) for node, cuts in places]

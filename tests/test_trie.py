@@ -8,11 +8,14 @@ from hypothesis import strategies as st
 
 from bytelm.trie import Trie, unfinished
 
-tokens = st.lists(st.none() | st.binary(min_size=1, max_size=5) | st.text("ab\xff", min_size=1).map(str.encode), max_size=30)
+token = st.none() | st.binary(min_size=1, max_size=5) | st.text("ab\xff", min_size=1).map(str.encode)
+tokens = st.lists(token, max_size=30)
 
 
 @given(tokens, st.binary(max_size=3))
-def test_a_range_holds_exactly_the_tokens_that_begin_with_a_prefix(vocabulary: list[bytes | None], prefix: bytes) -> None:
+def test_a_range_holds_exactly_the_tokens_that_begin_with_a_prefix(
+    vocabulary: list[bytes | None], prefix: bytes
+) -> None:
     """Duplicates, holes, prefixes of 0xFF: the range is what a scan finds, shorter tokens first."""
     trie = Trie(vocabulary)
     lo, hi = trie.range(prefix)
