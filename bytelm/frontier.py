@@ -317,7 +317,8 @@ class Frontier:
         if share > 0:
             scale, known = self.known()
             whole = known.sum() + sum(math.exp(self.weights[top] - scale) for top in self._front)
-            least = min(math.log(share * whole) + scale, self.weights[heaviest])
+            if whole > 0:
+                least = min(math.log(share * whole) + scale, self.weights[heaviest])
         chosen = {
             node: None
             for top, nodes in wanted.items()

@@ -62,10 +62,17 @@ class RowReader:
         self._ends = self._rank[self.eot_ids]
         self._ends = self._ends[self._ends >= 0]
 
-    def read(self, row: Float[np.ndarray, " vocab"]) -> Row:
-        """Read one row of natural log-probabilities."""
-        probs = row[self.order].astype(np.float64)
-        np.exp(probs, out=probs)
+    def read(self, row: Float[np.ndarray, " vocab"], *, ranks: tuple[int, int] | None = None) -> Row:
+        """Read one row of natural log-probabilities.
+
+        Args:
+            row: By token id.
+            ranks: Read only the tokens of these ranks, where no others are asked about; the others are 0.
+        """
+        lo, hi = (0, len(self.order)) if ranks is None else ranks
+        probs = np.zeros(len(self.order))
+        probs[lo:hi] = row[self.order[lo:hi]]
+        np.exp(probs[lo:hi], out=probs[lo:hi])
         probs[self._ends] = 0.0
         return Row(probs, float(np.exp(row[self.eot_ids].astype(np.float64)).sum()))
 

@@ -154,8 +154,16 @@ def full_row(frontier: Frontier, *, tol: float = 0.0) -> Step[tuple[Float64[np.n
         return np.log(known) + (scale - log_mass), bound
 
 
-def draw(frontier: Frontier, filters: Filters, uniforms: Float64[np.ndarray, " n"]) -> Step[Int64[np.ndarray, " n"]]:
+def draw(
+    frontier: Frontier, filters: Filters, uniforms: Float64[np.ndarray, " n"], done: float = 0.0
+) -> Step[Int64[np.ndarray, " n"]]:
     """One symbol for each uniform number: independent draws from the filtered distribution after the prefix.
+
+    Args:
+        frontier: At the prefix; it learns what is evaluated.
+        filters: What is done to the distribution.
+        uniforms: Numbers from 0 to below 1.
+        done: The share of the job that lies behind.
 
     Raises:
         ModelError: The model leaves no symbol any probability.
@@ -178,7 +186,7 @@ def draw(frontier: Frontier, filters: Filters, uniforms: Float64[np.ndarray, " n
             symbols[symbols < 0] = np.flatnonzero(raised)[-1]
             return symbols
         floor = raised
-        yield from evaluate(frontier, frontier.missing(RIDE))
+        yield from evaluate(frontier, frontier.missing(RIDE), done)
 
 
 def settled(
@@ -259,7 +267,8 @@ class Generation:
             probs = settings.filters.apply(processed(settings.logits_processor, bytes(self.bytes), row))
             symbol = int(settled(uniform, np.zeros(SYMBOLS), probs)[0])
             return symbol if symbol >= 0 else int(np.flatnonzero(probs)[-1])
-        symbols = yield from draw(self.frontier, settings.filters, uniform)
+        done = len(self.bytes) / settings.max_bytes
+        symbols = yield from draw(self.frontier, settings.filters, uniform, done)
         return int(symbols[0])
 
     def _note_leak(self) -> None:

@@ -5,6 +5,7 @@ Rules
     yields a `Request`, and is resumed with one row for each of them; what it returns is its result.
     The scheduler runs all steps until each has asked for something or has ended, gathers what they ask for into one
     call, and goes round again. A step that needs nothing is not held up by those that do: it runs on to its end.
+    At most ``max_jobs`` steps are under way at a time; as one ends the next begins: memory does not grow with a list.
     A sequence asked for by several steps in one round is fed once.
     A step's result depends on its own rows alone, so it is the same in any company.
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 CALL_BYTES: Final = 64 * 2**20
+MAX_JOBS: Final = 64
 PATIENCE_S: Final = 2.0
 
 T = TypeVar("T")
@@ -96,15 +99,19 @@ class Scheduler:
     Args:
         token_lm: The engine.
         max_rows: Sequences in one call, at most; as many as make 64 MiB of rows if not given.
+        max_jobs: Steps under way at a time, at most.
         progress: Whether to show a bar on a terminal's standard error, once the jobs have taken two seconds.
 
     >>> scheduler.run_one(step)  # doctest: +SKIP
     Outcome(index=0, result=..., usage=JobUsage(calls=1, tokens_fed=5, rows=1, largest_leak=None))
     """
 
-    def __init__(self, token_lm: TokenLM, *, max_rows: int | None = None, progress: bool = False) -> None:
+    def __init__(
+        self, token_lm: TokenLM, *, max_rows: int | None = None, max_jobs: int = MAX_JOBS, progress: bool = False
+    ) -> None:
         self.token_lm = token_lm
         self.max_rows = rows_in(token_lm.vocab_size) if max_rows is None else max_rows
+        self.max_jobs = max_jobs
         self.progress = progress
 
     def run_one(self, step: Step[T]) -> Outcome[T]:
@@ -122,14 +129,17 @@ class Scheduler:
         Raises:
             ModelError: A call failed or gave rows that cannot be; what was yielded before stands.
         """
-        running = {index: _Job(step) for index, step in enumerate(steps)}
+        waiting = deque(enumerate(steps))
+        running: dict[int, _Job[T]] = {}
         bar = _Bar(label, len(steps)) if self.progress and sys.stderr.isatty() else None
         try:
-            for index in list(running):
-                yield from self._resume(running, index, None)
-            while running:
+            while waiting or running:
+                while waiting and len(running) < self.max_jobs:
+                    index, step = waiting.popleft()
+                    running[index] = _Job(step)
+                    yield from self._resume(running, index, None)
                 if bar:
-                    bar.show(len(running), (job.request for job in running.values()))
+                    bar.show(len(waiting) + len(running), (job.request for job in running.values()))
                 rows = self._round(running)
                 for index, job in list(running.items()):
                     asked = job.request.sequences if job.request else ()
@@ -212,7 +222,7 @@ class _Bar:
         self._began = time.monotonic()
         self._progress: Progress | None = None
 
-    def show(self, running: int, requests: Iterator[Request | None]) -> None:
+    def show(self, left: int, requests: Iterator[Request | None]) -> None:
         """Move the bar: jobs that ended count whole, the others by what they say of themselves."""
         if self._progress is None:
             if time.monotonic() - self._began < PATIENCE_S:
@@ -223,7 +233,7 @@ class _Bar:
             self._progress = Progress(console=Console(stderr=True), transient=True)
             self._progress.add_task(self._label, total=self._total)
             self._progress.start()
-        done = self._total - running + sum(request.done for request in requests if request)
+        done = self._total - left + sum(request.done for request in requests if request)
         self._progress.update(self._progress.task_ids[0], completed=done)
 
     def close(self) -> None:

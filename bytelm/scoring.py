@@ -120,7 +120,9 @@ class Ledger:
         terms: list[list[float]] = [[] for _ in covers]
 
         def read(node: Node, array: Float[np.ndarray, " vocab"]) -> None:
-            row = self.reader.read(array)
+            # The leftover only grows, so its tokens are all among those of the first cover.
+            ranks = self.reader.trie.range(covers[uses[node][0]].leftover(node))
+            row = self.reader.read(array, ranks=ranks)
             for position in uses[node]:
                 mass = row.eot if position == last else float(covers[position].masses(node, row.probs).next.sum())
                 terms[position].append(self.weights[node] + math.log(mass) if mass > 0 else -math.inf)

@@ -143,3 +143,17 @@ def test_every_cover_member_is_counted_once() -> None:
 
     assert longer
     assert len(longer) < len(members)
+
+
+def test_a_mass_needs_fewer_rows_than_the_next_byte() -> None:
+    """P(x) takes a node that spells just x by its weight: its row is for what comes after."""
+    t = toy()
+    frontier = t.frontier(b"")
+    t.answer(evaluate_all(frontier))
+    frontier = frontier.advance(b"a")
+    spelled = [node for node in frontier.nodes if not frontier.cover.leftover(node)]
+
+    assert spelled
+    assert set(frontier.missing(purpose="row")) >= set(spelled)
+    assert not set(frontier.missing(purpose="mass")) & set(spelled)
+    assert set(frontier.missing(purpose="end")) == {n for n in frontier.cover.ending if frontier.row(n) is None}

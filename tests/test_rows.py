@@ -23,6 +23,15 @@ def test_a_row_is_in_trie_order_and_ends_are_summed() -> None:
     assert [reader.prob(row, i) for i in (0, 2, 3, 5)] == pytest.approx([0.1, 0.05, 0.3, 0.1])
 
 
+def test_a_part_of_a_row_is_that_part() -> None:
+    """Ranks that are not asked for are 0, the others as in the whole row."""
+    reader = RowReader(Trie(TOKENS), vocab_size=8, eot_ids=[1])
+    whole, part = reader.read(ROW), reader.read(ROW, ranks=(1, 3))
+
+    assert part.probs.tolist() == [0, whole.probs[1], whole.probs[2], 0]
+    assert part.eot == whole.eot
+
+
 def test_an_end_symbol_that_spells_something_is_the_end_alone() -> None:
     """Its mass is not counted twice: no text is written with it."""
     reader = RowReader(Trie(TOKENS), vocab_size=8, eot_ids=[3])

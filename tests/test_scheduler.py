@@ -81,6 +81,25 @@ def test_results_do_not_depend_on_the_size_of_calls(max_rows: int) -> None:
     assert max(map(len, model.batches)) <= max_rows
 
 
+def test_only_so_many_jobs_are_under_way() -> None:
+    """A step begins when there is room for it, and results are the same."""
+    begun: list[int] = []
+    model = Echo()
+
+    def step(i: int) -> Step[int]:
+        begun.append(i)
+        yield Request(((i,),))
+        yield Request(((i, i),))
+        return len(begun)
+
+    outcomes = list(Scheduler(model, max_jobs=2).run([step(i) for i in range(5)]))
+
+    assert begun == [0, 1, 2, 3, 4]
+    assert [outcome.result for outcome in outcomes] == [2, 2, 4, 4, 5]
+    assert max(map(len, model.batches)) == 2
+    assert len(model.batches) == 6
+
+
 def test_calls_and_tokens_are_counted_by_job() -> None:
     """A job counts the calls it took part in; the tokens of a call are shared out by who asked first."""
     model = Echo(counted=True)
