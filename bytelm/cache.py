@@ -17,16 +17,16 @@ from pathlib import Path
 def cache_folder(kind: str) -> Path | None:
     """The folder for one kind of cached values, made if need be; None where it cannot be made.
 
-    >>> import os
+    >>> import os, tempfile
     ...
-    ... os.environ["BYTELM_CACHE"] = "/tmp/bytelm-doctest"
+    ... os.environ["BYTELM_CACHE"] = tempfile.mkdtemp()
     >>> cache_folder("letters").name
     'letters'
     """
     import platformdirs
 
     root = os.environ.get("BYTELM_CACHE") or platformdirs.user_cache_dir("bytelm")
-    folder = Path(root) / kind
+    folder = Path(root).expanduser() / kind
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

@@ -112,7 +112,7 @@ class _Alive:
 class Cover:
     """All boundary nodes at a byte prefix. Immutable: `advance` returns another cover.
 
-    >>> cover = viability.cover().advance(b"Hel")  # doctest: +SKIP
+    >>> cover = Cover.empty(viability).advance(b"Hel")  # doctest: +SKIP
     >>> [node.token_ids for node in cover.nodes]  # doctest: +SKIP
     [(), (39,), (2797,)]
     """

@@ -82,85 +82,17 @@ def compile_pattern(source: str, *, classes: str = "") -> Pattern:
     Raises:
         UnsupportedTokenizerError: A construct that cannot be decided letter by letter; the message names it.
     """
-    compiler = _Compiler(source)
+    compiler = Compiler(source)
     end = compiler.emit(Instruction("match", arg=0))
-    start = compiler.atom(f"\0{classes}", end) if classes else compiler.compile(_Parser(source).parse(), end)
+    start = compiler.atom(f"\0{classes}", end) if classes else compiler.compile(Parser(source).parse(), end)
     return Pattern(source or classes, tuple(compiler.code), start, tuple(compiler.atoms), compiler.looks_behind)
-
-
-@dataclass(frozen=True, slots=True)
-class Spelling:
-    """How an added token is matched: the tag of its match, and the flags that depend on its neighbours."""
-
-    tag: int
-    single_word: bool = False
-    lstrip: bool = False
-    rstrip: bool = False
-
-
-def literals_pattern(
-    literals: dict[str, Spelling], *, skip: int, lost: int, opening: str = "", reopening: str = ""
-) -> Pattern:
-    """A program that matches the longest of some literal strings, as the matching of added tokens does.
-
-    Args:
-        literals: The spellings.
-        skip: The tag of a match that stays text: a single word with a word character beside it.
-        lost: The tag of a match that swallows white space, which decoding does not give back.
-        opening: A pattern that a text has to begin with where no added token does.
-        reopening: The same for the text after an added token.
-    """
-    compiler = _Compiler("added tokens")
-    word, space = _Node("atom", text="\\w"), _Node("atom", text="\\s")
-
-    def stop(spelling: Spelling, before: str) -> int:
-        found = compiler.emit(Instruction("match", arg=spelling.tag))
-        if spelling.lstrip and before == "space":
-            found = compiler.emit(Instruction("match", arg=lost))
-        if spelling.rstrip:
-            swallows = compiler.compile(_Node("look", (space,)), compiler.emit(Instruction("match", arg=lost)))
-            found = compiler.emit(Instruction("split", (swallows, found)))
-        if spelling.single_word:
-            passed = compiler.emit(Instruction("match", arg=skip))
-            if before == "word":
-                return passed
-            found = compiler.emit(Instruction("split", (compiler.compile(_Node("look", (word,)), passed), found)))
-        return found
-
-    def build(group: dict[str, Spelling], before: str) -> int:
-        branches: dict[str, dict[str, Spelling]] = {}
-        for literal, spelling in group.items():
-            if literal:
-                branches.setdefault(literal[0], {})[literal[1:]] = spelling
-        targets = [compiler.atom(_literal(c), build(rest, before)) for c, rest in branches.items()]
-        if "" in group:
-            targets.append(stop(group[""], before))
-        return targets[0] if len(targets) == 1 else compiler.emit(Instruction("split", tuple(targets)))
-
-    def entry(group: dict[str, Spelling]) -> int:
-        if not any(s.single_word or s.lstrip for s in group.values()):
-            return build(group, "") if group else compiler.emit(Instruction("split"))
-        after_word = compiler.behind(word, build(group, "word"), negated=False)
-        after_space = compiler.behind(space, build(group, "space"), negated=False)
-        neither = compiler.behind(word, compiler.behind(space, build(group, ""), negated=True), negated=True)
-        return compiler.emit(Instruction("split", (after_word, after_space, neither)))
-
-    entries = [entry(literals)]
-    entries += [entry({k: s for k, s in literals.items() if s.tag >= 0})]
-    entries += [entry({k: s for k, s in literals.items() if s.tag == skip or s.single_word})]
-    end = compiler.emit(Instruction("match"))
-    # A text that begins with an added token gets no hidden leading space.
-    no_token = compiler.emit(Instruction("look", (end,), entries[1], negated=True))
-    entries.append(compiler.compile(_Parser(opening).parse(), no_token) if opening else -1)
-    entries.append(compiler.compile(_Parser(reopening).parse(), end) if reopening else -1)
-    start, *others = entries
-    return Pattern("added tokens", tuple(compiler.code), start, tuple(compiler.atoms), compiler.looks_behind, *others)
 
 
 META: Final = r"\^$.|?*+()[]{}"
 
 
-def _literal(character: str) -> str:
+def quoted(character: str) -> str:
+    """One character as an atom that means just it."""
     return "\\" + character if character in META else character
 
 
@@ -168,9 +100,11 @@ def _literal(character: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Node:
+class Node:
+    """A part of a pattern as it is written."""
+
     kind: Literal["atom", "cat", "alt", "repeat", "look", "behind", "begin", "end", "word"]
-    parts: tuple[_Node, ...] = ()
+    parts: tuple[Node, ...] = ()
     text: str = ""
     low: int = 0
     high: int | None = None
@@ -178,7 +112,7 @@ class _Node:
     negated: bool = False
 
 
-class _Parser:
+class Parser:
     """A recursive-descent reader of the part of Oniguruma's syntax that split patterns use."""
 
     def __init__(self, source: str) -> None:
@@ -186,7 +120,8 @@ class _Parser:
         self.at = 0
         self.folded = False
 
-    def parse(self) -> _Node:
+    def parse(self) -> Node:
+        """The whole pattern."""
         node = self._alternatives()
         if self.at < len(self.source):
             self._refuse("an unbalanced parenthesis")
@@ -207,19 +142,19 @@ class _Parser:
             return True
         return False
 
-    def _alternatives(self) -> _Node:
+    def _alternatives(self) -> Node:
         branches = [self._sequence()]
         while self._take("|"):
             branches.append(self._sequence())
-        return branches[0] if len(branches) == 1 else _Node("alt", tuple(branches))
+        return branches[0] if len(branches) == 1 else Node("alt", tuple(branches))
 
-    def _sequence(self) -> _Node:
-        parts: list[_Node] = []
+    def _sequence(self) -> Node:
+        parts: list[Node] = []
         while self.at < len(self.source) and not self._peek("|") and not self._peek(")"):
             parts.append(self._repeat(self._single()))
-        return parts[0] if len(parts) == 1 else _Node("cat", tuple(parts))
+        return parts[0] if len(parts) == 1 else Node("cat", tuple(parts))
 
-    def _repeat(self, node: _Node) -> _Node:
+    def _repeat(self, node: Node) -> Node:
         while self.at < len(self.source):
             if self._take("*"):
                 low, high = 0, None
@@ -231,14 +166,14 @@ class _Parser:
                 low, high = bounds
                 # In this syntax {n,m}+ is not possessive and {n}? not lazy: they repeat the repeat.
                 mode: Literal["greedy", "lazy", "possessive"] = "lazy" if low != high and self._take("?") else "greedy"
-                node = _Node("repeat", (node,), low=low, high=high, mode=mode)
+                node = Node("repeat", (node,), low=low, high=high, mode=mode)
                 continue
             else:
                 break
             mode = "lazy" if self._take("?") else "possessive" if self._take("+") else "greedy"
             if mode == "possessive" and node.kind != "atom":
                 self._refuse("a possessive repeat of more than one class")
-            node = _Node("repeat", (node,), low=low, high=high, mode=mode)
+            node = Node("repeat", (node,), low=low, high=high, mode=mode)
         return node
 
     def _bounds(self) -> tuple[int, int | None] | None:
@@ -253,7 +188,7 @@ class _Parser:
             self._refuse(f"a repeat of more than {_REPEAT_LIMIT}")
         return first, last
 
-    def _single(self) -> _Node:
+    def _single(self) -> Node:
         char = self.source[self.at]
         if char == "(":
             return self._group()
@@ -263,17 +198,17 @@ class _Parser:
         if char == ".":
             return self._atom(".")
         if char == "^":
-            return _Node("begin")
+            return Node("begin")
         if char == "$":
-            return _Node("end")
+            return Node("end")
         if char == "\\":
             return self._escape()
-        return self._atom(_literal(char))
+        return self._atom(quoted(char))
 
-    def _atom(self, text: str) -> _Node:
-        return _Node("atom", text=f"(?i:{text})" if self.folded else text)
+    def _atom(self, text: str) -> Node:
+        return Node("atom", text=f"(?i:{text})" if self.folded else text)
 
-    def _escape(self) -> _Node:
+    def _escape(self) -> Node:
         start = self.at - 1
         char = self.source[self.at]
         self.at += 1
@@ -284,11 +219,11 @@ class _Parser:
         elif char == "u":
             self.at += 4
         elif char in "bB":
-            return _Node("word", negated=char == "B")
+            return Node("word", negated=char == "B")
         elif char == "A":
-            return _Node("begin", text="A")
+            return Node("begin", text="A")
         elif char in "zZ":
-            return _Node("end", text=char)
+            return Node("end", text=char)
         elif char.isalnum() and char not in "sSdDwWhHrntfveaN":
             self._refuse(f"\\{char}")
         return self._atom(self.source[start : self.at])
@@ -314,7 +249,7 @@ class _Parser:
         self._refuse("an unclosed bracket")
         return ""
 
-    def _group(self) -> _Node:
+    def _group(self) -> Node:
         self.at += 1
         folded = self.folded
         kind: Literal["look", "behind", ""] = ""
@@ -338,11 +273,11 @@ class _Parser:
         if not self._take(")"):
             self._refuse("an unclosed group")
         self.folded = folded
-        return _Node(kind, (node,), negated=negated) if kind else node
+        return Node(kind, (node,), negated=negated) if kind else node
 
 
 @dataclass
-class _Compiler:
+class Compiler:
     """Emits a program backwards: each part is compiled towards the place where it goes on."""
 
     source: str
@@ -351,15 +286,18 @@ class _Compiler:
     looks_behind: bool = False
 
     def emit(self, instruction: Instruction) -> int:
+        """Append an instruction; its number."""
         self.code.append(instruction)
         return len(self.code) - 1
 
     def atom(self, text: str, then: int) -> int:
+        """Read one character of an atom."""
         if text not in self.atoms:
             self.atoms.append(text)
         return self.emit(Instruction("atom", (then,), self.atoms.index(text)))
 
-    def compile(self, node: _Node, then: int) -> int:
+    def compile(self, node: Node, then: int) -> int:
+        """A part of a pattern, going on at ``then``; the number where it begins."""
         match node.kind:
             case "atom":
                 return self.atom(node.text, then)
@@ -385,7 +323,7 @@ class _Compiler:
                         "split",
                         (
                             self.emit(Instruction("begin", (then,))),
-                            self.behind(_Node("atom", text="\\n"), then, negated=False),
+                            self.behind(Node("atom", text="\\n"), then, negated=False),
                         ),
                     )
                 )
@@ -395,15 +333,15 @@ class _Compiler:
                 stop = self.emit(Instruction("end", (then,)))
                 if node.text == "z":
                     return stop
-                line = self.compile(_Node("look", (_Node("atom", text="\\n"),)), then)
+                line = self.compile(Node("look", (Node("atom", text="\\n"),)), then)
                 return self.emit(Instruction("split", (stop, line)))
 
-    def _repeat(self, node: _Node, then: int) -> int:
+    def _repeat(self, node: Node, then: int) -> int:
         part = node.parts[0]
         after = then
         if node.mode == "possessive":
             # Fewer repeats than possible are only right where no further one could follow.
-            after = self.compile(_Node("look", (part,), negated=True), then)
+            after = self.compile(Node("look", (part,), negated=True), then)
         prefer_more = node.mode != "lazy"
         if node.high is None:
             loop = self.emit(Instruction("split"))
@@ -419,7 +357,8 @@ class _Compiler:
             entry = self.compile(part, entry)
         return entry
 
-    def behind(self, node: _Node, then: int, *, negated: bool) -> int:
+    def behind(self, node: Node, then: int, *, negated: bool) -> int:
+        """Look at the character before."""
         self.looks_behind = True
         if node.kind == "alt" and all(part.kind == "atom" for part in node.parts):
             if not negated:
@@ -438,7 +377,7 @@ class _Compiler:
         return self.emit(Instruction("behind", (then,), self.atoms.index(node.text), negated=negated))
 
     def _word(self, then: int, *, negated: bool) -> int:
-        word = _Node("atom", text="\\w")
-        stays = self.behind(word, self.compile(_Node("look", (word,), negated=not negated), then), negated=False)
-        leaves = self.behind(word, self.compile(_Node("look", (word,), negated=negated), then), negated=True)
+        word = Node("atom", text="\\w")
+        stays = self.behind(word, self.compile(Node("look", (word,), negated=not negated), then), negated=False)
+        leaves = self.behind(word, self.compile(Node("look", (word,), negated=negated), then), negated=True)
         return self.emit(Instruction("split", (stays, leaves)))

@@ -120,7 +120,7 @@ class PromptReader:
     def _encoded(self, data: bytes, place: int, *, lead: bool) -> tuple[int, ...]:
         if not data:
             return ()
-        ending = self.viability.cover(lead=lead).advance(data).ending
+        ending = Cover.empty(self.viability, lead=lead).advance(data).ending
         if not ending:
             raise UnreachablePrefixError(
                 f"segment {place} of the prefix ends with {data[-20:]!r}, where no encoding ends (inside a "
@@ -160,7 +160,7 @@ class CoverCache:
         ]
         nearest = max(before, key=lambda kept: len(kept.text), default=None)
         if nearest is None:
-            cover = self.viability.cover(lead=prompt.lead).advance(prompt.text)
+            cover = Cover.empty(self.viability, lead=prompt.lead).advance(prompt.text)
         else:
             cover = self._covers[nearest].advance(prompt.text[len(nearest.text) :])
         self._covers[prompt] = cover

@@ -32,24 +32,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from bytelm.added_tokens import added_pattern
 from bytelm.characters import forbidden_points, outside_points
 from bytelm.completions import Completions
 from bytelm.merges import read_merges
 from bytelm.normal import NormalForm
-from bytelm.patterns import Pattern, Spelling, compile_pattern, literals_pattern
+from bytelm.patterns import compile_pattern
 from bytelm.pipeline import read_vocab
-from bytelm.splits import LOST, SKIP, Level
+from bytelm.splits import Level
 from bytelm.trie import Trie, unfinished
-from bytelm.vocab import SPACE_MARK, AddedToken, Vocab, byte_token, decode_added
+from bytelm.vocab import SPACE_MARK, Vocab, byte_token
 from bytelm.walks import INACTIVE, Nodes, Walker
-
-if TYPE_CHECKING:
-    from bytelm.cover import Cover
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +118,6 @@ class Viability:
         """
         return cls(read_vocab(tokenizer))
 
-    def cover(self, *, lead: bool = True) -> Cover:
-        """The cover of the empty prefix; ``lead``: the tokenizer's hidden leading space applies."""
-        from bytelm.cover import Cover
-
-        return Cover.empty(self, lead=lead)
-
     # --- construction ------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -140,7 +132,8 @@ class Viability:
         for normalized, group in enumerate(groups):
             if normalized and not group:
                 continue
-            pattern = self._added_pattern(group, len(levels), opens=not normalized)
+            pattern, emitted = added_pattern(vocab, group, opens=not normalized)
+            self._spells |= dict.fromkeys(emitted, len(levels))
             levels.append(
                 Level(
                     pattern,
@@ -156,32 +149,6 @@ class Viability:
                 Level(pattern, behavior=step.behavior, invert=step.invert, alias=alias, forbidden=self._forbidden)
             )
         return levels
-
-    def _added_pattern(self, group: list[AddedToken], at: int, *, opens: bool) -> Pattern:
-        spellings: dict[str, Spelling] = {}
-        for token in group:
-            content = token.content
-            if token.normalized and self.vocab.source.normalizer is not None:
-                content = self.vocab.source.normalizer.normalize_str(content)
-            data = self.vocab.token_bytes[token.id]
-            spelled = (
-                content.replace(SPACE_MARK, " ")
-                if token.normalized and self.vocab.family == "sentencepiece"
-                else content
-            )
-            if token.special:
-                spellings[content] = Spelling(SKIP)
-            elif data is None or data != spelled.encode() or data != decode_added(token.content, self.vocab.family):
-                spellings[content] = Spelling(LOST)
-            else:
-                spellings[content] = Spelling(token.id, token.single_word, token.lstrip, token.rstrip)
-                self._spells[token.id] = at
-        opening, reopening = self.vocab.opening if opens else "", self.vocab.reopening
-        if opens and self.vocab.lead and self._spells and not opening:
-            opening = SPACE_MARK
-        if opens:  # this level sees the text before spaces become ▁
-            opening, reopening = opening.replace(SPACE_MARK, " "), reopening.replace(SPACE_MARK, " ")
-        return literals_pattern(spellings, skip=SKIP, lost=LOST, opening=opening, reopening=reopening)
 
     def _byte_ranks(self) -> Bool[np.ndarray, " tokens"]:
         out = np.zeros(len(self.trie), np.bool_)

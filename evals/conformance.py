@@ -27,6 +27,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -175,7 +176,7 @@ class Trial:
         """Walk one document byte by byte and compare at the given lengths."""
         if self.viability is None:
             return
-        cover = self.viability.cover(lead=self.lead)
+        cover = Cover.empty(self.viability, lead=self.lead)
         wanted = set(lengths)
         for n in range(len(document) + 1):
             prefix = document[:n]
@@ -209,10 +210,8 @@ class Trial:
     def _compare(self, prefix: bytes, cover: Cover, document: bytes) -> None:
         effort = self.effort
         found = self.judge.find(prefix, pairs=int(300 * effort), wide=int(80 * effort), each=int(10 * effort))
-        try:
+        with suppress(UnicodeDecodeError):  # the document may end inside a character, or be no text at all
             self.judge.read(prefix, [document.decode()], found)
-        except UnicodeDecodeError:
-            pass  # the document ends inside a character or is no text at all
         self.report.prefixes += 1
         self.report.texts += found.texts
         nodes = {tuple(node.token_ids): node for node in cover.nodes}
@@ -255,7 +254,11 @@ class Trial:
         if sure or count:
             return count
         # Claimed by bytelm and not among the continuations: try every leaf that it claims.
-        every = [(*ids, int(trie.order[i])) for i in range(low, high) if mask[i - low] and len(trie.spelled[i]) > len(leftover)]
+        every = [
+            (*ids, int(trie.order[i]))
+            for i in range(low, high)
+            if mask[i - low] and len(trie.spelled[i]) > len(leftover)
+        ]
         return len(self.judge.viable(every[:2000], {}, tries=40))
 
     def _sample(self, low: int, mask: np.ndarray, size: int, spelled: Sequence[bytes], *, most: int) -> list[int]:
@@ -278,7 +281,9 @@ class Trial:
 
 def _part(task: tuple[str, int, int, int, int, float, bool]) -> Report:
     path, count, skip, seed, leaves, effort, lead = task
-    trial = Trial(path, _name(path) + ("" if lead else " (no lead)"), seed=seed, leaves=leaves, effort=effort, lead=lead)
+    trial = Trial(
+        path, _name(path) + ("" if lead else " (no lead)"), seed=seed, leaves=leaves, effort=effort, lead=lead
+    )
     return trial.run(count, skip=skip)
 
 
@@ -297,7 +302,17 @@ def table(reports: Sequence[Report]) -> Any:
     from rich.table import Table
 
     made = Table(title="Agreement with the tokenizer itself")
-    for title in ("tokenizer", "prefixes", "unreachable", "nodes", "leaves", "disagreements", "ms/byte median", "p99", "load s"):
+    for title in (
+        "tokenizer",
+        "prefixes",
+        "unreachable",
+        "nodes",
+        "leaves",
+        "disagreements",
+        "ms/byte median",
+        "p99",
+        "load s",
+    ):
         made.add_column(title, justify="left" if title == "tokenizer" else "right")
     for report in reports:
         if report.refused is not None:
@@ -317,9 +332,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison; 1 when anything disagrees."""
     parser = argparse.ArgumentParser(prog="python -m evals.conformance", description=__doc__.split("\n")[0])
     parser.add_argument("tokenizers", nargs="*", metavar="TOKENIZER", help="tokenizer.json[.xz] files or model folders")
-    parser.add_argument("--prefixes", type=int, default=5000, help="distinct prefixes for each tokenizer (default 5000)")
-    parser.add_argument("--leaves", type=int, default=FEW, help="leaves for each node where there are many (default 300)")
-    parser.add_argument("--effort", type=float, default=1.0, help="multiplies the continuations of a prefix (default 1)")
+    parser.add_argument(
+        "--prefixes", type=int, default=5000, help="distinct prefixes for each tokenizer (default 5000)"
+    )
+    parser.add_argument(
+        "--leaves", type=int, default=FEW, help="leaves for each node where there are many (default 300)"
+    )
+    parser.add_argument(
+        "--effort", type=float, default=1.0, help="multiplies the continuations of a prefix (default 1)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--no-lead", action="store_true", help="as after a sentinel: no hidden leading space")
@@ -335,7 +356,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         jobs=options.jobs, lead=not options.no_lead,
     )  # fmt: skip
     record = {
-        "command": "python -m evals.conformance " + " ".join(map(_name, sys.argv[1:] if arguments is None else arguments)),
+        "command": "python -m evals.conformance "
+        + " ".join(map(_name, sys.argv[1:] if arguments is None else arguments)),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("tokenizers", "transformers", "numpy")},
         "tokenizers": [report.summary() for report in reports],
@@ -356,7 +378,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(
-    paths: Sequence[str], *, count: int, seed: int, leaves: int = FEW, effort: float = 1.0, jobs: int = 1, lead: bool = True
+    paths: Sequence[str],
+    *,
+    count: int,
+    seed: int,
+    leaves: int = FEW,
+    effort: float = 1.0,
+    jobs: int = 1,
+    lead: bool = True,
 ) -> list[Report]:
     """The reports of several tokenizers, in their order; with several processes the prefixes of each are shared out."""
     parts = jobs if len(paths) < jobs else 1
@@ -383,7 +412,11 @@ def run(
 
 def _progress(report: Report) -> None:
     wrong = f"{len(report.disagreements)} disagreements" if report.refused is None else "refused"
-    print(f"{report.tokenizer}: {report.prefixes} prefixes in {report.seconds:.0f} s, {wrong}", file=sys.stderr, flush=True)
+    print(
+        f"{report.tokenizer}: {report.prefixes} prefixes in {report.seconds:.0f} s, {wrong}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -400,4 +400,3 @@ class Continuations:
         texts += [head + stem + rng.choice(tails) for stem in stems for _ in range(8)]
         texts += [head + rng.choice(stems) + tail for tail in tails]
         return texts
-

@@ -33,11 +33,21 @@ CODE = {
         'public class HelloWorld {\n    public static void main(String[] args) {\n        System.out.println("Hello");\n    }\n}\n',
         "    @Override\n    public int hashCode() { return 31 * x + (y == null ? 0 : y.hashCode()); }\n\n\n",
     ],
-    "go": ["package main\n\nfunc main() {\n\tch := make(chan int, 10)\n\tif err := run(ch); err != nil {\n\t\tlog.Fatal(err)\n\t}\n}\n"],
-    "html": ['<!DOCTYPE html>\n<div class="a b" id=\'c\'>\n  <p>A &amp; B&nbsp;&#39;s</p>\n</div>\n\n<br/>   <a href="http://x.y/z?a=1&b=2">'],
-    "sql": ["SELECT a.id, COUNT(*) AS n\nFROM t1 a\nLEFT JOIN t2 b ON a.id=b.id\nWHERE b.x IS NULL AND a.s LIKE '%it''s%'\nGROUP BY 1;\n"],
-    "shell": ["#!/bin/sh\nset -eu\nfor f in *.txt; do\n  [ -f \"$f\" ] || continue\n  sed -e 's/a/b/g' < \"$f\" > \"${f%.txt}.out\" 2>&1\ndone\n"],
-    "haskell": ["module Main where\n\nimport qualified Data.Map as M\n\nfoldr' f z (x:xs) = f x $! foldr' f z xs -- strict'\n  where y' = z\n"],
+    "go": [
+        "package main\n\nfunc main() {\n\tch := make(chan int, 10)\n\tif err := run(ch); err != nil {\n\t\tlog.Fatal(err)\n\t}\n}\n"
+    ],
+    "html": [
+        '<!DOCTYPE html>\n<div class="a b" id=\'c\'>\n  <p>A &amp; B&nbsp;&#39;s</p>\n</div>\n\n<br/>   <a href="http://x.y/z?a=1&b=2">'
+    ],
+    "sql": [
+        "SELECT a.id, COUNT(*) AS n\nFROM t1 a\nLEFT JOIN t2 b ON a.id=b.id\nWHERE b.x IS NULL AND a.s LIKE '%it''s%'\nGROUP BY 1;\n"
+    ],
+    "shell": [
+        '#!/bin/sh\nset -eu\nfor f in *.txt; do\n  [ -f "$f" ] || continue\n  sed -e \'s/a/b/g\' < "$f" > "${f%.txt}.out" 2>&1\ndone\n'
+    ],
+    "haskell": [
+        "module Main where\n\nimport qualified Data.Map as M\n\nfoldr' f z (x:xs) = f x $! foldr' f z xs -- strict'\n  where y' = z\n"
+    ],
     "json": ['{\n  "a": [1, 2.50, -3e+10, true, null],\n  "b": {"c\\u00e9": "it\'s"},\n    "dd": []\n}\n'],
     "lisp": ["(define (fact n)\n  (if (= n 0) 1 (* n (fact (- n 1)))))\n;; it's 'quoted `(a ,b ,@c)\n"],
 }
@@ -51,15 +61,36 @@ PROSE = [
     '- [ ] todo\n- [x] done\n\n> quote\n> more\n\n***\n\n<!-- comment -->\n\n[link](http://x.y "t") ![i](a.png)\n\n\n\n',
     "\\begin{align}\n  \\frac{a_1}{b^2} &= \\sum_{i=0}^{n} x_i \\\\\n\\end{align}\n$\\alpha \\to \\beta$ ≤ ≥ ∑ ∫ √2 ± 5 × 3 ÷ ½ x² H₂O\n",
 ]
-SPACES = [" ", "  ", "   ", "\t", "\t\t", "\n", "\n\n", "\n\n\n", "\r\n", "\r\n\r\n", "\r", "\f", "\v", "\x1c", "\u0085", "\u00a0", "\u2028", "\u2029", "\u3000", "\u1680", "\u2003", "\u200b", "\u202f", "        ", "                ", "\n    ", "\n\t\t", " \n", " \r\n ", "\u180e"]  # fmt: skip  # noqa: E501
-WORDS = ["a", "I", "the", "don", "we", "x", "=", "self", "print", "é", "I'm", "1", "(", ")", ".", "'", "_", "日", "Ab", "AB"]
+SPACES = [" ", "  ", "   ", "\t", "\t\t", "\n", "\n\n", "\n\n\n", "\r\n", "\r\n\r\n", "\r", "\f", "\v", "\x1c", "\u0085", "\u00a0", "\u2028", "\u2029", "\u3000", "\u1680", "\u2003", "\u200b", "\u202f", "        ", "                ", "\n    ", "\n\t\t", " \n", " \r\n ", "\u180e"]  # fmt: skip
+WORDS = [
+    "a",
+    "I",
+    "the",
+    "don",
+    "we",
+    "x",
+    "=",
+    "self",
+    "print",
+    "é",
+    "I'm",
+    "1",
+    "(",
+    ")",
+    ".",
+    "'",
+    "_",
+    "日",
+    "Ab",
+    "AB",
+]
 CONTRACTIONS = [
     f"{word}{mark}{tail}"
     for word in ("I", "we", "DON", "x=", " ", "", "1", "(", "é", "it", "日", "\n", "_", "'")
     for mark in ("'", "’", "''")
     for tail in ("s", "S", "t", "T", "re", "RE", "Re", "rE", "ve", "VE", "m", "M", "ll", "LL", "Ll", "d", "D", "r", "l", "v", "mega", "ſ", "K", "es", "ren", "lla", "Tx", "ß", "'t", "1")
 ]  # fmt: skip
-DIGITS = ["1234567890", "007", "3.14159", "1,000,000", "0xDEADBEEF", "٠١٢٣٤٥٦", "१२३४५६७", "০১২৩৪৫", "๐๑๒๓๔๕", "０１２３４", "𝟘𝟙𝟚𝟛𝟜", "½¾²³¹", "ⅧⅨⅩ", "一二三", "12٣٤56", "1a2b3", "1 2  3", "10²", "2024-01-31T12:59:60Z", "+1 (555) 010-9999"]  # fmt: skip  # noqa: E501
+DIGITS = ["1234567890", "007", "3.14159", "1,000,000", "0xDEADBEEF", "٠١٢٣٤٥٦", "१२३४५६७", "০১২৩৪৫", "๐๑๒๓๔๕", "０１２３４", "𝟘𝟙𝟚𝟛𝟜", "½¾²³¹", "ⅧⅨⅩ", "一二三", "12٣٤56", "1a2b3", "1 2  3", "10²", "2024-01-31T12:59:60Z", "+1 (555) 010-9999"]  # fmt: skip
 SCRIPTS = [
     "今日は天気がいいですね。カタカナとひらがな、漢字123個。ー々〆ヶ",
     "你好，世界！这是一个测试：“引号”、《书名》。龘靐齉𠀀𠮷",
@@ -75,12 +106,41 @@ SCRIPTS = [
     "ᏣᎳᎩ ᐃᓄᒃ ꦗꦮ ⴰⵎⴰⵣⵉⵖ ქართული Ქ Հայերեն አማርኛ ភាសាខ្មែរ မြန်မာ བོད་ཡིག",
     "𐌰𐍄𐍄𐌰 𝓗𝓮𝓵𝓵𝓸 𝔘𝔫𝔦 𐐀𐐨 𒀀𒁀 ㍿㌔ ﷺ ﬁﬂﬃ ǅǆǄ ʰʲ ªº",
 ]
-EMOJI = ["😀😃🙏", "👨‍👩‍👧‍👦", "👩🏽‍💻", "🏳️‍🌈", "🇩🇪🇫🇷🇯", "❤️❤", "1️⃣#️⃣", "☕︎☕️", "🧑‍🚀🪐", "✨a✨ b", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "™®©", "→⇒⟶", "░▒▓█", "①②③", "🤷🏿‍♀️!"]
-COMBINING = ["e\u0301", "a\u0308\u0304", "n\u0303o\u0301", "\u0301x", " \u0301", "q\u0323\u0307", "Z\u0351\u036b\u0343", "\u1112\u1161\u11ab", "क\u093c", "ก\u0e33", "A\u030a", "\u212b", "\u0344", "1\u20e3", "\u0958", "x\u0338=", "é\u0323", "o\u0302\u0323", "가\u11a8", "'\u0301s", "\n\u0301"]  # fmt: skip  # noqa: E501
-ODD = ["\x00", "\x00\x00a", "\x01\x02\x7f", "\ufeff", "\ufeffabc", "a\ufeffb", "\ue000\uf8ff", "\U000f0000", "\U0010fffd", "\uffff", "\ufdd0", "\ufffd", "a\u0000b", "\u202e\u202dabc", "\u061c", "\u00ad", "\x1b[0m", "\x08\x08", "\u2060\u200d\u200c", "▁", "a▁b", "Ġ", "Ċ", "Ġa", "<0x0A>", "<0xE2>", "##ing", "</w>"]  # fmt: skip  # noqa: E501
-SENTINELS = ["<s>", "</s>", "<unk>", "<pad>", "<|endoftext|>", "<|im_start|>user\n", "<|fim_prefix|>", "<fim_middle>", "[INST]", "[/INST]", "<bos>", "<start_of_turn>", "<think>", "</think>", "<tool_call>", "<|", "|>", "<unused7>", "[multimodal]", "<table>", "</h1>", "<｜User｜>", "<｜fim▁hole｜>", "<｜begin▁of▁sentence｜>"]  # fmt: skip  # noqa: E501
+EMOJI = [
+    "😀😃🙏",
+    "👨‍👩‍👧‍👦",
+    "👩🏽‍💻",
+    "🏳️‍🌈",
+    "🇩🇪🇫🇷🇯",
+    "❤️❤",
+    "1️⃣#️⃣",
+    "☕︎☕️",
+    "🧑‍🚀🪐",
+    "✨a✨ b",
+    "🏴󠁧󠁢󠁥󠁮󠁧󠁿",
+    "™®©",
+    "→⇒⟶",
+    "░▒▓█",
+    "①②③",
+    "🤷🏿‍♀️!",
+]
+COMBINING = ["e\u0301", "a\u0308\u0304", "n\u0303o\u0301", "\u0301x", " \u0301", "q\u0323\u0307", "Z\u0351\u036b\u0343", "\u1112\u1161\u11ab", "क\u093c", "ก\u0e33", "A\u030a", "\u212b", "\u0344", "1\u20e3", "\u0958", "x\u0338=", "é\u0323", "o\u0302\u0323", "가\u11a8", "'\u0301s", "\n\u0301"]  # fmt: skip
+ODD = ["\x00", "\x00\x00a", "\x01\x02\x7f", "\ufeff", "\ufeffabc", "a\ufeffb", "\ue000\uf8ff", "\U000f0000", "\U0010fffd", "\uffff", "\ufdd0", "\ufffd", "a\u0000b", "\u202e\u202dabc", "\u061c", "\u00ad", "\x1b[0m", "\x08\x08", "\u2060\u200d\u200c", "▁", "a▁b", "Ġ", "Ċ", "Ġa", "<0x0A>", "<0xE2>", "##ing", "</w>"]  # fmt: skip
+SENTINELS = ["<s>", "</s>", "<unk>", "<pad>", "<|endoftext|>", "<|im_start|>user\n", "<|fim_prefix|>", "<fim_middle>", "[INST]", "[/INST]", "<bos>", "<start_of_turn>", "<think>", "</think>", "<tool_call>", "<|", "|>", "<unused7>", "[multimodal]", "<table>", "</h1>", "<｜User｜>", "<｜fim▁hole｜>", "<｜begin▁of▁sentence｜>"]  # fmt: skip
 
-KINDS = ("code", "prose", "spaces", "contractions", "digits", "scripts", "emoji", "combining", "odd", "sentinels", "bytes")
+KINDS = (
+    "code",
+    "prose",
+    "spaces",
+    "contractions",
+    "digits",
+    "scripts",
+    "emoji",
+    "combining",
+    "odd",
+    "sentinels",
+    "bytes",
+)
 
 
 def fragment(kind: str, rng: random.Random, sentinels: Iterable[str]) -> bytes:
@@ -115,12 +175,14 @@ def fragment(kind: str, rng: random.Random, sentinels: Iterable[str]) -> bytes:
                 return rng.randbytes(rng.randint(1, 12))
             if shape < 0.7:
                 return "".join(chr(rng.choice(_ASSIGNED)) for _ in range(rng.randint(1, 8))).encode()
-            return bytes(rng.choice(b"aA1 \n'.\xc3\xa9\xe2\x80\xa8\xe6\x97\xf0\x9f\x98") for _ in range(rng.randint(1, 16)))
+            return bytes(
+                rng.choice(b"aA1 \n'.\xc3\xa9\xe2\x80\xa8\xe6\x97\xf0\x9f\x98") for _ in range(rng.randint(1, 16))
+            )
     start = rng.randrange(len(text)) if rng.random() < 0.7 else 0
     return text[start : start + rng.randint(1, 40)].encode()
 
 
-_ASSIGNED = [*range(0x20, 0x250), *range(0x370, 0x600), *range(0x900, 0xA00), *range(0x2000, 0x2070), *range(0x3000, 0x3100), *range(0x4E00, 0x4E80), *range(0x1F300, 0x1F650)]  # fmt: skip  # noqa: E501
+_ASSIGNED = [*range(0x20, 0x250), *range(0x370, 0x600), *range(0x900, 0xA00), *range(0x2000, 0x2070), *range(0x3000, 0x3100), *range(0x4E00, 0x4E80), *range(0x1F300, 0x1F650)]  # fmt: skip
 
 
 def documents(seed: int, sentinels: Iterable[str] = (), *, longest: int = 64) -> Iterator[bytes]:

@@ -100,11 +100,15 @@ class Definition:
         )
         alphabet = byte_alphabet()
         vocabulary = model["vocab"]
-        spelled = vocabulary.items() if isinstance(vocabulary, dict) else ((p, i) for i, (p, _) in enumerate(vocabulary))
+        spelled = (
+            vocabulary.items() if isinstance(vocabulary, dict) else ((p, i) for i, (p, _) in enumerate(vocabulary))
+        )
         self.token_bytes: dict[int, bytes] = {
             index: self._spell(token, alphabet, fallback=bool(model.get("byte_fallback"))) for token, index in spelled
         }
-        self.token_bytes |= {index: self._spell(content, alphabet, fallback=False) for index, content in self.added.items()}
+        self.token_bytes |= {
+            index: self._spell(content, alphabet, fallback=False) for index, content in self.added.items()
+        }
         for index in self.special:
             self.token_bytes.pop(index, None)
         # An unknown token stands for many texts, so it spells none.

@@ -89,7 +89,9 @@ class Judge:
             for sequence in pending:
                 tails = [""] if not count else self.rng.choices(core, k=count)
                 if count > 4:
-                    tails += self.rng.choices(singles, k=count // 4) + self.rng.choices(self.continuations.pairs, k=count // 4)
+                    tails += self.rng.choices(singles, k=count // 4) + self.rng.choices(
+                        self.continuations.pairs, k=count // 4
+                    )
                 texts += [(sequence, text) for text in self._after(sequence, tails)]
             self._show(texts, shown)
             pending = [s for s in pending if s not in shown]

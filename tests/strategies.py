@@ -23,7 +23,7 @@ BYTE_ALPHABETS = (
     ["1", "."], ["A", "a", "'"], ["a", "é"], ["é", "è"], ["a", " ", "é"], ["\r", "\n", " "], ["a", "\u0301"], ["x", "'", "t", " "],
     ["a", "日"], [" ", "\u0085"], ["ſ", "'", "a"], ["<", "a", ">"],
 )  # fmt: skip
-ATOMS = (r"\s", r"\S", r"\p{L}", r"\p{N}", r"[^\s\p{L}\p{N}]", r"[^\r\n\p{L}\p{N}]", ".", r"\d", r"[\r\n]", r"\w", r"[a1]", r"\p{Lu}", r"\p{Ll}")  # fmt: skip  # noqa: E501
+ATOMS = (r"\s", r"\S", r"\p{L}", r"\p{N}", r"[^\s\p{L}\p{N}]", r"[^\r\n\p{L}\p{N}]", ".", r"\d", r"[\r\n]", r"\w", r"[a1]", r"\p{Lu}", r"\p{Ll}")  # fmt: skip
 WHOLE_PATTERNS = (
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -88,7 +88,9 @@ def characters_of(data: set[int]) -> list[str]:
 
 
 @st.composite
-def vocabularies(draw: st.DrawFn, base: list[str], *, most: int = 9, longest: int = 4) -> tuple[list[str], list[tuple[str, str]]]:
+def vocabularies(
+    draw: st.DrawFn, base: list[str], *, most: int = 9, longest: int = 4
+) -> tuple[list[str], list[tuple[str, str]]]:
     """Pieces and merges over some base pieces: mostly each piece from smaller ones, sometimes in an order no trainer makes."""
     pieces, merges = list(base), []
     for _ in range(draw(st.integers(0, most))):
@@ -122,7 +124,9 @@ def patterns(draw: st.DrawFn, alphabet: list[str]) -> str:
     if draw(st.booleans()):
         return draw(st.sampled_from(WHOLE_PATTERNS))
     literals = [f"\\x{{{ord(c):x}}}" for c in alphabet]
-    atom = st.one_of(st.sampled_from(ATOMS), st.sampled_from(literals), st.sampled_from([f"(?i:{c})" for c in literals]))
+    atom = st.one_of(
+        st.sampled_from(ATOMS), st.sampled_from(literals), st.sampled_from([f"(?i:{c})" for c in literals])
+    )
     count = st.sampled_from(("", "", "+", "*", "?", "{1,2}", "{2}", "{1,3}", "+?", "*?", "??", "++", "?+"))
 
     def sequence() -> str:
@@ -222,13 +226,22 @@ def byte_level(draw: st.DrawFn, *, plain: bool = False, full: bool = False) -> T
     backend = Tokenizer(models.BPE(ids, merges, ignore_merges=ignore))
     steps, names = ([], []) if plain else draw(splits(alphabet))
     regex = not plain and draw(st.integers(0, 3)) == 0
-    backend.pre_tokenizer = pre_tokenizers.Sequence([*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)]
+    )
     backend.decoder = decoders.ByteLevel()
     form = draw(st.sampled_from((None, None, None, "NFC")))
     if form:
         backend.normalizer = normalizers.NFC()
     _add(backend, added)
-    what = {"pieces": [p for p in pieces if len(p) > 1 or p in base], "merges": merges, "ids": ids, "ignore_merges": ignore, "splits": names, "gpt2_regex": regex}
+    what = {
+        "pieces": [p for p in pieces if len(p) > 1 or p in base],
+        "merges": merges,
+        "ids": ids,
+        "ignore_merges": ignore,
+        "splits": names,
+        "gpt2_regex": regex,
+    }
     what |= {"added": _described(added), "normalizer": form}
     return Toy(backend, tuple(alphabet), not full, max(map(len, pieces)), what)
 
@@ -249,7 +262,11 @@ def sentencepiece(draw: st.DrawFn) -> Toy:
     backend = Tokenizer(model)
     replace = normalizers.Replace(" ", "▁")
     ends: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    shape = draw(st.sampled_from(("prepend", "replace", "replace", "gemma", "metaspace-first", "metaspace-never", "metaspace-always")))
+    shape = draw(
+        st.sampled_from(
+            ("prepend", "replace", "replace", "gemma", "metaspace-first", "metaspace-never", "metaspace-always")
+        )
+    )
     split = draw(st.booleans())
     match shape:
         case "prepend":
@@ -268,5 +285,12 @@ def sentencepiece(draw: st.DrawFn) -> Toy:
     backend.decoder = decoders.Sequence(ends)
     added = draw(added_tokens(alphabet))
     _add(backend, added)
-    what = {"pieces": pieces, "merges": merges, "shape": shape, "split": split, "fuse_unk": fuse, "added": _described(added)}
+    what = {
+        "pieces": pieces,
+        "merges": merges,
+        "shape": shape,
+        "split": split,
+        "fuse_unk": fuse,
+        "added": _described(added),
+    }
     return Toy(backend, tuple(alphabet), False, max(map(len, pieces)), what)

@@ -39,6 +39,7 @@ def test_a_cache_that_cannot_be_used_is_passed_over(folder: Path) -> None:
 
 def test_a_corrupt_file_is_ignored(folder: Path) -> None:
     """The members of an atom are asked again when what is on disk is not of their size."""
+    atom_members.cache_clear()
     members = atom_members(r"\p{Lt}").copy()
     (file,) = (folder / "letters").iterdir()
     file.write_bytes(b"short")

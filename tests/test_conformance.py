@@ -21,7 +21,19 @@ from tests.oracle import Enumeration, depth_for
 from tests.strategies import Toy, byte_level
 from tests.tiny import byte_bpe_tokenizer
 
-SUPPORTED = ("cl100k", "deepseek_v3", "gemma3", "gpt2", "llama2", "llama3", "mistral_v3", "o200k", "qwen3", "smollm2", "tekken")
+SUPPORTED = (
+    "cl100k",
+    "deepseek_v3",
+    "gemma3",
+    "gpt2",
+    "llama2",
+    "llama3",
+    "mistral_v3",
+    "o200k",
+    "qwen3",
+    "smollm2",
+    "tekken",
+)
 LIGHT = ("gpt2", "llama2", "smollm2")
 
 # Read off the tokenizers by people who had been caught out by them.

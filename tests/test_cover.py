@@ -53,7 +53,7 @@ def check_nodes(toy: Toy) -> None:
         return
     everything, prefixes = enumerated(toy)
     for prefix in prefixes:
-        cover = viability.cover().advance(prefix)
+        cover = Cover.empty(viability).advance(prefix)
         endings = everything.ending(prefix)
 
         assert ids_of(cover.nodes) - endings == everything.nodes(prefix) - endings, (prefix, toy.what)
@@ -83,7 +83,7 @@ def test_nodes_of_sentencepiece_hold_those_of_all_texts(toy: Toy) -> None:
         return
     everything, prefixes = enumerated(toy)
     for prefix in prefixes:
-        cover = viability.cover().advance(prefix)
+        cover = Cover.empty(viability).advance(prefix)
 
         assert everything.nodes(prefix) <= ids_of(cover.nodes), (prefix, toy.what)
         assert ids_of(cover.ending) == everything.ending(prefix), (prefix, toy.what)
@@ -104,10 +104,10 @@ def test_unreachable_prefixes_are_those_of_no_text(toy: Toy) -> None:
             if len(longer) > 3:
                 continue
             if longer in reachable:
-                viability.cover().advance(longer)
+                Cover.empty(viability).advance(longer)
             else:
                 with pytest.raises(UnreachablePrefixError) as caught:
-                    viability.cover().advance(longer + b"a")
+                    Cover.empty(viability).advance(longer + b"a")
 
                 assert caught.value.position == len(prefix)
 
@@ -133,7 +133,7 @@ def test_masses_are_sums_over_the_cover(toy: Toy, seed: int) -> None:
     probs = np.random.default_rng(seed).random(len(order))
     prob_of = {int(token): float(p) for token, p in zip(order, probs, strict=True)}
     for prefix in prefixes:
-        cover = viability.cover().advance(prefix)
+        cover = Cover.empty(viability).advance(prefix)
         expected: dict[int, float] = {}
         for byte in range(256):
             ends = [ids for ids in everything.cover(prefix + bytes([byte])) if ids[:-1] in everything.nodes(prefix)]
@@ -151,7 +151,7 @@ def test_advancing_in_pieces_is_advancing_at_once(toy: Toy, random: Any) -> None
     if viability is None:
         return
     _, prefixes = enumerated(toy, most=1000)
-    empty = viability.cover()
+    empty = Cover.empty(viability)
     before = ids_of(empty.nodes)
     for prefix in random.sample(prefixes, min(len(prefixes), 8)):
         stepwise = empty
@@ -190,7 +190,7 @@ def by_hand(ignore_merges: bool = False) -> Viability:
 )
 def test_nodes_by_hand(prefix: bytes, nodes: set[Ids], ending: set[Ids]) -> None:
     """The nodes of a vocabulary small enough to think through."""
-    cover = by_hand().cover().advance(prefix)
+    cover = Cover.empty(by_hand()).advance(prefix)
 
     assert (ids_of(cover.nodes), ids_of(cover.ending)) == (nodes, ending)
 
@@ -201,8 +201,6 @@ def test_bytes_that_are_no_text_say_where(data: bytes, position: int, load_token
     viability = Viability.from_tokenizer(load_tokenizer("smollm2"))
 
     with pytest.raises(UnreachablePrefixError) as caught:
-        viability.cover().advance(data)
+        Cover.empty(viability).advance(data)
 
     assert caught.value.position == position
-
-

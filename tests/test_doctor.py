@@ -58,7 +58,7 @@ def test_a_model_without_an_end_is_noted() -> None:
     ("tokenizer", "cause"),
     [
         (Tokenizer(models.Unigram([("a", -1.0)], None)), "Unigram"),
-        (Tokenizer(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]")), "WordPiece"),  # noqa: S106 - a token, no password
+        (Tokenizer(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]")), "WordPiece"),
         (Tokenizer(models.BPE({"a": 0}, [])), "no byte fallback"),
     ],
 )

@@ -564,7 +564,9 @@ def test_a_failure_leaves_no_half_written_cache(lm: TransformersLM, monkeypatch:
     """When a pass fails, what it was to have written is not believed to be there."""
     lm.next_token_logprobs([(1, 2)])
     with monkeypatch.context() as patch:
-        patch.setattr(lm.model.model.layers[0].mlp, "forward", lambda hidden: hidden[:, :, :3])  # layer 1 writes nothing
+        patch.setattr(
+            lm.model.model.layers[0].mlp, "forward", lambda hidden: hidden[:, :, :3]
+        )  # layer 1 writes nothing
         with pytest.raises(ModelError, match="the model failed on 1 x 2 tokens"):
             lm.next_token_logprobs([(1, 2, 3, 4)])
 

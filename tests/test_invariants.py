@@ -83,7 +83,7 @@ def check_complete(subject: Subject, text: str) -> None:
     """Every node that an encoding shows is there."""
     data = text.encode()
     shown = shown_nodes(subject, text, len(data))
-    cover = subject.viability.cover()
+    cover = Cover.empty(subject.viability)
     for n in range(len(data) + 1):
         cover = cover.advance(data[n - 1 : n]) if n else cover
 
@@ -94,7 +94,7 @@ def check_disjoint_and_minimal(subject: Subject, text: str) -> None:
     """No member begins another, and every member's last token holds the last byte and begins with the leftover."""
     data = text.encode()
     trie = subject.viability.trie
-    cover = subject.viability.cover()
+    cover = Cover.empty(subject.viability)
     for n in range(1, len(data) + 1):
         cover = cover.advance(data[n - 1 : n])
         nodes = {tuple(node.token_ids): node for node in cover.nodes}
@@ -121,7 +121,7 @@ def check_sound(subject: Subject, text: str, rng: np.random.Generator) -> None:
     """What is claimed viable is shown so by the encoding of some text: three tokens of every node, at random."""
     data = text.encode()
     trie = subject.viability.trie
-    cover = subject.viability.cover()
+    cover = Cover.empty(subject.viability)
     claimed: dict[Ids, bool] = {}
     for n in range(len(data) + 1):
         cover = cover.advance(data[n - 1 : n]) if n else cover
@@ -138,7 +138,7 @@ def check_sound(subject: Subject, text: str, rng: np.random.Generator) -> None:
 def check_mass(subject: Subject, text: str) -> None:
     """P(x) = Σ P(x·b) + P(x, EOT) + leak, the leak being what the nodes that spell x put on tokens that may not follow."""
     data = text.encode()
-    cover = subject.viability.cover()
+    cover = Cover.empty(subject.viability)
     before = 1.0
     for n in range(len(data) + 1):
         cover = cover.advance(data[n - 1 : n]) if n else cover
@@ -190,18 +190,18 @@ def test_claims_are_sound(subject: Subject, name: str) -> None:
 def test_advancing_byte_by_byte_is_advancing_at_once(subject: Subject, name: str) -> None:
     """A cover that came byte by byte holds the same nodes as one that came in one step."""
     data = HOSTILE[name].encode()
-    cover = subject.viability.cover()
+    cover = Cover.empty(subject.viability)
     for n in range(1, len(data) + 1):
         cover = cover.advance(data[n - 1 : n])
         if n % 5 == 0 or n == len(data):
-            assert ids_of(cover.nodes) == ids_of(subject.viability.cover().advance(data[:n]).nodes)
+            assert ids_of(cover.nodes) == ids_of(Cover.empty(subject.viability).advance(data[:n]).nodes)
 
 
 @pytest.mark.parametrize("name", CHANGING)
 def test_text_that_is_changed_is_refused_where_it_changes(subject: Subject, name: str) -> None:
     """A prefix is unreachable from the first byte at which no continuation of it is left as it is by the tokenizer."""
     data = CHANGING[name].encode()
-    cover = subject.viability.cover()
+    cover = Cover.empty(subject.viability)
     for n in range(1, len(data) + 1):
         found = subject.judge.find(data[:n], pairs=50, wide=10, each=3)
         if found.nodes or found.ending is not None:

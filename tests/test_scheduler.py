@@ -125,7 +125,7 @@ def test_what_was_finished_is_kept_when_a_call_fails() -> None:
     model = Echo(fails_at=2)
     finished = []
 
-    with pytest.raises(InvalidLogitsError, match="NaN"):  # noqa: PT012 - the loop is what raises
+    with pytest.raises(InvalidLogitsError, match="NaN"):
         for outcome in Scheduler(model).run([asks([(1,)]), asks([(1,)], [(2,)]), asks([(3,)])]):
             finished.append(outcome.index)
 

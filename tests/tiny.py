@@ -113,7 +113,7 @@ def sentencepiece_bpe_tokenizer(
         alphabet: How many characters the vocabulary holds; the others are spelled by bytes.
     """
     specials = ["<unk>", *(token for token in (bos, eos) if token is not None)]
-    draft = Tokenizer(models.BPE(unk_token="<unk>"))  # noqa: S106 - a token of a vocabulary, no password
+    draft = Tokenizer(models.BPE(unk_token="<unk>"))
     draft.normalizer = normalizers.Replace(" ", "▁")
     if not prepend:  # Gemma splits at spaces; Llama 2 lets the merges run over the whole text
         draft.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
@@ -131,7 +131,7 @@ def sentencepiece_bpe_tokenizer(
         models.BPE(
             vocab={piece: i for i, piece in enumerate(pieces)},
             merges=[(left, right) for left, right in model["merges"]],
-            unk_token="<unk>",  # noqa: S106
+            unk_token="<unk>",
             fuse_unk=True,
             byte_fallback=True,
         )
@@ -146,7 +146,7 @@ def sentencepiece_bpe_tokenizer(
     )
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in specials])
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in added])
-    return _wrapped(tokenizer, bos_token=bos, eos_token=eos, unk_token="<unk>")  # noqa: S106
+    return _wrapped(tokenizer, bos_token=bos, eos_token=eos, unk_token="<unk>")
 
 
 def _split(pattern: str) -> Any:
