@@ -185,7 +185,7 @@ class Classes:
                 found |= {f"(?i:{atom})" for atom in inner}
                 literals |= {other for c in plain for other in folded(c)}
         signs = [np.frombuffer(matched(atom), np.uint8) for atom in sorted(found)]
-        signs += [(ord(c) == POINTS).astype(np.uint8) for c in sorted(literals)]
+        signs += [np.equal(POINTS, ord(c)).astype(np.uint8) for c in sorted(literals)]
         signs.append(np.searchsorted([0x80, 0x800, 0x10000], POINTS, side="right").astype(np.uint8))
         names = sorted(set(_categories()))
         signs.append(np.array([names.index(name) for name in _categories()], np.uint8))

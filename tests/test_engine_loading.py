@@ -55,6 +55,13 @@ def test_options_reach_the_engine_and_transformers(folder: Path) -> None:
     assert lm.model.config._attn_implementation == "eager"
 
 
+def test_a_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory may be given as a Path, and from the home folder."""
+    monkeypatch.setenv("HOME", str(folder.parent))
+
+    assert load(folder).vocab_size == load("~/model").vocab_size == 317
+
+
 def test_an_unknown_option(folder: Path) -> None:
     """An option that nothing knows is refused, with those there are, before anything is loaded."""
     with pytest.raises(InvalidArgumentError, match=r"unknown option.*temprature.*device_map.*prefill_chunk"):

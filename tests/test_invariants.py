@@ -155,8 +155,7 @@ def check_mass(subject: Subject, text: str) -> None:
                 ended = float(subject.probs(ids)[subject.eot]) if ids in endings else 0.0
                 end += subject.weight(ids) * ended
                 leak += subject.weight(ids) * (1.0 - kept - ended)
-        if n < len(data):
-            after = float(joint[data[n]])
+        after = float(joint[data[n]]) if n < len(data) else 0.0
         assert before == pytest.approx(float(joint.sum()) + end + leak, rel=1e-6), data[:n]
         assert leak >= -1e-9 * before, data[:n]
         before = after

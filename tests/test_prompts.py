@@ -136,7 +136,7 @@ def test_covers_go_on_from_the_nearest_that_is_kept() -> None:
         covers.cover(Prompt((), b"the quick", lead=True)),
         covers.cover(Prompt((TURN,), b"the qu", lead=True)),
     )
-    ids = [node.token_ids for node in viability.cover().advance(b"the quick").nodes]
+    ids = [node.token_ids for node in Cover.empty(viability).advance(b"the quick").nodes]
 
     assert [node.token_ids for node in longer.nodes] == ids
     assert {node for one in longer.nodes for node in one.path()} & set(short.nodes)

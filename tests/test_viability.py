@@ -32,7 +32,7 @@ def follow(name: str, tokens: list[str]) -> Boundary | None:
     for token in tokens:
         if boundary is None:
             return None
-        boundary = subject.extend(boundary, subject.vocab.source.token_to_id(token))
+        boundary = subject.extend(boundary, subject.vocab.pieces[token])
     return boundary
 
 
@@ -76,7 +76,7 @@ def test_what_the_tokenizer_never_emits_is_not_viable(name: str, tokens: list[st
     """A cut out of place, a pair that would have merged, a byte token where there is a piece."""
     boundary = follow(name, tokens)
 
-    assert boundary is None or not viability(name).trie.rank[viability(name).vocab.source.token_to_id(tokens[-1])] >= 0
+    assert boundary is None
 
 
 @pytest.mark.parametrize("name", ["smollm2", "llama2", "llama3", "qwen3"])

@@ -59,8 +59,7 @@ def load_model(
         raise InvalidArgumentError(
             f"unknown option(s) {', '.join(unknown)}; there are {', '.join(sorted({*OPTIONS, *engine_options}))}"
         )
-    name = str(name_or_path)
-    _check_place(name, gguf_file)
+    name = _place(str(name_or_path), gguf_file)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if dtype is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
@@ -95,17 +94,19 @@ def load_model(
     return model.eval(), tokenizer
 
 
-def _check_place(name: str, gguf_file: str | None) -> None:
-    """Refuse a path that is no model directory, before a library takes it for a hub id."""
+def _place(name: str, gguf_file: str | None) -> str:
+    """The directory or hub id that a name means; a path that is no model directory is never taken for a hub id."""
     path = Path(name).expanduser()
     if path.is_dir():
         needed = gguf_file or "config.json"
         if not (path / needed).is_file():
             raise ModelError(f"the directory {name!r} holds no {needed}: it is no model, or only part of one")
-    elif path.exists():
+        return str(path)
+    if path.exists():
         raise ModelError(f"{name!r} is a file; give the directory, and gguf_file= for a GGUF file in it")
-    elif name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name or not name.strip():
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name or not name.strip():
         raise ModelError(f"there is no directory {name!r}; give a model directory, or a hub id such as 'owner/name'")
+    return name
 
 
 def _load_tokenizer(name: str, gguf_file: str | None, where: dict[str, Any]) -> Any:

@@ -23,6 +23,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -279,7 +280,7 @@ class TransformersLM:
 
 
 def load(
-    name_or_path: str,
+    name_or_path: str | Path,
     *,
     device: str | None = None,
     dtype: Any = None,
