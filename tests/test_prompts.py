@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bytelm.cover import Cover
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
 from bytelm.prompts import CoverCache, Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.viability import Viability
