@@ -136,12 +136,12 @@ def sample(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ) -> None:
-    r"""Complete a text, wherever it ends. Prints the new text alone, as it is generated.
+    """Complete a text, wherever it ends. Prints the new text alone, as it is generated.
 
     \b
     Examples:
       bytelm sample "The capital of Fra" --max-bytes 20 --temperature 0
-      bytelm sample -e "def fibonacci(n):\n    ret" --stop "\n\n" --seed 1
+      bytelm sample -e "def fibonacci(n):\\n    ret" --stop "\\n\\n" --seed 1
       git diff | bytelm sample -n 3 --json
     """
     prompt = read_text(text, file, escapes=escapes)
@@ -191,12 +191,12 @@ def next_(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ) -> None:
-    r"""The distribution of the next byte, as a table with bars.
+    """The distribution of the next byte, as a table with bars.
 
     \b
     Examples:
       bytelm next "The capital of Fra"
-      bytelm next -e "naïve caf\xc3" --top 3
+      bytelm next -e "naïve caf\\xc3" --top 3
       bytelm next --json "Once upon a ti" | jq .logprob
     """
     prompt = read_text(text, file, escapes=escapes)
@@ -230,7 +230,7 @@ def score(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ) -> None:
-    r"""The log-probability of a text and its bits per byte.
+    """The log-probability of a text and its bits per byte.
 
     \b
     Examples:
@@ -269,12 +269,12 @@ def explain(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ) -> None:
-    r"""The cover of a text: the token sequences that spell it, their probabilities, and how they sum.
+    """The cover of a text: the token sequences that spell it, their probabilities, and how they sum.
 
     \b
     Examples:
       bytelm explain "The capital of Fra"
-      bytelm explain -e "def f():\n    ret" --top 5
+      bytelm explain -e "def f():\\n    ret" --top 5
     """
     prompt = read_text(text, file, escapes=escapes)
     lm = load(model, device, dtype)
@@ -314,7 +314,7 @@ def doctor(
     model: Annotated[str, typer.Argument(help="A folder, a hub id, demo or demo-gemma.")],
     as_json: JsonOption = False,
 ) -> None:
-    r"""What bytelm can do with a model: its tokenizer, what is exact, what is refused. Loads no weights.
+    """What bytelm can do with a model: its tokenizer, what is exact, what is refused. Loads no weights.
 
     \b
     Examples:
@@ -346,7 +346,7 @@ def demo(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ) -> None:
-    r"""One prompt completed by tokens, by token healing and by bytes, side by side.
+    """One prompt completed by tokens, by token healing and by bytes, side by side.
 
     \b
     Examples:

@@ -115,7 +115,7 @@ class NormalForm:
         return _Touchy(
             np.array(ranks, np.int64),
             np.array([distinct[h] for h in heads], np.int64),
-            np.array(plain),
+            np.array(plain, np.bool_),
             tuple(distinct),
         )
 

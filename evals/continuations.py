@@ -33,7 +33,7 @@ GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s
 # join, and the edges of the code space.
 TRIPPING = (
     "\t\n\v\f\r\x1c \x00\x7f\u0085\u00a0\u1680\u180e\u2028\u2029\u200b\u3000\ufeff\u00ad\u200c\u200d\u2060\ufe0f"
-    "ſKİıßfisSkKaA'’`\"_-./<>|[]{}()#@$^+0179"
+    "ſ\u212aİıßfisSkKaA'’`\"_-./<>|[]{}()#@$^+0179"
     "\u0301\u0300\u0338\u093e\u09be\u0e33\u1161\u11a8\uac00\u0344\u212b\u0958²½Ⅷ٣१৩৬๔７𝟘ªʰǅ"
     "éüñÉжЖωאעابتकদেกำเ一中あア한㐀々ー｜▁～😀🏽🇩👨🧑\ue000\uf8ff\ufffd\uffff\U0001f9d1\U000e0001\U0010ffff𐐀𐌰𠀀ﬆﬀ"
 )
@@ -86,8 +86,10 @@ def atoms(pattern: str) -> tuple[set[str], set[str]]:
             elif pattern[i] == "[":
                 i = bracket(i)
             else:
-                if not pattern.startswith("&&", i):
-                    literals.add(pattern[i])
+                if pattern.startswith("&&", i):
+                    i += 2
+                    continue
+                literals.add(pattern[i])
                 i += 1
         found.add(pattern[start : i + 1])
         return i + 1

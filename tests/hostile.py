@@ -12,7 +12,7 @@ HOSTILE: dict[str, str] = {
     "odd-space": "a\u0085\u00a0\u2028\u3000\u1680 b\f\v\x1c",
     "contractions": "I'm we'RE x='mega' 'tis DON'T it's's",
     "curly": "I’m we’ll ‘s’",
-    "long-s": "'ſ 'K 's",
+    "long-s": "'ſ '\u212a 's",
     "digits": "1234567890 12 3,456.78",
     "digits-of-others": "٠١٢٣٤ १२३४ ๑๒๓๔ 𝟘𝟙𝟚",
     "fractions": "½²Ⅷ10²³",

@@ -344,6 +344,15 @@ def test_a_model_error_names_its_cause(run: Run, monkeypatch: pytest.MonkeyPatch
     assert run("next", "a") == Done(1, "", "bytelm: the file is damaged: fetch it again\n")
 
 
+@pytest.mark.parametrize("command", ["sample", "next", "score", "explain", "doctor", "demo"])
+def test_help_ends_its_description_with_examples(run: Run, command: str) -> None:
+    """The help of every command shows how it is used, one example a line."""
+    done = run(command, "--help")
+
+    assert done.code == 0
+    assert f"\n  Examples:\n    bytelm {command} " in done.out or f"\n  Examples:\n    bytelm {command}\n" in done.out
+
+
 def test_the_page_of_the_commands_is_their_help() -> None:
     """docs/cli.md is what scripts/cli_docs.py writes from --help."""
     script = ROOT / "scripts" / "cli_docs.py"

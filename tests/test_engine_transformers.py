@@ -664,7 +664,7 @@ def along_a_text(lm: Any, tokens: tuple[int, ...], steps: int) -> tuple[float, f
     expected = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1).numpy()
     apart = variation = 0.0
     for n in range(len(tokens) - steps + 1, len(tokens) + 1):
-        side = (*tokens[: n - 1], tokens[n - 2])
+        side = (*tokens[: n - 1], tokens[n - 1] - 1)
         row = lm.next_token_logprobs([tokens[:n], side] if n % 2 else [tokens[:n]])[0]
         apart = max(apart, float(np.abs(row - expected[n - 1])[expected[n - 1] > -20].max()))
         variation = max(variation, float(np.abs(np.exp(row) - np.exp(expected[n - 1])).sum()) / 2)
