@@ -15,14 +15,7 @@ from pathlib import Path
 
 
 def cache_folder(kind: str) -> Path | None:
-    """The folder for one kind of cached values, made if need be; None where it cannot be made.
-
-    >>> import os, tempfile
-    ...
-    ... os.environ["BYTELM_CACHE"] = tempfile.mkdtemp()
-    >>> cache_folder("letters").name
-    'letters'
-    """
+    """The folder for one kind of cached values, made if need be; None where it cannot be made."""
     import platformdirs
 
     root = os.environ.get("BYTELM_CACHE") or platformdirs.user_cache_dir("bytelm")

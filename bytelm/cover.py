@@ -189,7 +189,9 @@ class Cover:
                     boundary = viability.extend(node.boundary, token)
                     if boundary is not None:
                         born.append(_whole(Node(node, token, len(text), boundary), viability))
-            if mask[longer - base : hi - base].any():
+            # Before the first byte the root stays: everything is relative to it, and the empty text may end there.
+            first = node.parent is None and len(text) == self._hidden
+            if first or mask[longer - base : hi - base].any():
                 kept.append(_Alive(node, lo, hi, mask, base))
         if not kept and not born:
             prefix = text[self._hidden :]

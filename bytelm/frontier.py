@@ -326,6 +326,10 @@ class Frontier:
             for node in nodes
             if self.row(node) is None
         }
+        if not chosen:
+            # Their rows have reached the store since, through another frontier that shares it.
+            self._settle()
+            return self.missing(share, purpose)
         return tuple(sorted(chosen, key=lambda node: node.depth))
 
     def sequences(self, nodes: Iterable[Node]) -> tuple[tuple[int, ...], ...]:

@@ -132,3 +132,14 @@ def test_leak_is_what_the_row_lacks(lm: ByteLM) -> None:
 
     assert state.leak == pytest.approx(lm.leak("the"))
     assert state.leak == pytest.approx(1 - np.exp(state.next_byte_logprobs()).sum())
+
+
+def test_rows_learned_through_another_state_are_found() -> None:
+    """A state made before, whose nodes were evaluated through one further on, answers without asking for nothing."""
+    lm = ByteLM(TableLM(default_tokenizer(), seed=5, order=2))
+    early = lm.state("the qu")
+    later = early.advance(b"ick")
+    later.next_byte_logprobs()
+    later.rollback(3).next_byte_logprobs()
+
+    np.testing.assert_allclose(early.next_byte_logprobs(), ByteLM(lm.token_lm).next_byte_logprobs("the qu"), atol=1e-9)
