@@ -11,7 +11,8 @@ Theory of operation
 
 Invariant (after `advance`)
     `nodes` holds every viable u that spells a prefix of x and has a viable right neighbour longer than its leftover,
-    and every viable u that spells x itself. They are distinct as sequences, so the events u·t are disjoint and
+    and every viable u that spells x itself (before the first byte, the root too). They are distinct as sequences, so
+    the events u·t are disjoint and
     complete.
 
 Step

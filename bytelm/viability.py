@@ -246,7 +246,7 @@ class Viability:
             return
         tracked = b"" if self._wholes else None
         for path in boundary.paths:
-            if path.sealed or path.word is None or path.word not in self._wholes or INACTIVE in path.nodes:
+            if path.sealed or path.word is None or path.word not in self._wholes:
                 nodes = self.walker.added(None if boundary.last < 0 else path.nodes, at, data, token)
                 if nodes is not None and self.walker.settled(nodes):
                     yield Path(nodes, tracked)
@@ -361,7 +361,7 @@ class Viability:
                 out[rank - lo] = any(True for _ in self._as_added(boundary, token, self.trie.spelled[rank]))
             return out
         for path in boundary.paths:
-            if not (path.sealed or path.word is None or path.word not in self._wholes or INACTIVE in path.nodes):
+            if not (path.sealed or path.word is None or path.word not in self._wholes):
                 continue
             fits = self.walker.added_fits(None if boundary.last < 0 else path.nodes, at, self._added_ranks[at])
             out[ranks - lo] |= fits[first:last]

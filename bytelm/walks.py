@@ -114,7 +114,7 @@ class Walker:
             node = level.start_added
             above: Nodes = tuple(lv.start_bare for lv in self.levels[:at])
         else:
-            node, above = self._cut_for_added(nodes, at), nodes[:at]
+            node, above = self._cut_for_added(nodes, at)
         for byte in data:
             if node == DEAD:
                 return None
@@ -274,8 +274,8 @@ class Walker:
 
     def added_fits(self, nodes: Nodes | None, at: int, ranks: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Which of the added tokens of level ``at`` (all of them, by rank) can stand here: `added` for many at once."""
-        level, above = self.levels[at], () if nodes is None else nodes[:at]
-        node = level.start_added if nodes is None else self._cut_for_added(nodes, at)
+        level = self.levels[at]
+        node, above = (level.start_added, ()) if nodes is None else self._cut_for_added(nodes, at)
         key = (node, above, at)
         known = self._added_known.get(key)
         if known is None:
@@ -291,12 +291,17 @@ class Walker:
             self._added_known[key] = known
         return known
 
-    def _cut_for_added(self, nodes: Nodes, at: int) -> int:
-        """The node of level ``at`` where an added token begins, which ends the pieces of the levels below."""
+    def _cut_for_added(self, nodes: Nodes, at: int) -> tuple[int, Nodes]:
+        """Where an added token of level ``at`` begins: that level's node, and those of the levels above."""
+        if nodes[at] == INACTIVE:  # right after an added token of a level above
+            last = max(i for i in range(at) if nodes[i] != INACTIVE)
+            after = self.levels[last].cut(nodes[last])
+            above = (*nodes[:last], after, *(level.start_bare for level in self.levels[last + 1 : at]))
+            return (DEAD if after == DEAD else self.levels[at].start_added), above
         below = zip(self.levels[at + 1 :], nodes[at + 1 :], strict=True)
-        if nodes[at] == INACTIVE or not all(n == INACTIVE or lv.ends(n) for lv, n in below):
-            return DEAD
-        return self.levels[at].cut(nodes[at], added=True)
+        if not all(n == INACTIVE or lv.ends(n) for lv, n in below):  # their pieces end here
+            return DEAD, nodes[:at]
+        return self.levels[at].cut(nodes[at], added=True), nodes[:at]
 
     def _prefixes(self, alive: Int64[np.ndarray, " n"]) -> list[_Depth]:
         """The distinct prefixes of some tokens, by length."""

@@ -53,8 +53,11 @@ def test_a_word_that_the_prompt_cut_is_finished_as_the_model_would_have() -> Non
 
 @pytest.mark.parametrize("name", ["demo", "demo-gemma"])
 def test_cached_rows_are_the_uncached_ones(name: str) -> None:
-    """Along 200 bytes, a state that is advanced and a model that has forgotten everything agree within 1e-5."""
-    lm = model(name)
+    """Along 200 bytes, a state that is advanced and a model that has forgotten everything agree within 1e-5.
+
+    In float64: in float32 the model's own arithmetic differs by as much between one pass and two.
+    """
+    lm = ByteLM.from_pretrained(name, dtype="float64")
     data = TEXT.encode()[:200]
     state = lm.state(data[:20])
     plain = ByteLM(TransformersLM(engine(lm).model, lm.tokenizer))
@@ -62,7 +65,7 @@ def test_cached_rows_are_the_uncached_ones(name: str) -> None:
     for n in range(20, len(data)):
         state = state.advance(data[n : n + 1])
         cached = state.next_byte_logprobs()
-        if n % 9 == 0:
+        if n % 15 == 0:
             engine(plain).clear_cache()
             plain._store = RowStore()
             fresh = plain.next_byte_logprobs(data[: n + 1])
