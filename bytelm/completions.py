@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int64, UInt16
 
 from bytelm.letters import CODE_POINTS, NO_LETTER
 from bytelm.merges import Merges
-from bytelm.trie import Trie
+from bytelm.trie import Trie, unfinished
 
 
 class Completions:
@@ -86,12 +86,21 @@ class Completions:
             lo, hi = self.trie.range(b"\x80")[0], self.trie.range(b"\xc0")[0]
             ranks, rest = [], []
             for rank in range(lo, hi):
-                head = self.trie.spelled[rank][:missing]
-                if len(head) == missing and all(0x80 <= b < 0xC0 for b in head):
+                head, tail = self.trie.spelled[rank][:missing], self.trie.spelled[rank][missing:]
+                if len(head) == missing and all(0x80 <= b < 0xC0 for b in head) and _begins_text(tail):
                     ranks.append(rank)
                     rest.append(sum((b & 0x3F) << 6 * at for at, b in enumerate(reversed(head))))
             self._tables[missing] = (lo, hi, np.array(ranks, np.int64), np.array(rest, np.int64))
         return self._tables[missing]
+
+
+def _begins_text(data: bytes) -> bool:
+    """Whether some text begins with these bytes."""
+    try:
+        data[: len(data) - len(unfinished(data))].decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _distinct(letters: UInt16[np.ndarray, " n"]) -> frozenset[int]:
