@@ -15,9 +15,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Int64, UInt16
 
-from bytelm.letters import CODE_POINTS, NO_LETTER
+from bytelm.letters import NO_LETTER
 from bytelm.merges import Merges
-from bytelm.trie import Trie, unfinished
+from bytelm.trie import Trie, completions, unfinished
 
 
 class Completions:
@@ -51,20 +51,16 @@ class Completions:
         return known
 
     def _letters(self, token: int, partial: bytes, letter: UInt16[np.ndarray, " points"]) -> frozenset[int]:
-        size = 2 if partial[0] < 0xE0 else 3 if partial[0] < 0xF0 else 4
-        missing = size - len(partial)
-        low = partial[0] & (0x7F >> size)
-        for byte in partial[1:]:
-            low = low << 6 | byte & 0x3F
-        first = low << 6 * missing
-        floor = {2: 0x80, 3: 0x800, 4: 0x10000}[size]
-        every = np.arange(max(first, floor), min(first + (1 << 6 * missing), CODE_POINTS))
+        missing = (2 if partial[0] < 0xE0 else 3 if partial[0] < 0xF0 else 4) - len(partial)
+        points = completions(partial)
+        every = np.arange(points.start, points.stop)
         if self.outside is not None:
             return _distinct(letter[every[self.outside[every]]])
         lo, hi, ranks, rest = self._table(missing)
         follows = self.merges.unbroken_range(token, lo, hi)
-        points = first + rest[follows[ranks - lo]]
-        found = _distinct(letter[points[(points >= floor) & (points < CODE_POINTS)]])
+        # The range is cut short where a lead byte has overlong or too large forms: its own start is the multiple below.
+        reached = (points.start >> 6 * missing << 6 * missing) + rest[follows[ranks - lo]]
+        found = _distinct(letter[reached[(reached >= points.start) & (reached < points.stop)]])
         wanted = _distinct(letter[every])
         # A token of fewer bytes than are missing leaves the character unfinished in turn.
         for rank in self._short(missing):

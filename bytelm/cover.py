@@ -12,8 +12,7 @@ Theory of operation
 Invariant (after `advance`)
     `nodes` holds every viable u that spells a prefix of x and has a viable right neighbour longer than its leftover,
     and every viable u that spells x itself (before the first byte, the root too). They are distinct as sequences, so
-    the events u·t are disjoint and
-    complete.
+    the events u·t are disjoint and complete.
 
 Step
     Reading a byte narrows each node's range by one. A token that is then spelled in full begins a new node (a child).

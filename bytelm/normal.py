@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from bytelm.letters import CODE_POINTS
-from bytelm.trie import Trie, unfinished
+from bytelm.trie import Trie, completions, unfinished
 
 Form = Literal["NFC", "NFD"]
 
@@ -83,13 +83,7 @@ class NormalForm:
         return self._partials[partial]
 
     def _completions(self, partial: bytes) -> list[str]:
-        size = 2 if partial[0] < 0xE0 else 3 if partial[0] < 0xF0 else 4
-        low = partial[0] & (0x7F >> size)
-        for byte in partial[1:]:
-            low = low << 6 | byte & 0x3F
-        shift = 6 * (size - len(partial))
-        first = max(low << shift, {2: 0x80, 3: 0x800, 4: 0x10000}[size])
-        points = np.arange(first, min((low + 1) << shift, CODE_POINTS))
+        points = np.array(completions(partial), np.int64)
         points = points[~self._forbidden[points]]
         inert = points[self.inert[points]]
         return [chr(p) for p in (inert[:1] if len(inert) else points).tolist()]

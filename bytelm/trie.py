@@ -92,6 +92,20 @@ class Trie:
         return column
 
 
+def completions(partial: bytes) -> range:
+    """The code points of the characters whose UTF-8 form begins with these bytes (a lead byte first, not all of them).
+
+    >>> completions("é".encode()[:1])
+    range(192, 256)
+    """
+    size = 2 if partial[0] < 0xE0 else 3 if partial[0] < 0xF0 else 4
+    low = partial[0] & (0x7F >> size)
+    for byte in partial[1:]:
+        low = low << 6 | byte & 0x3F
+    shift = 6 * (size - len(partial))
+    return range(max(low << shift, {2: 0x80, 3: 0x800, 4: 0x10000}[size]), min((low + 1) << shift, 0x110000))
+
+
 def unfinished(data: bytes) -> bytes:
     """The bytes at the end of some text that begin a character without completing it.
 
