@@ -35,7 +35,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, UInt8
 
 from bytelm.cache import cache_folder, read_bytes, write_bytes
 from bytelm.trie import Trie
@@ -179,10 +179,11 @@ class Merges:
             ids = self.trie.order[lo:hi].tolist()
             return np.array([self._lists[0][t] > _UNREACHED and self.unbroken(a, t) for t in ids], np.bool_)
         first = lo >> 3
-        bits = np.unpackbits(self._unbroken_bits(a)[first : (hi + 7) >> 3])
+        bits = np.unpackbits(self.unbroken_bits(a)[first : (hi + 7) >> 3])
         return bits[lo - 8 * first : hi - 8 * first].astype(np.bool_)
 
-    def _unbroken_bits(self, a: int) -> np.ndarray:
+    def unbroken_bits(self, a: int) -> UInt8[np.ndarray, " bytes"]:
+        """`unbroken_range` for the whole vocabulary, as packed bits."""
         bits = self._kept.get(a)
         if bits is None:
             bits = self._kept[a] = np.packbits(~self._broken(a) & self.reachable[self.trie.order])

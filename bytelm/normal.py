@@ -98,7 +98,7 @@ class NormalForm:
             rest = unfinished(data)
             text = data[: len(data) - len(rest)].decode("utf-8", "replace")
             head = next((i for i, char in enumerate(text) if self.inert[ord(char)]), len(text))
-            if rest or head or not self.keeps(text):
+            if rest or head or 0x80 <= data[0] < 0xC0 or not self.keeps(text):
                 ranks.append(rank)
                 heads.append(text[:head])
                 # After an inert character the token is on its own: all that depends on the place is its head.

@@ -98,11 +98,11 @@ def completions(partial: bytes) -> range:
     >>> completions("é".encode()[:1])
     range(192, 256)
     """
-    size = 2 if partial[0] < 0xE0 else 3 if partial[0] < 0xF0 else 4
+    size = len(partial) + missing(partial)
     low = partial[0] & (0x7F >> size)
     for byte in partial[1:]:
         low = low << 6 | byte & 0x3F
-    shift = 6 * (size - len(partial))
+    shift = 6 * missing(partial)
     return range(max(low << shift, {2: 0x80, 3: 0x800, 4: 0x10000}[size]), min((low + 1) << shift, 0x110000))
 
 
@@ -120,3 +120,12 @@ def unfinished(data: bytes) -> bytes:
         if byte < 0x80:
             return b""
     return b""
+
+
+def missing(partial: bytes) -> int:
+    """How many bytes complete a character of which these are the first; 0 for none.
+
+    >>> missing(b"\\xf0\\x9f"), missing(b"")
+    (2, 0)
+    """
+    return (2 if partial[0] < 0xE0 else 3 if partial[0] < 0xF0 else 4) - len(partial) if partial else 0

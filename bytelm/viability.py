@@ -8,13 +8,12 @@ Theory of operation
     A boundary between two tokens is either a cut of the pre-tokenizer (then any pair will do) or lies inside a
     pre-token (then the pair has to be unbroken, merges.py). No token spans a cut. So a sequence is viable if and only
     if the boundaries can be claimed to be cuts or not in such a way that some text to come makes the claims right
-    (splits.py, walks.py). A `Boundary` holds the claims that are still possible, as `Path`s: nearly always one.
+    (splits.py, walks.py, futures.py). A `Boundary` holds the claims that are still possible, as `Path`s: nearly
+    always one.
 
     On top of that, family by family:
      - added tokens are matched before everything else and only then (a level of their own in walks.py);
-     - with ``ignore_merges`` a whole pre-token that is in the vocabulary is one token, so a token that merging cannot
-       reach stands only as a whole pre-token, and merged tokens that spell such a one together have to be followed by
-       more of the same pre-token;
+     - with ``ignore_merges`` a whole pre-token that is in the vocabulary is one token (wholes.py);
      - byte tokens of a sentencepiece vocabulary spell characters that the vocabulary lacks, and only those;
      - a normal form leaves the text alone or the text has no canonical sequence (normal.py).
 
@@ -39,7 +38,7 @@ from jaxtyping import Bool, Int64
 
 from bytelm.added_tokens import added_pattern
 from bytelm.characters import forbidden_points, outside_points
-from bytelm.completions import Completions
+from bytelm.futures import Futures
 from bytelm.merges import read_merges
 from bytelm.normal import NormalForm
 from bytelm.patterns import compile_pattern
@@ -48,6 +47,7 @@ from bytelm.splits import Level
 from bytelm.trie import Trie, unfinished
 from bytelm.vocab import SPACE_MARK, Vocab, byte_token
 from bytelm.walks import INACTIVE, Nodes, Walker
+from bytelm.wholes import Wholes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class Path:
 
     Attributes:
         nodes: Where each level of the pre-tokenizer stands.
-        word: The pre-token so far, where the vocabulary holds whole pre-tokens beginning so that merging cannot reach.
-        sealed: The pre-token was such a one, taken whole: a cut has to follow.
+        word: The pre-token so far, where a whole one begins so (wholes.py).
+        sealed: The pre-token was taken whole: a cut has to follow.
     """
 
     nodes: Nodes
@@ -102,11 +102,14 @@ class Viability:
         self._spells: dict[int, int] = {}  # added token -> the level that matches it
         levels = self._levels()
         self._is_byte = self._byte_ranks()
+        self._wholes = Wholes(vocab, self.merges, self.trie)
         ordinary = self._reachable.copy()
-        ordinary[self._whole_ranks] = True
+        ordinary[self._wholes.ranks] = True
         self._outside = outside_points(vocab, self._forbidden)
-        completions = Completions(self.trie, self.merges, self._outside)
-        self.walker = Walker(levels, self.trie, ordinary=ordinary, completions=completions)
+        self.walker = Walker(levels, self.trie, ordinary=ordinary)
+        self.futures = Futures(
+            self.walker, self.merges, self._wholes, outside=self._outside, pieces=self._reachable & ~self._is_byte
+        )
         self._byte_known: dict[tuple[bool, tuple[Path, ...], bytes], Bool[np.ndarray, " n"]] = {}
 
     @classmethod
@@ -156,29 +159,11 @@ class Viability:
             out[self.trie.rank[[i for piece, i in self.vocab.pieces.items() if byte_token(piece) is not None]]] = True
         return out
 
-    @cached_property
-    def _wholes(self) -> dict[bytes, list[int]]:
-        """Spellings that only a whole pre-token can have, with ``ignore_merges``."""
-        out: dict[bytes, list[int]] = {}
-        if self.vocab.ignore_merges:
-            for piece, token in self.vocab.pieces.items():
-                if not self.merges.reachable[token] and (data := self.vocab.spell_piece(piece)) is not None:
-                    tokens = out.setdefault(data, [])
-                    if (
-                        self.vocab.token_bytes[token] is not None
-                    ):  # else taken whole it is a special token: spell it otherwise
-                        tokens.append(token)
-        return out
-
-    @cached_property
-    def _whole_prefixes(self) -> frozenset[bytes]:
-        return frozenset(data[:i] for data in self._wholes for i in range(1, len(data) + 1))
-
     # --- one token ---------------------------------------------------------------------------------------------------
 
     def start(self, *, lead: bool = True) -> Boundary:
         """The boundary before the first token; ``lead``: at the start of a text, not after a token given by id."""
-        return Boundary(-1, (Path(self.walker.start(bare=not lead), b"" if self._wholes else None),))
+        return Boundary(-1, (Path(self.walker.start(bare=not lead), self._wholes.begin()),))
 
     def extend(self, boundary: Boundary, token: int) -> Boundary | None:
         """The boundary after one more token, or None where the longer sequence is not viable."""
@@ -202,41 +187,27 @@ class Viability:
             return
         reached = bool(self.merges.reachable[token])
         for nodes, word, is_cut in self._options(boundary):
-            grown = self._grow(word, data)
-            if not reached and not (is_cut and data in self._wholes and not partial):
+            if not reached and not (is_cut and self._wholes.seals(data, token)):
                 continue
             if not is_cut and not self.merges.unbroken(boundary.last, token):
                 continue
             after = self.walker.walk(nodes, data)
             if after is None:
                 continue
-            path = Path(after, grown, sealed=not reached)
-            if self._path_settled(path, token, partial):
-                yield path
-
-    def _path_settled(self, path: Path, token: int, partial: bytes) -> bool:
-        if path.sealed:
-            return self.walker.settled(path.nodes, token, partial, "cut")
-        if path.word is not None and path.word in self._wholes:
-            return self.walker.settled(path.nodes, token, partial, "stay")
-        return self.walker.settled(path.nodes, token, partial)
-
-    def _grow(self, word: bytes | None, data: bytes) -> bytes | None:
-        if word is None:
-            return None
-        grown = word + data
-        return grown if grown in self._whole_prefixes else None
+            grown = self._wholes.grow(word, data)
+            if self.futures.settled(after, token, partial, grown) if reached else self.futures.stops(after):
+                yield Path(after, grown if reached else None, sealed=not reached)
 
     def _options(self, boundary: Boundary) -> Iterator[tuple[Nodes, bytes | None, bool]]:
         """Where a token may begin: the nodes to walk from, the pre-token so far, whether there is a cut before."""
-        tracked = b"" if self._wholes else None
+        tracked = self._wholes.begin()
         if boundary.last < 0:
             yield boundary.paths[0].nodes, tracked, True
             return
         for path in boundary.paths:
             if not path.sealed and INACTIVE not in path.nodes:
                 yield path.nodes, path.word, False
-            if not boundary.partial and (path.sealed or path.word is None or path.word not in self._wholes):
+            if not boundary.partial and not self._wholes.must_grow(path.word):
                 for nodes in self.walker.cuts(path.nodes):
                     yield nodes, tracked, True
 
@@ -244,11 +215,11 @@ class Viability:
         at = self._spells.get(token)
         if at is None or boundary.partial or (boundary.last < 0 and self._begins_with_lead(boundary)):
             return
-        tracked = b"" if self._wholes else None
+        tracked = self._wholes.begin()
         for path in boundary.paths:
-            if path.sealed or path.word is None or path.word not in self._wholes:
+            if not self._wholes.must_grow(path.word):
                 nodes = self.walker.added(None if boundary.last < 0 else path.nodes, at, data, token)
-                if nodes is not None and self.walker.settled(nodes):
+                if nodes is not None and self.futures.stops(nodes):
                     yield Path(nodes, tracked)
 
     def _begins_with_lead(self, boundary: Boundary) -> bool:
@@ -276,10 +247,7 @@ class Viability:
             return False
         if boundary.last < 0:
             return True
-        return any(
-            (path.sealed or path.word is None or path.word not in self._wholes) and self.walker.ends(path.nodes)
-            for path in boundary.paths
-        )
+        return any(not self._wholes.must_grow(path.word) and self.futures.ends(path.nodes) for path in boundary.paths)
 
     # --- all tokens --------------------------------------------------------------------------------------------------
 
@@ -289,9 +257,10 @@ class Viability:
         if hi <= lo:
             return out
         for nodes, _, is_cut in self._options(boundary):
-            fits = self.walker.fits(nodes, boundary.partial, lo, hi)
+            fits = self.futures.fits(nodes, boundary.partial, lo, hi)
             out |= fits if is_cut else fits & self.merges.unbroken_range(boundary.last, lo, hi)
         out &= self._reachable[lo:hi]
+        self._add_wholes(boundary, out, lo, hi)
         if self._outside is not None:
             if boundary.partial:
                 out[:] = False
@@ -300,7 +269,7 @@ class Viability:
             self._byte_mask(boundary, out, lo, hi)
         if self.form:
             self.form.narrow(out, lo, hi, tail=boundary.tail, partial=boundary.partial)
-        self._ask_wholes(boundary, out, lo, hi)
+        self._ask_words(boundary, out, lo, hi)
         if not boundary.partial and not (boundary.last < 0 and self._begins_with_lead(boundary)):
             for at in sorted(set(self._spells.values())):
                 out |= self._added_mask(boundary, at, lo, hi)
@@ -329,26 +298,19 @@ class Viability:
     def _byte_rank_list(self) -> Int64[np.ndarray, " n"]:
         return np.flatnonzero(self._is_byte)
 
-    def _ask_wholes(self, boundary: Boundary, out: Bool[np.ndarray, " n"], lo: int, hi: int) -> None:
-        """Tokens that complete, or are, a pre-token that is only ever taken whole: few, asked one by one."""
-        if not self._wholes:
-            return
-        ranks = self._whole_ranks
-        own = ranks[np.searchsorted(ranks, lo) : np.searchsorted(ranks, hi)] - lo
-        self._ask(boundary, out, own, lo)
-        for word in {path.word for path in boundary.paths if path.word}:
-            for data in self._wholes_from(word):
-                first, last = self.trie.range(data[len(word) :], 0, len(self.trie))
-                last = self.trie.equal_to(data[len(word) :], first, last)
-                self._ask(boundary, out, np.arange(max(first, lo), min(last, hi)) - lo, lo)
+    def _add_wholes(self, boundary: Boundary, out: Bool[np.ndarray, " n"], lo: int, hi: int) -> None:
+        """Tokens that stand for whole pre-tokens."""
+        ranks = self._wholes.ranks
+        first, last = np.searchsorted(ranks, (lo, hi))
+        for nodes, _, is_cut in self._options(boundary) if last > first else ():
+            if is_cut:
+                out[ranks[first:last] - lo] |= self.futures.sealed_fits(nodes, ranks)[first:last]
 
-    @cached_property
-    def _whole_ranks(self) -> Int64[np.ndarray, " n"]:
-        tokens = [token for tokens in self._wholes.values() for token in tokens]
-        return np.sort(self.trie.rank[np.array(tokens, np.int64)]).astype(np.int64)
-
-    def _wholes_from(self, word: bytes) -> list[bytes]:
-        return [data for data in self._wholes if len(data) > len(word) and data.startswith(word)]
+    def _ask_words(self, boundary: Boundary, out: Bool[np.ndarray, " n"], lo: int, hi: int) -> None:
+        """Tokens that complete a pre-token which would be taken whole: few, asked one by one."""
+        words = {path.word for path in boundary.paths if path.word}
+        asked = {rank for word in words for rank in self._wholes.close(word) if lo <= rank < hi}
+        self._ask(boundary, out, np.array(sorted(asked), np.int64) - lo, lo)
 
     def _added_mask(self, boundary: Boundary, at: int, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
         out = np.zeros(hi - lo, np.bool_)
@@ -361,9 +323,9 @@ class Viability:
                 out[rank - lo] = any(True for _ in self._as_added(boundary, token, self.trie.spelled[rank]))
             return out
         for path in boundary.paths:
-            if not (path.sealed or path.word is None or path.word not in self._wholes):
+            if self._wholes.must_grow(path.word):
                 continue
-            fits = self.walker.added_fits(None if boundary.last < 0 else path.nodes, at, self._added_ranks[at])
+            fits = self.futures.added_fits(None if boundary.last < 0 else path.nodes, at, self._added_ranks[at])
             out[ranks - lo] |= fits[first:last]
         return out
 

@@ -373,6 +373,12 @@ class Continuations:
                 if prefix.endswith(content[:size]):
                     yield from self._finish(prefix + content[size:], rng, closing)
 
+    def next_tokens(self, text: bytes, rng: random.Random) -> Iterator[str]:
+        """Texts that go on with any one token of those that begin inside the character that the text stops inside."""
+        low, high = self.beginning(b"\x80")[0], self.beginning(b"\xbf")[1]
+        for token in self.sorted_tokens[low:high]:
+            yield from self._finish(text + token, rng, ("",))
+
     def _finish(self, text: bytes, rng: random.Random, closing: Sequence[str]) -> Iterator[str]:
         parts = split_cut(text)
         if parts is None:

@@ -101,7 +101,7 @@ class Judge:
         return shown
 
     def widen(self, sequence: Ids, shown: dict[Ids, str]) -> None:
-        """Try one sequence before every representative, every pair, many triples and runs, and the rest of longer tokens."""
+        """Try one sequence before what may follow its cut character, every representative and pair, triples and runs."""
         text = self.definition.spelled(sequence)
         if text is None:
             return
@@ -112,6 +112,8 @@ class Judge:
             tails = [self.rng.choice(self.continuations.singles) for _ in stems]
             self._show([(sequence, head + stem) for stem in stems], shown)
             self._show([(sequence, head + stem + tail) for stem, tail in zip(stems, tails, strict=True)], shown)
+            # Nor can a character alone: the token that completes it may have to be a longer one.
+            self._show([(sequence, t) for t in self.continuations.next_tokens(text, self.rng)], shown)
         if sequence in shown:
             return
         for wide in (100, 3000):
