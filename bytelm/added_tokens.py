@@ -40,7 +40,7 @@ def added_pattern(vocab: Vocab, group: Sequence[AddedToken], *, opens: bool) -> 
         if token.special:
             spellings[content] = Spelling(SKIP)
         elif not vocab.token_bytes[token.id] == spelled == decode_added(token.content, vocab.family):
-            spellings[content] = Spelling(LOST)
+            spellings[content] = Spelling(LOST, token.single_word)
         else:
             spellings[content] = Spelling(token.id, token.single_word, token.lstrip, token.rstrip)
     emitted = frozenset(spelling.tag for spelling in spellings.values() if spelling.tag >= 0)

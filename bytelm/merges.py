@@ -224,7 +224,13 @@ class Merges:
 def read_merges(vocab: Vocab, trie: Trie) -> Merges:
     """The merge trees, from disk where this vocabulary was read before."""
     pieces = vocab.pieces
-    base = [i for piece, i in pieces.items() if len(piece) == 1 or byte_token(piece) is not None]
+    by_bytes = vocab.family == "byte-level"  # then text reaches BPE in the byte alphabet alone
+    base = [
+        i
+        for piece, i in pieces.items()
+        if (len(piece) == 1 and (not by_bytes or vocab.spell_piece(piece) is not None))
+        or (not by_bytes and byte_token(piece) is not None)
+    ]
     table = [(pieces[a], pieces[b], pieces[a + b]) for a, b in vocab.merges]
     lengths = [0] * len(vocab)
     for piece, i in pieces.items():

@@ -121,7 +121,6 @@ def masses_of(cover: Cover, probs: np.ndarray) -> dict[int, float]:
     return {byte: mass for byte, mass in total.items() if mass}
 
 
-@pytest.mark.xfail(strict=False, reason="open: single_word added tokens that are letters themselves")
 @few
 @given(byte_level(), st.integers(0, 2**32 - 1))
 def test_masses_are_sums_over_the_cover(toy: Toy, seed: int) -> None:
@@ -144,7 +143,6 @@ def test_masses_are_sums_over_the_cover(toy: Toy, seed: int) -> None:
         assert masses_of(cover, probs) == pytest.approx(expected, rel=1e-12), (prefix, toy.what)
 
 
-@pytest.mark.xfail(strict=False, reason="open: single_word added tokens that are letters themselves")
 @few
 @given(byte_level(), st.randoms(use_true_random=False))
 def test_advancing_in_pieces_is_advancing_at_once(toy: Toy, random: Any) -> None:

@@ -59,7 +59,7 @@ def test_random_merge_lists_agree_with_the_library(shuffled: bool) -> None:
         assert [t for t in table.tokens if merges.reachable[table.ids[t]]] == reached, seed
         for a in reached:
             at_once = merges.unbroken_range(table.ids[a], 0, len(table.trie))
-            merges._unbroken_bits(table.ids[a])
+            merges.unbroken_bits(table.ids[a])
             cached = merges.unbroken_range(table.ids[a], 0, len(table.trie))
             for b in reached:
                 expected = table.encode(a + b) == [table.ids[a], table.ids[b]]

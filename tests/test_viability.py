@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from bytelm.cover import Cover
 from bytelm.errors import UnreachablePrefixError, UnsupportedTokenizerError
@@ -119,3 +119,58 @@ def test_lossy_tokenizers_are_refused(name: str, culprit: str) -> None:
     """A vocabulary that loses information is refused by the step that loses it."""
     with pytest.raises(UnsupportedTokenizerError, match=culprit):
         viability(name)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama3", "qwen3", "gemma3", "llama2"])
+def test_all_tokens_at_once_are_the_tokens_one_by_one(name: str) -> None:
+    """`mask` says of every token what `extend` says, after whole and unfinished characters, spaces and contractions."""
+    subject = viability(name)
+    rng = np.random.default_rng(0)
+    inside = subject.trie.range(b"\x80")[0], subject.trie.range(b"\xc0")[0]
+    for text in (b"a  b\n", b"it's 12", "e ᄒ".encode(), "ᄒ".encode() + b"\xe1\x85", b" \xe2\x80", b"a\xf0\x9f"):
+        for node in Cover.empty(subject).advance(text).nodes[:3]:
+            lo, hi = inside if node.boundary.partial else (0, len(subject.trie))
+            mask = subject.mask(node.boundary, lo, hi)
+            ranks = rng.choice(np.arange(lo, hi), 300)
+            tokens = subject.trie.order[ranks].tolist()
+            one_by_one = [subject.extend(node.boundary, token) is not None for token in tokens]
+            assert mask[ranks - lo].tolist() == one_by_one
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "viable"),
+    [
+        ("gpt2", [")", "{", "Ġ", "â"], False),  # E2 80 and E2 81 merge, and only they begin a space
+        ("gpt2", ["'", "r"], True),  # a cut between them
+        ("llama3", ["Ġ", "à¥"], False),  # cut apart only before a digit, whose byte merges with these
+        ("llama3", ["!", "Â"], True),  # C2 85 6E: the next token is 85 6E
+        ("qwen3", ["áĦĴ", "áħ"], True),  # some vowels of Hangul do not compose
+        ("qwen3", ["áĦĴ", "áħ", "«"], False),  # this one does
+    ],
+)
+def test_what_follows_is_asked_of_pairs_and_forms(name: str, tokens: list[str], viable: bool) -> None:
+    """Sequences that only the tokens to come decide about."""
+    assert (follow(name, tokens) is not None) == viable
+
+
+def test_a_pre_token_that_cannot_be_taken_apart_has_to_grow() -> None:
+    """With ``ignore_merges``, aa is one token though no merge makes it, so a·a has to go on, and nothing lets it."""
+    pieces = {"a": 0, "b": 1, "aa": 2, "ab": 3}
+    shut = Tokenizer(models.BPE(pieces, [("a", "b")], ignore_merges=True))
+    shut.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex("a{2}|."), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    shut.decoder = decoders.ByteLevel()
+    open_ = Tokenizer(models.BPE(pieces, [("a", "b")], ignore_merges=True))
+    open_.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    open_.decoder = decoders.ByteLevel()
+    for tokenizer, viable in ((shut, False), (open_, True)):
+        subject = Viability.from_tokenizer(tokenizer)
+        boundary = subject.extend(subject.start(), 0)
+        assert boundary is not None
+        assert (subject.extend(boundary, 0) is not None) == viable
+    assert open_.encode("aaa").ids == [0, 0, 0]
+    assert shut.encode("aaaa").ids == [2, 2]
