@@ -12,7 +12,7 @@ How a disagreement is settled
     not show is searched for again, around what bytelm proposes, before it counts. Every disagreement is printed with
     its witness.
 Cost
-    About two minutes for 5,000 prefixes of one tokenizer, nearly all of it in the tokenizer's own encoder.
+    Nearly all of it is the tokenizer's own encoder: a few thousand texts for each prefix.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import platform
 import random
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -120,6 +119,7 @@ class Trial:
         self.seed = seed
         self.lead = lead
         self.rng = random.Random(f"{seed} {name}")
+        self.draw = np.random.default_rng(self.rng.getrandbits(64))
         self.definition = Definition(backend, lead=lead)
         start = time.perf_counter()
         try:
@@ -238,7 +238,10 @@ class Trial:
         low, high = trie.range(leftover)
         mask = np.asarray(self.viability.mask(node.boundary, low, high), bool)
         ids = tuple(node.token_ids)
-        picked = self._sample(low, mask, len(leftover), trie.spelled, most=self.leaves)
+        longer = low + np.flatnonzero(trie.lengths[low:high] > len(leftover))
+        next_bytes = np.zeros(high - low, np.uint8)
+        next_bytes[longer - low] = trie.columns(longer, len(leftover))
+        picked = self._sample(low, mask, next_bytes)
         if not leftover:
             picked = [i for i in picked if trie.spelled[i]]
         claimed: dict[Ids, bool] = {(*ids, int(trie.order[i])): bool(mask[i - low]) for i in picked}
@@ -261,21 +264,18 @@ class Trial:
         ]
         return len(self.judge.viable(every[:2000], {}, tries=40))
 
-    def _sample(self, low: int, mask: np.ndarray, size: int, spelled: Sequence[bytes], *, most: int) -> list[int]:
-        if len(mask) <= most:
+    def _sample(self, low: int, mask: np.ndarray, next_bytes: np.ndarray) -> list[int]:
+        if len(mask) <= self.leaves:
             return list(range(low, low + len(mask)))
         picked: list[int] = []
         for value in (True, False):
-            groups: dict[bytes, list[int]] = defaultdict(list)
-            for i in np.flatnonzero(mask == value).tolist():
-                groups[spelled[low + i][size : size + 1]].append(low + i)
+            rest = np.flatnonzero(mask == value)
+            self.draw.shuffle(rest)
             # One of every next byte first, then at random: the rare ones are where splits differ.
-            firsts = [self.rng.choice(group) for group in groups.values()]
-            self.rng.shuffle(firsts)
-            rest = [i for group in groups.values() for i in group]
-            chosen = dict.fromkeys(firsts[: most // 4])
-            chosen |= dict.fromkeys(self.rng.sample(rest, min(len(rest), most)))
-            picked += list(chosen)[: most // 2 if len(rest) > most // 2 else None]
+            firsts = rest[np.unique(next_bytes[rest], return_index=True)[1]]
+            self.draw.shuffle(firsts)
+            chosen = dict.fromkeys([*firsts[: self.leaves // 4].tolist(), *rest[: self.leaves].tolist()])
+            picked += [low + i for i in list(chosen)[: self.leaves // 2 if len(rest) > self.leaves // 2 else None]]
         return picked
 
 

@@ -19,6 +19,7 @@ import json
 import lzma
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -142,22 +143,24 @@ class Definition:
 
     def readings(self, texts: Sequence[str]) -> list[Reading | None]:
         """Enc of each text with the end of each token, None where a text is not canonical."""
-        table, lead = self.token_bytes, self.lead
-        read: list[Reading | None] = []
-        for text, encoding in zip(texts, self.backend.encode_batch(texts, add_special_tokens=False), strict=True):
-            ids = encoding.ids
-            pieces = [table.get(i, b"") for i in ids]
-            whole = b"".join(pieces)
-            end = -1 if lead and whole.startswith(lead) else 0
-            if (whole if end == 0 else whole[1:]) != text.encode() or b"" in pieces:
-                read.append(None)
-                continue
-            ends = []
-            for piece in pieces:
-                end += len(piece)
-                ends.append(end)
-            read.append(Reading(tuple(ids), tuple(ends)))
-        return read
+        encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [self._read(text, encoding.ids) for text, encoding in zip(texts, encodings, strict=True)]
+
+    def _read(self, text: str, ids: list[int]) -> Reading | None:
+        pieces = [self.token_bytes.get(i, b"") for i in ids]
+        whole = b"".join(pieces)
+        end = -1 if self.lead and whole.startswith(self.lead) else 0
+        if (whole if end == 0 else whole[1:]) != text.encode() or b"" in pieces:
+            return None
+        return Reading(tuple(ids), tuple(end + length for length in accumulate(map(len, pieces))))
+
+    def begin_with(self, sequences: Sequence[Ids], texts: Sequence[str]) -> list[bool]:
+        """Whether each text is canonical and its enc begins with its sequence."""
+        encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [
+            tuple(encoding.ids[: len(sequence)]) == sequence and self._read(text, encoding.ids) is not None
+            for sequence, text, encoding in zip(sequences, texts, encodings, strict=True)
+        ]
 
     def enc(self, text: bytes) -> Ids | None:
         """The canonical sequence of a text, None where it has none (not UTF-8, or it does not round-trip)."""

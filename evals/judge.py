@@ -137,7 +137,9 @@ class Judge:
 
     def _show(self, texts: list[tuple[Ids, str]], shown: dict[Ids, str]) -> None:
         for start in range(0, len(texts), BATCH):
-            chunk = texts[start : start + BATCH]
-            for (sequence, text), reading in zip(chunk, self.definition.readings([t for _, t in chunk]), strict=True):
-                if reading is not None and reading.ids[: len(sequence)] == sequence:
+            sequences, tried = zip(*texts[start : start + BATCH], strict=True)
+            for sequence, text, begins in zip(
+                sequences, tried, self.definition.begin_with(sequences, tried), strict=True
+            ):
+                if begins:
                     shown.setdefault(sequence, text)
