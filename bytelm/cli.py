@@ -25,7 +25,7 @@ import typer
 from bytelm import __version__
 from bytelm.byte_lm import ByteLM
 from bytelm.compare import PROMPT, compare, show_comparison
-from bytelm.doctor import examine_model
+from bytelm.doctor import examine_model, verify_model
 from bytelm.errors import BytelmError
 from bytelm.filters import EOT
 from bytelm.lemma import log_sum
@@ -313,6 +313,10 @@ def explain(
 def doctor(
     model: Annotated[str, typer.Argument(help="A folder, a hub id, demo or demo-gemma.")],
     as_json: JsonOption = False,
+    verified: Annotated[
+        bool, typer.Option("--verify", help="Compare with the tokenizer itself, at some difficult prefixes.")
+    ] = False,
+    prefixes: Annotated[int, typer.Option(min=1, help="How many prefixes --verify compares.")] = 60,
 ) -> None:
     """What bytelm can do with a model: its tokenizer, what is exact, what is refused. Loads no weights.
 
@@ -320,11 +324,14 @@ def doctor(
     Examples:
       bytelm doctor demo
       bytelm doctor path/to/model --json
+      bytelm doctor path/to/model --verify
 
     Exit code 1 if the model is refused.
     """
     with patience(f"examining {model}"):
         findings = examine_model(model)
+        if verified:
+            findings = [*findings, *verify_model(model, prefixes=prefixes)]
     if as_json:
         for finding in findings:
             print_json({"topic": finding.topic, "level": finding.level, "text": finding.text})

@@ -97,6 +97,46 @@ def examine(tokenizer: Any, *, columns: int | None, eot_ids: Collection[int]) ->
     return findings
 
 
+def verify_model(name: str, *, prefixes: int = 60) -> list[Finding]:
+    """`verify` for a model by name.
+
+    Args:
+        name: As for `examine_model`.
+        prefixes: How many prefixes.
+
+    Raises:
+        ModelError: There is no such model.
+        DownloadError: A packaged model could not be fetched.
+    """
+    from bytelm.engines.loading import load_model
+
+    place = str(packaged_directory(name)) if name in PACKAGED else name
+    _, tokenizer = load_model(place, device_map="meta")
+    return verify(tokenizer, prefixes=prefixes)
+
+
+def verify(tokenizer: Any, *, prefixes: int = 60) -> list[Finding]:
+    """Compare with the tokenizer itself, at some prefixes: the short form of ``python -m evals.conformance``.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers, or one of tokenizers.
+        prefixes: How many prefixes.
+
+    Returns:
+        One finding, or one for each of the first ten disagreements; none for a tokenizer that is refused.
+    """
+    from bytelm.verification.trial import Trial
+
+    report = Trial(tokenizer, "", leaves=100, effort=0.5).run(prefixes)
+    if report.refused is not None:
+        return []
+    if report.disagreements:
+        wrong = report.disagreements[:10]
+        return [Finding("verified", "refused", f"disagrees with the tokenizer itself: {found}") for found in wrong]
+    tried = f"{report.prefixes} prefixes, {report.nodes} boundary nodes, {report.leaves} leaves"
+    return [Finding("verified", "ok", f"agrees with the tokenizer itself: {tried}")]
+
+
 def _vocabulary(vocab: Vocab, columns: int | None) -> Iterator[Finding]:
     families = {
         "byte-level": "byte-level BPE: the 256 bytes are tokens",

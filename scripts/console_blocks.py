@@ -1,6 +1,7 @@
 """Run the console examples of README.md and docs/, and compare or rewrite their output.
 
-A fenced ``console`` block holds lines that begin with ``$ bytelm`` and, under each, what the command prints. Outputs
+A fenced ``console`` block holds lines that begin with ``$ bytelm`` or ``$ python -m evals.…`` and, under each, what the
+command prints. Outputs
 are equal if their words are, and if each number differs by at most two in its last digit: float32 differs so much from
 one processor to another. Bars are not compared, the numbers beside them are.
 
@@ -30,12 +31,15 @@ def pages() -> list[Path]:
 
 
 def run(command: str) -> str:
-    """What a ``bytelm`` command prints, with the interpreter that runs this script."""
-    words = shlex.split(command)
-    if words[0] != "bytelm":
-        raise SystemExit(f"a console example runs bytelm and nothing else: {command}")
-    code = "import sys; from bytelm.cli import main; main(sys.argv[1:])"
-    done = subprocess.run([sys.executable, "-c", code, *words[1:]], capture_output=True, cwd=ROOT, check=False)
+    """What a command prints, with the interpreter that runs this script."""
+    match shlex.split(command):
+        case ["bytelm", *words]:
+            words = ["-c", "import sys; from bytelm.cli import main; main(sys.argv[1:])", *words]
+        case ["python", "-m", str(module), *words] if module.startswith("evals."):
+            words = ["-m", module, *words]
+        case _:
+            raise SystemExit(f"a console example runs bytelm or an evaluation, and nothing else: {command}")
+    done = subprocess.run([sys.executable, *words], capture_output=True, cwd=ROOT, check=False)
     return (done.stdout + done.stderr).decode().rstrip("\n") + "\n"
 
 

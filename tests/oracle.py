@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.definition import Definition, Ids
+from bytelm.verification.definition import Definition, Ids
 
 
 def texts_of(alphabet: Sequence[str], longest: int) -> list[str]:

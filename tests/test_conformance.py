@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from bytelm.verification.classes import ALL_TEXT, Classes, atoms, code_range, folded, split_cut
+from bytelm.verification.definition import Definition
+from bytelm.verification.judge import Judge
+from bytelm.verification.trial import Report, Trial
 from bytelm.viability import Viability
 from evals import conformance
-from evals.conformance import Report, Trial
-from evals.continuations import Classes, atoms, code_range, folded, split_cut
-from evals.definition import Definition
-from evals.judge import Judge
 from tests.oracle import Enumeration, depth_for
 from tests.strategies import Toy, byte_level
 from tests.tiny import byte_bpe_tokenizer
@@ -126,8 +126,6 @@ def test_classes_tell_apart_what_the_split_does(load_tokenizer: Callable[[str], 
     """Under Llama 3's pattern the long s is a class of its own, and so are a line break, another space and a digit."""
     import random
 
-    from evals.continuations import ALL_TEXT
-
     classes = Classes.of(Definition(load_tokenizer("llama3")), random.Random(0))
     label = {c: classes.label[ALL_TEXT.index(c)] for c in "sſtab\n\u2028 1²'\"éñ"}
 
@@ -231,6 +229,9 @@ def test_the_command_writes_its_record(tmp_path: Path, capsys: pytest.CaptureFix
     assert status == 0
     assert json.loads(capsys.readouterr().out) == record
     assert record["tokenizers"][0]["prefixes"] == 8
+
+    conformance.main(["--read", str(tmp_path / "record.json")])
+    assert "tiny" in capsys.readouterr().out
     assert str(tmp_path) not in record["command"]
 
 

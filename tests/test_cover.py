@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from bytelm.cover import Cover
 from bytelm.errors import UnreachablePrefixError, UnsupportedTokenizerError
+from bytelm.verification.definition import Ids
 from bytelm.viability import Viability
-from evals.definition import Ids
 from tests.hostile import NOT_UTF8
 from tests.oracle import Enumeration, depth_for
 from tests.strategies import Toy, byte_level, sentencepiece

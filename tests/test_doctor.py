@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from bytelm.doctor import Finding, examine, examine_model
+from bytelm.doctor import Finding, examine, examine_model, verify
 from bytelm.errors import ModelError
+from bytelm.viability import Viability
 from tests.tiny import byte_bpe_tokenizer
 
 
@@ -113,3 +114,16 @@ def test_a_folder_that_is_no_model_is_an_error(tmp_path: Any) -> None:
     """There is nothing to examine in an empty folder."""
     with pytest.raises(ModelError, match=r"config\.json"):
         examine_model(str(tmp_path))
+
+
+def test_what_is_verified_is_compared_with_the_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer that is understood agrees with itself; a mistake of ours is found, and said as a refusal."""
+    (finding,) = verify(byte_bpe_tokenizer(), prefixes=5)
+
+    assert finding.level == "ok"
+    assert "5 prefixes" in finding.text
+
+    monkeypatch.setattr(Viability, "ends_text", lambda subject, boundary: False)
+    findings = verify(byte_bpe_tokenizer(), prefixes=5)
+
+    assert {finding.level for finding in findings} == {"refused"}

@@ -15,7 +15,7 @@ from bytelm import lemma
 from bytelm.byte_lm import ByteLM
 from bytelm.errors import UnsupportedTokenizerError
 from bytelm.token_lm import TableLM
-from evals.definition import Ids
+from bytelm.verification.definition import Ids
 from tests.oracle import Enumeration, HashLM, depth_for
 from tests.strategies import Toy, byte_level, sentencepiece
 

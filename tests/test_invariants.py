@@ -12,9 +12,9 @@ import pytest
 from bytelm.cover import Cover, Node
 from bytelm.errors import UnreachablePrefixError
 from bytelm.trie import Trie
+from bytelm.verification.definition import Definition, Ids
+from bytelm.verification.judge import Judge
 from bytelm.viability import Boundary, Viability
-from evals.definition import Definition, Ids
-from evals.judge import Judge
 from tests.hostile import CHANGING, HOSTILE
 
 # What may follow, so that splits look ahead: the prefix itself and one of each kind.

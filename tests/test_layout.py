@@ -36,6 +36,7 @@ ORDER = (
     "futures",
     "viability",
     "cover",
+    "verification",
     "token_lm",
     "packaged",
     "engines",

@@ -12,8 +12,9 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from evals.continuations import Continuations, split_cut
-from evals.definition import Definition, Ids
+from bytelm.verification.classes import split_cut
+from bytelm.verification.continuations import Continuations
+from bytelm.verification.definition import Definition, Ids
 
 BATCH = 4096
 
