@@ -4,9 +4,10 @@ Rules
     A special token's spelling is matched too, and stays text: it only keeps other added tokens from beginning inside
     it. A single-word token beside a word character stays text as well. A token that strips white space loses it, so
     next to white space its match is *lost*: such a text does not come back from decoding, and has no canonical
-    sequence. A token whose bytes are not those of its spelling is lost wherever it matches. A text that begins with
-    an added token gets no hidden leading space. Such a text is refused where the tokenizer hides a space
-    (docs/exactness.md): its first token would spell another text than its bytes say.
+    sequence. A token whose bytes are not those of its spelling is lost wherever it matches, and so is one with white
+    space where the tokenizer hides a leading space. A text that begins with an added token gets no hidden leading
+    space. Such a text is refused where the tokenizer hides one (docs/tokenizers.md): its first token would spell
+    another text than its bytes say.
 
 Source
     The behaviour is that of `tokenizers`' added vocabulary.
@@ -37,7 +38,9 @@ def added_pattern(vocab: Vocab, group: Sequence[AddedToken], *, opens: bool) -> 
             content = vocab.source.normalizer.normalize_str(content)
         marked = token.normalized and vocab.family == "sentencepiece"
         spelled = (content.replace(SPACE_MARK, " ") if marked else content).encode()
-        if token.special:
+        if vocab.lead and any(c.isspace() or c == SPACE_MARK for c in content):
+            spellings[content] = Spelling(LOST, token.single_word)  # it may swallow the hidden space
+        elif token.special:
             spellings[content] = Spelling(SKIP)
         elif not vocab.token_bytes[token.id] == spelled == decode_added(token.content, vocab.family):
             spellings[content] = Spelling(LOST, token.single_word)
