@@ -93,7 +93,7 @@ class TokenCompleter:
     ) -> None:
         self.token_lm = token_lm
         self.vocab = read_vocab(token_lm.tokenizer) if vocab is None else vocab
-        self.trie = Trie(self.vocab.token_bytes)
+        self.trie = Trie(self.vocab.token_bytes, self.vocab.order)
         self.context = tuple(context)
         self.eot_ids = frozenset(token_lm.eot_ids if eot_ids is None else eot_ids)
         # What may be drawn: spellable tokens that the model has a column for, and the ids that end a text.

@@ -35,17 +35,17 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Int32, Int64, UInt8
 
 from bytelm.cache import cache_folder, read_bytes, write_bytes
 from bytelm.trie import Trie
-from bytelm.vocab import Vocab, byte_token
+from bytelm.vocab import Vocab
 
 FOREVER: Final = 1 << 30
 _STRIDE: Final = 1 << 31
 _KEPT: Final = 1024
 _UNREACHED: Final = -2
-_TREES_VERSION: Final = 2
+_TREES_VERSION: Final = 3
 
 Trees = Int64[np.ndarray, "4 ids"]  # phase, rank, left part, right part; phase -2 where BPE does not reach the token
 
@@ -71,7 +71,7 @@ class Merges:
         *,
         size: int,
         base: Iterable[int],
-        merges: Sequence[tuple[int, int, int]],
+        merges: Int32[np.ndarray, "merges 3"],
         lengths: Sequence[int],
         trie: Trie,
         trees: Trees | None = None,
@@ -79,7 +79,8 @@ class Merges:
         self.size = size
         self.trie = trie
         # Of a pair that is listed twice the later rank counts, as in the library.
-        self._ranks: dict[int, int] = {a * size + b: rank for rank, (a, b, _) in enumerate(merges)}
+        keys = merges[:, 0].astype(np.int64) * size + merges[:, 1]
+        self._ranks: dict[int, int] = dict(zip(keys.tolist(), range(len(keys)), strict=True))
         self.trees = self._derive(base, merges, lengths) if trees is None else trees
         self.phase, self.rank, self.left, self.right = self.trees
         self.reachable: Bool[np.ndarray, " ids"] = self.phase > _UNREACHED
@@ -87,14 +88,14 @@ class Merges:
         self._index()
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
 
-    def _derive(self, base: Iterable[int], merges: Sequence[tuple[int, int, int]], lengths: Sequence[int]) -> Trees:
+    def _derive(self, base: Iterable[int], merges: Int32[np.ndarray, "merges 3"], lengths: Sequence[int]) -> Trees:
         """The derivation of each token: of the merges that spell it, the one before which nothing crosses."""
         phase, rank, left, right = ([_UNREACHED] * self.size, [-1] * self.size, [-1] * self.size, [-1] * self.size)
         self._lists = (phase, rank, left, right)
         for i in base:
             phase[i] = -1
         spelling: defaultdict[int, list[tuple[int, int, int]]] = defaultdict(list)
-        for at, (a, b, result) in enumerate(merges):
+        for at, (a, b, result) in enumerate(merges.tolist()):
             if self._ranks[a * self.size + b] == at:
                 spelling[result].append((at, a, b))
         for result in sorted(spelling, key=lengths.__getitem__):
@@ -224,19 +225,13 @@ class Merges:
 def read_merges(vocab: Vocab, trie: Trie) -> Merges:
     """The merge trees, from disk where this vocabulary was read before."""
     pieces = vocab.pieces
-    by_bytes = vocab.family == "byte-level"  # then text reaches BPE in the byte alphabet alone
-    base = [
-        i
-        for piece, i in pieces.items()
-        if (len(piece) == 1 and (not by_bytes or vocab.spell_piece(piece) is not None))
-        or (not by_bytes and byte_token(piece) is not None)
-    ]
-    table = [(pieces[a], pieces[b], pieces[a + b]) for a, b in vocab.merges]
+    # A byte-level text reaches BPE in the byte alphabet alone.
+    base = [i for piece, i in pieces.items() if len(piece) == 1 and vocab.spell_piece(piece)] + [*vocab.byte_ids]
     lengths = [0] * len(vocab)
     for piece, i in pieces.items():
         lengths[i] = len(piece)
     digest = hashlib.sha256(repr((_TREES_VERSION, len(vocab), base)).encode())
-    digest.update(np.array(table, np.int64).tobytes())
+    digest.update(vocab.merges.tobytes())
     folder = cache_folder("merge-trees")
     path = folder / f"{digest.hexdigest()[:32]}.npy" if folder else None
     trees = None
@@ -246,7 +241,7 @@ def read_merges(vocab: Vocab, trie: Trie) -> Merges:
             trees = trees if trees.shape == (4, len(vocab)) else None
         except (ValueError, OSError, EOFError):
             trees = None
-    merges = Merges(size=len(vocab), base=base, merges=table, lengths=lengths, trie=trie, trees=trees)
+    merges = Merges(size=len(vocab), base=base, merges=vocab.merges, lengths=lengths, trie=trie, trees=trees)
     if trees is None:
         buffer = io.BytesIO()
         np.save(buffer, merges.trees.astype(np.int32), allow_pickle=False)

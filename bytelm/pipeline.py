@@ -12,7 +12,10 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
+
 from bytelm.errors import InvalidTypeError, UnsupportedTokenizerError
+from bytelm.tables import Tables, keep_tables, load_tables, path_of
 from bytelm.vocab import (
     SPACE_MARK,
     AddedToken,
@@ -91,11 +94,44 @@ def read_vocab(tokenizer: Any) -> Vocab:
         UnsupportedTokenizerError: Some step loses information or is not understood; the message names it.
     """
     backend = backend_of(tokenizer)
-    return vocab_from_spec(json.loads(backend.to_str()), backend)
+    specification = backend.to_str()
+    path = path_of(specification)
+    if (kept := load_tables(path)) is not None:
+        return _vocab_of(kept, backend)
+    tables = parse_tables(json.loads(specification))
+    vocab = _vocab_of(tables, backend)
+    keep_tables(path, tables)
+    return vocab
 
 
-def vocab_from_spec(spec: dict[str, Any], backend: Tokenizer) -> Vocab:
-    """Read the parsed ``tokenizer.json`` of a backend: see `read_vocab`."""
+def parse_tables(spec: dict[str, Any]) -> Tables:
+    """The tables of a parsed ``tokenizer.json``, which is left without its pieces and merges.
+
+    Raises:
+        UnsupportedTokenizerError: As `read_vocab`, where its model is at fault.
+    """
+    model = spec["model"]
+    _check_model(model)
+    byte_level = _read_pre_tokenizer(spec["pre_tokenizer"])[1]
+    pieces: dict[str, int] = model.pop("vocab")
+    pairs = (m if isinstance(m, list) else m.split(" ", 1) for m in model.pop("merges"))
+    merges = [(pieces[a], pieces[b], pieces[a + b]) for a, b in pairs]
+    added = spec["added_tokens"]
+    token_bytes: list[bytes | None] = [None] * (max([-1, *pieces.values(), *(t["id"] for t in added)]) + 1)
+    for piece, i in pieces.items():
+        token_bytes[i] = spell_byte_level(piece) if byte_level else spell_sentencepiece(piece)
+    for token in added:
+        family: Family = "byte-level" if byte_level else "sentencepiece"
+        token_bytes[token["id"]] = None if token["special"] else decode_added(token["content"], family)
+    if (unknown := model.get("unk_token")) in pieces:
+        token_bytes[pieces[unknown]] = None
+    spelled = sorted((data, i) for i, data in enumerate(token_bytes) if data is not None)
+    order = np.array([i for _, i in spelled], np.int32)
+    return Tables(spec, pieces, np.array(merges, np.int32).reshape(-1, 3), tuple(token_bytes), order)
+
+
+def _vocab_of(tables: Tables, backend: Tokenizer) -> Vocab:
+    spec = tables.spec
     model = spec["model"]
     _check_model(model)
     form, marks, prepend = _read_normalizer(spec["normalizer"])
@@ -104,7 +140,6 @@ def vocab_from_spec(spec: dict[str, Any], backend: Tokenizer) -> Vocab:
         AddedToken(**{k: t[k] for k in ("id", "content", "special", "normalized", "lstrip", "rstrip", "single_word")})
         for t in spec["added_tokens"]
     )
-    pieces: dict[str, int] = model["vocab"]
     fallback = bool(model.get("byte_fallback"))
     if byte_level and (marks or metaspace):
         raise UnsupportedTokenizerError(
@@ -112,28 +147,20 @@ def vocab_from_spec(spec: dict[str, Any], backend: Tokenizer) -> Vocab:
             "it cannot give back the spaces it was given. Load it with the class its maker names."
         )
     if not byte_level:
-        _check_sentencepiece(pieces, fallback=fallback, marks=marks or bool(metaspace))
-    family: Family = "byte-level" if byte_level else "sentencepiece"
-    size = max([-1, *pieces.values(), *(t.id for t in added)]) + 1
-    token_bytes: list[bytes | None] = [None] * size
-    for piece, i in pieces.items():
-        token_bytes[i] = spell_byte_level(piece) if byte_level else spell_sentencepiece(piece)
-    for token in added:
-        token_bytes[token.id] = None if token.special else decode_added(token.content, family)
-    if (unknown := model.get("unk_token")) in pieces:
-        token_bytes[pieces[unknown]] = None
+        _check_sentencepiece(tables.pieces, fallback=fallback, marks=marks or bool(metaspace))
     lead, opening, reopening = _lead(backend, prepend=prepend, prefix_space=prefix_space, metaspace=metaspace)
     return Vocab(
-        family=family,
-        token_bytes=tuple(token_bytes),
+        family="byte-level" if byte_level else "sentencepiece",
+        token_bytes=tables.token_bytes,
+        order=tables.order,
         added=tuple(sorted(added, key=lambda t: t.id)),
         steps=tuple(steps),
         form=form,
         lead=lead,
         opening=opening,
         reopening=reopening,
-        pieces=pieces,
-        merges=[(a, b) for a, b in (m if isinstance(m, list) else m.split(" ", 1) for m in model["merges"])],
+        pieces=tables.pieces,
+        merges=tables.merges,
         ignore_merges=bool(model.get("ignore_merges")),
         byte_fallback=fallback,
         source=backend,
@@ -141,7 +168,7 @@ def vocab_from_spec(spec: dict[str, Any], backend: Tokenizer) -> Vocab:
 
 
 def _check_model(model: dict[str, Any]) -> None:
-    kind = model.get("type", "BPE" if "merges" in model else "unknown")
+    kind = model.setdefault("type", "BPE" if "merges" in model else "unknown")
     if kind != "BPE":
         why = _MODELS.get(kind, "only BPE models are understood")
         if kind == "Unigram" and not model.get("byte_fallback"):

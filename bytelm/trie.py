@@ -21,6 +21,10 @@ from jaxtyping import Int32, Int64, UInt8
 class Trie:
     """The tokens of a vocabulary in byte order.
 
+    Args:
+        token_bytes: The bytes of each id, or None.
+        order: The ids that have bytes, sorted by them, where that is known already.
+
     Attributes:
         order: Token id at each rank.
         rank: Rank of each token id, -1 where the id spells nothing.
@@ -34,17 +38,19 @@ class Trie:
 
     __slots__ = ("_flat", "_offsets", "_roots", "lengths", "longest", "order", "rank", "spelled")
 
-    def __init__(self, token_bytes: Sequence[bytes | None]) -> None:
-        pairs = sorted((data, i) for i, data in enumerate(token_bytes) if data is not None)
-        self.order: Int32[np.ndarray, " tokens"] = np.fromiter((i for _, i in pairs), np.int32, len(pairs))
-        self.spelled: list[bytes] = [data for data, _ in pairs]
+    def __init__(self, token_bytes: Sequence[bytes | None], order: Int32[np.ndarray, " tokens"] | None = None) -> None:
+        if order is None:
+            pairs = sorted((data, i) for i, data in enumerate(token_bytes) if data is not None)
+            order = np.fromiter((i for _, i in pairs), np.int32, len(pairs))
+        self.order: Int32[np.ndarray, " tokens"] = order
+        self.spelled: list[bytes] = [data for i in order.tolist() if (data := token_bytes[i]) is not None]
         self.rank: Int32[np.ndarray, " ids"] = np.full(len(token_bytes), -1, np.int32)
-        self.rank[self.order] = np.arange(len(pairs), dtype=np.int32)
-        self.lengths: Int32[np.ndarray, " tokens"] = np.fromiter(map(len, self.spelled), np.int32, len(pairs))
+        self.rank[self.order] = np.arange(len(order), dtype=np.int32)
+        self.lengths: Int32[np.ndarray, " tokens"] = np.fromiter(map(len, self.spelled), np.int32, len(order))
         self.longest = int(self.lengths.max(initial=0))
         self._flat: UInt8[np.ndarray, " total"] = np.frombuffer(b"".join(self.spelled), np.uint8)
         self._offsets: Int64[np.ndarray, " tokens+1"] = np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64)))
-        self._roots = self._split(0, len(pairs), 0)
+        self._roots = self._split(0, len(order), 0)
 
     def __len__(self) -> int:
         return len(self.spelled)

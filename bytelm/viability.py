@@ -45,7 +45,7 @@ from bytelm.patterns import compile_pattern
 from bytelm.pipeline import read_vocab
 from bytelm.splits import Level
 from bytelm.trie import Trie, unfinished
-from bytelm.vocab import SPACE_MARK, Vocab, byte_token
+from bytelm.vocab import SPACE_MARK, Vocab
 from bytelm.walks import INACTIVE, Nodes, Walker
 from bytelm.wholes import Wholes
 
@@ -94,7 +94,7 @@ class Viability:
 
     def __init__(self, vocab: Vocab) -> None:
         self.vocab = vocab
-        self.trie = Trie(vocab.token_bytes)
+        self.trie = Trie(vocab.token_bytes, vocab.order)
         self._forbidden = forbidden_points(vocab)
         self.form = NormalForm(vocab.form, self.trie, self._forbidden) if vocab.form else None
         self.merges = read_merges(vocab, self.trie)
@@ -155,8 +155,7 @@ class Viability:
 
     def _byte_ranks(self) -> Bool[np.ndarray, " tokens"]:
         out = np.zeros(len(self.trie), np.bool_)
-        if self.vocab.family == "sentencepiece":
-            out[self.trie.rank[[i for piece, i in self.vocab.pieces.items() if byte_token(piece) is not None]]] = True
+        out[self.trie.rank[list(self.vocab.byte_ids)]] = True
         return out
 
     # --- one token ---------------------------------------------------------------------------------------------------

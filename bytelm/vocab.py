@@ -22,6 +22,9 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
+import numpy as np
+from jaxtyping import Int32
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -67,6 +70,7 @@ class Vocab:
     Attributes:
         family: How tokens spell bytes.
         token_bytes: The bytes of each id; None for special tokens, holes and ids that text never becomes.
+        order: The ids that have bytes, in the order of their bytes.
         added: Added tokens, special ones too, in id order.
         steps: The pre-tokenizer, step by step.
         form: The Unicode normal form that text has to be in, or None.
@@ -74,7 +78,7 @@ class Vocab:
         opening: A pattern that every text has to begin with (internal text), or the empty string.
         reopening: The same for the text after an added token.
         pieces: Token string to id, as the merges see them.
-        merges: Pairs of token strings in rank order.
+        merges: For each merge, in rank order, the ids of its left part, its right part and its result.
         ignore_merges: A whole pre-token that is in the vocabulary is taken whole.
         byte_fallback: Characters outside the vocabulary are spelled by byte tokens.
         source: The tokenizer that was read; nothing here changes it.
@@ -82,6 +86,7 @@ class Vocab:
 
     family: Family
     token_bytes: tuple[bytes | None, ...]
+    order: Int32[np.ndarray, " tokens"]
     added: tuple[AddedToken, ...]
     steps: tuple[SplitStep, ...]
     form: Literal["NFC", "NFD"] | None
@@ -89,7 +94,7 @@ class Vocab:
     opening: str
     reopening: str
     pieces: dict[str, int]
-    merges: list[tuple[str, str]]
+    merges: Int32[np.ndarray, "merges 3"]
     ignore_merges: bool
     byte_fallback: bool
     source: Tokenizer
@@ -126,6 +131,14 @@ class Vocab:
     def spell_piece(self, piece: str) -> bytes | None:
         """What a token string would spell, whether or not its id may come out of text."""
         return spell_byte_level(piece) if self.family == "byte-level" else spell_sentencepiece(piece)
+
+    @cached_property
+    def byte_ids(self) -> tuple[int, ...]:
+        """Sentencepiece: the ids of the byte tokens."""
+        if self.family != "sentencepiece":
+            return ()
+        names = (f"<0x{byte:02X}>" for byte in range(256))
+        return tuple(self.pieces[name] for name in names if name in self.pieces)
 
     @cached_property
     def missing_bytes(self) -> frozenset[int]:

@@ -21,6 +21,7 @@ ORDER = (
     "arguments",
     "lemma",
     "vocab",
+    "tables",
     "pipeline",
     "trie",
     "patterns",

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 
-from bytelm.merges import Merges
+from bytelm.merges import Merges, read_merges
+from bytelm.pipeline import read_vocab
 from bytelm.trie import Trie
+from bytelm.vocab import byte_token
+
+HEAVY = ("smollm2", "llama3", "gemma3", "tekken", "cl100k", "o200k", "qwen3", "deepseek_v3", "mistral_v3")
+
+
+def rows(merges: list[tuple[int, int, int]]) -> np.ndarray:
+    return np.array(merges, np.int32).reshape(-1, 3)
 
 
 class Table:
@@ -39,7 +50,7 @@ class Table:
         self.merges = Merges(
             size=len(tokens),
             base=range(len(self.alphabet)),
-            merges=[(self.ids[a], self.ids[b], self.ids[a + b]) for a, b in merges],
+            merges=rows([(self.ids[a], self.ids[b], self.ids[a + b]) for a, b in merges]),
             lengths=[len(token) for token in tokens],
             trie=self.trie,
         )
@@ -78,7 +89,7 @@ def test_known_trees_are_taken_as_they_are() -> None:
     kept = Merges(
         size=len(table.tokens),
         base=range(len(table.alphabet)),
-        merges=[(table.ids[a], table.ids[b], table.ids[a + b]) for a, b in table.listed],
+        merges=rows([(table.ids[a], table.ids[b], table.ids[a + b]) for a, b in table.listed]),
         lengths=[len(token) for token in table.tokens],
         trie=table.trie,
         trees=table.merges.trees.astype(np.int32).astype(np.int64),
@@ -96,10 +107,49 @@ def test_a_run_that_merges_from_the_left_stops_at_the_longest_token() -> None:
     merges = Merges(
         size=5,
         base=[0],
-        merges=[(ids[a], ids[b], ids[a + b]) for a, b in splits],
+        merges=rows([(ids[a], ids[b], ids[a + b]) for a, b in splits]),
         lengths=[1, 2, 3, 4, 5],
         trie=Trie([run.encode() for run in runs]),
     )
 
     assert merges.reachable.all()
     assert [[merges.unbroken(a, b) for b in range(5)] for a in range(5)] == [[False] * 5] * 4 + [[True] * 5]
+
+
+def merging_alone(tokenizer: Any) -> Tokenizer:
+    """The BPE of a tokenizer without anything around it, on its own token strings."""
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    spec |= {"normalizer": None, "pre_tokenizer": None, "post_processor": None, "decoder": None, "added_tokens": []}
+    spec["model"]["ignore_merges"] = False
+    return Tokenizer.from_str(json.dumps(spec))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama2", *(pytest.param(n, marks=pytest.mark.slow) for n in HEAVY)])
+def test_real_merge_lists_agree_with_the_library(name: str, load_tokenizer: Callable[[str], Any]) -> None:
+    """Of 4,000 tokens which are reachable, and of 4,000 pairs, some of them neighbours in the alphabet, which may stand together."""
+    real = merging_alone(load_tokenizer(name))
+    vocab = read_vocab(load_tokenizer(name))
+    trie = Trie(vocab.token_bytes, vocab.order)
+    merges = read_merges(vocab, trie)
+    rng = np.random.default_rng(0)
+    texts = [piece for piece in vocab.pieces if byte_token(piece) is None and vocab.spell_piece(piece)]
+
+    def encoded(parts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in real.encode_batch_fast(parts, add_special_tokens=False)]
+
+    drawn = [texts[i] for i in rng.integers(len(texts), size=4000).tolist()]
+    assert [ids == [vocab.pieces[text]] for text, ids in zip(drawn, encoded(drawn), strict=True)] == [
+        bool(merges.reachable[vocab.pieces[text]]) for text in drawn
+    ]
+    lefts = [text for text in drawn if merges.reachable[vocab.pieces[text]]]
+    rights = lefts[1:] + lefts[:1]
+    near = sorted(lefts)
+    pairs = [*zip(lefts, rights, strict=True), *pairwise(near), *((a[:1], a) for a in lefts)]
+    pairs = [(a, b) for a, b in pairs if a in vocab.pieces and merges.reachable[vocab.pieces[a]]]
+    together = [
+        ids == [vocab.pieces[a], vocab.pieces[b]]
+        for (a, b), ids in zip(pairs, encoded([a + b for a, b in pairs]), strict=True)
+    ]
+
+    assert [merges.unbroken(vocab.pieces[a], vocab.pieces[b]) for a, b in pairs] == together
+    assert 0.02 < np.mean(together) < 0.98
