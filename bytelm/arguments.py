@@ -83,6 +83,15 @@ def tolerance_of(tol: object) -> float:
     return value
 
 
+def stride_of(stride: object) -> int | None:
+    """The argument ``stride``: the bytes of a piece of a long text, or None."""
+    if stride is None:
+        return None
+    if integer("stride", stride) < 1:
+        raise InvalidArgumentError(f"stride counts the bytes of a piece and must be 1 or more; got {stride}")
+    return integer("stride", stride)
+
+
 def eot_ids_of(eot_ids: object, vocab_size: int) -> frozenset[int]:
     """End-of-text ids, found to be columns of a model."""
     if isinstance(eot_ids, str | bytes) or not isinstance(eot_ids, Iterable):

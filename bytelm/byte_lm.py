@@ -14,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ from typing import Any, Literal, TypeVar, Unpack, overload
 import numpy as np
 from jaxtyping import Float64
 
-from bytelm.arguments import Number, Text, eot_ids_of, integer, seed_of, stops_of, tolerance_of
+from bytelm.arguments import Number, Text, eot_ids_of, integer, seed_of, stops_of, stride_of, tolerance_of
 from bytelm.byte_state import ByteState
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.filters import Filters
@@ -40,7 +41,7 @@ from bytelm.sampler import (
     random_stream,
 )
 from bytelm.scheduler import Scheduler, Step
-from bytelm.scoring import CoverItem, byte_logprobs, members, text_logprob
+from bytelm.scoring import CoverItem, byte_logprobs, in_turn, members, text_logprob, windows
 from bytelm.stream import TextStream
 from bytelm.token_lm import TokenLM
 from bytelm.viability import Viability
@@ -168,25 +169,61 @@ class ByteLM:
         """The mass that neither a byte nor the end of text has after a prefix."""
         return max(0.0, 1.0 - float(np.exp(self.next_byte_logprobs(prefix)).sum()))
 
-    def logprob(self, text: Text, prefix: Prefix = b"", *, eot: bool = False) -> float:
+    def logprob(self, text: Text, prefix: Prefix = b"", *, eot: bool = False, stride: int | None = None) -> float:
         """Log-probability of a text after a prefix, with ``eot`` of the text and of its end there.
 
+        Args:
+            text: What is scored.
+            prefix: What stands before it.
+            eot: Whether the text ends there.
+            stride: For a text that is longer than the model's context: it is scored in pieces of this many bytes, each
+                given as much before it as the context holds, and the sum is returned. A text that fits is scored as a
+                whole.
+
         Raises:
             UnreachablePrefixError: No token sequence spells them.
+            ContextOverflowError: They do not fit in the model's context, and no stride was given.
         """
-        prompt, data = self._prompts.read(prefix), self._prompts.bytes_of(text)
-        step = text_logprob(self._cover(prompt), data, context=prompt.context, reader=self._reader, eot=eot)
-        return self._answer(step, label="scoring")
+        pieces = self._windows(text, prefix, stride)
+        steps = (
+            text_logprob(
+                self._cover(prompt), piece, context=prompt.context, reader=self._reader, eot=eot and at == len(pieces)
+            )
+            for at, (prompt, piece) in enumerate(pieces, start=1)
+        )
+        return math.fsum(self._answer(in_turn(steps, count=len(pieces)), label="scoring"))
 
-    def byte_logprobs(self, text: Text, prefix: Prefix = b"") -> Float64[np.ndarray, " n"]:
+    def byte_logprobs(
+        self, text: Text, prefix: Prefix = b"", *, stride: int | None = None
+    ) -> Float64[np.ndarray, " n"]:
         """Log-probability of each byte of a text, given the prefix and the bytes before it. Their sum is `logprob`.
 
+        Args:
+            text: What is scored.
+            prefix: What stands before it.
+            stride: As for `logprob`.
+
         Raises:
             UnreachablePrefixError: No token sequence spells them.
+            ContextOverflowError: They do not fit in the model's context, and no stride was given.
         """
+        pieces = self._windows(text, prefix, stride)
+        steps = (
+            byte_logprobs(self._cover(prompt), piece, context=prompt.context, reader=self._reader)
+            for prompt, piece in pieces
+        )
+        return np.concatenate(self._answer(in_turn(steps, count=len(pieces)), label="scoring"))
+
+    def _windows(self, text: Text, prefix: Prefix, stride: int | None) -> list[tuple[Prompt, bytes]]:
+        """What is scored, after which prompt: one piece, or with a stride as many as the context makes necessary."""
         prompt, data = self._prompts.read(prefix), self._prompts.bytes_of(text)
-        step = byte_logprobs(self._cover(prompt), data, context=prompt.context, reader=self._reader)
-        return self._answer(step, label="scoring")
+        size = getattr(self.token_lm, "context_length", None)
+        if (stride := stride_of(stride)) is None or size is None:
+            return [(prompt, data)]
+        whole = prompt.text + data
+        cover, room = self._cover(replace(prompt, text=whole)), size - len(prompt.context)
+        cuts = windows(cover, first=len(prompt.text), stride=stride, room=room)
+        return [(replace(prompt, text=whole[history:start]), whole[start:end]) for history, start, end in cuts]
 
     def cover(self, prefix: Prefix) -> list[CoverItem]:
         """The cover of a prefix: every token sequence that may spell it, with its probability, the largest first.

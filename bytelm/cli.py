@@ -226,6 +226,10 @@ def score(
     prefix: Annotated[str, typer.Option(help="What stands before the text; it is not scored.")] = "",
     eot: Annotated[bool, typer.Option("--eot", help="The text ends there: score the end too.")] = False,
     per_byte: Annotated[bool, typer.Option("--per-byte", help="One JSON line for each byte.")] = False,
+    stride: Annotated[
+        int | None,
+        typer.Option(min=1, help="Score a text longer than the model's context in pieces of this many bytes."),
+    ] = None,
     as_json: JsonOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -244,11 +248,13 @@ def score(
     before = argument_bytes(prefix, escapes=escapes)
     lm = load(model, device, dtype)
     if per_byte:
-        for offset, (value, logprob) in enumerate(zip(data, lm.byte_logprobs(data, before).tolist(), strict=True)):
+        for offset, (value, logprob) in enumerate(
+            zip(data, lm.byte_logprobs(data, before, stride=stride).tolist(), strict=True)
+        ):
             record = {"offset": offset, "byte": value, "shown": show_byte(value), "logprob": logprob}
             print_json({**record, "bits": -logprob / LN2})
         return
-    total = lm.logprob(data, before, eot=eot)
+    total = lm.logprob(data, before, eot=eot, stride=stride)
     bits_per_byte = -total / LN2 / len(data) if data else math.nan
     if as_json:
         print_json({"bytes": len(data), "logprob": total, "bits_per_byte": bits_per_byte, "eot": eot})

@@ -49,6 +49,8 @@ class Node(Protocol):
     @property
     def token_id(self) -> int: ...  # noqa: D102
     @property
+    def end(self) -> int: ...  # noqa: D102
+    @property
     def depth(self) -> int: ...  # noqa: D102
     @property
     def token_ids(self) -> tuple[int, ...]: ...  # noqa: D102

@@ -10,6 +10,9 @@ Rules
     At each cut P(x₁…xᵢ) is taken from the nodes that end there or before; ln P(xᵢ | before) is the difference of two
     logarithms.
 
+    A text that is longer than the model's context has no probability under it. With a stride it is scored in pieces,
+    each given as much of what stands before it as the context holds (`windows`): another number, by another name.
+
 Cost
     `logprob`: one row a token of the text and a few at the ends. `byte_logprobs`: three to four rows a token of the
     text (counted on English and Python). A chunk holds about `CHUNK_BYTES` of rows.
@@ -19,20 +22,24 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Float64
 
+from bytelm.errors import InvalidArgumentError
 from bytelm.frontier import Cover, Node, common_ancestor
 from bytelm.lemma import log_sum
 from bytelm.rows import RowReader
 from bytelm.scheduler import Request, Step, rows_in
 
 WINDOW: Final = 1024
+SPARE: Final = 16  # tokens by which another member of a cover may be longer than the one that is counted
 
+T = TypeVar("T")
 Span: TypeAlias = tuple[float, float]
 Reading: TypeAlias = Callable[[Node, Float[np.ndarray, " vocab"]], None]
 
@@ -182,6 +189,73 @@ def byte_logprobs(
         start = covers[-1]
         ledger.forget(start)
     return logprobs
+
+
+def windows(cover: Cover, *, first: int, stride: int, room: int) -> list[tuple[int, int, int]]:
+    """The pieces in which a text is scored that does not fit in the context: (where its history begins, start, end).
+
+    The first piece is all that fits; each one after it has ``stride`` bytes, and the longest history that fits with it
+    and begins at a token and at a character.
+
+    Args:
+        cover: At the end of all the text.
+        first: Where the scored part begins.
+        stride: Bytes of a piece.
+        room: Tokens that the context holds.
+
+    Raises:
+        InvalidArgumentError: A piece does not fit.
+    """
+    text = cover.prefix
+    ends = token_ends(cover)
+    room -= min(SPARE, room // 8)
+    if len(ends) <= room:
+        return [(0, first, len(text))]
+    whole = ends[room - 1] if room > 0 else 0
+    out = [(0, first, whole)] if whole > first else []
+    for start in range(max(first, whole), len(text), stride):
+        end = min(start + stride, len(text))
+        oldest = bisect_left(ends, end) + 1 - room
+        history = ends[oldest - 1] if oldest > 0 else 0
+        while history < len(text) and text[history] & 0xC0 == 0x80:
+            history += 1
+        if history > start:
+            fitting = bisect_right(ends, start) + room
+            raise InvalidArgumentError(
+                f"a stride of {stride} bytes is more than the {room} tokens that fit in the model's context: give at "
+                f"most about {ends[min(fitting, len(ends)) - 1] - start}"
+            )
+        out.append((history, start, end))
+    return out
+
+
+def token_ends(cover: Cover) -> list[int]:
+    """Where the tokens of one encoding of the text end, in bytes."""
+    node = (*cover.ending, *cover.nodes)[0]
+    leftover = len(cover.leftover(node))
+    hidden = node.end + leftover - len(cover.prefix)
+    ends = [len(cover.prefix)] if leftover else []
+    above: Node | None = node
+    while above is not None:
+        if above.end > hidden:
+            ends.append(above.end - hidden)
+        above = above.parent
+    return ends[::-1]
+
+
+def in_turn(steps: Iterable[Step[T]], *, count: int) -> Step[list[T]]:
+    """The results of several steps, one after the other."""
+    results: list[T] = []
+    for step in steps:
+        rows = None
+        while True:
+            try:
+                request = step.send(rows)
+            except StopIteration as end:
+                results.append(end.value)
+                break
+            rows = yield replace(request, done=(len(results) + request.done) / count)
+    return results
 
 
 def members(cover: Cover, *, context: tuple[int, ...], reader: RowReader) -> Step[list[CoverItem]]:

@@ -15,6 +15,7 @@ import pytest
 from bytelm import ByteLM, Completion, TableLM
 from bytelm.errors import (
     BytelmError,
+    ContextOverflowError,
     InvalidArgumentError,
     InvalidLogitsError,
     UnreachablePrefixError,
@@ -194,6 +195,24 @@ def test_a_long_prompt_is_one_call(byte_lm: ByteLM) -> None:
     spent = byte_lm.token_lm.usage.since(before)  # type: ignore[attr-defined]
     assert spent.calls == 1
     assert spent.tokens_fed < 12
+
+
+def test_a_text_beyond_the_context_is_scored_in_pieces(lm: ByteLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stride each piece is scored after what fits before it; a text that fits is scored as a whole."""
+    text, prefix = b"the quick brown fox jumps over the lazy dog. " * 2, b"well, "
+    whole = lm.logprob(text, prefix, eot=True)
+    assert lm.logprob(text, prefix, eot=True, stride=8) == pytest.approx(whole)
+
+    monkeypatch.setattr(lm.token_lm, "context_length", 24, raising=False)
+    pieces = lm._windows(text, prefix, 8)
+    by_hand = [lm.logprob(piece, [*prompt.context, prompt.text]) for prompt, piece in pieces]
+
+    assert len(pieces) > 2
+    assert b"".join(piece for _, piece in pieces) == text
+    assert lm.logprob(text, prefix, stride=8) == pytest.approx(sum(by_hand), abs=1e-9)
+    assert lm.byte_logprobs(text, prefix, stride=8).sum() == pytest.approx(sum(by_hand), abs=1e-9)
+    with pytest.raises(InvalidArgumentError, match="stride"):
+        lm.logprob(text, prefix, stride=0)
 
 
 # ---- completions
@@ -505,3 +524,16 @@ def test_every_order_of_asking_is_the_same(byte_lm: ByteLM) -> None:
     for first, second in itertools.permutations(prefixes, 2):
         byte_lm.next_byte_logprobs(first)
         np.testing.assert_array_equal(byte_lm.next_byte_logprobs(second), rows[second])
+
+
+def test_a_real_engine_scores_a_text_beyond_its_context() -> None:
+    """Without a stride the engine refuses; with one no piece is too long, and the pieces add up."""
+    from bytelm.engines.transformers import TransformersLM
+
+    model = tiny_model("llama", vocab_size=320, max_position_embeddings=64)
+    subject = ByteLM(TransformersLM(model, byte_bpe_tokenizer()))
+    text = b"def f(x):\n    return x  # 0123456789\n\n" * 12
+    with pytest.raises(ContextOverflowError, match="stride"):
+        subject.logprob(text)
+
+    assert subject.byte_logprobs(text, stride=40).sum() == pytest.approx(subject.logprob(text, stride=40), abs=1e-6)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from bytelm import scoring
+from bytelm.errors import InvalidArgumentError
 from bytelm.lemma import cover, end_logprob, prefix_logprob, sequence_logprob
-from bytelm.scoring import CoverItem, byte_logprobs, members, text_logprob
+from bytelm.scheduler import Step
+from bytelm.scoring import CoverItem, byte_logprobs, in_turn, members, text_logprob, token_ends, windows
 from tests.toy import Toy, drawn_rows
 
 TOKENS = (b"a", b"b", b"ab", b"ba", b"aab", None, b"bb", b"abab")
@@ -123,3 +125,50 @@ def test_a_text_that_the_model_rules_out_is_minus_infinity() -> None:
 
     assert actual[1:].tolist() == [-np.inf, -np.inf]
     assert actual[0] == pytest.approx(0)
+
+
+@pytest.mark.parametrize(("stride", "room"), [(1, 4), (3, 5), (4, 6), (2, 100)])
+def test_windows_share_out_a_text(stride: int, room: int) -> None:
+    """Every byte is in one piece, in order; a piece and its history fit, and no longer history that begins at a token would."""
+    t = toy()
+    whole = t.vocabulary.cover(TEXT)
+    ends = token_ends(whole)
+    cuts = windows(whole, first=2, stride=stride, room=room)
+
+    assert ends[-1] == len(TEXT)
+    assert [start for _, start, _ in cuts] == [2, *(end for _, _, end in cuts[:-1])]
+    assert cuts[-1][2] == len(TEXT)
+    assert all(end - start <= stride for _, start, end in cuts[1:])
+    for history, _, end in cuts:
+        held = sum(history < e for e in ends) - sum(end <= e for e in ends) + 1
+        assert held <= room
+        assert history == 0 or held == room
+    assert len(cuts) == 1 or room < 100
+
+
+def test_a_stride_that_does_not_fit_is_an_error() -> None:
+    """The message says what would."""
+    with pytest.raises(InvalidArgumentError, match="at most about"):
+        windows(toy().vocabulary.cover(TEXT), first=0, stride=9, room=1)
+
+
+def test_steps_in_turn_are_one_step() -> None:
+    """Their results come in order, and the share that is done only grows."""
+    t = toy()
+    steps = [text_logprob(t.vocabulary.cover(TEXT[:k]), TEXT[k:], context=(), reader=t.reader) for k in (0, 3, 6)]
+    seen: list[float] = []
+    whole = in_turn(steps, count=3)
+
+    def watched() -> Step[list[float]]:
+        rows = None
+        while True:
+            try:
+                request = whole.send(rows)
+            except StopIteration as end:
+                return list(end.value)
+            seen.append(request.done)
+            rows = yield request
+
+    assert t.answer(watched()) == pytest.approx([log_mass(t, TEXT) - log_mass(t, TEXT[:k]) for k in (0, 3, 6)])
+    assert seen == sorted(seen)
+    assert seen[-1] < 1

@@ -206,7 +206,7 @@ class TransformersLM:
         if self.context_length is not None and len(ids) > self.context_length:
             raise ContextOverflowError(
                 f"a sequence of {len(ids)} tokens does not fit in the model's context of {self.context_length}; "
-                "shorten the prompt, or keep its last part"
+                "shorten the prompt, keep its last part, or give a stride to score a long text"
             )
         return ids
 
