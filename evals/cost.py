@@ -1,7 +1,10 @@
 """What exact bytes cost beside plain token generation: ``python -m evals.cost``.
 
-What is measured, greedy, on the same prompts and model, method after method at each prompt
-    *calls*: forward passes a byte; *fed*: tokens run through the model a byte, the prompt included.
+The methods, on the same prompts and model, one after the other at each prompt
+    *generate*: ``model.generate``, greedy; *lazy*: greedy bytes; *drawn*: bytes at temperature 1; *full*: greedy bytes
+    with every boundary node evaluated.
+What is measured
+    *calls*: forward passes a byte, and a token of the text that was written; *fed*: tokens run through the model a byte, the prompt included.
     *core*: milliseconds of CPU a byte outside the model (the whole step less what passes inside the engine).
     *time*: the ratio of wall time to that of ``model.generate`` for the same number of bytes.
     *memory*: peak resident memory of a process that runs the method alone.
@@ -28,14 +31,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-PROMPTS = (
-    "def fibonacci(n):\n    ret",
-    "The capital of Fra",
-    "In 1969, the first person to wal",
-    'class Stack:\n    """A last-in, first-out stack."""\n\n    def __init__(self):\n        self.ite',
-    "Water boils at a temperature of 100 degr",
-)
-METHODS = ("generate", "lazy", "full")
+from evals.prompts import PROMPTS
+
+METHODS = ("generate", "lazy", "drawn", "full")
 
 
 class Clocked:
@@ -103,7 +101,7 @@ class Bench:
         if method == "generate":
             self._generate(prompt, size, cost)
         else:
-            self._bytes(prompt, size, cost, lazy=method == "lazy")
+            self._bytes(prompt, size, cost)
 
     def _generate(self, prompt: str, size: int, cost: Cost) -> None:
         import torch
@@ -123,14 +121,13 @@ class Bench:
         cost.calls += len(new)
         cost.fed += ids.shape[1] + len(new) - 1
 
-    def _bytes(self, prompt: str, size: int, cost: Cost, *, lazy: bool) -> None:
+    def _bytes(self, prompt: str, size: int, cost: Cost) -> None:
         before, inside = self.engine.usage.copy(), self.clocked.cpu_seconds
         start, own = time.perf_counter(), time.thread_time()
-        if lazy:
-            text = self.lm.sample(prompt, temperature=0, max_bytes=size).bytes
-        else:
-            # A processor that changes nothing asks for every row in full.
-            text = self.lm.sample(prompt, temperature=0, max_bytes=size, logits_processor=lambda _, row: row).bytes
+        # A processor that changes nothing asks for every row in full.
+        processor = (lambda _, row: row) if cost.method == "full" else None
+        warmth = 1.0 if cost.method == "drawn" else 0.0
+        text = self.lm.sample(prompt, temperature=warmth, max_bytes=size, seed=0, logits_processor=processor).bytes
         seconds, own = time.perf_counter() - start, time.thread_time() - own
         used = self.engine.usage.since(before)
         cost.seconds += seconds
@@ -148,17 +145,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m evals.cost", description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="demo", help="a folder, a hub id, demo or demo-gemma")
     parser.add_argument("--bytes", type=int, default=100, metavar="N", help="bytes to write after each prompt")
-    parser.add_argument("--limit", type=int, default=len(PROMPTS), metavar="N", help="prompts to use")
+    parser.add_argument(
+        "--limit", type=int, default=5, metavar="N", help=f"prompts to use, of {len(PROMPTS)} (default 5)"
+    )
+    parser.add_argument("--methods", default=",".join(METHODS), help="which methods (default all: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
     parser.add_argument("--no-memory", action="store_true", help="leave out the runs that measure peak memory")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--out", type=Path, help="write the result here too")
+    parser.add_argument("--read", type=Path, help="print the table of such a file and do nothing else")
     parser.add_argument("--alone", choices=METHODS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.bytes < 1 or options.limit < 1:
         parser.error("--bytes and --limit must be at least 1")
+    if options.read is not None:
+        _show(json.loads(options.read.read_text(encoding="utf-8")))
+        return 0
+    methods = list(dict.fromkeys(["generate", *options.methods.split(",")]))
+    if unknown := set(methods) - set(METHODS):
+        parser.error(f"no method is called {', '.join(sorted(unknown))}; there are {', '.join(METHODS)}")
 
     import torch
+    from rich.console import Console
+    from rich.progress import track
 
     torch.set_num_threads(options.threads)
     bench = Bench(options.model)
@@ -168,11 +177,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             bench.run(options.alone, prompt, options.bytes, Cost(options.alone))
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return 0
-    costs = {method: Cost(method) for method in METHODS}
-    for method in METHODS:
+    costs = {method: Cost(method) for method in methods}
+    for method in methods:
         bench.run(method, prompts[0], 8, Cost(method))  # what is only done once
-    for prompt in prompts:
-        for method in METHODS:
+    for prompt in track(prompts, description="prompts", console=Console(stderr=True), transient=True):
+        for method in methods:
             bench.run(method, prompt, options.bytes, costs[method])
     if not options.no_memory:
         for method, cost in costs.items():
@@ -209,7 +218,7 @@ def _show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{result['model']}, greedy: {result['command']}")
+    table = Table(title=f"{result['model']}: {result['command']}")
     columns: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
         ("method", "", str),
         ("calls_per_byte", "calls / byte", "{:.2f}".format),
@@ -224,7 +233,7 @@ def _show(result: dict[str, Any]) -> None:
         table.add_column(title or name, justify="left" if not title else "right")
     for row in result["rows"]:
         table.add_row(*(show(row[name]) for name, _, show in columns))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     console.print(f"tokenizer structures: {result['structures_cpu_seconds']:.2f} s of CPU time")
 

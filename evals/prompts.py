@@ -1,0 +1,49 @@
+"""Ordinary prompts, written for this project: English, code, other languages. Most of them stop inside a word."""
+
+ENGLISH = (
+    "The capital of Fra",
+    "In 1969, the first person to wal",
+    "Water boils at a temperature of 100 degr",
+    "My favourite recipe begins with two cups of flo",
+    "Dear Sir or Madam,\n\nI am writing to compl",
+    "The mitochondria are the power",
+    "She opened the old wooden door and fou",
+    "According to the report, unemployment rose in the sec",
+    "To install the program, first downl",
+    "The three branches of government are the legisl",
+    "Once upon a time there was a little gir",
+    "Photosynthesis is the process by whi",
+    "Q: What is the largest planet?\nA: The largest pla",
+    "The stock market fell on Monday aft",
+)
+CODE = (
+    "def fibonacci(n):\n    ret",
+    'class Stack:\n    """A last-in, first-out stack."""\n\n    def __init__(self):\n        self.ite',
+    "import numpy as np\n\ndef softmax(x):\n    e = np.ex",
+    "#include <stdio.h>\n\nint main(void) {\n    print",
+    "const express = require('express');\nconst app = expr",
+    "SELECT name, COUNT(*) FROM orders GROUP B",
+    "for i in range(10):\n    if i % 2 == 0:\n        pri",
+    "public class Main {\n    public static void main(String[] arg",
+    "fn main() {\n    let mut total = 0;\n    for i in 0..10 {\n        tot",
+    "<html>\n<head>\n  <title>Home</tit",
+    "try:\n    value = int(text)\nexcept Val",
+    "def is_prime(n: int) -> bool:\n    if n < 2:\n        return Fal",
+    "#!/bin/bash\nfor file in *.txt; do\n    ech",
+    "func add(a int, b int) int {\n\tretu",
+)
+OTHER = (
+    "La capitale de la France est Par",
+    "Die Hauptstadt von Deutschland ist Ber",
+    "El perro es el mejor amigo del hom",
+    "Il Rinascimento nacque a Firen",
+    "O Brasil é o maior país da América do Su",
+    "Столица России — Моск",
+    "日本の首都は東京で",
+    "中国的首都是北京",
+    "Η Αθήνα είναι η πρωτεύουσα της Ελλ",
+    "Türkiye'nin başkenti Anka",
+    "Stolicą Polski jest Warsz",
+    "Sveriges huvudstad heter Stockh",
+)
+PROMPTS = (*(p for trio in zip(CODE, ENGLISH, OTHER, strict=False) for p in trio), *CODE[12:], *ENGLISH[12:])
