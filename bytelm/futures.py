@@ -35,6 +35,7 @@ from bytelm.walks import INACTIVE, Nodes, Walker
 from bytelm.wholes import Wholes
 
 _KEPT: Final = 512
+_PLACES: Final = 1 << 18
 _WHOLE: Final = 3000  # ranges beyond this are answered for the whole vocabulary, once
 _TRIED: Final = 8  # followers tried one by one before all are asked at once
 
@@ -136,6 +137,8 @@ class Futures:
             return True
         known = self._settled.get(place)
         if known is None:
+            if len(self._settled) > _PLACES:
+                self._settled.clear()
             known = self._settled[place] = self._goes_on(place)
         return known
 
