@@ -121,7 +121,7 @@ def test_lossy_tokenizers_are_refused(name: str, culprit: str) -> None:
         viability(name)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama3", "qwen3", "gemma3", "llama2"])
+@pytest.mark.parametrize("name", ["gpt2", "llama2", "qwen3"])
 def test_all_tokens_at_once_are_the_tokens_one_by_one(name: str) -> None:
     """`mask` says of every token what `extend` says, after whole and unfinished characters, spaces and contractions."""
     subject = viability(name)
@@ -131,7 +131,7 @@ def test_all_tokens_at_once_are_the_tokens_one_by_one(name: str) -> None:
         for node in Cover.empty(subject).advance(text).nodes[:3]:
             lo, hi = inside if node.boundary.partial else (0, len(subject.trie))
             mask = subject.mask(node.boundary, lo, hi)
-            ranks = rng.choice(np.arange(lo, hi), 300)
+            ranks = rng.choice(np.arange(lo, hi), 50)
             tokens = subject.trie.order[ranks].tolist()
             one_by_one = [subject.extend(node.boundary, token) is not None for token in tokens]
             assert mask[ranks - lo].tolist() == one_by_one
