@@ -151,7 +151,7 @@ _DEEPSEEK = ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")  
 
 _KNOWN = (
     # In the order of detection: of two with the same sentinels, the one with marks first.
-    _three("codellama", ("▁<PRE>", "▁<SUF>", "▁<MID>"), ends=("▁<EOT>",), spm=True),
+    _three("codellama", ("▁<PRE>", "▁<SUF>", "▁<MID>"), ends=("▁<EOT>", "</s>"), spm=True),
     _three("santacoder", ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"), ends=("<|endoftext|>",), spm=True),
     _three("starcoder2", _UNDERSCORES, ends=("<|endoftext|>", "<file_sep>"), spm=True, marks=("<file_sep>",)),
     _three("granite", _UNDERSCORES, ends=("<|end_of_text|>",), marks=("<|end_of_text|>",)),
