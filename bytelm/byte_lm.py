@@ -14,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import weakref
@@ -28,6 +29,7 @@ from bytelm.arguments import Number, Text, eot_ids_of, integer, seed_of, stops_o
 from bytelm.byte_state import ByteState
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.filters import Filters
+from bytelm.fim import FIMFormat, InfillOptions, Mode, check_mode, declared, end_ids, find_format, infill_prompt
 from bytelm.frontier import Cover, Frontier
 from bytelm.prompts import CoverCache, Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.rows import RowReader, RowStore
@@ -88,18 +90,22 @@ class ByteLM:
         self.eot_ids = eot_ids_of(self.token_lm.eot_ids if eot_ids is None else eot_ids, self.token_lm.vocab_size)
         self.progress = False
         self._scheduler = Scheduler(self.token_lm)
-        self._store = RowStore()
-        self._reader = RowReader(self.viability.trie, vocab_size=self.token_lm.vocab_size, eot_ids=self.eot_ids)
-        self._covers = CoverCache(self.viability)
+        self._infillers: dict[FIMFormat, ByteLM] = {}
         before = bos_ids_of(self.viability)
         named = getattr(self.tokenizer, "bos_token_id", None)
-        self._prompts = PromptReader(
+        prompts = PromptReader(
             self.viability,
             bos_ids=before if bos else (),
             openers=frozenset(before) | (frozenset() if named is None else {named}),
             vocab_size=self.token_lm.vocab_size,
             normalize=normalize,
         )
+        self._read_as(self.viability, prompts)
+
+    def _read_as(self, viability: Viability, prompts: PromptReader) -> None:
+        self.viability, self._prompts = viability, prompts
+        self._store, self._covers = RowStore(), CoverCache(viability)
+        self._reader = RowReader(viability.trie, vocab_size=self.token_lm.vocab_size, eot_ids=self.eot_ids)
 
     @classmethod
     def from_pretrained(
@@ -384,6 +390,65 @@ class ByteLM:
             shown = max(shown, ready)
         if piece := text.end():
             yield piece
+
+    # ---- in the middle
+
+    @overload
+    def infill(
+        self, prefix: Text, suffix: Text, *, n: Literal[1] = 1, **options: Unpack[InfillOptions]
+    ) -> Completion: ...
+
+    @overload
+    def infill(
+        self, prefix: Text, suffix: Text, *, n: int, **options: Unpack[InfillOptions]
+    ) -> Completion | list[Completion]: ...
+
+    def infill(
+        self,
+        prefix: Text,
+        suffix: Text,
+        *,
+        mode: Mode = "auto",
+        format: str | FIMFormat | None = None,  # noqa: A002 - as the contract names it
+        n: int = 1,
+        **options: Unpack[SampleOptions],
+    ) -> Completion | list[Completion]:
+        """Complete what stands between two texts: the middle alone, up to an end that the model gives it.
+
+        Args:
+            prefix: What stands before the cursor, which may be anywhere. Text never becomes a special token.
+            suffix: What stands behind it. Either may be empty.
+            mode: ``"spm"`` (suffix first; the cursor's boundary is exact), ``"psm"`` (prefix first, encoded by
+                itself), ``"auto"`` (SPM where the format has it, else PSM), or ``"left"``: the prefix alone, for any
+                model.
+            format: A name in `bytelm.fim.FORMATS` or a `FIMFormat`; by default found by the tokenizer's tokens.
+            n: As for `sample`.
+            options: As for `sample`.
+
+        Raises:
+            NoInfillFormatError: The tokenizer has no fill-in-the-middle tokens, or lacks those of the format.
+            InvalidArgumentError: An argument out of range, or an order that the format does not have.
+            UnreachablePrefixError: No token sequence spells one of the texts.
+        """
+        check_mode(mode)
+        before, after = self._prompts.bytes_of(prefix, "prefix"), self._prompts.bytes_of(suffix, "suffix")
+        if mode == "left":
+            return self.sample(before, n=n, **options)
+        form = find_format(self.viability.vocab, format)
+        lm = self._infiller(form)
+        prompt = infill_prompt(lm.viability.vocab, form, before, after, mode=mode, before=self._prompts.bos_ids)
+        return lm.sample(prompt, n=n, **options)
+
+    def _infiller(self, form: FIMFormat) -> ByteLM:
+        """This model where a format's ends end a text, and no text becomes one of its sentinels."""
+        if form not in self._infillers:
+            lm = self._infillers[form] = copy.copy(self)
+            lm.eot_ids = eot_ids_of(self.eot_ids | end_ids(self.viability.vocab, form), self.token_lm.vocab_size)
+            tokenizer = declared(self.viability.vocab, form)
+            viability = self.viability if tokenizer is None else Viability.from_tokenizer(tokenizer)
+            lm._read_as(viability, self._prompts.over(viability))  # noqa: SLF001 - a copy of this very object
+        self._infillers[form].progress = self.progress
+        return self._infillers[form]
 
     # ---- inside
 

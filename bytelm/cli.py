@@ -16,9 +16,8 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Final, NoReturn, cast
 
 import typer
 
@@ -28,10 +27,32 @@ from bytelm.compare import PROMPT, compare, show_comparison
 from bytelm.doctor import examine_model, verify_model
 from bytelm.errors import BytelmError
 from bytelm.filters import EOT
-from bytelm.lemma import log_sum
+from bytelm.fim import Mode
+from bytelm.options import (
+    DeviceOption,
+    DtypeOption,
+    EscapesOption,
+    FileOption,
+    JsonOption,
+    MaxBytesOption,
+    MinPOption,
+    ModelOption,
+    NumberOption,
+    PrefixOption,
+    SeedOption,
+    StopOption,
+    SuffixOption,
+    TemperatureOption,
+    Text,
+    TopKOption,
+    TopPOption,
+    sampling,
+    show_completions,
+)
 from bytelm.packaged import PACKAGED, packaged_directory
-from bytelm.render import bar, columns, show_byte, show_bytes, show_prob
-from bytelm.terminal import argument_bytes, patience, print_json, read_text
+from bytelm.render import bar, columns, show_byte, show_bytes, show_cover, show_prob
+from bytelm.sampler import Completion
+from bytelm.terminal import argument_bytes, patience, print_json, read_sides, read_text
 
 LN2: Final = math.log(2.0)
 
@@ -45,21 +66,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-
-Text = Annotated[str | None, typer.Argument(help="The text; without it, --file or standard input.")]
-FileOption = Annotated[
-    Path | None, typer.Option("--file", "-f", help="Read the text from a file; - is standard input.")
-]
-EscapesOption = Annotated[
-    bool, typer.Option("--escapes", "-e", help=r"Read \n, \t, \\, \xNN and \uNNNN in arguments as escapes.")
-]
-ModelOption = Annotated[
-    str, typer.Option("--model", "-m", envvar="BYTELM_MODEL", help="A folder, a hub id, demo or demo-gemma.")
-]
-DeviceOption = Annotated[str | None, typer.Option(help="Where the model runs, such as cpu or cuda.")]
-DtypeOption = Annotated[str | None, typer.Option(help="Number format of the weights, such as float32 or bfloat16.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
-SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same bytes.")]
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -120,18 +126,14 @@ def sample(
     file: FileOption = None,
     escapes: EscapesOption = False,
     model: ModelOption = "demo",
-    temperature: Annotated[float, typer.Option(min=0.0, help="Of the byte distribution; 0 is greedy.")] = 1.0,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Keep the k likeliest bytes.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Keep the likeliest bytes that together reach p.")
-    ] = None,
-    min_p: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Keep bytes at least p times as likely as the likeliest.")
-    ] = None,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Stop after this many bytes.")] = 256,
-    stop: Annotated[list[str] | None, typer.Option(help="Stop before this string; may be given again.")] = None,
+    temperature: TemperatureOption = 1.0,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    min_p: MinPOption = None,
+    max_bytes: MaxBytesOption = 256,
+    stop: StopOption = None,
     seed: SeedOption = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many completions.")] = 1,
+    n: NumberOption = 1,
     as_json: JsonOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -145,17 +147,10 @@ def sample(
       git diff | bytelm sample -n 3 --json
     """
     prompt = read_text(text, file, escapes=escapes)
-    stops = [argument_bytes(s, escapes=escapes) for s in stop or []]
+    options_ = sampling(
+        stop, escapes, max_bytes=max_bytes, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
+    )
     lm = load(model, device, dtype)
-    options_: dict[str, Any] = {
-        "max_bytes": max_bytes,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "stop": stops,
-        "seed": seed,
-    }
     if n == 1 and not as_json:
         for piece in lm.stream(prompt, **options_):
             typer.echo(piece, nl=False)
@@ -163,21 +158,51 @@ def sample(
         if sys.stdout.isatty():
             typer.echo()
         return
-    completions = lm.sample_batch([prompt] * n, **options_)
-    for number, completion in enumerate(completions, start=1):
-        if as_json:
-            print_json(
-                {
-                    "text": completion.text,
-                    "hex": completion.bytes.hex(),
-                    "logprob": completion.logprob,
-                    "finish_reason": completion.finish_reason,
-                    "model_calls": completion.usage.calls,
-                    "tokens_fed": completion.usage.tokens_fed,
-                }
-            )
-        else:
-            typer.echo(f"[{number}] {completion.text}")
+    show_completions(lm.sample_batch([prompt] * n, **options_), as_json=as_json)
+
+
+@app.command()
+def infill(
+    prefix: PrefixOption = None,
+    suffix: SuffixOption = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="A file with the cursor in it.")] = None,
+    offset: Annotated[int | None, typer.Option(min=0, help="Where in the file the cursor is, in bytes.")] = None,
+    mode: Annotated[str, typer.Option(help="auto, spm, psm, or left: the prefix alone, for any model.")] = "auto",
+    format_: Annotated[
+        str | None, typer.Option("--format", help="The prompt format; found by the tokenizer's tokens if not given.")
+    ] = None,
+    escapes: EscapesOption = False,
+    model: ModelOption = "demo",
+    temperature: TemperatureOption = 1.0,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    min_p: MinPOption = None,
+    max_bytes: MaxBytesOption = 256,
+    stop: StopOption = None,
+    seed: SeedOption = None,
+    n: NumberOption = 1,
+    as_json: JsonOption = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+) -> None:
+    """Complete the middle between two texts, wherever the cursor is. Prints the middle alone.
+
+    \b
+    Examples:
+      bytelm infill -m path/to/code-model --prefix "def add(a, b): ret" --suffix " + b"
+      bytelm infill -m path/to/code-model --file add.py --offset 22 --temperature 0
+      bytelm infill --prefix "The capital of Fra" --suffix " is Paris." --mode left --max-bytes 3
+    """
+    before, after = read_sides(prefix, suffix, file, offset, escapes=escapes)
+    options_ = sampling(
+        stop, escapes, max_bytes=max_bytes, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
+    )
+    lm = load(model, device, dtype)
+    done = lm.infill(before, after, mode=cast("Mode", mode), format=format_, n=n, **options_)
+    if isinstance(done, Completion) and not as_json:
+        typer.echo(done.text, nl=sys.stdout.isatty())
+        return
+    show_completions([done] if isinstance(done, Completion) else done, as_json=as_json)
 
 
 @app.command("next")
@@ -298,21 +323,7 @@ def explain(
                 }
             )
         return
-    shared = common_length([item.token_ids for item in cover[:top]])
-    hidden = max(shared - 2, 0)  # two tokens of the common beginning are enough to know the place
-    rows = [["log P", "share", "", "tokens"]]
-    for item, pieces in zip(cover, spelled, strict=False):
-        share = math.exp(item.logprob - total)
-        line = ("… " if hidden else "") + "|".join(pieces[hidden:])
-        rows.append([f"{item.logprob:.4f}", show_prob(share), bar(share, 12), line])
-    others = cover[top:]
-    if others:
-        logprob = log_sum(item.logprob for item in others)
-        rows.append([f"{logprob:.4f}", show_prob(math.exp(logprob - total)), "", f"{len(others)} other sequences"])
-    added = log_sum(item.logprob for item in cover)
-    rows.append([f"{added:.4f}", show_prob(math.exp(added - total)), "", f"sum of all {len(cover)}"])
-    rows.append([f"{total:.4f}", "", "", f"log P of the {len(prompt)} bytes"])
-    typer.echo(columns(rows, right=[True, True]))
+    typer.echo(show_cover(cover, spelled, total=total, length=len(prompt)))
 
 
 @app.command()
@@ -383,14 +394,3 @@ def demo(
                 "next_byte": probs,
             }
         )
-
-
-def common_length(sequences: Sequence[tuple[int, ...]]) -> int:
-    """How many tokens all the sequences begin with alike; 0 for a single sequence.
-
-    >>> common_length([(1, 2, 3), (1, 2, 4)]), common_length([(1, 2)])
-    (2, 0)
-    """
-    if len(sequences) < 2:
-        return 0
-    return sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, zip(*sequences, strict=False)))

@@ -44,6 +44,10 @@ class UnreachablePrefixError(BytelmError, ValueError):
         self.position = position
 
 
+class NoInfillFormatError(BytelmError):
+    """The tokenizer lacks the fill-in-the-middle tokens that infilling needs; ``mode="left"`` needs none."""
+
+
 class ModelError(BytelmError):
     """A model could not be loaded or run."""
 

@@ -67,6 +67,16 @@ class PromptReader:
         self.vocab_size = vocab_size
         self.normalize = normalize
 
+    def over(self, viability: Viability) -> PromptReader:
+        """A reader with another view of the tokenizer, and the same settings."""
+        return PromptReader(
+            viability,
+            bos_ids=self.bos_ids,
+            openers=self.openers,
+            vocab_size=self.vocab_size,
+            normalize=self.normalize,
+        )
+
     def read(self, prefix: Prefix) -> Prompt:
         """Read a prefix.
 

@@ -8,12 +8,16 @@ Rules
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import Final
 
 from rich.cells import cell_len
 
 from bytelm.filters import EOT
+from bytelm.lemma import log_sum
+from bytelm.scoring import CoverItem
 
 BAR_WIDTH: Final = 24
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
@@ -115,3 +119,40 @@ def columns(rows: Iterable[Sequence[str]], right: Sequence[bool] = ()) -> str:
             cells.append(padding + cell if flag else cell + padding)
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def show_cover(cover: Sequence[CoverItem], spelled: Sequence[Sequence[str]], *, total: float, length: int) -> str:
+    """A table of a cover's likeliest members, of the others, and of their sum.
+
+    Args:
+        cover: The members, likeliest first.
+        spelled: The tokens of the first of them, as they are shown.
+        total: The log-probability of the text.
+        length: Its bytes.
+    """
+    shared = common_length([item.token_ids for item in cover[: len(spelled)]])
+    hidden = max(shared - 2, 0)  # two tokens of the common beginning are enough to know the place
+    rows = [["log P", "share", "", "tokens"]]
+    for item, pieces in zip(cover, spelled, strict=False):
+        share = math.exp(item.logprob - total)
+        line = ("… " if hidden else "") + "|".join(pieces[hidden:])
+        rows.append([f"{item.logprob:.4f}", show_prob(share), bar(share, 12), line])
+    others = cover[len(spelled) :]
+    if others:
+        logprob = log_sum(item.logprob for item in others)
+        rows.append([f"{logprob:.4f}", show_prob(math.exp(logprob - total)), "", f"{len(others)} other sequences"])
+    added = log_sum(item.logprob for item in cover)
+    rows.append([f"{added:.4f}", show_prob(math.exp(added - total)), "", f"sum of all {len(cover)}"])
+    rows.append([f"{total:.4f}", "", "", f"log P of the {length} bytes"])
+    return columns(rows, right=[True, True])
+
+
+def common_length(sequences: Sequence[tuple[int, ...]]) -> int:
+    """How many tokens all the sequences begin with alike; 0 for a single sequence.
+
+    >>> common_length([(1, 2, 3), (1, 2, 4)]), common_length([(1, 2)])
+    (2, 0)
+    """
+    if len(sequences) < 2:
+        return 0
+    return sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, zip(*sequences, strict=False)))

@@ -121,6 +121,44 @@ def test_several_completions_are_numbered(run: Run) -> None:
     assert "\n[2] " in done.out
 
 
+def test_infill_prints_the_middle_alone(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two arguments, or a file and a place in it, are the sides of the cursor; what is printed is the middle."""
+    tokenizer = byte_bpe_tokenizer(eos="<|endoftext|>", special=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"))
+    code_lm = ByteLM(TableLM(tokenizer, seed=3, order=2))
+    monkeypatch.setattr(cli, "load", lambda model, device, dtype: code_lm)
+    file = tmp_path / "code.py"
+    file.write_bytes(b"if x:\n    ret\n\nprint(3)\n")
+    rest = ["--seed", "5", "--max-bytes", "12", "--top-k", "40", "--stop", "zz"]
+    expected = code_lm.infill("if x:\n    ret", "\n\nprint(3)\n", seed=5, max_bytes=12, top_k=40, stop="zz")
+
+    by_arguments = run("infill", "-e", "--prefix", r"if x:\n    ret", "--suffix", r"\n\nprint(3)\n", *rest)
+    by_file = run("infill", "--file", str(file), "--offset", "13", *rest)
+    psm = run(
+        "infill", "--file", str(file), "--offset", "13", *rest, "--mode", "psm", "--format", "starcoder", "--json"
+    )
+
+    assert by_arguments == by_file == Done(0, expected.text, "")
+    (record,) = psm.records
+    assert (
+        record["text"]
+        == code_lm.infill(
+            "if x:\n    ret", "\n\nprint(3)\n", seed=5, max_bytes=12, top_k=40, stop="zz", mode="psm"
+        ).text
+    )
+    assert run("infill", "--prefix", "a", "-n", "2", "--max-bytes", "2").out.startswith("[1] ")
+
+
+def test_infill_without_the_tokens_offers_left(run: Run, lm: ByteLM) -> None:
+    """A model that was not made for it is one line of error that says what works."""
+    done = run("infill", "--prefix", "the ", "--suffix", "b")
+    left = run("infill", "--prefix", "the ", "--suffix", "b", "--mode", "left", "--seed", "1", "--max-bytes", "5")
+
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert "mode='left'" in done.err
+    assert left.out == lm.sample("the ", seed=1, max_bytes=5).text
+    assert run("infill", "--prefix", "a", "--mode", "up").code == 1
+
+
 def test_next_as_json_is_the_row(run: Run, lm: ByteLM) -> None:
     """The records hold the likeliest bytes first, with their log-probabilities; the end of text has byte null."""
     done = run("next", "the ", "--top", "257", "--json")
@@ -243,6 +281,11 @@ def test_a_newline_is_not_stripped(run: Run) -> None:
         (["sample", "a", "--max-bytes", "many"], "--max-bytes"),
         (["sample", "a", "--none-such"], "--none-such"),
         (["score", "a", "--per-byte", "--eot"], "--eot"),
+        (["infill"], "--prefix"),
+        (["infill", "--offset", "3"], "--file"),
+        (["infill", "--file", __file__], "--offset"),
+        (["infill", "--file", __file__, "--offset", "100000000"], "beyond the end"),
+        (["infill", "--file", __file__, "--offset", "1", "--suffix", "a"], "not both"),
         (["doctor"], "model"),
         (["nothing"], "nothing"),
     ],
@@ -344,7 +387,7 @@ def test_a_model_error_names_its_cause(run: Run, monkeypatch: pytest.MonkeyPatch
     assert run("next", "a") == Done(1, "", "bytelm: the file is damaged: fetch it again\n")
 
 
-@pytest.mark.parametrize("command", ["sample", "next", "score", "explain", "doctor", "demo"])
+@pytest.mark.parametrize("command", ["sample", "infill", "next", "score", "explain", "doctor", "demo"])
 def test_help_ends_its_description_with_examples(run: Run, command: str) -> None:
     """The help of every command shows how it is used, one example a line."""
     done = run(command, "--help")

@@ -51,12 +51,14 @@ ORDER = (
     "scoring",
     "prompts",
     "byte_state",
+    "fim",
     "byte_lm",
     "healing",
     "render",
     "compare",
     "doctor",
     "terminal",
+    "options",
     "cli",
 )
 

@@ -1,0 +1,291 @@
+r"""Fill in the middle: the formats that models were trained with, as data, and the prompt that a format makes.
+
+Rules
+    A prompt is a list of token ids and texts (prompts.py): sentinels are ids, so no text can spell one, and the text
+    before the last is encoded by itself. Around them stands nothing that the format does not name; in front, BOS.
+    Text that spells a sentinel stays text. Some tokenizers (Qwen's, DeepSeek's) do not declare their sentinels special
+    and would turn such text into them: `declared` reads those anew, with the sentinels and the ends declared special.
+    All ids that end a middle end the text: those of the model, and those of the format that the tokenizer has.
+
+Two orders
+    PSM: prefix, suffix, middle. The prefix is encoded by itself and the middle begins with a token of its own, so what
+    would have been a token across the cursor cannot be.
+    SPM: suffix, prefix, middle. Prefix and middle are one run of text, so the cursor is the end of a byte prefix like
+    any other, and the cover takes it over: exact wherever it falls. ``mode="auto"`` takes SPM where the format has it.
+
+Hidden leading space
+    A tokenizer that puts a space in front of a text does so before the prefix, and not before the suffix or, in PSM,
+    the middle: so CodeLlama and Codestral were trained. Here that space is written out, as after a sentinel nothing is
+    hidden. An empty prefix has no tokens in PSM; in SPM its space opens the middle.
+
+Does not
+    Know what a model was trained on. Tokenizers carry sentinels that their model has never seen (Mistral's and Qwen's
+    general models, for two); `mode="left"` works for any model.
+
+Sources
+    Bavarian et al., arXiv:2207.14255 (PSM and SPM; this SPM is their second variant, the one that is in use); for each
+    format what its maker, or the evaluation harness of its time, runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
+
+from bytelm.errors import InvalidArgumentError, InvalidTypeError, NoInfillFormatError, UnreachablePrefixError
+from bytelm.sampler import SampleOptions
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from bytelm.vocab import Vocab
+
+Mode: TypeAlias = Literal["auto", "spm", "psm", "left"]
+
+PREFIX: Final = "{prefix}"
+SUFFIX: Final = "{suffix}"
+
+
+@dataclass(frozen=True, slots=True)
+class FIMFormat:
+    """How a model was trained to fill in the middle.
+
+    Attributes:
+        name: What `format=` calls it.
+        psm: The prompt in the order prefix, suffix, middle: sentinel tokens, and ``"{prefix}"`` and ``"{suffix}"``
+            where the texts stand. Empty if the model knows no such order.
+        spm: The prompt in the order suffix, prefix, middle; it ends with ``"{prefix}"``. Empty as well.
+        ends: Tokens that end the middle, beside the model's own ends of text. Those that a tokenizer lacks are left
+            out; of a format of your own it must have one.
+        marks: Tokens by which the format is told from another with the same sentinels.
+        prefix_lead: Whether the tokenizer's hidden leading space, where it has one, stands before the prefix.
+        suffix_lead: The same before the suffix.
+
+    Raises:
+        InvalidArgumentError: An order without one of the texts, or an SPM order that does not end with the prefix.
+
+    >>> mine = FIMFormat("mine", psm=("<PRE>", "{prefix}", "<SUF>", "{suffix}", "<MID>"), ends=("<EOT>",))
+    >>> mine.sentinels
+    ('<PRE>', '<SUF>', '<MID>')
+    """
+
+    name: str
+    psm: tuple[str, ...] = ()
+    spm: tuple[str, ...] = ()
+    ends: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    prefix_lead: bool = True
+    suffix_lead: bool = False
+
+    def __post_init__(self) -> None:
+        for order, parts in (("psm", self.psm), ("spm", self.spm)):
+            if parts and (parts.count(PREFIX), parts.count(SUFFIX)) != (1, 1):
+                raise InvalidArgumentError(
+                    f"{order} of the format {self.name!r} must hold {PREFIX!r} and {SUFFIX!r} once each: {parts!r}"
+                )
+            if parts and not is_sentinel(parts[0]):
+                raise InvalidArgumentError(f"{order} of the format {self.name!r} must begin with a sentinel: {parts!r}")
+        if self.spm and self.spm[-1] != PREFIX:
+            raise InvalidArgumentError(
+                f"spm of the format {self.name!r} must end with {PREFIX!r}, which the middle goes on from: {self.spm!r}"
+            )
+        if self.psm and not is_sentinel(self.psm[-1]):
+            raise InvalidArgumentError(
+                f"psm of the format {self.name!r} must end with a sentinel, after which the middle begins: {self.psm!r}"
+            )
+        if not (self.psm or self.spm):
+            raise InvalidArgumentError(f"the format {self.name!r} has neither a psm nor an spm order: give one of them")
+
+    @property
+    def sentinels(self) -> tuple[str, ...]:
+        """The tokens of both orders, each once."""
+        return tuple(dict.fromkeys(part for part in (*self.psm, *self.spm) if is_sentinel(part)))
+
+    def order(self, mode: Mode) -> tuple[str, ...]:
+        """The prompt of a mode, as parts.
+
+        Raises:
+            InvalidArgumentError: The format has no such order.
+        """
+        parts = {"auto": self.spm or self.psm, "spm": self.spm, "psm": self.psm}.get(mode, ())
+        if not parts:
+            raise InvalidArgumentError(
+                f"no {mode} order is known for the format {self.name!r}; use mode='auto', or give the order that the "
+                f"model was trained with: format=dataclasses.replace(FORMATS[{self.name!r}], {mode}=(...))"
+            )
+        return parts
+
+
+class InfillOptions(SampleOptions, total=False):
+    """The options of `ByteLM.infill`, for type checkers."""
+
+    mode: Mode
+    format: str | FIMFormat | None
+
+
+def is_sentinel(part: str) -> bool:
+    """Whether a part of an order is a token, and not the place of a text."""
+    return part not in (PREFIX, SUFFIX)
+
+
+def _three(
+    name: str,
+    tokens: tuple[str, str, str],
+    *,
+    ends: tuple[str, ...],
+    spm: bool = False,
+    marks: tuple[str, ...] = (),
+) -> FIMFormat:
+    """A format of three sentinels: the prefix begins, the suffix begins, the middle begins."""
+    begin, hole, middle = tokens
+    suffix_first = (begin, hole, SUFFIX, middle, PREFIX) if spm else ()
+    return FIMFormat(name, (begin, PREFIX, hole, SUFFIX, middle), suffix_first, ends, marks)
+
+
+_BARS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+_UNDERSCORES = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+_DEEPSEEK = ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")  # hole: the suffix begins; end: the middle begins
+
+_KNOWN = (
+    # In the order of detection: of two with the same sentinels, the one with marks first.
+    _three("codellama", ("▁<PRE>", "▁<SUF>", "▁<MID>"), ends=("▁<EOT>", "</s>"), spm=True),
+    _three("santacoder", ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"), ends=("<|endoftext|>",), spm=True),
+    _three("starcoder2", _UNDERSCORES, ends=("<|endoftext|>", "<file_sep>"), spm=True, marks=("<file_sep>",)),
+    _three("granite", _UNDERSCORES, ends=("<|end_of_text|>",), marks=("<|end_of_text|>",)),
+    _three("starcoder", _UNDERSCORES, ends=("<|endoftext|>",), spm=True),
+    _three("deepseek-coder", _DEEPSEEK, ends=("<｜end▁of▁sentence｜>", "<|EOT|>"), spm=True),
+    _three(
+        "codegemma",
+        _BARS,
+        ends=("<|file_separator|>", "<eos>", *_BARS),
+        marks=("<|file_separator|>",),
+    ),
+    _three("qwen2.5-coder", _BARS, ends=("<|endoftext|>", "<|fim_pad|>", "<|file_sep|>")),
+    # No middle token: the middle goes on from the prefix.
+    FIMFormat("codestral", spm=("[SUFFIX]", SUFFIX, "[PREFIX]", PREFIX), ends=("</s>",)),
+)
+
+FORMATS: Final[Mapping[str, FIMFormat]] = MappingProxyType({known.name: known for known in _KNOWN})
+
+
+def find_format(vocab: Vocab, wanted: str | FIMFormat | None = None) -> FIMFormat:
+    """The format that a user asked for, or the one that the tokenizer's added tokens speak of.
+
+    Args:
+        vocab: Of the tokenizer.
+        wanted: A name in `FORMATS`, a format, or None: the first of `FORMATS` whose sentinels and marks are there.
+
+    Raises:
+        InvalidTypeError: It is neither.
+        InvalidArgumentError: No format has this name.
+        NoInfillFormatError: The tokenizer lacks the tokens of the format, or those of all of them.
+    """
+    present = {token.content for token in vocab.added}
+    if wanted is None:
+        for known in FORMATS.values():
+            if present.issuperset((*known.sentinels, *known.marks)):
+                return known
+        raise NoInfillFormatError(
+            "the tokenizer has the fill-in-the-middle tokens of no format known here "
+            f"({', '.join(FORMATS)}), so the model cannot see the suffix; use mode='left', which completes the prefix "
+            "alone and works for any model, or name the tokens with format=FIMFormat(...)"
+        )
+    if isinstance(wanted, str):
+        if wanted not in FORMATS:
+            raise InvalidArgumentError(f"no fill-in-the-middle format is called {wanted!r}; there are {[*FORMATS]}")
+        wanted = FORMATS[wanted]
+    if not isinstance(wanted, FIMFormat):
+        raise InvalidTypeError(f"format must be a name, a FIMFormat or None, not {type(wanted).__name__}: {wanted!r}")
+    if missing := [token for token in wanted.sentinels if token not in present]:
+        raise NoInfillFormatError(
+            f"the tokenizer lacks the tokens {missing} of the format {wanted.name!r}; use mode='left', which completes "
+            "the prefix alone and works for any model, or another format"
+        )
+    if wanted.name not in FORMATS and wanted.ends and present.isdisjoint(wanted.ends):
+        raise NoInfillFormatError(
+            f"the tokenizer has none of the tokens that end a middle in the format {wanted.name!r}: "
+            f"{list(wanted.ends)}; use another format, or mode='left'"
+        )
+    return wanted
+
+
+def end_ids(vocab: Vocab, form: FIMFormat) -> frozenset[int]:
+    """The ids of the tokens that end a middle, as far as the tokenizer has them."""
+    return frozenset(token.id for token in vocab.added if token.content in form.ends)
+
+
+def declared(vocab: Vocab, form: FIMFormat) -> Tokenizer | None:
+    """The tokenizer with the format's tokens declared special; None where they are.
+
+    Where they are not, the tokenizer turns text that spells a sentinel into the sentinel.
+    """
+    from tokenizers import Tokenizer
+
+    names = {*form.sentinels, *form.ends}
+    if all(token.special for token in vocab.added if token.content in names):
+        return None
+    specification = json.loads(vocab.source.to_str())
+    for token in specification["added_tokens"]:
+        token["special"] |= token["content"] in names
+    return Tokenizer.from_str(json.dumps(specification, ensure_ascii=False))
+
+
+def infill_prompt(
+    vocab: Vocab, form: FIMFormat, prefix: bytes, suffix: bytes, *, mode: Mode = "auto", before: Iterable[int] = ()
+) -> list[int | str | bytes]:
+    """The prompt after which the middle stands: token ids and texts, as `ByteLM.sample` takes them.
+
+    Args:
+        vocab: Of the tokenizer; it has the format's sentinels.
+        form: The format.
+        prefix: What stands before the cursor.
+        suffix: What stands behind it.
+        mode: Which order.
+        before: What stands in front of it all (BOS).
+
+    Raises:
+        InvalidArgumentError: The format has no such order.
+        UnreachablePrefixError: A text that is encoded by itself is not UTF-8, so that it has no encoding.
+    """
+    parts = form.order(mode)
+    ids = {token.content: token.id for token in vocab.added}
+    texts = {PREFIX: prefix, SUFFIX: suffix}
+    leads = {PREFIX: form.prefix_lead, SUFFIX: form.suffix_lead}
+    prompt: list[int | str | bytes] = [*before]
+    for part in parts:
+        if part in texts:
+            last = part is parts[-1]
+            if not last:
+                _check_whole(texts[part], part.strip("{}"), hint="" if part == SUFFIX or not form.spm else "mode='spm'")
+            opens = leads[part] and (texts[part] or last)
+            prompt.append((vocab.lead if opens else b"") + texts[part])
+        else:
+            prompt.append(ids[part])
+    if is_sentinel(parts[-1]):
+        prompt.append(b"")
+    return prompt
+
+
+def _check_whole(text: bytes, name: str, *, hint: str) -> None:
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        raise UnreachablePrefixError(
+            f"the {name} is not UTF-8 at byte {error.start} (0x{text[error.start]:02X}), and it is encoded by itself; "
+            f"move the cursor to where a character begins{' or use ' + hint if hint else ''}",
+            prefix=text,
+            position=error.start,
+        ) from None
+
+
+def check_mode(mode: object) -> None:
+    """Refuse a mode that there is not.
+
+    Raises:
+        InvalidArgumentError: It is none of them.
+    """
+    if mode not in get_args(Mode):
+        raise InvalidArgumentError(f"mode is one of {', '.join(get_args(Mode))}; got {mode!r}")
