@@ -3,7 +3,7 @@ r"""ByteLM: a tokenized language model as a language model over bytes.
     >>> from bytelm import ByteLM
     >>> lm = ByteLM.from_pretrained("demo")  # doctest: +SKIP
     >>> lm.sample("def fibonacci(n):\n    ret", temperature=0, max_bytes=7).text  # doctest: +SKIP
-    'urn n\n '
+    'urn n *'
 
 Rules
     This file puts the parts together and holds no mathematics: prompts.py reads prefixes, cover.py has the boundary
@@ -17,41 +17,35 @@ from __future__ import annotations
 import copy
 import math
 import os
-import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, Unpack, overload
 
 import numpy as np
 from jaxtyping import Float64
 
-from bytelm.arguments import Number, Text, eot_ids_of, integer, seed_of, stops_of, stride_of, tolerance_of
+from bytelm.arguments import Number, Text, eot_ids_of, stride_of, tolerance_of
 from bytelm.byte_state import ByteState
-from bytelm.errors import InvalidArgumentError, InvalidTypeError
-from bytelm.filters import Filters
+from bytelm.completing import Completing
+from bytelm.errors import InvalidArgumentError
 from bytelm.fim import FIMFormat, InfillOptions, Mode, check_mode, declared, end_ids, find_format, infill_prompt
 from bytelm.frontier import Cover, Frontier
 from bytelm.prompts import CoverCache, Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.rows import RowReader, RowStore
 from bytelm.sampler import (
     Completion,
-    Generation,
-    LogitsProcessor,
     SampleOptions,
-    Settings,
     full_row,
-    random_stream,
 )
 from bytelm.scheduler import Scheduler, Step
 from bytelm.scoring import CoverItem, byte_logprobs, in_turn, members, text_logprob, windows
-from bytelm.stream import TextStream
 from bytelm.token_lm import TokenLM
 from bytelm.viability import Viability
 
 T = TypeVar("T")
 
 
-class ByteLM:
+class ByteLM(Completing):
     """An exact language model over bytes, from any tokenized causal language model.
 
     Args:
@@ -249,148 +243,6 @@ class ByteLM:
 
         return ByteState(fresh(prompt.text), answer=self._answer, fresh=fresh, bytes_of=self._prompts.bytes_of)
 
-    # ---- completions
-
-    @overload
-    def sample(self, prefix: Prefix, *, n: Literal[1] = 1, **options: Unpack[SampleOptions]) -> Completion: ...
-
-    @overload
-    def sample(self, prefix: Prefix, *, n: int, **options: Unpack[SampleOptions]) -> Completion | list[Completion]: ...
-
-    def sample(
-        self,
-        prefix: Prefix,
-        *,
-        max_bytes: int = 256,
-        temperature: Number = 1.0,
-        top_k: int | None = None,
-        top_p: Number | None = None,
-        min_p: Number | None = None,
-        stop: Text | Sequence[Text] = (),
-        seed: int | None = None,
-        n: int = 1,
-        logits_processor: LogitsProcessor | None = None,
-    ) -> Completion | list[Completion]:
-        r"""Complete a prefix.
-
-        Args:
-            prefix: Text, or a list of token ids and texts (prompts.py). It may end anywhere, inside a character too.
-            max_bytes: New bytes, at most.
-            temperature: Of the byte distribution; 0 is greedy.
-            top_k: Keep the k likeliest of the 257 symbols.
-            top_p: Keep the fewest likeliest symbols that hold so much.
-            min_p: Keep the symbols at least so likely, as a share of the likeliest.
-            stop: Texts that end the completion and are no part of it. One that begins inside the prefix is none.
-            seed: Of the draws. Item i of a batch or of n is a function of (seed, i) alone.
-            n: How many completions; above 1 a list of them.
-            logits_processor: A function of the bytes written so far and of the row of 257 log-probabilities, which
-                returns 257 numbers to draw from in its place (−inf forbids a symbol), before temperature and filters.
-
-        Raises:
-            InvalidArgumentError: An argument out of range, before the model runs.
-            UnreachablePrefixError: No token sequence spells the prefix.
-            ModelError: The model could not be run.
-        """
-        if integer("n", n) < 1:
-            raise InvalidArgumentError(f"n must be at least 1; got {n}")
-        completions = self.sample_batch(
-            [prefix] * n,
-            max_bytes=max_bytes,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            stop=stop,
-            seed=seed,
-            logits_processor=logits_processor,
-        )
-        return completions[0] if n == 1 else completions
-
-    def sample_batch(
-        self,
-        prefixes: Sequence[Prefix],
-        *,
-        max_bytes: int = 256,
-        temperature: Number = 1.0,
-        top_k: int | None = None,
-        top_p: Number | None = None,
-        min_p: Number | None = None,
-        stop: Text | Sequence[Text] = (),
-        seed: int | None = None,
-        logits_processor: LogitsProcessor | None = None,
-    ) -> list[Completion]:
-        """Complete several prefixes together, in batched model calls. The arguments are those of `sample`.
-
-        Completion i is what it would be alone: its random numbers are a function of (seed, i). Where a model call
-        fails, the error carries what was finished by then: its attribute ``finished``, a dict from index to completion.
-
-        Raises:
-            InvalidArgumentError: An argument out of range, or no prefix, before the model runs.
-        """
-        settings = self._settings(max_bytes, temperature, top_k, top_p, min_p, stop, logits_processor)
-        if isinstance(prefixes, str | bytes) or not isinstance(prefixes, Sequence):
-            raise InvalidTypeError(f"prefixes must be a list of prefixes, not {type(prefixes).__name__}")
-        if not prefixes:
-            raise InvalidArgumentError("there is no prefix to complete; pass at least one")
-        key = seed_of(seed)
-        prompts = [self._prompts.read(prefix) for prefix in prefixes]
-        covers = {prompt: self._cover(prompt) for prompt in dict.fromkeys(prompts)}
-        # Items with the same prompt share what is evaluated of it, for as long as one of them runs.
-        shared: weakref.WeakValueDictionary[Prompt, Frontier] = weakref.WeakValueDictionary()
-
-        def job(index: int, prompt: Prompt) -> Step[Completion]:
-            frontier = shared.get(prompt)
-            if frontier is None:
-                frontier = shared[prompt] = Frontier(covers[prompt], context=prompt.context, reader=self._reader)
-            completion = yield from Generation(frontier, settings, random_stream(key, index)).run()
-            return completion
-
-        finished: dict[int, Completion] = {}
-        jobs = [job(index, prompt) for index, prompt in enumerate(prompts)]
-        try:
-            for outcome in self._running().run(jobs, label="sampling"):
-                leak = outcome.result.usage.largest_leak
-                usage = replace(outcome.usage, largest_leak=leak)
-                finished[outcome.index] = replace(outcome.result, usage=usage)
-        except Exception as error:
-            error.finished = finished  # type: ignore[attr-defined]
-            if finished:
-                error.add_note(f"{len(finished)} of {len(jobs)} completions were finished: see the error's .finished")
-            raise
-        return [finished[index] for index in range(len(jobs))]
-
-    def stream(
-        self,
-        prefix: Prefix,
-        *,
-        max_bytes: int = 256,
-        temperature: Number = 1.0,
-        top_k: int | None = None,
-        top_p: Number | None = None,
-        min_p: Number | None = None,
-        stop: Text | Sequence[Text] = (),
-        seed: int | None = None,
-        logits_processor: LogitsProcessor | None = None,
-    ) -> Iterator[str]:
-        """Complete a prefix, piece by piece. The arguments are those of `sample`, and so is the text in all.
-
-        A piece never splits a character, and never holds what may turn out to be the beginning of a stop string.
-        """
-        settings = self._settings(max_bytes, temperature, top_k, top_p, min_p, stop, logits_processor)
-        frontier = self._frontier(self._prompts.read(prefix))
-        return self._pieces(Generation(frontier, settings, random_stream(seed_of(seed), 0)))
-
-    def _pieces(self, generation: Generation) -> Iterator[str]:
-        text, shown = TextStream(generation.prompt), 0
-        while generation.finish_reason is None:
-            self._answer(generation.step())
-            ready = len(generation.bytes) - generation.held
-            if ready > shown and (piece := text.show(bytes(generation.bytes[shown:ready]))):
-                yield piece
-            shown = max(shown, ready)
-        if piece := text.end():
-            yield piece
-
     # ---- in the middle
 
     @overload
@@ -469,19 +321,6 @@ class ByteLM:
     def _answer(self, step: Step[T], *, label: str = "evaluating") -> T:
         (outcome,) = self._running().run([step], label=label)
         return outcome.result
-
-    @staticmethod
-    def _settings(
-        max_bytes: int,
-        temperature: Number,
-        top_k: int | None,
-        top_p: Number | None,
-        min_p: Number | None,
-        stop: Text | Sequence[Text],
-        logits_processor: LogitsProcessor | None,
-    ) -> Settings:
-        filters = Filters(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-        return Settings(filters, max_bytes, stops_of(stop), logits_processor)
 
     def __repr__(self) -> str:
         return f"ByteLM({self.token_lm!r})"

@@ -52,6 +52,7 @@ ORDER = (
     "prompts",
     "byte_state",
     "fim",
+    "completing",
     "byte_lm",
     "healing",
     "render",
