@@ -146,17 +146,19 @@ class Futures:
         return not place.missing and not self._wholes.must_grow(place.word) and self.stops(place.nodes)
 
     def _goes_on(self, start: Place) -> bool:
-        """Whether unbroken tokens lead from a place to one where the text may stop, breadth first."""
-        seen, queue = {start}, [start]
-        for place in queue:
+        """Whether unbroken tokens lead from a place to one where the text may stop, depth first."""
+        seen, stack = {start}, [start]
+        while stack:
+            place = stack.pop()
             if self._stops_next(place) or (self._outside is not None and self._spelled_by_bytes(place.nodes)):
+                self._settled[place] = True
                 return True
             for after in self._runs_next(place):
                 if self._settled.get(after):
                     return True
                 if after not in seen and after not in self._settled:
                     seen.add(after)
-                    queue.append(after)
+                    stack.append(after)
         self._settled |= dict.fromkeys(seen, False)
         return False
 
