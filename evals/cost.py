@@ -227,7 +227,7 @@ def _show(result: dict[str, Any]) -> None:
         ("core_ms_per_byte", "core ms / byte", "{:.2f}".format),
         ("ms_per_byte", "ms / byte", "{:.1f}".format),
         ("time_against_generate", "time / generate", "{:.2f}".format),
-        ("peak_mib", "peak MiB", "{:.0f}".format),
+        ("peak_mib", "peak MiB", lambda mib: f"{mib:.0f}" if mib else "-"),
     )
     for name, title, _ in columns:
         table.add_column(title or name, justify="left" if not title else "right")
