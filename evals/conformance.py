@@ -11,21 +11,19 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import track
+
 from bytelm.verification.trial import FEW, Report, Trial
 
-
-def _part(task: tuple[str, int, int, int, int, float, bool]) -> Report:
-    path, count, skip, seed, leaves, effort, lead = task
-    trial = Trial(
-        path, _name(path) + ("" if lead else " (no lead)"), seed=seed, leaves=leaves, effort=effort, lead=lead
-    )
-    return trial.run(count, skip=skip)
+PART = 1000  # prefixes of one task: each reads the tokenizer anew, and all are shared out among the processes
 
 
 def _name(path: str) -> str:
@@ -86,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--show", type=int, default=10, help="disagreements to print for each tokenizer (default 10)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--out", type=Path, help="write the JSON to this file as well")
+    parser.add_argument("--resume", action="store_true", help="keep what --out holds of a run with the same settings")
     parser.add_argument("--read", type=Path, help="print the table of such a file and do nothing else")
     options = parser.parse_args(arguments)
     if options.read is not None:
@@ -94,76 +93,90 @@ def main(arguments: Sequence[str] | None = None) -> int:
     paths = options.tokenizers or default_tokenizers()
     if not paths:
         parser.error("name a tokenizer, or set BYTELM_TEST_DATA to a folder that holds tokenizers/")
-    reports = run(
-        paths, count=options.prefixes, seed=options.seed, leaves=options.leaves, effort=options.effort,
-        jobs=options.jobs, lead=not options.no_lead,
-    )  # fmt: skip
-    rows = [report.summary() for report in reports]
-    record = {
+    settings = {key: getattr(options, key) for key in ("prefixes", "leaves", "effort", "seed", "no_lead")}
+    rows = _kept(options.out, settings) if options.resume else {}
+    record: dict[str, Any] = {
         "command": "python -m evals.conformance "
         + " ".join(map(_name, sys.argv[1:] if arguments is None else arguments)),
+        "settings": settings,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("tokenizers", "transformers", "numpy")},
-        "tokenizers": rows,
     }
-    if options.out is not None:
-        options.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def write() -> dict[str, Any]:
+        names = [_label(path, no_lead=options.no_lead) for path in paths]
+        record["tokenizers"] = [rows[name] for name in names if name in rows]
+        if options.out is not None:
+            options.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return record
+
+    todo = [path for path in paths if _label(path, no_lead=options.no_lead) not in rows]
+    for report in run(todo, settings, jobs=options.jobs):
+        rows[report.tokenizer] = report.summary()
+        write()
+    found = write()["tokenizers"]
     if options.json:
         print(json.dumps(record, indent=1, ensure_ascii=False))
     else:
-        _print(table(rows))
-        for report in reports:
-            for found in report.disagreements[: options.show]:
-                print(f"{report.tokenizer}: {found}")
-    return 1 if any(report.disagreements for report in reports) else 0
+        _print(table(found))
+        for row in found:
+            for wrong in row["disagreements"][: options.show]:
+                print(f"{row['tokenizer']}: {wrong}")
+    return 1 if any(row["disagreements"] for row in found) else 0
+
+
+def _kept(path: Path | None, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The tokenizers that a run with the same settings has finished, by name."""
+    if path is None or not path.exists():
+        return {}
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return {row["tokenizer"]: row for row in record["tokenizers"]} if record.get("settings") == settings else {}
 
 
 def _print(made: Any) -> None:
-    from rich.console import Console
-
     Console(width=None if sys.stdout.isatty() else 120).print(made)
 
 
-def run(
-    paths: Sequence[str],
-    *,
-    count: int,
-    seed: int,
-    leaves: int = FEW,
-    effort: float = 1.0,
-    jobs: int = 1,
-    lead: bool = True,
-) -> list[Report]:
-    """The reports of several tokenizers, in their order; with several processes the prefixes of each are shared out."""
-    parts = jobs if len(paths) < jobs else 1
-    tasks = [(path, -(-count // parts), part, seed, leaves, effort, lead) for path in paths for part in range(parts)]
-    done: list[Report] = []
-    if jobs > 1:
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        with ProcessPoolExecutor(jobs) as pool:
-            for report in pool.map(_part, tasks):
-                done.append(report)
-                _progress(report)
-    else:
-        for task in tasks:
-            done.append(_part(task))
-            _progress(done[-1])
-    merged: list[Report] = []
-    for (_, _, part, *_), report in zip(tasks, done, strict=True):
-        if part:
-            merged[-1].merge(report)
+def run(paths: Sequence[str], settings: dict[str, Any], *, jobs: int = 1) -> Iterator[Report]:
+    """The reports of several tokenizers, each as soon as it is done; their prefixes are shared out in parts."""
+    parts = -(-settings["prefixes"] // PART)
+    tasks = [(path, part, parts, settings) for path in paths for part in range(parts)]
+    with ExitStack() as stack:
+        if jobs > 1:
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            done: Iterable[Report] = stack.enter_context(ProcessPoolExecutor(jobs)).map(_part, tasks)
         else:
-            merged.append(report)
-    return merged
+            done = map(_part, tasks)
+        shown = track(done, total=len(tasks), description="parts", console=Console(stderr=True), transient=True)
+        whole: Report | None = None
+        for (_, part, _, _), report in zip(tasks, shown, strict=True):
+            if whole is None:
+                whole = report
+            else:
+                whole.merge(report)
+            if part == parts - 1:
+                wrong = f"{len(whole.disagreements)} disagreements" if whole.refused is None else "refused"
+                told = f"{whole.tokenizer}: {whole.prefixes} prefixes in {whole.seconds:.0f} s, {wrong}"
+                print(told, file=sys.stderr, flush=True)
+                yield whole
+                whole = None
 
 
-def _progress(report: Report) -> None:
-    wrong = f"{len(report.disagreements)} disagreements" if report.refused is None else "refused"
-    print(
-        f"{report.tokenizer}: {report.prefixes} prefixes in {report.seconds:.0f} s, {wrong}",
-        file=sys.stderr,
-        flush=True,
+def _part(task: tuple[str, int, int, dict[str, Any]]) -> Report:
+    path, part, parts, settings = task
+    trial = Trial(
+        path,
+        _label(path, no_lead=settings["no_lead"]),
+        seed=settings["seed"],
+        leaves=settings["leaves"],
+        effort=settings["effort"],
+        lead=not settings["no_lead"],
     )
+    return trial.run(-(-settings["prefixes"] // parts), skip=part)
+
+
+def _label(path: str, *, no_lead: bool) -> str:
+    return _name(path) + (" (no lead)" if no_lead else "")
 
 
 if __name__ == "__main__":

@@ -235,6 +235,31 @@ def test_the_command_writes_its_record(tmp_path: Path, capsys: pytest.CaptureFix
     assert str(tmp_path) not in record["command"]
 
 
+def test_a_run_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --resume, tokenizers that the record holds for the same settings are not tried again; others are."""
+    out = tmp_path / "record.json"
+    files = [tmp_path / f"{name}.json" for name in ("one", "two")]
+    for file in files:
+        file.write_text(byte_bpe_tokenizer().backend_tokenizer.to_str())
+    options = ["--prefixes", "2", "--leaves", "10", "--effort", "0.1", "--out", str(out), "--resume"]
+    conformance.main([str(files[0]), *options])
+    tried: list[str] = []
+    part = conformance._part
+
+    def watched(task: Any) -> Report:
+        tried.append(task[0])
+        return part(task)
+
+    monkeypatch.setattr(conformance, "_part", watched)
+    conformance.main([*map(str, files), *options])
+
+    assert tried == [str(files[1])]
+    assert [row["tokenizer"] for row in json.loads(out.read_text())["tokenizers"]] == ["one", "two"]
+
+    conformance.main([*map(str, files), *options, "--seed", "1"])
+    assert tried == [str(file) for file in (files[1], *files)]
+
+
 def test_reports_of_parts_add_up() -> None:
     """A run that was shared out among processes is the sum of its parts."""
     whole = Report("x", prefixes=3, nodes=7, core_ms=[1.0])
