@@ -149,6 +149,15 @@ def test_bytes_that_begin_no_text(data: bytes) -> None:
     assert split_cut(data) is None
 
 
+def test_a_witness_may_need_more_than_a_character(load_tokenizer: Callable[[str], Any]) -> None:
+    """After つ° the token F0 9F 8D is completed only by tokens that stop inside the next character, which is no letter."""
+    judge = Judge(Definition(load_tokenizer("qwen3")))
+    spelled = {data: i for i, data in judge.definition.token_bytes.items()}
+    sequence = tuple(spelled[data] for data in ("つ".encode(), "°".encode(), b"\xf0\x9f\x8d"))
+
+    assert sequence in judge.viable([sequence], {sequence: True})
+
+
 def trial_of(name: str, test_data: Path, **options: Any) -> Trial:
     return Trial(test_data / "tokenizers" / f"{name}.json.xz", name, **options)
 

@@ -108,11 +108,16 @@ class Continuations:
                 if prefix.endswith(content[:size]):
                     yield from self._finish(prefix + content[size:], rng, closing)
 
-    def next_tokens(self, text: bytes, rng: random.Random) -> Iterator[str]:
-        """Texts that go on with any one token of those that begin inside the character that the text stops inside."""
+    def next_tokens(self, text: bytes) -> Iterator[str]:
+        """Texts that go on with any one token of those that begin inside the character that the text stops inside.
+
+        A token that stops inside the next character in turn is followed by the rest of one of each class.
+        """
         low, high = self.beginning(b"\x80")[0], self.beginning(b"\xbf")[1]
         for token in self.sorted_tokens[low:high]:
-            yield from self._finish(text + token, rng, ("",))
+            if (parts := split_cut(text + token)) is not None:
+                head, cut = parts
+                yield from (head + stem for stem in self.completions(cut)) if cut else (head,)
 
     def _finish(self, text: bytes, rng: random.Random, closing: Sequence[str]) -> Iterator[str]:
         parts = split_cut(text)

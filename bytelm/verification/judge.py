@@ -114,7 +114,7 @@ class Judge:
             self._show([(sequence, head + stem) for stem in stems], shown)
             self._show([(sequence, head + stem + tail) for stem, tail in zip(stems, tails, strict=True)], shown)
             # Nor can a character alone: the token that completes it may have to be a longer one.
-            self._show([(sequence, t) for t in self.continuations.next_tokens(text, self.rng)], shown)
+            self._show([(sequence, t) for t in self.continuations.next_tokens(text)], shown)
         if sequence in shown:
             return
         for wide in (100, 3000):
