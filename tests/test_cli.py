@@ -148,6 +148,7 @@ def test_infill_prints_the_middle_alone(run: Run, monkeypatch: pytest.MonkeyPatc
     assert run("infill", "--prefix", "a", "-n", "2", "--max-bytes", "2").out.startswith("[1] ")
 
 
+@pytest.mark.usefixtures("caller_errs")
 def test_infill_without_the_tokens_offers_left(run: Run, lm: ByteLM) -> None:
     """A model that was not made for it is one line of error that says what works."""
     done = run("infill", "--prefix", "the ", "--suffix", "b")
