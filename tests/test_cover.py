@@ -20,7 +20,7 @@ from tests.oracle import Enumeration, depth_for
 from tests.strategies import Toy, byte_level, sentencepiece
 
 # Building one tokenizer and encoding all its texts takes a good part of a second.
-few = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 # How many characters a split or a whole-word rule may have to see after a token before it is settled.
 AHEAD = 4
 
