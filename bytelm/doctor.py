@@ -51,11 +51,9 @@ def examine_model(name: str) -> list[Finding]:
         ModelError: There is no such model, or its configuration cannot be read.
         DownloadError: A packaged model could not be fetched.
     """
-    from bytelm.engines.loading import load_model
     from bytelm.engines.traits import context_length, end_ids, masking, recurrence
 
-    place = str(packaged_directory(name)) if name in PACKAGED else name
-    model, tokenizer = load_model(place, device_map="meta")  # the whole model but for its weights
+    model, tokenizer = _without_weights(name)
     columns = int(model.get_output_embeddings().weight.shape[0])
     eot_ids = end_ids(model, tokenizer, columns, None)
     findings = [Finding("model", "ok", type(model).__name__)]
@@ -108,11 +106,14 @@ def verify_model(name: str, *, prefixes: int = 60) -> list[Finding]:
         ModelError: There is no such model.
         DownloadError: A packaged model could not be fetched.
     """
+    return verify(_without_weights(name)[1], prefixes=prefixes)
+
+
+def _without_weights(name: str) -> tuple[Any, Any]:
+    """The whole model but for its weights, and its tokenizer."""
     from bytelm.engines.loading import load_model
 
-    place = str(packaged_directory(name)) if name in PACKAGED else name
-    _, tokenizer = load_model(place, device_map="meta")
-    return verify(tokenizer, prefixes=prefixes)
+    return load_model(str(packaged_directory(name)) if name in PACKAGED else name, device_map="meta")
 
 
 def verify(tokenizer: Any, *, prefixes: int = 60) -> list[Finding]:

@@ -31,7 +31,7 @@ from bytelm.letters import CODE_POINTS, NO_LETTER, compact
 from bytelm.merges import Merges
 from bytelm.splits import DEAD
 from bytelm.trie import completions, missing, unfinished
-from bytelm.walks import INACTIVE, Nodes, Walker
+from bytelm.walks import INACTIVE, Nodes, Walker, ended
 from bytelm.wholes import Wholes
 
 _KEPT: Final = 512
@@ -110,7 +110,7 @@ class Futures:
 
     def ends(self, nodes: Nodes) -> bool:
         """Whether the text may end here."""
-        return all(n == INACTIVE or level.ends(n) for level, n in zip(self.walker.levels, nodes, strict=True))
+        return ended(self.walker.levels, nodes)
 
     def stops(self, nodes: Nodes) -> bool:
         """Whether the text may end at these nodes, which are at a character's end, or a cut may follow."""

@@ -190,10 +190,6 @@ class Level:
                 self.table = np.concatenate([self.table, np.full_like(self.table, _UNKNOWN)])
         return self._sets[key]
 
-    def inside_character(self, node: int) -> Partial | None:
-        """The character that a node stands inside of, or None at the end of one."""
-        return self._partials[node]
-
     def _start(self, *, added: bool, opening: bool) -> int:
         claims = self._begin(owed=True, before=-1, left=None, opening=opening)
         return self._node(frozenset(c for _, c in claims if self._wanted(c, added=added)), fresh=True)

@@ -78,10 +78,7 @@ class Walker:
             if node == INACTIVE:
                 return
             after = level.cut(node)
-            below = nodes[at + 1 :]
-            if after != DEAD and all(
-                n == INACTIVE or lv.ends(n) for lv, n in zip(self.levels[at + 1 :], below, strict=True)
-            ):
+            if after != DEAD and ended(self.levels[at + 1 :], nodes[at + 1 :]):
                 yield (*nodes[:at], after, *(lv.start_bare for lv in self.levels[at + 1 :]))
 
     def added(self, nodes: Nodes | None, at: int, data: bytes, tag: int) -> Nodes | None:
@@ -173,8 +170,7 @@ class Walker:
             after = self.levels[last].cut(nodes[last])
             above = (*nodes[:last], after, *(level.start_bare for level in self.levels[last + 1 : at]))
             return (DEAD if after == DEAD else self.levels[at].start_added), above
-        below = zip(self.levels[at + 1 :], nodes[at + 1 :], strict=True)
-        if not all(n == INACTIVE or lv.ends(n) for lv, n in below):  # their pieces end here
+        if not ended(self.levels[at + 1 :], nodes[at + 1 :]):  # their pieces end here
             return DEAD, nodes[:at]
         return self.levels[at].cut(nodes[at], added=True), nodes[:at]
 
@@ -193,6 +189,11 @@ class Walker:
             depths.append(_Depth(parent[first], byte[first], ending, group[ending]))
             alive = alive[trie.lengths[alive] > depth]
         return depths
+
+
+def ended(levels: Sequence[Level], nodes: Nodes) -> bool:
+    """Whether the pieces of these levels may all end at their nodes."""
+    return all(node == INACTIVE or level.ends(node) for level, node in zip(levels, nodes, strict=True))
 
 
 def _common(a: bytes, b: bytes) -> int:
