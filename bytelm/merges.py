@@ -30,7 +30,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections import OrderedDict, defaultdict
+from array import array
+from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -78,34 +80,44 @@ class Merges:
     ) -> None:
         self.size = size
         self.trie = trie
-        # Of a pair that is listed twice the later rank counts, as in the library.
-        keys = merges[:, 0].astype(np.int64) * size + merges[:, 1]
-        self._ranks: dict[int, int] = dict(zip(keys.tolist(), range(len(keys)), strict=True))
+        self._sort(merges)
         self.trees = self._derive(base, merges, lengths) if trees is None else trees
         self.phase, self.rank, self.left, self.right = self.trees
         self.reachable: Bool[np.ndarray, " ids"] = self.phase > _UNREACHED
-        self._lists: tuple[list[int], ...] = tuple(row.tolist() for row in self.trees)
+        self._columns: tuple[Sequence[int], ...] = tuple(array("q", row.tobytes()) for row in self.trees)
         self._index()
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def _sort(self, merges: Int32[np.ndarray, "merges 3"]) -> None:
+        """The merges by their left parts, then by their right parts: as arrays, and for looking up one by one."""
+        keys = merges[:, 0].astype(np.int64) * self.size + merges[:, 1]
+        order = np.argsort(keys, kind="stable")
+        # Of a pair that is listed twice the later rank counts, as in the library.
+        order = order[np.append(np.diff(keys[order]) != 0, True)[: len(order)]]
+        first = merges[order, 0]
+        self._cross_rank, self._cross_other = order, merges[order, 1].astype(np.int64)
+        self._cross_start = np.searchsorted(first, np.arange(self.size + 1))
+        self._cross_first = first.astype(np.int64)
+        self._starts, self._others, self._ranks = (
+            array("q", values.tobytes()) for values in (self._cross_start, self._cross_other, self._cross_rank)
+        )
 
     def _derive(self, base: Iterable[int], merges: Int32[np.ndarray, "merges 3"], lengths: Sequence[int]) -> Trees:
         """The derivation of each token: of the merges that spell it, the one before which nothing crosses."""
         phase, rank, left, right = ([_UNREACHED] * self.size, [-1] * self.size, [-1] * self.size, [-1] * self.size)
-        self._lists = (phase, rank, left, right)
+        self._columns = (phase, rank, left, right)
         for i in base:
             phase[i] = -1
-        spelling: defaultdict[int, list[tuple[int, int, int]]] = defaultdict(list)
-        for at, (a, b, result) in enumerate(merges.tolist()):
-            if self._ranks[a * self.size + b] == at:
-                spelling[result].append((at, a, b))
-        for result in sorted(spelling, key=lengths.__getitem__):
-            if phase[result] > _UNREACHED:
+        results = merges[self._cross_rank, 2]
+        # Shorter tokens first, and of one token's merges the earliest.
+        order = np.lexsort((self._cross_rank, np.asarray(lengths)[results]))
+        columns = (self._cross_rank, self._cross_first, self._cross_other, results)
+        for at, a, b, result in zip(*(column[order].tolist() for column in columns), strict=True):
+            if phase[result] > _UNREACHED or phase[a] == _UNREACHED or phase[b] == _UNREACHED:
                 continue
-            for at, a, b in spelling[result]:
-                if phase[a] > _UNREACHED and phase[b] > _UNREACHED and not self._crossed(a, b, direct=False):
-                    phase[result], rank[result] = max(at, phase[a], phase[b]), at
-                    left[result], right[result] = a, b
-                    break
+            if not self._crossed(a, b, direct=False):
+                phase[result], rank[result] = max(at, phase[a], phase[b]), at
+                left[result], right[result] = a, b
         return np.array([phase, rank, left, right], np.int64)
 
     def _crossed(self, a: int, b: int, *, direct: bool) -> bool:
@@ -113,8 +125,8 @@ class Merges:
 
         ``direct``: the merge of a and b themselves counts.
         """
-        phases, ranks, left, right = self._lists
-        table, size = self._ranks, self.size
+        phases, ranks, left, right = self._columns
+        starts, others = self._starts, self._others
         # b's left spine: the piece, the phase and rank of the merge that consumes it, the phase of its partner there.
         ends: list[tuple[int, int, int, int]] = []
         piece, gone, by, partner = b, FOREVER, FOREVER, FOREVER
@@ -124,11 +136,12 @@ class Merges:
             partner = phases[right[whole]] if piece >= 0 else 0
         piece, gone, by = a, FOREVER, FOREVER
         while piece >= 0:
-            row = piece * size
-            for other, other_gone, other_by, other_partner in ends:
-                cross = table.get(row + other)
-                if cross is None or (not direct and piece == a and other == b):
+            lo, hi = starts[piece], starts[piece + 1]
+            for other, other_gone, other_by, other_partner in ends if lo < hi else ():
+                at = bisect_left(others, other, lo, hi)
+                if at == hi or others[at] != other or (not direct and piece == a and other == b):
                     continue
+                cross = self._ranks[at]
                 q = max(cross, phases[piece], phases[other])
                 if q > gone or q > other_gone:
                     continue
@@ -160,15 +173,8 @@ class Merges:
         order = np.lexsort((spine[1], spine[0]))
         self._spine_key = spine[0, order] * _STRIDE + spine[1, order]
         self._spine_by, self._spine_partner, self._spine_owner = (spine[i, order].astype(np.int32) for i in (2, 3, 4))
-        pairs = np.fromiter(self._ranks.keys(), np.int64, len(self._ranks))
-        ranks = np.fromiter(self._ranks.values(), np.int64, len(self._ranks))
-        first, other = pairs // self.size, pairs % self.size
-        usable = self.reachable[first] & self.reachable[other]
-        first, other, ranks = first[usable], other[usable], ranks[usable]
-        order = np.argsort(first, kind="stable")
-        self._cross_rank, self._cross_other = ranks[order], other[order]
-        self._cross_phase = np.maximum(ranks, np.maximum(self.phase[first], self.phase[other]))[order]
-        self._cross_start = np.searchsorted(first[order], np.arange(self.size + 1))
+        parts = np.maximum(self.phase[self._cross_first], self.phase[self._cross_other])
+        self._cross_phase = np.maximum(self._cross_rank, parts)
 
     def unbroken(self, a: int, b: int) -> bool:
         """Whether ``b`` may follow ``a`` inside one pre-token; both have to be reachable."""
@@ -178,7 +184,7 @@ class Merges:
         """Which tokens of a range of ranks may follow ``a`` inside one pre-token (only reachable ones may)."""
         if hi - lo <= 16 and a not in self._kept:
             ids = self.trie.order[lo:hi].tolist()
-            return np.array([self._lists[0][t] > _UNREACHED and self.unbroken(a, t) for t in ids], np.bool_)
+            return np.array([self._columns[0][t] > _UNREACHED and self.unbroken(a, t) for t in ids], np.bool_)
         first = lo >> 3
         bits = np.unpackbits(self.unbroken_bits(a)[first : (hi + 7) >> 3])
         return bits[lo - 8 * first : hi - 8 * first].astype(np.bool_)
@@ -196,7 +202,7 @@ class Merges:
 
     def _broken(self, a: int) -> Bool[np.ndarray, " tokens"]:
         """In trie order, the tokens that may not follow ``a``: the rule of `_crossed` for all of them at once."""
-        phases, ranks, _, right = self._lists
+        phases, ranks, _, right = self._columns
         out = np.zeros(len(self.trie), np.bool_)
         piece, gone, by = a, FOREVER, FOREVER
         while piece >= 0:

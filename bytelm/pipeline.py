@@ -115,7 +115,7 @@ def parse_tables(spec: dict[str, Any]) -> Tables:
     byte_level = _read_pre_tokenizer(spec["pre_tokenizer"])[1]
     pieces: dict[str, int] = model.pop("vocab")
     pairs = (m if isinstance(m, list) else m.split(" ", 1) for m in model.pop("merges"))
-    merges = [(pieces[a], pieces[b], pieces[a + b]) for a, b in pairs]
+    merges = np.fromiter((pieces[part] for a, b in pairs for part in (a, b, a + b)), np.int32).reshape(-1, 3)
     added = spec["added_tokens"]
     token_bytes: list[bytes | None] = [None] * (max([-1, *pieces.values(), *(t["id"] for t in added)]) + 1)
     for piece, i in pieces.items():
@@ -127,7 +127,7 @@ def parse_tables(spec: dict[str, Any]) -> Tables:
         token_bytes[pieces[unknown]] = None
     spelled = sorted((data, i) for i, data in enumerate(token_bytes) if data is not None)
     order = np.array([i for _, i in spelled], np.int32)
-    return Tables(spec, pieces, np.array(merges, np.int32).reshape(-1, 3), tuple(token_bytes), order)
+    return Tables(spec, pieces, merges, tuple(token_bytes), order)
 
 
 def _vocab_of(tables: Tables, backend: Tokenizer) -> Vocab:
