@@ -11,17 +11,22 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 from rich.console import Console
 from rich.progress import track
 
+from bytelm.verification.definition import read_backend
 from bytelm.verification.trial import FEW, Report, Trial
+from bytelm.viability import Viability
 
 PART = 1000  # prefixes of one task: each reads the tokenizer anew, and all are shared out among the processes
 
@@ -45,6 +50,7 @@ COLUMNS = {
     "core_ms_median": "ms/byte median",
     "core_ms_p99": "p99",
     "load_seconds": "load s",
+    "reload_seconds": "from disk",
 }
 
 
@@ -172,7 +178,20 @@ def _part(task: tuple[str, int, int, dict[str, Any]]) -> Report:
         effort=settings["effort"],
         lead=not settings["no_lead"],
     )
+    if part == 0 and trial.viability is not None:
+        trial.report.load_seconds, trial.report.reload_seconds = loading_seconds(path)
     return trial.run(-(-settings["prefixes"] // parts), skip=part)
+
+
+def loading_seconds(path: str) -> tuple[float, float]:
+    """Seconds of CPU time to read a tokenizer's structures: with an empty cache folder, and again from that folder."""
+    backend, found = read_backend(path), []
+    with TemporaryDirectory() as folder, patch.dict(os.environ, BYTELM_CACHE=folder):
+        for _ in range(2):
+            start = time.process_time()
+            Viability.from_tokenizer(backend)
+            found.append(round(time.process_time() - start, 2))
+    return found[0], found[1]
 
 
 def _label(path: str, *, no_lead: bool) -> str:

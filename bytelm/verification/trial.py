@@ -70,6 +70,7 @@ class Report:
     leaves: int = 0
     texts: int = 0
     load_seconds: float = 0.0
+    reload_seconds: float | None = None  # from the cache on disk, where that was measured
     seconds: float = 0.0
     core_ms: list[float] = field(default_factory=list)
     disagreements: list[Disagreement] = field(default_factory=list)
