@@ -305,8 +305,12 @@ class ByteLM(Completing):
     # ---- inside
 
     def spell(self, token_ids: Sequence[int]) -> bytes:
-        """The bytes that tokens spell, a hidden leading space included; special tokens spell nothing."""
-        return self.viability.vocab.spell(tuple(token_ids))
+        """The bytes that tokens spell, a hidden leading space included.
+
+        Special tokens spell nothing, and so do columns of the model that no token has.
+        """
+        vocab = self.viability.vocab
+        return vocab.spell(tuple(i for i in token_ids if i < len(vocab)))
 
     def _cover(self, prompt: Prompt) -> Cover:
         return self._covers.cover(prompt)

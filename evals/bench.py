@@ -1,0 +1,198 @@
+"""One model with every method ready to run, and what each run took.
+
+Methods:
+    *generate*: ``model.generate``, greedy. *lazy*: greedy bytes. *drawn*: bytes at temperature 1. *full*: greedy bytes
+    with every boundary node evaluated. Others: peers.py, on the same loaded model.
+Counts
+    Calls and tokens fed are counted at the model itself, by a hook on its forward pass, in the same way for all. Padding
+    is not counted where the method hands an attention mask over.
+Times
+    *core* is CPU time of this thread outside the model: the whole step less what passes inside the engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+if TYPE_CHECKING:
+    from bytelm import ByteLM
+
+OWN: Final = ("generate", "lazy", "drawn", "full")
+BYTES_PER_TOKEN: Final = 3.3  # of `generate`, which is told a number of tokens
+
+
+class Clocked:
+    """A TokenLM that notes the time spent inside another."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.tokenizer, self.vocab_size, self.eot_ids = inner.tokenizer, inner.vocab_size, inner.eot_ids
+        self.usage, self.context_length = inner.usage, inner.context_length
+        self.cpu_seconds = 0.0
+
+    def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> Float[np.ndarray, "n vocab"]:
+        """The rows of the inner model."""
+        own = time.thread_time()
+        rows: Float[np.ndarray, "n vocab"] = self.inner.next_token_logprobs(sequences)
+        self.cpu_seconds += time.thread_time() - own
+        return rows
+
+
+@dataclass
+class Cost:
+    """The sums over all runs of one method."""
+
+    method: str
+    new_bytes: int = 0
+    new_tokens: int = 0
+    calls: int = 0
+    fed: int = 0
+    seconds: float = 0.0
+    core_seconds: float | None = None
+    peak_mib: float | None = None
+    total_variation: float | None = None
+
+    def row(self, generate: Cost) -> dict[str, float | str | None]:
+        """The figures of the table."""
+        seconds, against = _share(self.seconds, self.new_bytes), _share(generate.seconds, generate.new_bytes)
+        core = None if self.core_seconds is None else _share(1000 * self.core_seconds, self.new_bytes)
+        return {
+            "method": self.method,
+            "calls_per_byte": _share(self.calls, self.new_bytes),
+            "calls_per_token": _share(self.calls, self.new_tokens),
+            "fed_per_byte": _share(self.fed, self.new_bytes),
+            "core_ms_per_byte": core,
+            "ms_per_byte": None if seconds is None else 1000 * seconds,
+            "time_against_generate": None if seconds is None or against is None else seconds / against,
+            "peak_mib": self.peak_mib,
+            "total_variation": self.total_variation,
+        }
+
+
+def _share(amount: float, parts: int) -> float | None:
+    return amount / parts if parts else None
+
+
+class Bench:
+    """One model, loaded once.
+
+    Args:
+        model: A folder, a hub id, or a packaged model.
+        peers: By name, what makes a peer's completer from the loaded model and its tokenizer.
+    """
+
+    def __init__(self, model: str, peers: dict[str, Callable[[Any, Any], Any]] | None = None) -> None:
+        from bytelm.engines.transformers import load
+        from bytelm.packaged import is_packaged, packaged_directory
+
+        self.engine = load(str(packaged_directory(model)) if is_packaged(model) else model)
+        self.clocked = Clocked(self.engine)
+        self.structures_seconds = 0.0
+        self.calls = self.fed = 0
+        self.engine.model.register_forward_pre_hook(self._count, with_kwargs=True)
+        self._makers = peers or {}
+        self._peers: dict[str, Any] = {}
+
+    @cached_property
+    def lm(self) -> ByteLM:
+        """The byte model; `generate` runs without it."""
+        from bytelm import ByteLM
+
+        start = time.process_time()
+        lm = ByteLM(self.clocked)
+        self.structures_seconds = time.process_time() - start
+        return lm
+
+    def _count(self, _model: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        ids: Any = named["input_ids"] if "input_ids" in named else positional[0]
+        mask: Any = named.get("attention_mask")
+        whole = mask is not None and getattr(mask, "ndim", 0) == 2
+        self.calls += 1
+        self.fed += int(mask[:, -ids.shape[1] :].sum()) if whole else ids.numel()
+
+    @contextmanager
+    def _measured(self, cost: Cost) -> Iterator[None]:
+        self.engine.clear_cache()
+        calls, fed, inside = self.calls, self.fed, self.clocked.cpu_seconds
+        start, own = time.perf_counter(), time.thread_time()
+        yield
+        seconds, own = time.perf_counter() - start, time.thread_time() - own
+        cost.seconds += seconds
+        cost.calls += self.calls - calls
+        cost.fed += self.fed - fed
+        if cost.method in OWN[1:]:
+            cost.core_seconds = (cost.core_seconds or 0.0) + own - (self.clocked.cpu_seconds - inside)
+
+    def run(self, method: str, prompts: Sequence[str], size: int, cost: Cost) -> None:
+        """Complete some prompts together, and add up what it took."""
+        if method == "generate":
+            written = [self.lm.spell(row) for row in self.generate(prompts, size, cost)]
+        elif method in OWN:
+            # A processor that changes nothing asks for every row in full.
+            processor = (lambda _, row: row) if method == "full" else None
+            warmth = 1.0 if method == "drawn" else 0.0
+            options: dict[str, Any] = {"temperature": warmth, "seed": 0, "logits_processor": processor}
+            with self._measured(cost):
+                done = self.lm.sample_batch(prompts, max_bytes=size, **options)
+            written = [completion.bytes for completion in done]
+        else:
+            peer = self.peer(method)
+            with self._measured(cost):
+                written = [peer.complete(prompt.encode(), size) for prompt in prompts]
+        for prompt, new in zip(prompts, written, strict=True):
+            cost.new_bytes += len(new)
+            cost.new_tokens += self._tokens(prompt.encode() + new) - self._tokens(prompt.encode())
+
+    def generate(self, prompts: Sequence[str], size: int, cost: Cost) -> list[list[int]]:
+        """The model's own ``generate``: the tokens that it writes after each prompt."""
+        import torch
+
+        tokens = max(1, round(size / BYTES_PER_TOKEN))
+        encoded = [self.engine.tokenizer(prompt).input_ids for prompt in prompts]
+        width = max(map(len, encoded))
+        pad = next(iter(sorted(self.engine.eot_ids)), 0)
+        device = self.engine.model.device
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in encoded], device=device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded], device=device)
+        options: dict[str, Any] = {"do_sample": False, "eos_token_id": None, "pad_token_id": pad}
+        with self._measured(cost), torch.inference_mode():
+            out = self.engine.model.generate(ids, attention_mask=mask, max_new_tokens=tokens, **options)
+        rows: list[list[int]] = out[:, width:].tolist()
+        return rows
+
+    def _tokens(self, text: bytes) -> int:
+        return len(self.lm.tokenizer(text.decode("utf-8", "ignore"), add_special_tokens=False).input_ids)
+
+    def peer(self, name: str) -> Any:
+        """A peer's completer on this model, made when it is first asked for."""
+        if name not in self._peers:
+            self._peers[name] = self._makers[name](self.engine.model, self.lm.tokenizer)
+        return self._peers[name]
+
+    def total_variation(self, method: str, prompt: str) -> float | None:
+        """Between a method's distribution of the next byte, the end of text included, and the exact one."""
+        exact = _shares(self.lm.next_byte_logprobs(prompt))
+        if method == "generate":
+            from bytelm.healing import completer_of
+
+            return _distance(_shares(completer_of(self.lm).next_byte_logprobs(prompt)), exact)
+        if method in OWN:
+            return None  # they are the exact one: see evals/lazy.py
+        return _distance(_shares(self.peer(method).next_byte_logprobs(prompt.encode())), exact)
+
+
+def _shares(logprobs: Float64[np.ndarray, "257"]) -> Float64[np.ndarray, "257"]:
+    probs = np.exp(logprobs)
+    return np.asarray(probs / probs.sum())
+
+
+def _distance(p: Float64[np.ndarray, "257"], q: Float64[np.ndarray, "257"]) -> float:
+    return 0.5 * float(np.abs(p - q).sum())

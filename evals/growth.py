@@ -1,0 +1,232 @@
+"""How the cost of exact bytes grows: ``python -m evals.growth``.
+
+*prompt*
+    The calls, tokens and seconds before the first byte after a prompt of so many bytes, and the time of each byte after
+    it. The prompt is the source of the standard library's argparse.
+*output*
+    A completion of so many bytes after a prompt of 100.
+*batch*
+    So many ragged prompts together, 64 bytes after each.
+*score*
+    `logprob` and `byte_logprobs` of so many bytes, beside the token-level score of the same text: one forward pass and
+    the log-probability of each of its canonical tokens.
+
+Beside each stands ``model.generate`` on the same work in the same run: only the ratios mean anything elsewhere. How the
+core's time grows with the vocabulary is in the table of evals/conformance.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from evals.bench import Bench, Cost
+from evals.prompts import PROMPTS
+
+AXES: Final[dict[str, tuple[int, ...]]] = {
+    "prompt": (100, 300, 1000, 4000, 8000, 16000, 32000),
+    "output": (50, 100, 200, 400, 800, 1600),
+    "batch": (1, 2, 4, 8, 16, 32),
+    "score": (1000, 4000),
+}
+NAMES: Final = {
+    "prompt": "bytes of prompt",
+    "output": "bytes written",
+    "batch": "prompts at a time",
+    "score": "bytes scored",
+}
+AFTER: Final = 64  # bytes
+
+
+def prompt_of(size: int) -> str:
+    """So many bytes of Python source (ASCII)."""
+    text = inspect.getsource(argparse)
+    return text[:size].encode("ascii", "replace").decode()
+
+
+def measured(bench: Bench, method: str, prompts: Sequence[str], size: int) -> Cost:
+    """What one completion of each of these prompts, together, takes."""
+    cost = Cost(method)
+    bench.run(method, prompts, size, cost)
+    return cost
+
+
+def scoring(bench: Bench, size: int) -> dict[str, Any]:
+    """Seconds and calls of the three scores of one text."""
+    import torch
+
+    text = prompt_of(size)
+
+    def by_tokens() -> float:
+        ids = torch.tensor([bench.engine.tokenizer(text).input_ids], device=bench.engine.model.device)
+        with torch.inference_mode():
+            logprobs = bench.engine.model(ids).logits[0, :-1].log_softmax(-1)
+        return float(logprobs.gather(1, ids[0, 1:, None]).sum())
+
+    row: dict[str, Any] = {"axis": "score", "size": size, "prompt_tokens": len(bench.engine.tokenizer(text).input_ids)}
+    ways: dict[str, Callable[[], Any]] = {
+        "tokens": by_tokens,
+        "logprob": lambda: bench.lm.logprob(text),
+        "byte_logprobs": lambda: bench.lm.byte_logprobs(text).sum(),
+    }
+    for name, way in ways.items():
+        bench.engine.clear_cache()
+        calls, fed, start = bench.calls, bench.fed, time.perf_counter()
+        value = float(way())
+        seconds = time.perf_counter() - start
+        row[name] = {"value": value, "calls": bench.calls - calls, "fed": bench.fed - fed, "seconds": seconds}
+    return row
+
+
+def points(bench: Bench, axis: str, sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The rows of one axis; a prompt that does not fit in the model's context is left out."""
+    for size in sizes:
+        if axis == "score":
+            yield scoring(bench, size)
+            continue
+        row: dict[str, Any] = {"axis": axis, "size": size}
+        prompts = [prompt_of(size if axis == "prompt" else 100)] if axis != "batch" else list(PROMPTS[:size])
+        write = size if axis == "output" else AFTER
+        row["prompt_tokens"] = sum(len(bench.engine.tokenizer(prompt).input_ids) for prompt in prompts)
+        room = bench.engine.context_length
+        if axis == "prompt" and room is not None and row["prompt_tokens"] + AFTER > room:
+            continue
+        whole = {method: measured(bench, method, prompts, write) for method in ("generate", "lazy")}
+        for method, cost in whole.items():
+            row[method] = {"calls": cost.calls, "fed": cost.fed, "seconds": cost.seconds, "bytes": cost.new_bytes}
+        row["time_against_generate"] = (whole["lazy"].seconds / whole["lazy"].new_bytes) / (
+            whole["generate"].seconds / whole["generate"].new_bytes
+        )
+        row["calls_per_token"] = whole["lazy"].calls / whole["generate"].calls * whole["generate"].new_bytes
+        row["calls_per_token"] /= whole["lazy"].new_bytes
+        if axis == "prompt":
+            first = {method: measured(bench, method, prompts, 1) for method in ("generate", "lazy")}
+            row["first"] = {
+                "calls": first["lazy"].calls,
+                "fed": first["lazy"].fed,
+                "seconds": first["lazy"].seconds,
+                "against_generate": first["lazy"].seconds / first["generate"].seconds,
+            }
+        yield row
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure along the axes and print a table for each."""
+    parser = argparse.ArgumentParser(prog="python -m evals.growth", description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="demo", help="a folder, a hub id, demo or demo-gemma")
+    parser.add_argument("--axes", default=",".join(AXES), help="which of them (default %(default)s)")
+    parser.add_argument("--most", type=int, default=10**9, metavar="N", help="leave out sizes beyond N")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--out", type=Path, help="write the result here too")
+    parser.add_argument("--plot", type=Path, help="draw the result to this file")
+    parser.add_argument("--read", type=Path, help="show the result of such a file and run nothing")
+    options = parser.parse_args(arguments)
+    if options.read is not None:
+        result = json.loads(options.read.read_text(encoding="utf-8"))
+    else:
+        axes = options.axes.split(",")
+        if unknown := set(axes) - AXES.keys():
+            parser.error(f"no axis is called {', '.join(sorted(unknown))}; there are {', '.join(AXES)}")
+        result = _measure(options, axes, sys.argv[1:] if arguments is None else list(arguments))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if options.plot:
+        _plot(result, options.plot)
+    print(json.dumps(result, indent=1)) if options.json else _show(result)
+    return 0
+
+
+def _measure(options: argparse.Namespace, axes: Sequence[str], arguments: Sequence[str]) -> dict[str, Any]:
+    import torch
+    from rich.console import Console
+    from rich.progress import track
+
+    torch.set_num_threads(options.threads)
+    bench = Bench(options.model)
+    for method in ("generate", "lazy"):
+        measured(bench, method, PROMPTS[:2], 8)  # what is only done once
+    sizes = [(axis, size) for axis in axes for size in AXES[axis] if size <= options.most]
+    bar = track(sizes, description="sizes", console=Console(stderr=True), transient=True)
+    rows = [row for axis, size in bar for row in points(bench, axis, [size])]
+    return {
+        "command": "python -m evals.growth " + " ".join(arguments),
+        "model": options.model,
+        "threads": options.threads,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")},
+        "rows": rows,
+    }
+
+
+def _show(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    for axis in AXES:
+        rows = [row for row in result["rows"] if row["axis"] == axis]
+        if not rows:
+            continue
+        table = Table(title=f"{result['model']}: {NAMES[axis]}")
+        if axis == "score":
+            _add_scores(table, rows)
+            console.print(table)
+            continue
+        columns = [NAMES[axis], "prompt tokens", "calls", "tokens fed", "calls / generate's", "time / generate"]
+        for title in [*columns, *(["calls to 1st byte", "fed", "time / 1st token"] if axis == "prompt" else [])]:
+            table.add_column(title, justify="right")
+        for row in rows:
+            cells = [f"{row['size']:,}", f"{row['prompt_tokens']:,}", f"{row['lazy']['calls']:,}"]
+            cells += [f"{row['lazy']['fed']:,}", f"{row['calls_per_token']:.2f}", f"{row['time_against_generate']:.2f}"]
+            if first := row.get("first"):
+                cells += [f"{first['calls']:,}", f"{first['fed']:,}", f"{first['against_generate']:.2f}"]
+            table.add_row(*cells)
+        console.print(table)
+
+
+def _add_scores(table: Any, rows: Sequence[dict[str, Any]]) -> None:
+    for title in (NAMES["score"], "tokens", "logprob: calls", "fed", "time / tokens'"):
+        table.add_column(title, justify="right")
+    for title in ("byte_logprobs: calls", "fed", "time / tokens'"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        cells = [f"{row['size']:,}", f"{row['prompt_tokens']:,}"]
+        for name in ("logprob", "byte_logprobs"):
+            cells += [f"{row[name]['calls']:,}", f"{row[name]['fed']:,}"]
+            cells.append(f"{row[name]['seconds'] / row['tokens']['seconds']:.2f}")
+        table.add_row(*cells)
+
+
+def _plot(result: dict[str, Any], path: Path) -> None:
+    """Time against generate along each axis."""
+    from matplotlib.figure import Figure
+
+    axes_found = [axis for axis in AXES if axis != "score" and any(row["axis"] == axis for row in result["rows"])]
+    figure = Figure(figsize=(4 * len(axes_found), 3), layout="constrained")
+    for axes, axis in zip(figure.subplots(1, len(axes_found), sharey=True, squeeze=False)[0], axes_found, strict=True):
+        rows = [row for row in result["rows"] if row["axis"] == axis]
+        sizes = [row["size"] for row in rows]
+        axes.plot(sizes, [row["time_against_generate"] for row in rows], "o-", label="time")
+        axes.plot(sizes, [row["calls_per_token"] for row in rows], "s--", label="calls")
+        axes.set_xscale("log")
+        axes.set_xlabel(NAMES[axis])
+        axes.set_ylim(bottom=0)
+        axes.grid(visible=True, alpha=0.3)
+    figure.axes[0].set_ylabel("relative to generate, a byte")
+    figure.axes[0].legend()
+    figure.suptitle(f"{result['model']}, {result['threads']} thread(s)")
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
