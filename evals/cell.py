@@ -1,7 +1,7 @@
 """The cell: a script that walls itself in, runs one program inside, and says how it ended. contained.py starts it.
 
 Order
-    One line of JSON comes in: the program, the limits, the walls to put up. The walls go up around this process, as far
+    One line of JSON comes in: the program, the limits, the walls to put up; the one argument is an empty folder. The walls go up around this process, as far
     as they can be shared; a child takes down what is left of its rights, says that it is ready, and runs the program.
     This process waits with a clock in its hand, kills the child, and answers with one line of JSON.
 
@@ -61,7 +61,7 @@ LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 4
 
 # The audit name of a machine, and the place of its numbers in the tables below.
 MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-CLONE, CAPSET, PIVOT_ROOT = (56, 220), (126, 91), (155, 41)
+CAPSET, PIVOT_ROOT, CLONE, KILL, FCNTL, IOCTL = (126, 91), (155, 41), (56, 220), (62, 129), (72, 25), (16, 29)
 # Barred always: other processes, namespaces, sockets, the memory of others, what outlives a process or escapes the limits
 # on its memory. Each with its number on x86_64 and on aarch64.
 BARRED = """
@@ -70,18 +70,18 @@ setpgid 109 154       ptrace 101 117          process_vm_readv 310 270          
 pidfd_getfd 438 438   socket 41 198           io_uring_setup 425 425                   memfd_create 319 279
 shmget 29 194         semget 64 190           msgget 68 186         mq_open 240 180    add_key 248 217
 request_key 249 218   keyctl 250 219          bpf 321 280           perf_event_open 298 241
-userfaultfd 323 282
+userfaultfd 323 282   setpriority 141 140     ioprio_set 251 30
 """
 # Barred too where no namespace stands between the program and other processes, and files could be changed past Landlock.
 BARRED_OUTSIDE = """
 clone 56 220          kill 62 129             tkill 200 130         tgkill 234 131     pidfd_send_signal 424 424
 rt_sigqueueinfo 129 138                       rt_tgsigqueueinfo 297 240                pidfd_open 434 434
-prlimit64 302 261     setpriority 141 140     ioprio_set 251 30     sched_setaffinity 203 122
-sched_setattr 314 274 sched_setparam 142 118  sched_setscheduler 144 119               migrate_pages 256 238
-move_pages 279 239    chmod 90 -              fchmod 91 52          fchmodat 268 53    chown 92 -
-lchown 94 -           fchown 93 55            fchownat 260 54       utime 132 -        utimes 235 -
-utimensat 280 88      futimesat 261 -         setxattr 188 5        lsetxattr 189 6    fsetxattr 190 7
-removexattr 197 14    lremovexattr 198 15     fremovexattr 199 16
+prlimit64 302 261     sched_setattr 314 274   sched_setparam 142 118                   sched_setscheduler 144 119
+sched_setaffinity 203 122                     migrate_pages 256 238 move_pages 279 239 utime 132 -
+chmod 90 -            fchmod 91 52            fchmodat 268 53       chown 92 -         utimes 235 -
+lchown 94 -           fchown 93 55            fchownat 260 54       futimesat 261 -    utimensat 280 88
+setxattr 188 5        lsetxattr 189 6         fsetxattr 190 7       removexattr 197 14
+lremovexattr 198 15   fremovexattr 199 16
 """
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -214,6 +214,10 @@ def bar(names: str, machine: str) -> None:
     code += [(equal, 0, 1, 435), (answer, 0, 0, unknown)]  # clone3, whose flags cannot be read: clone is used instead
     for number in numbers:
         code += [(equal, 0, 1, number), (answer, 0, 0, refuse)]
+    # kill(0) would reach the process that waits; F_SETOWN and its like have the kernel send signals to anyone of the user.
+    for call_, argument, value in ((KILL, 0, 0), (FCNTL, 1, 8), (FCNTL, 1, 15), (IOCTL, 1, 0x8901), (IOCTL, 1, 0x8902)):
+        code += [(equal, 0, 4, call_[place]), (load, 0, 0, 16 + 8 * argument), (equal, 0, 1, value)]
+        code += [(answer, 0, 0, refuse), (load, 0, 0, 0)]
     code += [(equal, 0, 3, CLONE[place]), (load, 0, 0, 16), (any_of, 1, 0, CLONE_THREAD), (answer, 0, 0, refuse)]
     code += [(answer, 0, 0, allow)]
     packed = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in code))
@@ -236,6 +240,7 @@ def give_up_rights(request: dict[str, Any], place: int) -> None:
     }.items():
         resource.setrlimit(kind, (value, value))
     call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)  # a limit on core files is not one where they go to a program
     call("syscall", CAPSET[place], struct.pack("Ii", 0x20080522, 0), bytes(24))
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if not inside:
@@ -275,11 +280,11 @@ def child(request: dict[str, Any], token: int, report: int, place: int) -> NoRet
     try:
         # This file's own __future__ is not the program's.
         exec(compile(request["program"], "<program>", "exec", dont_inherit=True), main.__dict__)  # noqa: S102  # what this is for
+        write(report, b"P" + read(token, 64)[::-1])
     except every as error:  # SystemExit too is no pass
         write(report, b"F" + say(error))
-        leave(1)
-    write(report, b"P" + read(token, 64)[::-1])
-    leave(0)
+    finally:
+        leave(0)
 
 
 def judged(pid: int, report: bytes, token: bytes, limits: dict[str, Any], *, late: bool) -> tuple[str, str]:
@@ -293,10 +298,15 @@ def judged(pid: int, report: bytes, token: bytes, limits: dict[str, Any], *, lat
         return "passed", ""
     if late:
         return "timed out", f"wall time: {limits['wall_seconds']:g} s"
-    if ended == -signal.SIGKILL and cpu_seconds > limits["cpu_seconds"] - 0.1:
+    if len(report) == limits["output_kib"] * 1024:
+        return "failed", f"reported more than {limits['output_kib']} KiB"
+    # The limit counts ticks of the clock, and usage is measured: they differ, most of all on a busy machine.
+    if ended == -signal.SIGKILL and cpu_seconds > limits["cpu_seconds"] / 2:
         return "timed out", f"CPU time: {limits['cpu_seconds']} s"
     if report[1:2] == b"F":
         return "failed", report[2:].decode("utf-8", "replace")
+    if ended == -signal.SIGKILL:
+        return "failed", "closed the pipe of its report, or was killed by the system"
     if ended < 0:
         return "failed", f"killed by {signal.Signals(-ended).name}"
     return "failed", f"exited with status {ended} before its end"
@@ -329,8 +339,8 @@ def run(request: dict[str, Any]) -> tuple[str, str, float]:
         events = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
         late, left = not events, 0 in events
         if report_out in events:
-            piece = os.read(report_out, 4096)
-            report = (report + piece)[: limits["output_kib"] * 1024]
+            piece = os.read(report_out, limits["output_kib"] * 1024 - len(report))
+            report += piece
             if not piece:
                 break
     os.kill(pid, signal.SIGKILL)
@@ -349,7 +359,7 @@ def main() -> None:
             return
         line += piece
     try:
-        state, detail, seconds = run(json.loads(line))
+        state, detail, seconds = run(json.loads(line) | {"folder": sys.argv[1]})
     except (WallError, OSError) as error:
         state, detail, seconds = "not run", described(error).decode(), 0.0
     os.write(1, json.dumps({"state": state, "detail": detail, "seconds": seconds}).encode())

@@ -59,7 +59,7 @@ class Limits:
         file_mib: MiB of all files that it writes, together.
         processes: How many threads it may have at once, the first one included. It can start no other process, and no
             thread either where there are no namespaces.
-        output_kib: KiB kept of what it reports. What it prints goes nowhere.
+        output_kib: KiB that it may report to the process that waits; what it prints goes nowhere.
 
     Raises:
         InvalidArgumentError: A limit is not above 0.
@@ -135,17 +135,24 @@ for barred in (os.fork, socket.socket, lambda: open("/probe", "w"), lambda: open
 def containment() -> Containment:
     """What programs are contained by on this system; tried once, with a program that attempts what is barred."""
     if not sys.platform.startswith("linux"):
-        return Containment(None, f"none: contained execution needs Linux, and this is {sys.platform}")
-    probe = _PROBE % (os.getpid(), os.getpid())
+        return Containment(
+            None, f"nothing contains programs on this system: that needs Linux, and this is {sys.platform}"
+        )
     causes: list[str] = []
     for walls, sentence in _SENTENCES.items():
-        job = _Job(probe, DEFAULT_LIMITS, walls)
-        while not job.done:
-            _wait([job])
-        if job.outcome.state == "passed":
-            return Containment(walls, sentence + (f" (no namespaces: {causes[0]})" if causes else ""))
-        causes.append(job.outcome.detail)
-    return Containment(None, f"none: namespaces: {causes[0]}; Landlock and seccomp: {causes[1]}")
+        trial = _trial(walls)
+        if trial.state == "passed":
+            return Containment(walls, "; ".join([sentence, *causes]))
+        causes.append(f"no {walls}: {trial.detail}")
+    return Containment(None, "; ".join(["nothing contains programs on this system", *causes]))
+
+
+@cache
+def _trial(walls: Walls) -> Outcome:
+    job = _Job(_PROBE % (os.getpid(), os.getpid()), DEFAULT_LIMITS, walls)
+    while not job.done:
+        _wait([job])
+    return job.outcome
 
 
 class _Job:
@@ -165,7 +172,7 @@ class _Job:
         try:
             # With PYTHONHASHSEED, sets of strings have one order in all runs. -I would ignore it: it is -P -s -E.
             self._cell = subprocess.Popen(  # noqa: S603  # our own file
-                [sys.executable, "-P", "-s", "-S", "-X", "utf8", str(CELL)],
+                [sys.executable, "-P", "-s", "-S", "-X", "utf8", str(CELL), self._folder.name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -179,7 +186,7 @@ class _Job:
             return
         self._request = cast("IO[bytes]", self._cell.stdin)
         self.answer = cast("IO[bytes]", self._cell.stdout)
-        request = {"program": program, "limits": asdict(limits), "walls": walls, "folder": self._folder.name}
+        request = {"program": program, "limits": asdict(limits), "walls": walls}
         with suppress(BrokenPipeError):  # a cell that could not start says why
             self._request.write(json.dumps(request).encode() + b"\n")
             self._request.flush()
