@@ -267,8 +267,9 @@ def child(request: dict[str, Any], token: int, report: int, place: int) -> NoRet
         null = os.open("/dev/null", os.O_RDWR)
         for file in range(3):
             os.dup2(null, file)
-        for file in set(range(3, 64)) - {token, report}:
-            os.closerange(file, file + 1)
+        low, high = sorted((token, report))
+        for first, last in ((3, low), (low + 1, high), (high + 1, 1 << 20)):
+            os.closerange(first, last)
         give_up_rights(request, place)
     except (WallError, OSError) as error:
         write(report, b"N" + say(error))

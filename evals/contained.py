@@ -161,11 +161,11 @@ class _Job:
     def __init__(self, program: str, limits: Limits, walls: Walls | None) -> None:
         self.outcome = Outcome("not run", "interrupted", 0.0)
         self.done = False
-        if walls is None:
-            self._end("not run", str(containment()))
-            return
         if not program.strip():
             self._end("not run", "the program is empty")
+            return
+        if walls is None:
+            self._end("not run", str(containment()))
             return
         self._folder = tempfile.TemporaryDirectory(prefix="bytelm-cell-")
         self.deadline = time.monotonic() + limits.wall_seconds + GRACE

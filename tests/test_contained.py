@@ -37,8 +37,9 @@ def walls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Wa
     """Each kind of walls in turn, if this system has it."""
     kind: Walls = request.param
     trial = contained._trial(kind)
-    if trial.state != "passed":
+    if trial.state == "not run":
         pytest.skip(f"this system does not allow {kind}: {trial.detail}")
+    assert trial == Outcome("passed", "", trial.seconds)  # walls that stand and do not hold are no reason to skip
     monkeypatch.setattr(contained, "containment", lambda: Containment(kind, kind))
     return kind
 
@@ -443,7 +444,7 @@ def test_other_processes_are_out_of_reach(run: Run, victim: subprocess.Popen[byt
         "x = []\nwhile True: x.append(bytearray(1 << 20))",
         "x = 'x'\nwhile True: x += x",
         "import mmap\nx = [mmap.mmap(-1, 1 << 24) for _ in range(10**6)]",
-        "import os\nwhile True: os.write(os.memfd_create('x'), bytes(1 << 20))",
+        "import os\nfor _ in range(40): os.write(os.memfd_create('x'), bytes(8 << 20))",
         "import ctypes, os\nassert ctypes.CDLL(None).shmget(0, 1 << 20, 0o1600) != -1",
     ],
 )
@@ -477,7 +478,7 @@ def test_disk_space_is_limited(run: Run, walls: Walls) -> None:
     """A huge file, many files together and a file of holes end at the limit; without namespaces nothing is written."""
     for program in (
         "f = open('huge', 'wb')\nwhile True: f.write(bytes(1 << 20))",
-        "import itertools\nfor n in itertools.count(): open(str(n), 'wb').write(bytes(1 << 18))",
+        "for n in range(20): open(str(n), 'wb').write(bytes(1 << 18))",
         "open('holes', 'wb').truncate(1 << 30)",
         "import itertools\nfor n in itertools.count(): open(str(n), 'wb').close()",
     ):
