@@ -1,15 +1,16 @@
 """The cell: a script that walls itself in, runs one program inside, and says how it ended. contained.py starts it.
 
 Order
-    One line of JSON comes in: the program, the limits, the walls to put up; the one argument is an empty folder. The walls go up around this process, as far
-    as they can be shared; a child takes down what is left of its rights, says that it is ready, and runs the program.
-    This process waits with a clock in its hand, kills the child, and answers with one line of JSON.
+    The argument is an empty folder. One line of JSON comes in: the program, the limits, the walls to put up. They go up
+    around this process as far as they can be shared; a child gives up what rights it still has, says that it is ready,
+    and runs the program. This process waits with a clock, kills the child, and answers with one line of JSON. When the
+    runner is gone, its pipe hangs up, and the child is killed too.
 
 Always
     The child is one process: seccomp bars every way to start another, to make a socket, and to leave something in the
     kernel. What the program started is therefore threads, and one SIGKILL, which nothing can catch, ends all of them.
-    Limits of the kernel on CPU, address space, files, descriptors; no capabilities, and none to be had; standard input,
-    output and error are /dev/null.
+    The kernel's limits on CPU, address space, files and descriptors; no capabilities, and none to be had; standard
+    input, output and error are /dev/null.
 
 With "namespaces"
     Own users, processes, network, IPC and mounts. The root is a new one, in memory: Python and the system's libraries,
@@ -23,10 +24,14 @@ With "landlock"
 A pass
     A random token waits in a pipe that only this process fills; the child reads it when the program has come to its
     end, and sends it back reversed. Text printed, an early exit, another `os._exit` do not know it. It is no secret from
-    a program that knows this file: what it does at its end, it can do before.
+    a program that knows this file: what is done at its end, it can do before.
 
 Does not
-    Stop a program from reading what lies under the folders of `readable`, or from learning the time.
+    Hide what lies under the folders of `readable`, the time, or the kernel. Run elsewhere than on x86_64 and aarch64.
+
+Sources
+    namespaces(7), user_namespaces(7), pivot_root(2), mount_setattr(2), landlock(7), seccomp(2), and the kernel's tables
+    of system calls.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -192,17 +192,23 @@ class _Job:
             self._request.flush()
 
     def finish(self) -> None:
-        """Take the answer, killing the program if there is none yet; nothing of it is left afterwards."""
+        """Take the answer, killing the program if there is none yet; nothing of it is left afterwards.
+
+        It may be called again after it was interrupted.
+        """
         if self.done:
             return
         with suppress(BrokenPipeError):
             self._request.close()  # at which the cell kills its program
-        answer = self.answer.read() if wait([self.answer.fileno()], 5.0) else b""
+        answer = b""
+        if not self.answer.closed and wait([self.answer.fileno()], 5.0):
+            answer = self.answer.read()
         # A group lives as long as one of its members, and the program cannot leave it. Before the cell is reaped: until
         # then nothing else has its number.
-        with suppress(ProcessLookupError):
-            os.killpg(self._cell.pid, signal.SIGKILL)
-        self._cell.wait()
+        if self._cell.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._cell.pid, signal.SIGKILL)
+            self._cell.wait()
         self.answer.close()
         self._folder.cleanup()
         try:
@@ -246,7 +252,9 @@ def run_contained(program: str, *, limits: Limits = DEFAULT_LIMITS) -> Outcome:
     return outcome
 
 
-def run_all(programs: Iterable[str], *, workers: int = 1, limits: Limits = DEFAULT_LIMITS) -> Iterator[Outcome]:
+def run_all(
+    programs: Iterable[str], *, workers: int = 1, limits: Limits = DEFAULT_LIMITS
+) -> Generator[Outcome, None, None]:
     """Run programs, some at a time, and give their outcomes in the order of the programs.
 
     Lazily: a program is started when a worker is free for it while outcomes are asked for. When the iterator is closed,
@@ -265,7 +273,7 @@ def run_all(programs: Iterable[str], *, workers: int = 1, limits: Limits = DEFAU
     return _outcomes(iter(programs), workers, limits)
 
 
-def _outcomes(programs: Iterator[str], workers: int, limits: Limits) -> Iterator[Outcome]:
+def _outcomes(programs: Iterator[str], workers: int, limits: Limits) -> Generator[Outcome, None, None]:
     walls = containment().walls
     jobs: deque[_Job] = deque()
     more = True
