@@ -737,6 +737,20 @@ def test_programs_end_with_the_runner(number: signal.Signals, walls: Walls, cell
     assert nothing_remains(cells)
 
 
+def test_a_cell_that_is_killed_takes_its_program_along(walls: Walls, cells: Path) -> None:
+    """When something kills the process that waits, its program is killed too, though it asked not to be."""
+    stay = "import ctypes\nctypes.CDLL(None).prctl(1, 0, 0, 0, 0)\n"  # PR_SET_PDEATHSIG
+    job = contained._Job(stay + FOREVER, Limits(), walls)
+    while len(remains(cells)) < 3:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    psutil.Process(job._cell.pid).kill()
+    job.finish()
+
+    assert job.outcome == Outcome("not run", "the cell failed: no answer", 0.0)
+    assert nothing_remains(cells)
+
+
 # What is not run
 
 
