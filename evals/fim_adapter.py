@@ -108,9 +108,6 @@ def load_base(name: str) -> Base:
 
 
 def _named(name: str, sha256: str, model: Any, tokenizer: Any) -> Base:
-    for weight in model.parameters():
-        # As read, they lie where the file has them; products of matrices that are not aligned differ in the last bit.
-        weight.data = weight.data.clone()
     model.name_or_path = name  # PEFT writes this into the configuration, and a path is of this machine alone
     return Base(name, sha256, model, tokenizer)
 
@@ -233,7 +230,7 @@ def write_adapter(folder: Path, model: Any, weights: Mapping[str, torch.Tensor],
         for key, value in sorted(config.items())
     }
     write_whole(folder / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
-    data = save(half(weights), metadata={"format": "pt", "base_sha256": base.sha256})
+    data = save(half(weights), metadata={"format": "pt"})  # more than one entry would come in any order
     write_whole(folder / WEIGHTS, data)
     return {"file": WEIGHTS, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 

@@ -14,6 +14,7 @@ Does not
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import sys
@@ -21,7 +22,7 @@ import sysconfig
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
 from bytelm.errors import InvalidArgumentError
@@ -184,6 +185,9 @@ def _files(installed: metadata.Distribution) -> tuple[tuple[str, Path], ...]:
 
 def _standard_library() -> Source:
     root = Path(sysconfig.get_path("stdlib"))
-    paths = [(path.relative_to(root).as_posix(), path) for path in root.rglob("*.py")]
-    kept = [(name, path) for name, path in paths if LEFT_OUT_FOLDERS.isdisjoint(PurePosixPath(name).parts)]
-    return Source(STANDARD_LIBRARY, platform.python_version(), "PSF-2.0", tuple(sorted(kept)))
+    found: list[tuple[str, Path]] = []
+    for folder, inner, names in os.walk(root):
+        inner[:] = [name for name in inner if name not in LEFT_OUT_FOLDERS]  # os.walk goes on with these alone
+        paths = [Path(folder, name) for name in names if name.endswith(".py")]
+        found += [(path.relative_to(root).as_posix(), path) for path in paths]
+    return Source(STANDARD_LIBRARY, platform.python_version(), "PSF-2.0", tuple(sorted(found)))

@@ -259,10 +259,15 @@ def test_samples_agree_with_the_published_ids(test_data: Path, load_tokenizer: C
     psm = encoder.encode(Hole("def add(a, b):\n    ret", "urn a + b", "\n\nprint(add(1, 2))\n"), "psm")
     spm = encoder.encode(Hole("def add(a, b):\n    ret", "urn a + b", "\n\nprint(add(1, 2))\n"), "spm")
 
-    suffix = load_tokenizer("smollm2")("\n\nprint(add(1, 2))\n", add_special_tokens=False).input_ids
+    prefix, suffix = (
+        load_tokenizer("smollm2")(text, add_special_tokens=False).input_ids
+        for text in ("def add(a, b):\n    ret", "\n\nprint(add(1, 2))\n")
+    )
     assert [psm.ids[0], psm.ids[-1], spm.ids[0], spm.ids[1], spm.ids[-1]] == [7, 0, 7, 16, 0]
     assert [*spm.ids[2 : 2 + len(suffix)], spm.ids[2 + len(suffix)]] == [*suffix, 10]
-    assert [place for place, token in enumerate(psm.ids) if token in (7, 16, 10)] == [0, 9, 9 + len(suffix) + 1]
+    assert [place for place, token in enumerate(psm.ids) if token in (7, 16, 10)] == [
+        *(0, len(prefix) + 1, len(prefix) + len(suffix) + 2)
+    ]
     # " return" crosses the cursor: in SPM it is the first token of the loss.
     assert encoder.vocab.token_bytes[spm.ids[spm.first]] == b" return"
 
@@ -431,6 +436,7 @@ def test_the_loss_falls_in_both_modes(whole: Path) -> None:
     assert held_out[-1]["spm"] < held_out[0]["spm"] - 1
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # PEFT asks by a name that is going
 def test_the_adapter_is_in_pefts_layout(world: Path, whole: Path) -> None:
     """PEFT itself loads what was written: float16, named after its base, with the losses that the manifest says."""
     from peft import PeftModel
@@ -556,7 +562,7 @@ def test_an_adapter_can_be_trained_further(world: Path, whole: Path, tmp_path: P
     """A new schedule that begins with an adapter begins with its losses, keeps its rank, and is never worse."""
     before = json.loads((whole / "manifest.json").read_text())
     further = [word for word in QUICK if word not in ("--rank", "4")]
-    out = ("--out", str(tmp_path), "--resume", str(whole), "--learning-rate", "5", "--seed", "1", "--patience", "1")
+    out = ("--out", str(tmp_path), "--resume", str(whole), "--learning-rate", "0.5", "--seed", "1", "--patience", "1")
     assert run(world, *further, *out, quick=False) == 0
     manifest = json.loads((tmp_path / "manifest.json").read_text())
 
