@@ -70,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BytelmError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted at once; what was written before is whole", file=sys.stderr)
+        return 130
 
 
 class Session:

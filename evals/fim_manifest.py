@@ -4,7 +4,7 @@ Rules
     It names the base and its sha256; where training began; the format; every setting; each package with version,
     licence, number of functions and sha256 over them; what was left out and why; steps, tokens and time; held-out
     losses before and of the adapter that was kept; the sha256 of that; the machine and the versions.
-    To repeat is to train again, with the functions of these very packages, up to the same step. On the same machine
+    To repeat is to train again, with the functions of these very packages, up to the same step. On the same CPU
     with as many threads the adapter is the same to the last bit; elsewhere its held-out losses say how near it came.
 """
 

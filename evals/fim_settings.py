@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
                 type=str if several else type(each.default),
                 nargs="+" if several else None,
                 default=argparse.SUPPRESS,
-                metavar="NAME" if several else each.name.split("_")[-1].upper(),
+                metavar={int: "N", float: "X"}.get(type(each.default), "NAME"),
                 help=HELP[each.name]
                 + ("" if each.name in ("packages", "dtype") else f" (default {_shown(each.default)})"),
             )

@@ -10,7 +10,7 @@ Rules
     `patience` measurements without a better one training ends.
 State
     Adapter, moments, step, place in the data, random state, the best so far, and the log. A checkpoint is all of it in
-    one file, written whole or not at all. Going on from one gives, on the same machine and with as many threads, the
+    one file, written whole or not at all. Going on from one gives, on the same CPU and with as many threads, the
     very numbers of a run that was never interrupted: nothing that happens when a run ends early changes its state.
 Padding
     On the right, and without a mask: attention is causal, so no token sees the padding behind it. The labelled tokens

@@ -17,7 +17,7 @@ import torch
 from bytelm.byte_lm import ByteLM
 from bytelm.errors import BytelmError, InvalidArgumentError, ModelError, NoInfillFormatError, UnsupportedTokenizerError
 from evals import fim_finetune, fim_settings
-from evals.fim_adapter import WEIGHTS, AdapterError, Shape, file_sha256, load_base
+from evals.fim_adapter import WEIGHTS, AdapterError, Shape, file_sha256, load_base, write_whole
 from evals.fim_corpus import Benchmark, Choice, CorpusError, Function, build, functions_of
 from evals.fim_manifest import ManifestError
 from evals.fim_samples import MODES, Encoder, Hole, Holes, Sample, cut, held_out_samples, packed, training_batches
@@ -486,9 +486,11 @@ def interrupted() -> Iterator[Callable[[int], None]]:
     """Makes Ctrl-C arrive in the middle of a step."""
     from evals.fim_training import Trainer
 
-    before = Trainer._advance
+    original = Trainer._advance
 
     def at(step: int) -> None:
+        before = Trainer._advance
+
         def advance(self: Trainer, batch: Any) -> None:
             if self.step + 1 == step:
                 signal.raise_signal(signal.SIGINT)
@@ -497,7 +499,7 @@ def interrupted() -> Iterator[Callable[[int], None]]:
         Trainer._advance = advance  # type: ignore[method-assign] # for this test
 
     yield at
-    Trainer._advance = before  # type: ignore[method-assign] # as it was
+    Trainer._advance = original  # type: ignore[method-assign] # as it was
 
 
 def test_a_run_goes_on_exactly_where_it_was_interrupted(
@@ -510,7 +512,6 @@ def test_a_run_goes_on_exactly_where_it_was_interrupted(
     assert "go on with --resume" in capsys.readouterr().err
     assert log_of(out)[-1]["step"] == 7
     assert not (out / "adapter_model.safetensors").exists()
-    interrupted(99)
     with (out / "train.jsonl").open("a") as log:
         log.write('{"step": 8, "loss"')  # the process was killed while it wrote
     again = ("--resume", str(out / "checkpoint.pt"), "--out", str(out))
@@ -700,6 +701,32 @@ def test_missing_data_is_named(world: Path, tmp_path: Path) -> None:
     assert isinstance(failure(world, *out, "--model", str(tmp_path / "gone")), ModelError)
     assert "there is no folder" in str(failure(world, *out, "--site-packages", str(tmp_path / "gone")))
     assert isinstance(failure(world, *out, "--repeat", str(tmp_path / "a.jsonl")), ManifestError)
+
+
+def test_a_second_interrupt_ends_at_once(
+    world: Path, tmp_path: Path, interrupted: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C twice does not wait for the step; the checkpoint of before is still there to go on from."""
+    interrupted(5)
+    interrupted(5)  # one after the other, in the same step
+
+    assert run(world, "--out", str(tmp_path)) == 130
+    assert "at once" in capsys.readouterr().err.splitlines()[-1]
+    assert read_checkpoint(tmp_path / "checkpoint.pt")["step"] == 3
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """A file that could not be written leaves the one before it, and no half of its own."""
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"before")
+
+    def full(file: Any) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_whole(path, full)
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("checkpoint.pt", b"before")]
 
 
 def test_too_large_an_adapter_is_refused_before_training(world: Path, tmp_path: Path) -> None:
