@@ -21,7 +21,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from bytelm import __version__
-from bytelm.compare import PROMPT, compare, show_comparison
+from bytelm.compare import CURSOR, PROMPT, compare, show_comparison
 from bytelm.doctor import examine_model, verify_model
 from bytelm.errors import BytelmError
 from bytelm.filters import EOT
@@ -39,6 +39,7 @@ from bytelm.options import (
     NumberOption,
     SeedOption,
     StopOption,
+    SuffixOption,
     TemperatureOption,
     Text,
     TopKOption,
@@ -305,25 +306,43 @@ def demo(
     text: Text = None,
     file: FileOption = None,
     escapes: EscapesOption = False,
-    model: ModelOption = "demo",
+    infilling: Annotated[
+        bool, typer.Option("--infill", help="Fill in at a cursor; what stands behind it is --suffix.")
+    ] = False,
+    suffix: SuffixOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            envvar="BYTELM_MODEL",
+            help=f"{MODEL_HELP} demo if not given, demo-fim to fill in.",
+        ),
+    ] = None,
     max_bytes: Annotated[int, typer.Option(min=1, help="New bytes of each method.")] = 43,
     as_json: JsonOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ) -> None:
-    """One prompt completed by tokens, by token healing and by bytes, side by side.
+    """One prompt, or one cursor, completed by tokens, by token healing and by bytes, side by side.
 
     \b
     Examples:
       bytelm demo
       bytelm demo "The capital of Fra"
+      bytelm demo --infill
+      bytelm demo -e "for i in ran" --suffix ":\\n    print(i)\\n"
     """
     given = text is not None or file is not None
-    prompt = read_text(text, file, escapes=escapes) if given else PROMPT
-    lm = load(model, device, dtype)
-    outcomes = compare(lm, prompt, max_bytes=max_bytes)
+    prompt, behind = CURSOR if infilling or suffix is not None else (PROMPT, None)
+    if given:
+        prompt, behind = read_text(text, file, escapes=escapes), None if behind is None else b""
+    if suffix is not None:
+        behind = argument_bytes(suffix, escapes=escapes)
+    lm = load(model or ("demo" if behind is None else "demo-fim"), device, dtype)
+    outcomes = compare(lm, prompt, behind, max_bytes=max_bytes)
     if not as_json:
-        typer.echo(show_comparison(prompt, outcomes))
+        typer.echo(show_comparison(prompt, outcomes, suffix=behind))
         return
     for outcome in outcomes:
         probs = {show_byte(value): float(prob) for value, prob in enumerate(outcome.next_byte_probs) if prob > 0}

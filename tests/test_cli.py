@@ -208,6 +208,36 @@ def test_demo_shows_the_methods_side_by_side(run: Run, lm: ByteLM) -> None:
     assert done.out.splitlines()[-9].split()[:2] == ["next", "byte"]
 
 
+@pytest.mark.parametrize(
+    ("args", "prompt", "suffix", "model"),
+    [
+        ([], b"def fibonacci(n):\n    ret", None, "demo"),
+        (["--infill"], b"def add(a, b):\n    ret", b"\n\nprint(add(1, 2))\n", "demo-fim"),
+        (["the th", "--infill"], b"the th", b"", "demo-fim"),
+        (["-e", "the th", "--suffix", r"a\n"], b"the th", b"a\n", "demo-fim"),
+        (["the th", "--suffix", "a", "-m", "mine"], b"the th", b"a", "mine"),
+    ],
+)
+def test_demo_compares_at_a_cursor_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch, args: list[str], prompt: bytes, suffix: bytes | None, model: str
+) -> None:
+    """--infill takes the demo's own cursor, --suffix one of the user's; the model is then the one that fills in."""
+    asked: list[tuple[Any, ...]] = []
+
+    def compare(*given: Any, max_bytes: int) -> list[Any]:
+        asked.append(given)
+        return []
+
+    monkeypatch.setattr(cli, "load", lambda model, device, dtype: model)
+    monkeypatch.setattr(cli, "compare", compare)
+    monkeypatch.setattr(cli, "show_comparison", lambda prompt, outcomes, *, suffix: f"{prompt!r} {suffix!r}")
+
+    done = run("demo", *args)
+
+    assert done == Done(0, f"{prompt!r} {suffix!r}\n", "")
+    assert asked == [(model, prompt, suffix)]
+
+
 @pytest.mark.parametrize("command", ["sample", "next", "score", "explain"])
 def test_the_text_is_taken_byte_for_byte(run: Run, tmp_path: Path, command: str) -> None:
     """An argument with escapes, a file, and standard input of the same bytes give the same output."""
