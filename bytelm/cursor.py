@@ -1,7 +1,7 @@
 r"""A cursor in a text: which byte it stands before, what around it a model is given, and what ends a line there.
 
 Rules
-    A text is UTF-8 and holds no NUL. Nothing here changes a byte of it, or puts one in.
+    A text is UTF-8 and holds no NUL. Nothing here changes a byte of it.
     A line ends with LF or with CRLF; a CR by itself is a character of its line. What follows the last line end is a
     line too, though it may be empty. Lines count from 1.
     Columns count the characters of a line, its end left out, from 1: column 1 is before the first, and the one after
@@ -158,6 +158,20 @@ def _first(suffix: bytes, size: int) -> bytes:
     while size and suffix[size] & 0xC0 == 0x80:
         size -= 1
     return suffix[:size]
+
+
+def with_line_ends_of(text: bytes, written: bytes) -> bytes:
+    r"""What was written, with CRLF for its line ends if all those of a text are CRLF.
+
+    A model that was trained on LF writes LF, and a file of one kind of line ends is to stay one.
+
+    >>> with_line_ends_of(b"a\r\nb", b"c\nd\r\n"), with_line_ends_of(b"a\r\nb\n", b"c\n")
+    (b'c\r\nd\r\n', b'c\n')
+    """
+    ends = text.count(b"\n")
+    if not ends or text.count(b"\r\n") < ends:
+        return written
+    return written.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
 
 
 def default_window(context_length: int | None, max_bytes: int) -> int | None:

@@ -2,7 +2,8 @@ r"""The command ``bytelm infill``: at a cursor in a file, in what standard input
 
 Rules
     A file is read as bytes and its text is not changed: line ends, tabs, a byte order mark and a missing last newline
-    stay. The middle goes in as the model wrote it; where ``--max-bytes`` cut its last character short, without that.
+    stay. What is printed is what the model wrote. What is inserted is the same, without a last character that
+    ``--max-bytes`` cut short, and with CRLF for line ends in a file that has no others.
     Whatever can be wrong with the text and the place is said before the model is loaded, and whether the file may be
     changed as well. With ``--in-place`` the file holds the old text until the whole new one is on the disk.
     A text too long for the model is cut to a window around the cursor (cursor.py), and that is said on standard error.
@@ -15,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from bytelm.cursor import STOPS, StopAt, check_text, default_window, offset_at, place, window
+from bytelm.cursor import STOPS, StopAt, check_text, default_window, offset_at, place, window, with_line_ends_of
 from bytelm.errors import InvalidArgumentError
 from bytelm.fim import Mode
 from bytelm.in_place import replace, writable
@@ -137,7 +138,8 @@ def infill(
     done = lm.infill(left, right, mode=mode, format=format_, n=n, **options)
     completions = [done] if isinstance(done, Completion) else done
     if in_place and path is not None:
-        replace(path, before + after, before + _whole_characters(completions[0].bytes) + after)
+        text, middle = before + after, _whole_characters(completions[0].bytes)
+        replace(path, text, before + with_line_ends_of(text, middle) + after)
     if as_json or not in_place:
         show_completions(completions, as_json=as_json)
 

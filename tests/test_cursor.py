@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bytelm.cursor import STOPS, StopAt, check_text, default_window, offset_at, place, window
+from bytelm.cursor import STOPS, StopAt, check_text, default_window, offset_at, place, window, with_line_ends_of
 from bytelm.errors import InvalidArgumentError
 from bytelm.stream import StopScanner
 
@@ -94,7 +94,7 @@ def best_cut(choices: list[bytes], whole: bytes, *, lines: list[bytes]) -> bytes
     return max([side for side in lines if side in choices] or choices, key=len)
 
 
-@given(TEXTS, st.data())
+@given(st.one_of(TEXTS, st.text("ab\n\u00e9", min_size=6, max_size=16).map(str.encode)), st.data())
 def test_the_window_is_the_definition(data: bytes, draw: st.DataObject) -> None:
     """Each side is the longest that its share allows, cut at a line where one begins inside it, else at a character."""
     starts = [len(data.decode()[:i].encode()) for i in range(len(data.decode()) + 1)]
@@ -116,6 +116,15 @@ def test_the_window_is_the_definition(data: bytes, draw: st.DataObject) -> None:
     beginnings = [suffix[: i - cursor] for i in starts if i >= cursor and i - cursor <= room]
     before_lines = [suffix[: i - cursor] for i in starts if i > cursor and data[i - 1 : i] == b"\n"]
     assert right == best_cut(beginnings, suffix, lines=before_lines)
+
+
+@pytest.mark.parametrize(
+    ("size", "left", "right"),
+    [(22, b"one\ntwo\nthr", b"ee\nfour\n"), (14, b"two\nthr", b"ee\n"), (13, b"two\nthr", b"ee\n"), (5, b"thr", b"ee")],
+)
+def test_windows_by_hand(size: int, left: bytes, right: bytes) -> None:
+    """A line that fits to the byte stays, one that is a byte too long goes."""
+    assert window(b"one\ntwo\nthr", b"ee\nfour\nfive\n", size) == (left, right)
 
 
 @given(TEXTS, st.integers(0, 100), st.integers(1, 60))
@@ -141,6 +150,23 @@ def test_the_default_window_fits() -> None:
     assert 7800 < (default_window(8192, 256) or 0) <= 8192 - 256
     assert default_window(8192, 100_000) == 4096
     assert default_window(1, 1) == 1
+
+
+# ---- line ends
+
+
+@given(TEXTS, TEXTS)
+def test_a_file_of_one_kind_of_line_ends_stays_one(text: bytes, written: bytes) -> None:
+    """Where every LF of the text has its CR, so has every LF that is put in; else, and otherwise, nothing changes."""
+    kinds = {line.endswith(b"\r") for line in text.split(b"\n")[:-1]}
+
+    actual = with_line_ends_of(text, written)
+
+    if kinds == {True}:
+        assert all(line.endswith(b"\r") for line in actual.split(b"\n")[:-1])
+        assert actual.replace(b"\r\n", b"\n") == written.replace(b"\r\n", b"\n")
+    else:
+        assert actual == written
 
 
 # ---- where a completion stops

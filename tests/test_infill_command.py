@@ -266,6 +266,17 @@ def test_in_place_keeps_every_byte(run: Run, lm: Writer, file: Path, content: by
     assert file.read_bytes() == content[:cursor] + lm.middle + content[cursor:]
 
 
+def test_in_place_keeps_windows_line_ends(run: Run, lm: Writer, file: Path) -> None:
+    """A model that writes LF leaves no LF alone in a file that has none; what it wrote is printed as it is."""
+    file.write_bytes(CODE.replace(b"\n", b"\r\n"))
+
+    printed = run(str(file), "--at", "2:8")
+    run(str(file), "--at", "2:8", "-i")
+
+    assert printed.out == "urn x\n"
+    assert file.read_bytes() == (BEFORE + b"urn x\n" + AFTER).replace(b"\n", b"\r\n")
+
+
 def test_in_place_with_a_window_changes_nothing_else(run: Run, lm: Writer, file: Path) -> None:
     """What the model was not shown is in the file all the same; with JSON it is told what was inserted."""
     (record,) = run(str(file), "--at", "2:8", "--window", "8", "-i", "--json").records
