@@ -40,12 +40,13 @@ STOPS: Final[Mapping[StopAt, tuple[bytes, ...]]] = MappingProxyType(
 SPARE_TOKENS: Final = 32  # for BOS, sentinels, hidden spaces, and a last token that goes beyond the text
 
 
-def check_text(data: bytes, name: str) -> None:
+def check_text(data: bytes, name: str, *, cut: bool = False) -> None:
     """See that data are text.
 
     Args:
         data: All of it.
         name: What errors call it.
+        cut: Whether the last character may be cut short, as a cursor's may.
 
     Raises:
         InvalidArgumentError: It holds a NUL, or is not UTF-8.
@@ -56,7 +57,7 @@ def check_text(data: bytes, name: str) -> None:
             "convert it)"
         )
     try:
-        data.decode()
+        codecs.getincrementaldecoder("utf-8")().decode(data, final=not cut)
     except UnicodeDecodeError as error:
         raise InvalidArgumentError(
             f"{name} is not text: byte {error.start} of its {len(data)} is 0x{data[error.start]:02X}, which is no "

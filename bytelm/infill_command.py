@@ -175,7 +175,7 @@ def _sides(
             f"or --suffix, and not both; got {' and '.join(names) or 'none'}"
         )
     data, name = read_file(path), "standard input" if path == STDIN else str(path)
-    check_text(data, name)
+    check_text(data, name, cut=suffix is not None)  # a prefix may end anywhere
     if prefix is not None:
         return sides[0], data
     if suffix is not None:

@@ -78,6 +78,11 @@ def test_what_is_no_place(text: str) -> None:
 def test_what_is_no_text() -> None:
     """NUL and bytes that are not UTF-8 are told with their place and the size; anything else is text."""
     check_text("\ufeffa\r\n\té🙂".encode(), "x")
+    check_text("aé".encode()[:2], "x", cut=True)
+    with pytest.raises(InvalidArgumentError, match=r"^x is not text: byte 1 of its 2 is 0xC3"):
+        check_text("aé".encode()[:2], "x")
+    with pytest.raises(InvalidArgumentError, match=r"^x is not text: byte 0 of its 2 is 0xA9"):
+        check_text("éa".encode()[1:], "x", cut=True)
     with pytest.raises(InvalidArgumentError, match=r"^x is not text: byte 1 of its 4 is NUL"):
         check_text("ab".encode("utf-16-le"), "x")
     with pytest.raises(InvalidArgumentError, match=r"^x is not text: byte 3 of its 5 is 0xE9"):

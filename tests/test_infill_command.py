@@ -201,7 +201,7 @@ def test_what_is_not_text_is_refused(run: Run, file: Path, content: bytes, messa
     """A binary file, or text in another encoding, is told as such with the place, whoever reads it."""
     file.write_bytes(content)
 
-    for done in (run(str(file), "--at", "1:1"), run("--stdin", "--suffix", "a", stdin=content)):
+    for done in (run(str(file), "--at", "1:1"), run("--stdin", "--prefix", "a", stdin=content)):
         assert (done.code, done.out) == (2, "")
         assert message in " ".join(done.err.split())
 
@@ -213,7 +213,9 @@ def test_a_cursor_inside_a_character(run: Run, lm: Writer, file: Path) -> None:
     run(str(file), "--offset", "2", "--mode", "left")
     in_place = run(str(file), "--offset", "2", "--mode", "left", "--in-place")
 
-    assert lm.asked[0]["prefix"] == "né".encode()[:2]
+    run("--stdin", "--suffix", "", stdin="né".encode()[:2])
+
+    assert [asked["prefix"] for asked in lm.asked] == ["né".encode()[:2]] * 2
     assert in_place.code == 2
     assert "inside a character" in in_place.err
 
