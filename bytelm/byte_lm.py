@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, Unpack, overload
 
@@ -118,7 +118,8 @@ class ByteLM(Completing):
         """Load a model by name.
 
         Args:
-            name_or_path: A folder, a hub id, or a packaged model: "demo" (SmolLM2-135M), "demo-gemma" (Gemma-3-270m).
+            name_or_path: A folder, a hub id, or a packaged model: "demo" (SmolLM2-135M), "demo-gemma" (Gemma-3-270m),
+                "demo-fim" (SmolLM2-135M with an adapter for `infill`).
             engine: What runs the model; "transformers".
             device: As transformers takes it, "cpu" or "cuda" for one.
             dtype: The same, "float32" or "bfloat16" for one.
@@ -282,14 +283,33 @@ class ByteLM(Completing):
             InvalidArgumentError: An argument out of range, or an order that the format does not have.
             UnreachablePrefixError: No token sequence spells one of the texts.
         """
+        lm, prompt = self._infilling(prefix, suffix, mode, format)
+        return lm.sample(prompt, n=n, **options)
+
+    def infill_stream(
+        self,
+        prefix: Text,
+        suffix: Text,
+        *,
+        mode: Mode = "auto",
+        format: str | FIMFormat | None = None,  # noqa: A002 - as in `infill`
+        **options: Unpack[SampleOptions],
+    ) -> Iterator[str]:
+        """Complete what stands between two texts, piece by piece: `stream` with the arguments of `infill`."""
+        lm, prompt = self._infilling(prefix, suffix, mode, format)
+        return lm.stream(prompt, **options)
+
+    def _infilling(
+        self, prefix: Text, suffix: Text, mode: Mode, wanted: str | FIMFormat | None
+    ) -> tuple[ByteLM, Prefix]:
+        """What `infill` samples: this model with the ends of the format, and the prompt."""
         check_mode(mode)
         before, after = self._prompts.bytes_of(prefix, "prefix"), self._prompts.bytes_of(suffix, "suffix")
         if mode == "left":
-            return self.sample(before, n=n, **options)
-        form = find_format(self.viability.vocab, format)
+            return self, before
+        form = find_format(self.viability.vocab, wanted)
         lm = self._infiller(form)
-        prompt = infill_prompt(lm.viability.vocab, form, before, after, mode=mode, before=self._prompts.bos_ids)
-        return lm.sample(prompt, n=n, **options)
+        return lm, infill_prompt(lm.viability.vocab, form, before, after, mode=mode, before=self._prompts.bos_ids)
 
     def _infiller(self, form: FIMFormat) -> ByteLM:
         """This model where a format's ends end a text, and no text becomes one of its sentinels."""

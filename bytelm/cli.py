@@ -16,19 +16,18 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Final, NoReturn, cast
+from typing import Annotated, Final, NoReturn
 
 import typer
 
 from bytelm import __version__
-from bytelm.byte_lm import ByteLM
-from bytelm.compare import PROMPT, compare, show_comparison
+from bytelm.compare import CURSOR, PROMPT, compare, show_comparison
 from bytelm.doctor import examine_model, verify_model
 from bytelm.errors import BytelmError
 from bytelm.filters import EOT
-from bytelm.fim import Mode
+from bytelm.infill_command import infill
 from bytelm.options import (
+    MODEL_HELP,
     DeviceOption,
     DtypeOption,
     EscapesOption,
@@ -38,7 +37,6 @@ from bytelm.options import (
     MinPOption,
     ModelOption,
     NumberOption,
-    PrefixOption,
     SeedOption,
     StopOption,
     SuffixOption,
@@ -46,20 +44,21 @@ from bytelm.options import (
     Text,
     TopKOption,
     TopPOption,
+    load,
     sampling,
     show_completions,
+    show_pieces,
 )
-from bytelm.packaged import PACKAGED, packaged_directory
+from bytelm.packaged import PACKAGED
 from bytelm.render import bar, columns, show_byte, show_bytes, show_cover, show_prob
-from bytelm.sampler import Completion
-from bytelm.terminal import argument_bytes, patience, print_json, read_sides, read_text
+from bytelm.terminal import argument_bytes, patience, print_json, read_text
 
 LN2: Final = math.log(2.0)
 
 app = typer.Typer(
     name="bytelm",
     help="Any tokenized language model as an exact language model over bytes.",
-    epilog="Texts are taken byte for byte. A model is a folder, a hub id, demo or demo-gemma.",
+    epilog=f"Texts are taken byte for byte. A model is a folder, a hub id, or one of {', '.join(PACKAGED)}.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -105,18 +104,6 @@ def options(
     """What comes before the subcommand."""
 
 
-# ---- what the commands share
-
-
-def load(model: str, device: str | None = None, dtype: str | None = None) -> ByteLM:
-    """The byte model that the options name; its long jobs show a bar."""
-    place = str(packaged_directory(model)) if model in PACKAGED else model  # has a bar of its own
-    with patience(f"loading {model}"):
-        lm = ByteLM.from_pretrained(place, device=device, dtype=dtype)
-    lm.progress = True
-    return lm
-
-
 # ---- the commands
 
 
@@ -152,57 +139,12 @@ def sample(
     )
     lm = load(model, device, dtype)
     if n == 1 and not as_json:
-        for piece in lm.stream(prompt, **options_):
-            typer.echo(piece, nl=False)
-            sys.stdout.flush()
-        if sys.stdout.isatty():
-            typer.echo()
+        show_pieces(lm.stream(prompt, **options_))
         return
     show_completions(lm.sample_batch([prompt] * n, **options_), as_json=as_json)
 
 
-@app.command()
-def infill(
-    prefix: PrefixOption = None,
-    suffix: SuffixOption = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="A file with the cursor in it.")] = None,
-    offset: Annotated[int | None, typer.Option(min=0, help="Where in the file the cursor is, in bytes.")] = None,
-    mode: Annotated[str, typer.Option(help="auto, spm, psm, or left: the prefix alone, for any model.")] = "auto",
-    format_: Annotated[
-        str | None, typer.Option("--format", help="The prompt format; found by the tokenizer's tokens if not given.")
-    ] = None,
-    escapes: EscapesOption = False,
-    model: ModelOption = "demo",
-    temperature: TemperatureOption = 1.0,
-    top_k: TopKOption = None,
-    top_p: TopPOption = None,
-    min_p: MinPOption = None,
-    max_bytes: MaxBytesOption = 256,
-    stop: StopOption = None,
-    seed: SeedOption = None,
-    n: NumberOption = 1,
-    as_json: JsonOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-) -> None:
-    """Complete the middle between two texts, wherever the cursor is. Prints the middle alone.
-
-    \b
-    Examples:
-      bytelm infill -m path/to/code-model --prefix "def add(a, b): ret" --suffix " + b"
-      bytelm infill -m path/to/code-model --file add.py --offset 22 --temperature 0
-      bytelm infill --prefix "The capital of Fra" --suffix " is Paris." --mode left --max-bytes 3
-    """
-    before, after = read_sides(prefix, suffix, file, offset, escapes=escapes)
-    options_ = sampling(
-        stop, escapes, max_bytes=max_bytes, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
-    )
-    lm = load(model, device, dtype)
-    done = lm.infill(before, after, mode=cast("Mode", mode), format=format_, n=n, **options_)
-    if isinstance(done, Completion) and not as_json:
-        typer.echo(done.text, nl=sys.stdout.isatty())
-        return
-    show_completions([done] if isinstance(done, Completion) else done, as_json=as_json)
+app.command()(infill)
 
 
 @app.command("next")
@@ -328,7 +270,7 @@ def explain(
 
 @app.command()
 def doctor(
-    model: Annotated[str, typer.Argument(help="A folder, a hub id, demo or demo-gemma.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     as_json: JsonOption = False,
     verified: Annotated[
         bool, typer.Option("--verify", help="Compare with the tokenizer itself, at some difficult prefixes.")
@@ -364,25 +306,43 @@ def demo(
     text: Text = None,
     file: FileOption = None,
     escapes: EscapesOption = False,
-    model: ModelOption = "demo",
+    infilling: Annotated[
+        bool, typer.Option("--infill", help="Fill in at a cursor; what stands behind it is --suffix.")
+    ] = False,
+    suffix: SuffixOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            envvar="BYTELM_MODEL",
+            help=f"{MODEL_HELP} demo if not given, demo-fim to fill in.",
+        ),
+    ] = None,
     max_bytes: Annotated[int, typer.Option(min=1, help="New bytes of each method.")] = 43,
     as_json: JsonOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ) -> None:
-    """One prompt completed by tokens, by token healing and by bytes, side by side.
+    """One prompt, or one cursor, completed by tokens, by token healing and by bytes, side by side.
 
     \b
     Examples:
       bytelm demo
       bytelm demo "The capital of Fra"
+      bytelm demo --infill
+      bytelm demo -e "for i in ran" --suffix ":\\n    print(i)\\n"
     """
     given = text is not None or file is not None
-    prompt = read_text(text, file, escapes=escapes) if given else PROMPT
-    lm = load(model, device, dtype)
-    outcomes = compare(lm, prompt, max_bytes=max_bytes)
+    prompt, behind = CURSOR if infilling or suffix is not None else (PROMPT, None)
+    if given:
+        prompt, behind = read_text(text, file, escapes=escapes), None if behind is None else b""
+    if suffix is not None:
+        behind = argument_bytes(suffix, escapes=escapes)
+    lm = load(model or ("demo" if behind is None else "demo-fim"), device, dtype)
+    outcomes = compare(lm, prompt, behind, max_bytes=max_bytes)
     if not as_json:
-        typer.echo(show_comparison(prompt, outcomes))
+        typer.echo(show_comparison(prompt, outcomes, suffix=behind))
         return
     for outcome in outcomes:
         probs = {show_byte(value): float(prob) for value, prob in enumerate(outcome.next_byte_probs) if prob > 0}

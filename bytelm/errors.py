@@ -68,5 +68,9 @@ class CacheWriteError(BytelmError, OSError):
     """The cache folder could not be written; nothing half-written stays in it."""
 
 
+class FileWriteError(BytelmError, OSError):
+    """A file of the user's could not be changed; it is as it was."""
+
+
 class MissingDependencyError(BytelmError, ImportError):
     """An optional dependency is not installed; the message names the extra to install."""

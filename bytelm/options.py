@@ -6,13 +6,19 @@ Rules
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
+from bytelm.byte_lm import ByteLM
+from bytelm.packaged import PACKAGED, packaged_directory
 from bytelm.sampler import Completion
-from bytelm.terminal import argument_bytes, print_json
+from bytelm.terminal import argument_bytes, patience, print_json
+
+MODEL_HELP: Final = f"A folder, a hub id, or a packaged model: {', '.join(PACKAGED)}."
 
 Text = Annotated[str | None, typer.Argument(help="The text; without it, --file or standard input.")]
 FileOption = Annotated[
@@ -23,9 +29,7 @@ SuffixOption = Annotated[str | None, typer.Option(help="What stands behind the c
 EscapesOption = Annotated[
     bool, typer.Option("--escapes", "-e", help=r"Read \n, \t, \\, \xNN and \uNNNN in arguments as escapes.")
 ]
-ModelOption = Annotated[
-    str, typer.Option("--model", "-m", envvar="BYTELM_MODEL", help="A folder, a hub id, demo or demo-gemma.")
-]
+ModelOption = Annotated[str, typer.Option("--model", "-m", envvar="BYTELM_MODEL", help=MODEL_HELP)]
 DeviceOption = Annotated[str | None, typer.Option(help="Where the model runs, such as cpu or cuda.")]
 DtypeOption = Annotated[str | None, typer.Option(help="Number format of the weights, such as float32 or bfloat16.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
@@ -44,9 +48,27 @@ StopOption = Annotated[list[str] | None, typer.Option(help="Stop before this str
 NumberOption = Annotated[int, typer.Option("-n", min=1, help="How many completions.")]
 
 
+def load(model: str, device: str | None = None, dtype: str | None = None) -> ByteLM:
+    """The byte model that the options name; its long jobs show a bar."""
+    place = str(packaged_directory(model)) if model in PACKAGED else model  # has a bar of its own
+    with patience(f"loading {model}"):
+        lm = ByteLM.from_pretrained(place, device=device, dtype=dtype)
+    lm.progress = True
+    return lm
+
+
 def sampling(stop: list[str] | None, escapes: bool, **given: Any) -> dict[str, Any]:
     """The options of a completion, as the library takes them."""
     return {**given, "stop": [argument_bytes(s, escapes=escapes) for s in stop or []]}
+
+
+def show_pieces(pieces: Iterable[str]) -> None:
+    """A completion as it comes; on a terminal with a line end, so that the shell's prompt has a line of its own."""
+    for piece in pieces:
+        typer.echo(piece, nl=False)
+        sys.stdout.flush()
+    if sys.stdout.isatty():
+        typer.echo()
 
 
 def show_completions(completions: list[Completion], *, as_json: bool) -> None:

@@ -28,34 +28,21 @@ def read_text(text: str | None, file: Path | None, *, escapes: bool) -> bytes:
         raise typer.BadParameter("give the text as an argument or by --file, not both")
     if text is not None:
         return argument_bytes(text, escapes=escapes)
-    if file is not None and str(file) != "-":
-        try:
-            return file.read_bytes()
-        except OSError as error:
-            raise typer.BadParameter(f"cannot read {file}: {error.strerror}") from None
-    if file is None and sys.stdin.isatty():
+    if file is not None:
+        return read_file(file)
+    if sys.stdin.isatty():
         raise typer.BadParameter("no text: give it as an argument, by --file, or on standard input")
     return sys.stdin.buffer.read()
 
 
-def read_sides(
-    prefix: str | None, suffix: str | None, file: Path | None, offset: int | None, *, escapes: bool
-) -> tuple[bytes, bytes]:
-    """What stands before and behind a cursor: two arguments, or a file and a place in it."""
-    if file is None:
-        if offset is not None:
-            raise typer.BadParameter("--offset is a place in a file: give --file too")
-        if prefix is None and suffix is None:
-            raise typer.BadParameter("no text: give --prefix and --suffix, or --file and --offset")
-        return argument_bytes(prefix or "", escapes=escapes), argument_bytes(suffix or "", escapes=escapes)
-    if prefix is not None or suffix is not None:
-        raise typer.BadParameter("give the text as --prefix and --suffix or by --file, not both")
-    if offset is None:
-        raise typer.BadParameter("--file needs --offset: where in it the cursor is, in bytes")
-    data = read_text(None, file, escapes=escapes)
-    if offset > len(data):
-        raise typer.BadParameter(f"--offset {offset} is beyond the end of {file}, which has {len(data)} bytes")
-    return data[:offset], data[offset:]
+def read_file(file: Path) -> bytes:
+    """The bytes of a file, or for ``-`` of standard input."""
+    if str(file) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {file}: {error.strerror}") from None
 
 
 def argument_bytes(text: str, *, escapes: bool) -> bytes:

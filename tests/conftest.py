@@ -70,3 +70,11 @@ def gemma() -> ByteLM:
     from bytelm import ByteLM
 
     return ByteLM.from_pretrained("demo-gemma")
+
+
+@pytest.fixture(scope="session")
+def fim() -> ByteLM:
+    """SmolLM2-135M-Instruct with the adapter that fills in; loaded once. Tests that use it are marked slow."""
+    from bytelm import ByteLM
+
+    return ByteLM.from_pretrained("demo-fim")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bytelm import ByteLM, TableLM, cli
+from bytelm import ByteLM, TableLM, cli, options
 from bytelm.errors import ModelError
 from bytelm.healing import completer_of
 from bytelm.render import show_byte
@@ -121,45 +121,6 @@ def test_several_completions_are_numbered(run: Run) -> None:
     assert "\n[2] " in done.out
 
 
-def test_infill_prints_the_middle_alone(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Two arguments, or a file and a place in it, are the sides of the cursor; what is printed is the middle."""
-    tokenizer = byte_bpe_tokenizer(eos="<|endoftext|>", special=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"))
-    code_lm = ByteLM(TableLM(tokenizer, seed=3, order=2))
-    monkeypatch.setattr(cli, "load", lambda model, device, dtype: code_lm)
-    file = tmp_path / "code.py"
-    file.write_bytes(b"if x:\n    ret\n\nprint(3)\n")
-    rest = ["--seed", "5", "--max-bytes", "12", "--top-k", "40", "--stop", "zz"]
-    expected = code_lm.infill("if x:\n    ret", "\n\nprint(3)\n", seed=5, max_bytes=12, top_k=40, stop="zz")
-
-    by_arguments = run("infill", "-e", "--prefix", r"if x:\n    ret", "--suffix", r"\n\nprint(3)\n", *rest)
-    by_file = run("infill", "--file", str(file), "--offset", "13", *rest)
-    psm = run(
-        "infill", "--file", str(file), "--offset", "13", *rest, "--mode", "psm", "--format", "starcoder", "--json"
-    )
-
-    assert by_arguments == by_file == Done(0, expected.text, "")
-    (record,) = psm.records
-    assert (
-        record["text"]
-        == code_lm.infill(
-            "if x:\n    ret", "\n\nprint(3)\n", seed=5, max_bytes=12, top_k=40, stop="zz", mode="psm"
-        ).text
-    )
-    assert run("infill", "--prefix", "a", "-n", "2", "--max-bytes", "2").out.startswith("[1] ")
-
-
-@pytest.mark.usefixtures("caller_errs")
-def test_infill_without_the_tokens_offers_left(run: Run, lm: ByteLM) -> None:
-    """A model that was not made for it is one line of error that says what works."""
-    done = run("infill", "--prefix", "the ", "--suffix", "b")
-    left = run("infill", "--prefix", "the ", "--suffix", "b", "--mode", "left", "--seed", "1", "--max-bytes", "5")
-
-    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
-    assert "mode='left'" in done.err
-    assert left.out == lm.sample("the ", seed=1, max_bytes=5).text
-    assert run("infill", "--prefix", "a", "--mode", "up").code == 1
-
-
 def test_next_as_json_is_the_row(run: Run, lm: ByteLM) -> None:
     """The records hold the likeliest bytes first, with their log-probabilities; the end of text has byte null."""
     done = run("next", "the ", "--top", "257", "--json")
@@ -247,6 +208,36 @@ def test_demo_shows_the_methods_side_by_side(run: Run, lm: ByteLM) -> None:
     assert done.out.splitlines()[-9].split()[:2] == ["next", "byte"]
 
 
+@pytest.mark.parametrize(
+    ("args", "prompt", "suffix", "model"),
+    [
+        ([], b"def fibonacci(n):\n    ret", None, "demo"),
+        (["--infill"], b"def add(a, b):\n    ret", b"\n\nprint(add(1, 2))\n", "demo-fim"),
+        (["the th", "--infill"], b"the th", b"", "demo-fim"),
+        (["-e", "the th", "--suffix", r"a\n"], b"the th", b"a\n", "demo-fim"),
+        (["the th", "--suffix", "a", "-m", "mine"], b"the th", b"a", "mine"),
+    ],
+)
+def test_demo_compares_at_a_cursor_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch, args: list[str], prompt: bytes, suffix: bytes | None, model: str
+) -> None:
+    """--infill takes the demo's own cursor, --suffix one of the user's; the model is then the one that fills in."""
+    asked: list[tuple[Any, ...]] = []
+
+    def compare(*given: Any, max_bytes: int) -> list[Any]:
+        asked.append(given)
+        return []
+
+    monkeypatch.setattr(cli, "load", lambda model, device, dtype: model)
+    monkeypatch.setattr(cli, "compare", compare)
+    monkeypatch.setattr(cli, "show_comparison", lambda prompt, outcomes, *, suffix: f"{prompt!r} {suffix!r}")
+
+    done = run("demo", *args)
+
+    assert done == Done(0, f"{prompt!r} {suffix!r}\n", "")
+    assert asked == [(model, prompt, suffix)]
+
+
 @pytest.mark.parametrize("command", ["sample", "next", "score", "explain"])
 def test_the_text_is_taken_byte_for_byte(run: Run, tmp_path: Path, command: str) -> None:
     """An argument with escapes, a file, and standard input of the same bytes give the same output."""
@@ -282,11 +273,6 @@ def test_a_newline_is_not_stripped(run: Run) -> None:
         (["sample", "a", "--max-bytes", "many"], "--max-bytes"),
         (["sample", "a", "--none-such"], "--none-such"),
         (["score", "a", "--per-byte", "--eot"], "--eot"),
-        (["infill"], "--prefix"),
-        (["infill", "--offset", "3"], "--file"),
-        (["infill", "--file", __file__], "--offset"),
-        (["infill", "--file", __file__, "--offset", "100000000"], "beyond the end"),
-        (["infill", "--file", __file__, "--offset", "1", "--suffix", "a"], "not both"),
         (["doctor"], "model"),
         (["nothing"], "nothing"),
     ],
@@ -366,9 +352,9 @@ def test_load_asks_for_what_the_options_say(monkeypatch: pytest.MonkeyPatch, lm:
         return lm
 
     monkeypatch.setattr(ByteLM, "from_pretrained", from_pretrained)
-    monkeypatch.setattr(cli, "packaged_directory", lambda name: Path("cache") / name)
-    cli.load("folder", "cpu", "bfloat16")
-    cli.load("demo")
+    monkeypatch.setattr(options, "packaged_directory", lambda name: Path("cache") / name)
+    options.load("folder", "cpu", "bfloat16")
+    options.load("demo")
 
     assert asked == [
         ("folder", {"device": "cpu", "dtype": "bfloat16"}),

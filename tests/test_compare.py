@@ -7,7 +7,7 @@ import pytest
 
 from bytelm import ByteLM, TableLM
 from bytelm.compare import Outcome, compare, show_comparison
-from bytelm.healing import completer_of
+from bytelm.healing import TokenCompleter, completer_of
 from tests.tiny import byte_bpe_tokenizer
 
 
@@ -44,6 +44,26 @@ def test_one_token_and_many_are_told_apart_where_they_differ(lm: ByteLM) -> None
     for prompt in prompts:
         methods = [outcome.method for outcome in compare(lm, prompt, max_bytes=1)]
         assert ("by one-token healing" in methods) is (prompt in differ)
+
+
+def test_with_a_suffix_each_method_fills_in() -> None:
+    """By bytes it is `infill`; the others complete the same tokens, spelled out here for a format of three sentinels."""
+    names = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+    tokenizer = byte_bpe_tokenizer(eos="<|endoftext|>", special=names)
+    lm = ByteLM(TableLM(tokenizer, seed=3, order=2))
+
+    by_tokens, *_, by_bytes = compare(lm, "the th", "ed fox", max_bytes=5)
+
+    ids: dict[str, int] = tokenizer.get_vocab()
+    begin, hole, middle = (ids[name] for name in names)
+    suffix = tokenizer("ed fox", add_special_tokens=False).input_ids
+    completer = TokenCompleter(lm.token_lm, context=[begin, hole, *suffix, middle])
+    assert by_tokens.completion == completer.sample("the th", max_bytes=5).bytes
+    np.testing.assert_allclose(by_tokens.next_byte_probs, np.exp(completer.next_byte_logprobs("the th")))
+    assert by_bytes.completion == lm.infill("the th", "ed fox", temperature=0, max_bytes=5).bytes
+    prompt: list[int | str | bytes] = [begin, hole, "ed fox", middle, "the th"]
+    np.testing.assert_allclose(by_bytes.next_byte_probs, np.exp(lm.next_byte_logprobs(prompt)))
+    assert show_comparison(b"a", [by_bytes], suffix=b"b\n").splitlines()[:2] == ["prefix    a", r"suffix    b\n"]
 
 
 def test_the_likeliest_bytes_of_every_method_are_shown() -> None:

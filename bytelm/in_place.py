@@ -1,0 +1,88 @@
+"""A file that is changed in place: whole, or not at all.
+
+Rules
+    What a file is to hold is written beside it, flushed to the disk, and renamed over it: whoever opens the file finds
+    the old text or the new one, and whatever fails leaves the old one.
+    The new file has the mode of the old one, and its owner where the system lets us give it away. A symbolic link stays
+    one: the file that it leads to is replaced. Other hard links keep the old text.
+    A file that nobody may write is not replaced, though its folder would allow it, and though we be root.
+    A file that someone has changed since it was read is not replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from bytelm.errors import FileWriteError
+
+
+def writable(path: Path) -> Path:
+    """The file that a path leads to, found to be one that may be replaced.
+
+    Raises:
+        FileWriteError: It may not be written, or no file may be made beside it.
+    """
+    target = path.resolve()
+    try:
+        mode = target.stat().st_mode
+    except OSError as error:
+        raise FileWriteError(f"cannot change {path}: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise FileWriteError(f"cannot change {path} in place: it is no regular file")
+    if not mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH) or not os.access(target, os.W_OK):
+        raise FileWriteError(f"cannot change {path}: it is read-only; make it writable, or leave --in-place out")
+    if not os.access(target.parent, os.W_OK):
+        raise FileWriteError(
+            f"cannot change {path}: new text is written beside it first, and the folder {target.parent} is read-only"
+        )
+    return target
+
+
+def replace(path: Path, old: bytes, new: bytes) -> None:
+    """Put one content in the place of another.
+
+    Args:
+        path: The file.
+        old: What it held when it was read.
+        new: What it is to hold.
+
+    Raises:
+        FileWriteError: It cannot be written, or it holds something else by now. It is as it was.
+    """
+    target = writable(path)
+    beside = ""
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=target.parent, prefix=f".{target.name[:40]}.", suffix=".tmp", delete=False
+        ) as file:
+            beside = file.name
+            file.write(new)
+            file.flush()
+            os.fsync(file.fileno())
+        _dress(Path(beside), target.stat())
+        if target.read_bytes() != old:
+            raise FileWriteError(f"{path} was changed while the model ran, and is left as it is: run the command again")
+        Path(beside).replace(target)
+        beside = ""
+    except OSError as error:
+        if isinstance(error, FileWriteError):
+            raise
+        failure = FileWriteError(f"cannot change {path}, which is left as it was: {error.strerror or error}")
+        failure.errno = error.errno
+        raise failure from error
+    finally:
+        if beside:
+            with contextlib.suppress(OSError):
+                Path(beside).unlink()
+
+
+def _dress(path: Path, model: os.stat_result) -> None:
+    """Give a file the owner and the mode of another."""
+    if hasattr(os, "chown"):
+        with contextlib.suppress(OSError):
+            os.chown(path, model.st_uid, model.st_gid)
+    path.chmod(stat.S_IMODE(model.st_mode))
