@@ -91,7 +91,7 @@ def load_base(name: str) -> Base:
     """
     if is_packaged(name):
         model, tokenizer = load_model(packaged_directory(name), device="cpu", dtype="float32")
-        return _named(PACKAGED[name].title, PACKAGED[name].sha256, model, tokenizer)
+        return _named(PACKAGED[name].title, PACKAGED[name].source_sha256, model, tokenizer)
     folder = Path(name)
     if not folder.is_dir():
         raise ModelError(f"there is no folder {name!r}; give a model folder, or one of {', '.join(PACKAGED)}")
