@@ -282,14 +282,20 @@ class ByteLM(Completing):
             InvalidArgumentError: An argument out of range, or an order that the format does not have.
             UnreachablePrefixError: No token sequence spells one of the texts.
         """
+        lm, prompt = self._infilling(prefix, suffix, mode, format)
+        return lm.sample(prompt, n=n, **options)
+
+    def _infilling(
+        self, prefix: Text, suffix: Text, mode: Mode, wanted: str | FIMFormat | None
+    ) -> tuple[ByteLM, Prefix]:
+        """What `infill` samples: this model with the ends of the format, and the prompt."""
         check_mode(mode)
         before, after = self._prompts.bytes_of(prefix, "prefix"), self._prompts.bytes_of(suffix, "suffix")
         if mode == "left":
-            return self.sample(before, n=n, **options)
-        form = find_format(self.viability.vocab, format)
+            return self, before
+        form = find_format(self.viability.vocab, wanted)
         lm = self._infiller(form)
-        prompt = infill_prompt(lm.viability.vocab, form, before, after, mode=mode, before=self._prompts.bos_ids)
-        return lm.sample(prompt, n=n, **options)
+        return lm, infill_prompt(lm.viability.vocab, form, before, after, mode=mode, before=self._prompts.bos_ids)
 
     def _infiller(self, form: FIMFormat) -> ByteLM:
         """This model where a format's ends end a text, and no text becomes one of its sentinels."""

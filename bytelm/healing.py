@@ -17,6 +17,10 @@ What they are worth
     P(next byte | prefix): renormalising at each step forgets how likely the allowed tokens were together, and a
     boundary before the earliest one taken is never asked about. `ByteLM` has neither defect.
 
+In the middle
+    `infill_completer` puts a method where `ByteLM.infill` stands. In SPM the prefix is the last text, so healing works
+    on its end; in PSM the middle begins after a sentinel: nothing can be taken away, and the three are one.
+
 Does not
     Temperature-scale anything but the draw of a token; handle a prompt's special tokens (text never becomes one);
     draw special tokens other than end of text (they spell nothing, so they are kept out and the rest renormalised).
@@ -29,7 +33,7 @@ Source
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -39,6 +43,7 @@ from jaxtyping import Float, Float64, Int64
 from bytelm.byte_lm import ByteLM
 from bytelm.errors import BytelmError, InvalidArgumentError, InvalidTypeError
 from bytelm.filters import EOT
+from bytelm.fim import FIMFormat, Mode
 from bytelm.pipeline import read_vocab
 from bytelm.prompts import bos_ids_of
 from bytelm.token_lm import TokenLM, checked_rows
@@ -81,6 +86,9 @@ class TokenCompleter:
         vocab: The tokenizer as read by `read_vocab`; read from ``token_lm.tokenizer`` if not given.
         eot_ids: The ids that end a text; those of ``token_lm`` if not given.
         context: Tokens in front of every prompt, such as BOS.
+        lead: Whether a prompt opens a text, so that the tokenizer's hidden leading space stands before it. After a
+            sentinel it does not.
+        encode: The canonical ids of a text there; the vocabulary's own if not given.
     """
 
     def __init__(
@@ -90,11 +98,15 @@ class TokenCompleter:
         vocab: Vocab | None = None,
         eot_ids: Iterable[int] | None = None,
         context: Sequence[int] = (),
+        lead: bool = True,
+        encode: Callable[[str], tuple[int, ...]] | None = None,
     ) -> None:
         self.token_lm = token_lm
         self.vocab = read_vocab(token_lm.tokenizer) if vocab is None else vocab
         self.trie = Trie(self.vocab.token_bytes, self.vocab.order)
         self.context = tuple(context)
+        self.lead = self.vocab.lead if lead else b""
+        self._encoded = self.vocab.encode if encode is None else encode
         self.eot_ids = frozenset(token_lm.eot_ids if eot_ids is None else eot_ids)
         # What may be drawn: spellable tokens that the model has a column for, and the ids that end a text.
         drawable = [i for i in self.trie.order.tolist() if i < token_lm.vocab_size and i not in self.eot_ids]
@@ -188,7 +200,7 @@ class TokenCompleter:
         return kept, self._visible(backed_up, kept)
 
     def _visible(self, backed_up: bytes, kept: tuple[int, ...]) -> bytes:
-        return backed_up if kept else backed_up.removeprefix(self.vocab.lead)
+        return backed_up if kept else backed_up.removeprefix(self.lead)
 
     def _back_up(self, prompt: str | bytes, healing: Healing) -> tuple[tuple[int, ...], bytes]:
         """As `back_up`, with the hidden leading space where the whole prompt is taken away."""
@@ -217,22 +229,22 @@ class TokenCompleter:
     def _encode(self, prompt: str | bytes) -> tuple[tuple[int, ...], bytes]:
         """The canonical ids of the prompt's whole characters, and the bytes of a last one cut short."""
         if isinstance(prompt, str):
-            return self.vocab.encode(prompt), b""
+            return self._encoded(prompt), b""
         if not isinstance(prompt, bytes):
             raise InvalidTypeError(f"a prompt is str or bytes, not {type(prompt).__name__}")
         try:
-            return self.vocab.encode(prompt.decode()), b""
+            return self._encoded(prompt.decode()), b""
         except UnicodeDecodeError as error:
             if error.reason != "unexpected end of data":
                 raise InvalidArgumentError(
                     f"the prompt is not UTF-8 at byte {error.start}, so it has no encoding; use ByteLM"
                 ) from None
-            return self.vocab.encode(prompt[: error.start].decode()), prompt[error.start :]
+            return self._encoded(prompt[: error.start].decode()), prompt[error.start :]
 
     def _spell(self, token: int, *, opens: bool) -> bytes:
         """The bytes of a drawn token; where it opens the text, the decoder takes the hidden leading space away."""
         spelled = self.vocab.token_bytes[token] or b""
-        return spelled.removeprefix(self.vocab.lead) if opens else spelled
+        return spelled.removeprefix(self.lead) if opens else spelled
 
     def _rows(self, sequences: Sequence[tuple[int, ...]]) -> Float[np.ndarray, "n vocab"]:
         """What the model says after the context and each of these sequences."""
@@ -279,6 +291,47 @@ def completer_of(lm: ByteLM, *, bos: bool = True) -> TokenCompleter:
     """
     context = bos_ids_of(lm.viability) if bos else ()
     return TokenCompleter(lm.token_lm, vocab=lm.viability.vocab, eot_ids=lm.eot_ids, context=context)
+
+
+def infill_completer(
+    lm: ByteLM,
+    prefix: str | bytes,
+    suffix: str | bytes,
+    *,
+    mode: Mode = "auto",
+    format: str | FIMFormat | None = None,  # noqa: A002 - as `ByteLM.infill` names it
+) -> tuple[TokenCompleter, bytes]:
+    """The token-level methods on the very prompt that `ByteLM.infill` completes, and its last text.
+
+    Every id that ends the middle there ends the text here.
+
+    Args:
+        lm: The byte model.
+        prefix: What stands before the cursor.
+        suffix: What stands behind it.
+        mode: As for `ByteLM.infill`.
+        format: As for `ByteLM.infill`.
+
+    Returns:
+        A completer, and the prompt for its `sample`: the prefix; nothing where the middle begins after a sentinel.
+
+    Raises:
+        NoInfillFormatError: As for `ByteLM.infill`.
+        InvalidArgumentError: As for `ByteLM.infill`.
+        UnreachablePrefixError: A text that is encoded by itself has no encoding.
+    """
+    inside, prompt = lm._infilling(prefix, suffix, mode, format)  # noqa: SLF001 - the same prompt is the point
+    prompts, vocab = inside._prompts, inside.viability.vocab  # noqa: SLF001 - likewise
+    read = prompts.read(prompt)
+
+    def encode(text: str) -> tuple[int, ...]:
+        # The tokenizer would put its hidden leading space before any text that it is given.
+        return vocab.encode(text) if read.lead or not vocab.lead else prompts.encoded(text.encode(), lead=False)
+
+    completer = TokenCompleter(
+        inside.token_lm, vocab=vocab, eot_ids=inside.eot_ids, context=read.context, lead=read.lead, encode=encode
+    )
+    return completer, read.text
 
 
 def finish(fresh: bytes, stops: Iterable[bytes], max_bytes: int) -> tuple[bytes, FinishReason | None]:

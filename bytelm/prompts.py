@@ -101,7 +101,10 @@ class PromptReader:
                 text = self.bytes_of(segment, f"segment {place} of the prefix")
             else:
                 data = self.bytes_of(segment, f"segment {place} of the prefix")
-                context = (*context, *self._encoded(data, place, lead=self._opens(context)))
+                context = (
+                    *context,
+                    *self.encoded(data, lead=self._opens(context), name=f"segment {place} of the prefix"),
+                )
         return Prompt(context, text, self._opens(context))
 
     def bytes_of(self, text: object, name: str = "a text") -> bytes:
@@ -127,13 +130,18 @@ class PromptReader:
             )
         return int(segment)
 
-    def _encoded(self, data: bytes, place: int, *, lead: bool) -> tuple[int, ...]:
+    def encoded(self, data: bytes, *, lead: bool, name: str = "a text") -> tuple[int, ...]:
+        """The canonical ids of a text by itself; ``lead``: the hidden leading space applies to it.
+
+        Raises:
+            UnreachablePrefixError: It has none.
+        """
         if not data:
             return ()
         ending = Cover.empty(self.viability, lead=lead).advance(data).ending
         if not ending:
             raise UnreachablePrefixError(
-                f"segment {place} of the prefix ends with {data[-20:]!r}, where no encoding ends (inside a "
+                f"{name} ends with {data[-20:]!r}, where no encoding ends (inside a "
                 "character?); only the last segment may stop anywhere",
                 prefix=data,
                 position=len(data),
