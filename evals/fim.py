@@ -33,7 +33,7 @@ from bytelm.errors import BytelmError, InvalidArgumentError
 from evals.cursors import load_cursors
 from evals.methods import METHODS, Bench, Method, Settings, fingerprint, open_bench
 from evals.metrics import check_k, figures
-from evals.problems import PUBLISHED, Benchmark, Problem, load_published
+from evals.problems import PUBLISHED, Benchmark, Problem, load_published, with_middle
 from evals.records import Line, Records, key_of, read_records
 
 Task = tuple[Problem, Method, int]
@@ -199,9 +199,9 @@ def load(options: argparse.Namespace) -> Benchmark:
         )
     if len(options.data) > 1:
         raise InvalidArgumentError(f"--benchmark {options.benchmark} has one file; --data names {len(options.data)}")
-    return load_published(
-        options.benchmark, options.data[0] if options.data else None, limit=options.limit, seed=options.seed
-    )
+    path = options.data[0] if options.data else None
+    benchmark = load_published(options.benchmark, path, limit=options.limit, seed=options.seed)
+    return with_middle(benchmark) if options.mode == "left" else benchmark
 
 
 def _open(options: argparse.Namespace) -> Bench:

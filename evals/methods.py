@@ -8,7 +8,8 @@ Temperature
     Of bytes for *byte*, of tokens for the others; at 0 both are greedy, one by bytes, the other by tokens.
 Cost of one completion
     *calls*: forward passes; *fed*: tokens run through the model, the prompt included; *first_s*: seconds until the model
-    call has ended that settled the first new byte; *seconds*: the whole. The engine's cache is emptied before each, so
+    call has ended that settled the first new byte; *seconds*: the whole, for *byte* with the reading of the prompt, for
+    the others without. The engine's cache is emptied before each, so
     that none pays for another's prompt and the counts do not depend on what was run before.
     *tokens*: what the tokenizer makes of the text with the completion, less what it makes of the text without.
 What a method cannot take
@@ -22,7 +23,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -30,10 +31,11 @@ from jaxtyping import Float
 from bytelm import ByteLM
 from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
 from bytelm.fim import Mode, find_format
-from bytelm.healing import Healing, infill_completer
+from bytelm.healing import Healing, TokenCompleter, TokenCompletion, infill_completer
 from evals.problems import Problem
 
 Method: TypeAlias = Literal["token", "heal", "align", "byte"]
+Finish: TypeAlias = Literal["eot", "stop", "length", "refused"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 HEALING: Final[dict[Method, Healing]] = {"token": "none", "heal": "one", "align": "many"}
 
@@ -65,6 +67,15 @@ class Clocked:
             self.inner.clear_cache()
 
 
+class Options(TypedDict):
+    """What all methods take."""
+
+    temperature: float
+    max_bytes: int
+    stop: list[str]
+    seed: int
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How completions are drawn.
@@ -91,7 +102,7 @@ class Written:
     """What a method wrote, and what it cost: see the head of this module."""
 
     completion: bytes
-    finish: Literal["eot", "stop", "length", "refused"]
+    finish: Finish
     calls: int
     fed: int
     tokens: int
@@ -127,63 +138,48 @@ class Bench:
 
     def complete(self, problem: Problem, method: Method, settings: Settings, sample: int = 0) -> Written:
         """One completion."""
-        seed = seed_of(settings.seed, problem.id, sample)
         stops = [*settings.stops, *([settings.closing] if settings.closing else [])]
+        options: Options = {
+            "temperature": settings.temperature,
+            "max_bytes": settings.max_bytes,
+            "stop": stops,
+            "seed": seed_of(settings.seed, problem.id, sample),
+        }
         self.clocked.restart()
         before, start = self.clocked.usage.copy(), time.perf_counter()
+        finish: Finish
         try:
             if method == "byte":
-                done, deciding = self._bytes(problem, settings, stops, seed), 1
+                done = self.lm.infill(problem.prefix, problem.suffix, mode=settings.mode, **options)
+                # A prompt's nodes are evaluated in one request, so the first call settles the first byte.
+                completion, finish, deciding = done.bytes, done.finish_reason, 1
             else:
-                done, deciding = self._tokens(problem, method, settings, stops, seed)
+                completer, prompt = infill_completer(self.lm, problem.prefix, problem.suffix, mode=settings.mode)
+                start = time.perf_counter()  # what makes the prompt is ours: others encode it in no time
+                drawn = completer.sample(prompt, healing=HEALING[method], **options)
+                completion, finish, deciding = drawn.bytes, drawn.finish_reason, _deciding(completer, drawn)
         except (UnreachablePrefixError, InvalidArgumentError):
-            done, deciding = (b"", "refused"), 0
+            completion, finish, deciding = b"", "refused", 0
         seconds = time.perf_counter() - start
-        used = self.clocked.usage.since(before)
-        completion, finish = done
-        ended = self.clocked.ended
+        used, ended = self.clocked.usage.since(before), self.clocked.ended
         first = ended[min(deciding, len(ended)) - 1] - start if deciding and ended else seconds
-        if finish == "stop" and settings.closing:
+        if finish == "stop":
             completion += settings.closing.encode()
         tokens = self._length(problem.prefix + completion) - self._length(problem.prefix)
         return Written(completion, finish, used.calls, used.tokens_fed, tokens, first, seconds)
 
-    def _bytes(self, problem: Problem, settings: Settings, stops: list[str], seed: int) -> tuple[bytes, Any]:
-        # A prompt's nodes are evaluated in one request, so the first call settles the first byte.
-        done = self.lm.infill(
-            problem.prefix,
-            problem.suffix,
-            mode=settings.mode,
-            temperature=settings.temperature,
-            max_bytes=settings.max_bytes,
-            stop=stops,
-            seed=seed,
-        )
-        return done.bytes, done.finish_reason
-
-    def _tokens(
-        self, problem: Problem, method: Method, settings: Settings, stops: list[str], seed: int
-    ) -> tuple[tuple[bytes, Any], int]:
-        """The completion, and which call settled its first byte."""
-        completer, prompt = infill_completer(self.lm, problem.prefix, problem.suffix, mode=settings.mode)
-        done = completer.sample(
-            prompt,
-            healing=HEALING[method],
-            max_bytes=settings.max_bytes,
-            temperature=settings.temperature,
-            stop=stops,
-            seed=seed,
-        )
-        again, calls = len(done.backed_up), 1
-        for token in done.token_ids:
-            again -= len(completer.vocab.token_bytes[token] or b"")
-            if again < 0:
-                break
-            calls += 1
-        return (done.bytes, done.finish_reason), calls
-
     def _length(self, text: bytes) -> int:
         return len(self.lm.viability.vocab.encode(text.decode("utf-8", "ignore")))
+
+
+def _deciding(completer: TokenCompleter, done: TokenCompletion) -> int:
+    """Which call settled the first new byte: that of the first token which goes beyond what was taken away."""
+    left = len(done.backed_up)
+    for place, token in enumerate(done.token_ids, start=1):
+        left -= len(completer.vocab.token_bytes[token] or b"")
+        if left < 0:
+            return place
+    return len(done.token_ids) + 1
 
 
 def seed_of(seed: int, problem: str, sample: int) -> int:

@@ -1,12 +1,14 @@
 """How right a completion is, and how sure one may be of a mean and of a difference.
 
 Of one completion c, where m is the middle
-    *exact*: c = m. *first_4*, *first_16*: the first 4 or 16 bytes of m begin c (all of m where it is shorter).
+    *exact*: c = m. *first_4*, *first_16*: the first 4 or 16 bytes of m begin c (all of m where it is shorter; nothing
+    at all where m is empty).
     *similarity*: 1 − d / max(|c|, |m|) with d Levenshtein's distance over bytes (RapidFuzz).
     *saved*: the characters of m that a user need not type, those before the first wrong byte; *saved_share* of all.
 In left mode
     The model does not see the suffix, so nothing but a stop can end the middle: c is cut to the length of m first, and
-    *exact* means that it begins with m. Where the byte limit is below |m|, that is wrong.
+    *exact* means that it begins with m. Where the byte limit is below |m|, that is wrong. An empty m would be right
+    whatever c is: such problems are left out of a run in left mode.
 Means and intervals
     95 %, by the percentile bootstrap over groups, seeded: problems of one task are alike, so whole tasks are drawn with
     replacement, and the mean is over the problems of those drawn.
@@ -49,13 +51,14 @@ def figures(completion: bytes, middle: bytes, *, left: bool = False) -> dict[str
     common = next((i for i, (a, b) in enumerate(zip(compared, middle, strict=False)) if a != b), None)
     right = min(len(compared), len(middle)) if common is None else common
     saved, characters = ends_of_characters(middle, right), ends_of_characters(middle, len(middle))
+    exact = compared == middle
     return {
-        "exact": int(compared == middle),
-        "first_4": int(right >= min(4, len(middle))),
-        "first_16": int(right >= min(16, len(middle))),
+        "exact": int(exact),
+        "first_4": int(right >= min(4, len(middle)) if middle else exact),
+        "first_16": int(right >= min(16, len(middle)) if middle else exact),
         "similarity": round(1 - Levenshtein.distance(compared, middle) / longest, 6) if longest else 1.0,
         "saved": saved,
-        "saved_share": round(saved / characters, 6) if characters else 1.0,
+        "saved_share": round(saved / characters, 6) if characters else float(exact),
     }
 
 

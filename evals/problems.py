@@ -21,7 +21,7 @@ import random
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -217,6 +217,13 @@ def spread(problems: Sequence[Problem], limit: int | None, *, seed: int) -> tupl
         seen[group] += 1
     chosen = sorted(shuffled[place] for _, place in sorted(rounds)[:limit])
     return tuple(problems[index] for index in chosen)
+
+
+def with_middle(benchmark: Benchmark) -> Benchmark:
+    """A benchmark without the problems whose middle is empty; its data say how many they were."""
+    kept = tuple(problem for problem in benchmark.problems if problem.middle)
+    data = {**benchmark.data, "empty_left_out": len(benchmark.problems) - len(kept)}
+    return replace(benchmark, problems=kept, data=data)
 
 
 def cursor_class(before: bytes, after: bytes) -> str:

@@ -204,8 +204,8 @@ def _classes(summary: Summary, figure: str) -> Any:
 
 
 def _pairs_table(summary: Summary, *, all_classes: bool) -> Any:
-    columns = ["byte against", "cursor", "figure", "points [95 % interval]", "better", "worse", "test", "p"]
-    table = _table(f"{summary['label']}: pairs", columns, left=3)
+    columns = ["against", "cursor", "figure", "points [95 % interval]", "better", "worse", "test", "p"]
+    table = _table(f"{summary['label']}: byte against the others, in pairs", columns, left=3)
     for pair in summary["pairs"]:
         if pair["cursor"] == ALL or (all_classes and pair["figure"] == "exact"):
             shown = [_interval(pair["difference"], 100, sign="+"), str(pair["better"]), str(pair["worse"])]
