@@ -41,7 +41,8 @@ def truth(prefix: str, suffix: str) -> np.ndarray:
         if text.startswith(prefix) and text.endswith(suffix) and len(text) >= len(prefix) + len(suffix):
             middle = text[len(prefix) : len(text) - len(suffix)]
             row[ord(middle[0]) if middle else END] += p
-    return row / row.sum()
+    probs: np.ndarray = row / row.sum()
+    return probs
 
 
 def middles(prefix: str, suffix: str) -> dict[str, float]:
@@ -76,8 +77,8 @@ def trained() -> ByteLM:
     examples: dict[tuple[tuple[int, ...], int], float] = defaultdict(float)
     for text, p in TEXTS.items():
         for cut in range(len(text) + 1):
-            prompt = [before, hole, *enc(text[cut:]), middle]
-            examples[*[(*prompt, *enc(text[:cut]), ids["<|endoftext|>"])], len(prompt)] += p
+            prompt = (before, hole, *enc(text[cut:]), middle)
+            examples[(*prompt, *enc(text[:cut]), ids["<|endoftext|>"]), len(prompt)] += p
     length = max(len(sequence) for sequence, _ in examples)
     tokens = torch.zeros(len(examples), length, dtype=torch.long)
     weights = torch.zeros(len(examples), length - 1)
@@ -105,12 +106,14 @@ def trained() -> ByteLM:
 
 def byte_row(prefix: str, suffix: str) -> np.ndarray:
     inside, prompt = trained()._infilling(prefix, suffix, "spm", None)
-    return np.exp(inside.next_byte_logprobs(prompt))
+    row: np.ndarray = np.exp(inside.next_byte_logprobs(prompt))
+    return row
 
 
 def token_row(prefix: str, suffix: str, healing: Healing) -> np.ndarray:
     completer, prompt = infill_completer(trained(), prefix, suffix, mode="spm")
-    return np.exp(completer.next_byte_logprobs(prompt, healing=healing))
+    row: np.ndarray = np.exp(completer.next_byte_logprobs(prompt, healing=healing))
+    return row
 
 
 def test_the_truth_is_worked_out_by_hand() -> None:

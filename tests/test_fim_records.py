@@ -62,6 +62,7 @@ def test_a_kill_after_any_byte_loses_no_whole_line(tmp_path: Path) -> None:
         path.write_bytes(whole[:size])
         with Records(path, HEADER, resume=True) as file:
             kept = list(file.lines)
+            assert path.read_bytes() == (whole[: whole.rfind(b"\n", 0, size) + 1] or whole[: whole.find(b"\n") + 1])
             for line in LINES[len(kept) :]:
                 file.add(line)
         assert path.read_bytes() == whole
