@@ -22,6 +22,7 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
@@ -124,6 +125,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(options, words)
     except BytelmError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenProcessPool:
+        print(
+            "error: a worker process was killed, for want of memory perhaps: each holds a model of its own. What was "
+            "written stays; go on with --resume and fewer --workers",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         kept = f"; {options.out} keeps what was done, go on with --resume" if options.out else ""

@@ -94,8 +94,10 @@ class Records:
             kept = path.read_bytes() if path.exists() else b""
         except OSError as error:
             raise RecordsError(f"cannot write {path}: {error}; give another file with --out") from error
-        if kept and path.suffix == ".gz":
-            raise RecordsError(f"{path} is compressed: unpack it to go on with it")
+        if path.suffix == ".gz":
+            raise RecordsError(
+                f"{path} would have to be compressed, and a run adds to it: unpack it, or name it .jsonl"
+            )
         if kept and not resume:
             raise RecordsError(f"{path} is there already: go on with it by --resume, or give another file with --out")
         lines = _parsed(kept, path)

@@ -184,6 +184,8 @@ def test_places_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "run.gz").write_bytes(gzip.compress((tmp_path / "run.jsonl").read_bytes()))
     with pytest.raises(RecordsError, match="unpack it"):
         Records(tmp_path / "run.gz", HEADER, resume=True)
+    with pytest.raises(RecordsError, match=r"name it \.jsonl"):
+        Records(tmp_path / "new.gz", HEADER, resume=False)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -306,6 +307,19 @@ def test_a_model_without_the_tokens_is_told_of_left(
     assert fim.main([*CURSOR, "--out", "run.jsonl"]) == 1
     assert "mode='left'" in capsys.readouterr().err
     assert not Path("run.jsonl").exists()
+
+
+def test_a_worker_that_died_is_told_of_memory(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the system kills a worker, what was written stays and the message says what to try."""
+
+    def dying(*_: Any) -> Any:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(fim, "draw", dying)
+    assert fim.main([*CURSOR, "--out", "run.jsonl"]) == 1
+    assert "fewer --workers" in capsys.readouterr().err
 
 
 def test_help_says_that_it_runs_programs(capsys: pytest.CaptureFixture[str]) -> None:
