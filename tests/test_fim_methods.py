@@ -111,8 +111,8 @@ def test_left_is_completer_of_the_model() -> None:
     completer, prompt = infill_completer(lm, P, S, mode="left")
 
     for healing in ("none", "one", "many"):
-        expected = completer_of(lm).sample(P, healing=healing, temperature=1, seed=2, max_bytes=12)
-        assert completer.sample(prompt, healing=healing, temperature=1, seed=2, max_bytes=12) == expected
+        expected = completer_of(lm).sample(P, healing=healing, temperature=1.0, seed=2, max_bytes=12)
+        assert completer.sample(prompt, healing=healing, temperature=1.0, seed=2, max_bytes=12) == expected
 
 
 def test_bad_modes_are_infills_own_errors() -> None:
@@ -145,8 +145,8 @@ PROBLEM = Problem("task/1", "task", P.encode(), b"urn x", S.encode())
 @pytest.mark.parametrize("method", METHODS)
 def test_a_bench_writes_what_the_methods_do(bench: Bench, method: Method, mode: Any) -> None:
     """Each method is the public one with its options and the seed of the sample, and its cost is the engine's."""
-    settings = Settings(mode=mode, temperature=1.0, max_bytes=20, stops=("e",), seed=5)
-    options: dict[str, Any] = {"temperature": 1.0, "max_bytes": 20, "stop": ["e"], "seed": seed_of(5, "task/1", 2)}
+    settings = Settings(mode=mode, temperature=1.0, max_bytes=8, stops=("e",), seed=5)
+    options: dict[str, Any] = {"temperature": 1.0, "max_bytes": 8, "stop": ["e"], "seed": seed_of(5, "task/1", 2)}
 
     written = bench.complete(PROBLEM, method, settings, sample=2)
     bench.clocked.restart()
@@ -165,7 +165,7 @@ def test_a_bench_writes_what_the_methods_do(bench: Bench, method: Method, mode: 
 
 def test_the_cost_does_not_depend_on_what_ran_before(bench: Bench) -> None:
     """The same completion twice costs the same, as the cache is emptied; its tokens are those of the text."""
-    settings = Settings(mode="spm", max_bytes=30)
+    settings = Settings(mode="spm", max_bytes=12)
     first, second = (bench.complete(PROBLEM, "byte", settings) for _ in range(2))
 
     assert (first.calls, first.fed, first.completion) == (second.calls, second.fed, second.completion)

@@ -44,7 +44,7 @@ def here(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-CURSOR = ["--benchmark", "cursor", "--data", "code.py", "--limit", "4", "--max-bytes", "8"]
+CURSOR = ["--benchmark", "cursor", "--data", "code.py", "--limit", "4", "--max-bytes", "4"]
 
 
 def lines_of(path: str) -> list[dict[str, Any]]:
@@ -69,6 +69,7 @@ def test_every_sample_is_a_line(here: Path) -> None:
     assert all("\n" not in line["completion"] for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "mode"), [("single-line", "left"), ("random-span", "left"), ("single-line", "spm"), ("single-line", "psm")]
 )
@@ -84,6 +85,7 @@ def test_published_benchmarks(here: Path, name: str, mode: str, test_data: Path)
     assert header["settings"]["data"]["sha256"] == PUBLISHED[name].sha256
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_anywhere_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after some samples and a part of the next, it runs what is missing and no more, and is what it would be."""
     command = [*CURSOR, "--temperature", "0.9", "--samples", "2", "--method", "heal,byte", "--seed", "3"]
@@ -125,28 +127,23 @@ def test_an_interruption_says_how_to_go_on(
     assert len(read_records(here / "run.jsonl")[1]) == 5
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (["--seed", "1"], "seed is 1 and was 0"),
-        (["--max-bytes", "9"], "max_bytes is 9 and was 8"),
-        (["--mode", "psm"], "format is 'starcoder psm'"),
-        (["--method", "byte"], "methods is"),
-        (["--temperature", "0.5"], "temperature is 0.5"),
-        (["--before", "50"], "data is"),
-    ],
-)
-def test_a_run_goes_on_with_its_own_settings_only(
-    here: Path, change: list[str], named: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_goes_on_with_its_own_settings_only(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Any other setting is refused by name, and nothing is added."""
+    changes = {
+        "seed is 1 and was 0": ["--seed", "1"],
+        "max_bytes is 5 and was 4": ["--max-bytes", "5"],
+        "format is 'starcoder psm'": ["--mode", "psm"],
+        "methods is": ["--method", "byte"],
+        "temperature is 0.5": ["--temperature", "0.5"],
+        "data is": ["--before", "50"],
+    }
     assert fim.main([*CURSOR, "--out", "run.jsonl"]) == 0
     before = Path("run.jsonl").read_bytes()
 
-    assert fim.main([*CURSOR, *change, "--out", "run.jsonl", "--resume"]) == 1
-
-    assert named in capsys.readouterr().err
-    assert Path("run.jsonl").read_bytes() == before
+    for named, change in changes.items():
+        assert fim.main([*CURSOR, *change, "--out", "run.jsonl", "--resume"]) == 1
+        assert named in capsys.readouterr().err
+        assert Path("run.jsonl").read_bytes() == before
 
 
 def test_another_model_is_another_run(
@@ -160,6 +157,7 @@ def test_another_model_is_another_run(
     assert "model_sha256" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_tables_of_several_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--compare shows every run with its methods, classes and pairs, with no data and no model; --plot draws it twice alike."""
     for mode in ("spm", "psm", "left"):
