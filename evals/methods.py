@@ -1,0 +1,210 @@
+"""The four methods on one engine, each with what it cost.
+
+The four
+    *byte*: `ByteLM.infill`. *token*, *heal*, *align*: `TokenCompleter` with healing "none", "one", "many", on the very
+    prompt of `ByteLM.infill`. So a comparison differs in the method alone. In PSM the middle begins after a sentinel,
+    there is nothing to heal, and the three are one method.
+Temperature
+    Of bytes for *byte*, of tokens for the others; at 0 both are greedy, one by bytes, the other by tokens.
+Cost of one completion
+    *calls*: forward passes; *fed*: tokens run through the model, the prompt included; *first_s*: seconds until the model
+    call has ended that settled the first new byte; *seconds*: the whole, for *byte* with the reading of the prompt, for
+    the others without. The engine's cache is emptied before each, so
+    that none pays for another's prompt and the counts do not depend on what was run before.
+    *tokens*: what the tokenizer makes of the text with the completion, less what it makes of the text without.
+What a method cannot take
+    Tokens alone cannot go on inside a character, and no method has an encoding for a PSM prefix that ends in one. Then
+    the completion is empty and its end is "refused": it counts as wrong everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
+
+import numpy as np
+from jaxtyping import Float
+
+from bytelm import ByteLM
+from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
+from bytelm.fim import Mode, find_format
+from bytelm.healing import Healing, TokenCompleter, TokenCompletion, infill_completer
+from evals.problems import Problem
+
+Method: TypeAlias = Literal["token", "heal", "align", "byte"]
+Finish: TypeAlias = Literal["eot", "stop", "length", "refused"]
+METHODS: Final[tuple[Method, ...]] = get_args(Method)
+HEALING: Final[dict[Method, Healing]] = {"token": "none", "heal": "one", "align": "many"}
+
+
+class Clocked:
+    """A TokenLM that notes when each call of another ended."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.tokenizer, self.vocab_size, self.eot_ids = inner.tokenizer, inner.vocab_size, inner.eot_ids
+        self.context_length = getattr(inner, "context_length", None)
+        self.ended: list[float] = []
+
+    @property
+    def usage(self) -> Any:
+        """The counters of the other."""
+        return self.inner.usage
+
+    def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> Float[np.ndarray, "n vocab"]:
+        """The rows of the other."""
+        rows: Float[np.ndarray, "n vocab"] = self.inner.next_token_logprobs(sequences)
+        self.ended.append(time.perf_counter())
+        return rows
+
+    def restart(self) -> None:
+        """Forget the times, and have the other forget its cache."""
+        self.ended.clear()
+        if hasattr(self.inner, "clear_cache"):
+            self.inner.clear_cache()
+
+
+class Options(TypedDict):
+    """What all methods take."""
+
+    temperature: float
+    max_bytes: int
+    stop: list[str]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How completions are drawn.
+
+    Attributes:
+        mode: As for `ByteLM.infill`.
+        temperature: See the head of this module.
+        max_bytes: New bytes, at most.
+        stops: Texts that end a completion and are no part of it.
+        closing: A text that ends a completion and is part of it, or nothing.
+        seed: Sample i of a problem is a function of (seed, problem, i) alone.
+    """
+
+    mode: Mode = "auto"
+    temperature: float = 0.0
+    max_bytes: int = 256
+    stops: tuple[str, ...] = ()
+    closing: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a method wrote, and what it cost: see the head of this module."""
+
+    completion: bytes
+    finish: Finish
+    calls: int
+    fed: int
+    tokens: int
+    first_s: float
+    seconds: float
+
+
+class Bench:
+    """A model with every method ready to run.
+
+    Args:
+        token_lm: Any engine.
+
+    Attributes:
+        lm: The byte model.
+    """
+
+    def __init__(self, token_lm: Any) -> None:
+        self.clocked = Clocked(token_lm)
+        self.lm = ByteLM(self.clocked)
+
+    def format_name(self, mode: Mode) -> str:
+        """The infill format and the order in it that a mode takes, for the record.
+
+        Raises:
+            NoInfillFormatError: The tokenizer has no fill-in-the-middle tokens, and the mode needs them.
+            InvalidArgumentError: The format has no such order.
+        """
+        if mode == "left":
+            return "left"
+        form = find_format(self.lm.viability.vocab)
+        return f"{form.name} {'spm' if form.order(mode) == form.spm else 'psm'}"
+
+    def complete(self, problem: Problem, method: Method, settings: Settings, sample: int = 0) -> Written:
+        """One completion."""
+        stops = [*settings.stops, *([settings.closing] if settings.closing else [])]
+        options: Options = {
+            "temperature": settings.temperature,
+            "max_bytes": settings.max_bytes,
+            "stop": stops,
+            "seed": seed_of(settings.seed, problem.id, sample),
+        }
+        self.clocked.restart()
+        before, start = self.clocked.usage.copy(), time.perf_counter()
+        finish: Finish
+        try:
+            if method == "byte":
+                done = self.lm.infill(problem.prefix, problem.suffix, mode=settings.mode, **options)
+                # A prompt's nodes are evaluated in one request, so the first call settles the first byte.
+                completion, finish, deciding = done.bytes, done.finish_reason, 1
+            else:
+                completer, prompt = infill_completer(self.lm, problem.prefix, problem.suffix, mode=settings.mode)
+                start = time.perf_counter()  # what makes the prompt is ours: others encode it in no time
+                drawn = completer.sample(prompt, healing=HEALING[method], **options)
+                completion, finish, deciding = drawn.bytes, drawn.finish_reason, _deciding(completer, drawn)
+        except (UnreachablePrefixError, InvalidArgumentError):
+            completion, finish, deciding = b"", "refused", 0
+        seconds = time.perf_counter() - start
+        used, ended = self.clocked.usage.since(before), self.clocked.ended
+        first = ended[min(deciding, len(ended)) - 1] - start if deciding and ended else seconds
+        if finish == "stop":
+            completion += settings.closing.encode()
+        tokens = self._length(problem.prefix + completion) - self._length(problem.prefix)
+        return Written(completion, finish, used.calls, used.tokens_fed, tokens, first, seconds)
+
+    def _length(self, text: bytes) -> int:
+        return len(self.lm.viability.vocab.encode(text.decode("utf-8", "ignore")))
+
+
+def _deciding(completer: TokenCompleter, done: TokenCompletion) -> int:
+    """Which call settled the first new byte: that of the first token which goes beyond what was taken away."""
+    left = len(done.backed_up)
+    for place, token in enumerate(done.token_ids, start=1):
+        left -= len(completer.vocab.token_bytes[token] or b"")
+        if left < 0:
+            return place
+    return len(done.token_ids) + 1
+
+
+def seed_of(seed: int, problem: str, sample: int) -> int:
+    """The seed of one sample; the same for every method."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{problem}/{sample}".encode()).digest()[:7])
+
+
+def open_bench(model: str, *, device: str | None = None, dtype: str | None = None) -> Bench:
+    """Load a model by name, as `ByteLM.from_pretrained` does.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    return Bench(ByteLM.from_pretrained(model, device=device, dtype=dtype).token_lm)
+
+
+def fingerprint(model: Any) -> str | None:
+    """A sha256 of a loaded model's tensors by name, shape, dtype and first values; None where there are none to read.
+
+    It tells models, adapters and dtypes apart, and does not read gigabytes.
+    """
+    if not hasattr(model, "named_parameters"):
+        return None
+    digest = hashlib.sha256()
+    for name, values in sorted(model.named_parameters()):
+        first = values.detach().flatten()[:64].float().cpu().numpy()
+        digest.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode() + first.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,171 @@
+"""A results file: one JSON object a line, appended as work is done, that can be read after a kill at any moment.
+
+Rules
+    The first line is the header: what was asked for, and what it was run with. Every other line has a ``kind``, and is
+    a whole fact by itself. Lines come in any order (workers); a reader sorts.
+    A line is written by one call and its end is its newline. What follows the last newline was being written when the
+    process died: a reader passes over it, and going on cuts it off.
+    If a line cannot be written (a full disk), the file is cut back to its last whole line before the error is raised.
+    Going on asks for the same settings and versions, or says which differ.
+    A finished file may be compressed: ``.gz`` is read, not written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from bytelm.errors import BytelmError
+
+Line = dict[str, Any]
+
+
+class RecordsError(BytelmError):
+    """A results file cannot be read or written, or is not of this run."""
+
+
+def read_records(path: Path) -> tuple[Line, list[Line]]:
+    """The header and the other lines of a file.
+
+    Raises:
+        RecordsError: There is no such file, or a whole line of it is no record.
+    """
+    try:
+        raw = path.read_bytes()
+        if path.suffix == ".gz":
+            raw = gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error) as error:
+        raise RecordsError(f"cannot read the results file {path}: {error}") from error
+    lines = _parsed(raw, path)
+    if not lines:
+        raise RecordsError(f"the results file {path} is empty: it has not even a header")
+    return lines[0], lines[1:]
+
+
+def _parsed(raw: bytes, path: Path) -> list[Line]:
+    whole = raw[: raw.rfind(b"\n") + 1]
+    lines: list[Line] = []
+    for number, text in enumerate(whole.split(b"\n")[:-1], start=1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        kind = line.get("kind") if isinstance(line, dict) else None
+        if kind is None or (kind == "header") != (number == 1):
+            raise RecordsError(
+                f"line {number} of {path} is no record of a run: {text[:60]!r}; the file was altered: take another"
+            )
+        lines.append(line)
+    return lines
+
+
+def key_of(line: Line) -> tuple[str, str, int]:
+    """What a line is about: problem, method, sample."""
+    return line["id"], line["method"], line["sample"]
+
+
+class Records:
+    """A results file that is open for more lines.
+
+    Args:
+        path: Where it is, or is to be.
+        header: What was asked for. Its entries ``settings`` and ``versions`` have to be those of the file.
+        resume: Whether to go on with a file that is there.
+
+    Attributes:
+        lines: What the file held when it was opened, and what was added.
+
+    Raises:
+        RecordsError: It is there and ``resume`` is not asked for, it is of other settings, or it cannot be opened.
+    """
+
+    def __init__(self, path: Path, header: Line, *, resume: bool) -> None:
+        self.path = path
+        self.lines: list[Line] = []
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kept = path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise RecordsError(f"cannot write {path}: {error}; give another file with --out") from error
+        if path.suffix == ".gz":
+            raise RecordsError(
+                f"{path} would have to be compressed, and a run adds to it: unpack it, or name it .jsonl"
+            )
+        if kept and not resume:
+            raise RecordsError(f"{path} is there already: go on with it by --resume, or give another file with --out")
+        lines = _parsed(kept, path)
+        if lines:
+            _check_same(lines[0], header, path)
+        self._size = kept.rfind(b"\n") + 1
+        try:
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            os.ftruncate(self._handle, self._size)
+            os.lseek(self._handle, self._size, os.SEEK_SET)
+        except OSError as error:
+            raise RecordsError(f"cannot write {path}: {error}; give another file with --out") from error
+        self.lines = lines[1:]
+        if not lines:
+            try:
+                self._write({"kind": "header", **header})
+            except RecordsError:
+                os.close(self._handle)
+                raise
+
+    def add(self, line: Line) -> None:
+        """Append a line, which is in the file when this returns.
+
+        Raises:
+            RecordsError: It cannot be written; the file holds what it held.
+        """
+        self._write(line)
+        self.lines.append(line)
+
+    def _write(self, line: Line) -> None:
+        data = memoryview(json.dumps(line).encode() + b"\n")
+        try:
+            while data:
+                data = data[os.write(self._handle, data) :]
+            self._size = os.lseek(self._handle, 0, os.SEEK_CUR)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._handle, self._size)
+                os.lseek(self._handle, self._size, os.SEEK_SET)
+            raise RecordsError(
+                f"cannot write to {self.path}: {error}. What was written stays; make room and go on with --resume"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._handle)
+
+
+def _check_same(found: Line, wanted: Line, path: Path) -> None:
+    """Refuse to go on with a file of another run, naming what differs."""
+    differing = [
+        f"{name} is {ours!r} and was {theirs!r}"
+        for part in ("settings", "versions")
+        for name, ours, theirs in _differing(wanted.get(part, {}), found.get(part, {}))
+    ]
+    if differing:
+        raise RecordsError(
+            f"{path} is of another run: {'; '.join(differing)}. Run as it was run, or give another file with --out"
+        )
+
+
+def _differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    # As JSON gives them back, so that a tuple is the list that it was written as.
+    ours = json.loads(json.dumps(ours))
+    for name in dict.fromkeys([*ours, *theirs]):
+        if ours.get(name) != theirs.get(name):
+            yield name, ours.get(name), theirs.get(name)
