@@ -11,6 +11,7 @@ import pytest
 from bytelm import ByteLM
 from bytelm.engines.transformers import TransformersLM
 from bytelm.rows import RowStore
+from evals.prompts import PROMPTS
 
 pytestmark = pytest.mark.slow
 
@@ -103,6 +104,46 @@ def test_a_long_prompt_is_one_prefill() -> None:
     assert completion.usage.tokens_fed is not None
     assert completion.usage.tokens_fed <= tokens + 40
     assert completion.usage.calls <= tokens // 512 + 8
+
+
+def test_a_prompt_of_4_kb_is_one_prefill_and_at_most_three_calls() -> None:
+    """Before the first byte; and a byte that is typed after it feeds a few tokens again, not the prompt."""
+    lm = model("demo")
+    prompt = (TEXT * 50).encode()[:4_000].decode("utf-8", "ignore") + "    tot"
+    tokens = len(lm.tokenizer(prompt, add_special_tokens=False).input_ids)
+    engine(lm).clear_cache()
+    first = lm.sample(prompt, temperature=0, max_bytes=1)
+
+    assert first.text == "a"
+    assert first.usage.calls <= -(-tokens // 512) + 3
+    assert first.usage.tokens_fed is not None
+    assert first.usage.tokens_fed <= tokens + 8
+
+    state = lm.state(prompt)
+    state.next_byte_logprobs()
+    before = engine(lm).usage.copy()
+    typed = state.advance("a")
+    typed.next_byte_logprobs()
+    lm.sample(prompt + "a", temperature=0, max_bytes=1)
+    assert engine(lm).usage.since(before).tokens_fed <= 8
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_ordinary_prompts_cost_at_most_1_15_calls_a_token(temperature: float) -> None:
+    """English, code and other languages, prefill included; tokens fed at most 2.5 times those written and read."""
+    lm = model("demo")
+    calls = fed = tokens = read = 0
+    for prompt in PROMPTS[:6]:
+        engine(lm).clear_cache()
+        done = lm.sample(prompt, temperature=temperature, max_bytes=120, seed=0)
+        whole = (prompt.encode() + done.bytes).decode("utf-8", "ignore")
+        calls += done.usage.calls
+        fed += done.usage.tokens_fed or 0
+        read += len(lm.viability.vocab.encode(prompt))
+        tokens += len(lm.viability.vocab.encode(whole))
+
+    assert calls <= 1.15 * (tokens - read)
+    assert fed <= 2.5 * tokens
 
 
 @pytest.mark.parametrize("name", ["demo", "demo-gemma"])
