@@ -6,7 +6,7 @@
 *draws*
     Single bytes drawn lazily have the distribution of the full evaluation: Pearson's chi-square against the filtered
     exact row, unfiltered and filtered. Each draw begins anew with the rows of the prompt alone, some bytes further on,
-    where most of the mass is on nodes that were not evaluated. Cells with an expectation below 5 are taken together. Of
+    where about half of the mass is on nodes that were not evaluated. Cells with an expectation below 5 are taken together. Of
     m tests the smallest p has to exceed ``P_LEAST`` / m.
 
 Rows are remembered between draws, so that each is computed once; the sampler does not know of it.
@@ -102,7 +102,9 @@ def p_value(symbols: Int64[np.ndarray, " n"], probs: Float64[np.ndarray, "257"])
 
 
 def lazy_place(lm: Any, prompt: str) -> tuple[bytes, Any]:
-    """The place within the next bytes of greedy text where most is unknown to who has seen the prompt's rows alone.
+    """The place in the next bytes of greedy text where what is unknown, given the prompt's rows alone, is nearest half.
+
+    There a sampler that mixes up what it knew before and what it learned is seen best.
 
     Returns:
         The text up to there, and its frontier, which keeps no row for others.
@@ -111,14 +113,18 @@ def lazy_place(lm: Any, prompt: str) -> tuple[bytes, Any]:
     state.next_byte_logprobs()
     frontier, text = state.frontier, prompt.encode()
     frontier.store = None
-    found, most = (text, frontier), -1.0
+    found, nearest = (text, frontier), 1.0
     for byte in lm.sample(prompt, temperature=0.0, max_bytes=AHEAD).bytes:
         frontier, text = frontier.advance(bytes([byte])), text + bytes([byte])
-        envelope = frontier.envelope()
-        known = float(envelope.known.sum())
-        if known and (unknown := envelope.unknown / (known + envelope.unknown)) > most:
-            found, most = (text, frontier), unknown
+        if (off := abs(_unknown(frontier) - 0.5)) < nearest:
+            found, nearest = (text, frontier), off
     return found
+
+
+def _unknown(frontier: Any) -> float:
+    """The share of what can flow on that is not evaluated."""
+    envelope = frontier.envelope()
+    return float(envelope.unknown / (envelope.known.sum() + envelope.unknown))
 
 
 def draws(lm: Any, prompt: str, *, count: int) -> list[dict[str, Any]]:
@@ -131,8 +137,7 @@ def draws(lm: Any, prompt: str, *, count: int) -> list[dict[str, Any]]:
     text, frontier = lazy_place(lm, prompt)
     exact = np.exp(ByteLM(lm.token_lm).next_byte_logprobs(text))
     scheduler = Scheduler(lm.token_lm)
-    envelope = frontier.envelope()
-    unknown = envelope.unknown / (envelope.known.sum() + envelope.unknown)
+    unknown = _unknown(frontier)
     found = []
     for number, settings in enumerate(SETTINGS):
         filters = Filters(**settings)  # type: ignore[arg-type]
@@ -140,7 +145,7 @@ def draws(lm: Any, prompt: str, *, count: int) -> list[dict[str, Any]]:
         asked, symbols = lm.token_lm.asked, np.empty(count, np.int64)
         for i in range(count):
             (symbols[i],) = scheduler.run_one(draw(frontier.copy(), filters, uniforms[i : i + 1])).result
-        place = {"text": text.decode(errors="replace"), "settings": settings, "unknown": round(float(unknown), 4)}
+        place = {"text": text.decode(errors="replace"), "settings": settings, "unknown": round(unknown, 4)}
         p = p_value(symbols, filters.apply(exact))
         found.append(place | {"p": p, "rows_per_draw": (lm.token_lm.asked - asked) / count})
     return found

@@ -681,15 +681,15 @@ def test_programs_are_asked_for_as_they_are_needed(walls: Walls, cells: Path) ->
     def programs() -> Iterator[str]:
         for number in itertools.count():
             asked.append(number)
-            yield "x = 1" if number < 2 else FOREVER
+            yield FOREVER if number else "x = 1"
 
     outcomes = run_all(programs(), workers=2)
-    states = [next(outcomes).state, next(outcomes).state]
+    state = next(outcomes).state  # two were begun before the first was waited for
     running = remains(cells)
     outcomes.close()
 
-    assert states == ["passed", "passed"]
-    assert len(asked) <= 4
+    assert state == "passed"
+    assert len(asked) <= 3
     assert running
     assert remains(cells) == []
 
@@ -711,7 +711,8 @@ def test_an_error_in_the_series_kills_what_runs(walls: Walls, cells: Path) -> No
 def test_programs_end_with_the_runner(number: signal.Signals, walls: Walls, cells: Path) -> None:
     """Ctrl-C, and whatever else ends the runner, ends all that it runs; after Ctrl-C no folder is left either."""
     code = f"""
-        import sys, tempfile
+        import signal, sys, tempfile
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may inherit that it is ignored
         sys.path.append({str(Path(contained.__file__).parents[1])!r})
         tempfile.tempdir = {str(cells)!r}
         from evals import contained
