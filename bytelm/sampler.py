@@ -27,7 +27,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal, Protocol, Self, TypeAlias, TypedDict, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -206,12 +206,13 @@ def settled(
     return symbols
 
 
+@runtime_checkable
 class Place(Protocol):
     """A place in a text: a `Frontier`, or those of an ensemble's members."""
 
     @property
     def prefix(self) -> bytes: ...  # noqa: D102
-    def advance(self, data: bytes) -> Self: ...  # noqa: D102
+    def advance(self, data: bytes) -> Any: ...  # noqa: D102 - another of its kind
 
 
 P = TypeVar("P", bound=Place)

@@ -70,6 +70,7 @@ ORDER = (
     "terminal",
     "options",
     "infill_command",
+    "ensemble_command",
     "cli",
 )
 
