@@ -227,7 +227,8 @@ class Joint:
 
     def begin(self) -> Step[None]:
         """Evaluate the place in full, and for bayes what led to it; a chain that is not known begins here."""
-        asked = self._asked()
+        # Weights that depend on the text may ask a member later: its likelihood counts from here all the same.
+        asked = list(enumerate(self.voices)) if self.bayes and callable(self.score.weights) else self._asked()
         yield from together([voice.begin() for _, voice in asked])
         if self.chain is None:
             self.chain = 0.0

@@ -1,4 +1,7 @@
-"""Ensembles over toy models: the formulas, their consequences, and what goes wrong. Draws: test_joint_sampler.py."""
+"""Ensembles over toy models: the formulas, their consequences, and what goes wrong. Draws: test_joint_sampler.py.
+
+Tests that draw or score many bytes are marked slow: the checks of every shape cost too much there.
+"""
 
 from __future__ import annotations
 
@@ -96,6 +99,7 @@ def test_bayes_is_a_mixture_of_whole_texts(lms: list[ByteLM]) -> None:
             assert parts == pytest.approx(whole, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combine", COMBINES)
 def test_scores_and_states_agree_with_rows(lms: list[ByteLM], combine: Combine) -> None:
     """Rows chained byte by byte, byte_logprobs, logprob with and without the end, a state, and an explanation."""
@@ -121,6 +125,7 @@ def test_scores_and_states_agree_with_rows(lms: list[ByteLM], combine: Combine) 
     )
 
 
+@pytest.mark.slow
 def test_states_are_values_and_fall_back(lms: list[ByteLM]) -> None:
     """A state that began late rolls back beyond its beginning, and branches do not disturb one another."""
     ensemble = Ensemble(lms, combine="bayes")
@@ -160,6 +165,7 @@ def test_tol_bounds_the_total_variation(lms: list[ByteLM], combine: Combine) -> 
 # ---- what follows from them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combine", COMBINES)
 def test_one_member_is_the_member(lms: list[ByteLM], combine: Combine) -> None:
     """An ensemble of one, of the same twice, and one with weight 0 on the other: rows and scores of the member."""
@@ -191,6 +197,7 @@ def test_a_member_of_weight_zero_is_not_asked(lms: list[ByteLM], combine: Combin
     assert silent.usage.calls == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combine", ["mixture", "bayes", "product"])
 def test_an_ensemble_of_ensembles_is_flat(lms: list[ByteLM], combine: Combine) -> None:
     """With fixed weights it is the ensemble of all members, the weights multiplied."""
@@ -204,6 +211,7 @@ def test_an_ensemble_of_ensembles_is_flat(lms: list[ByteLM], combine: Combine) -
     assert nested.logprob(TEXT, eot=True) == pytest.approx(flat.logprob(TEXT, eot=True), abs=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("outer", "inner"), [p for p in itertools.product(COMBINES, COMBINES) if p[0] != p[1]])
 def test_different_formulas_nest(lms: list[ByteLM], outer: Combine, inner: Combine) -> None:
     """The inner ensemble is a byte model: its rows and its likelihood stand in the outer formula."""
@@ -243,6 +251,7 @@ def test_one_distribution_under_two_vocabularies(combine: Combine) -> None:
     assert ensemble.logprob("QZZQ", eot=True) == pytest.approx(math.log(0.5**2 * 0.3**2 * 0.2), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_weights_may_depend_on_the_text(lms: list[ByteLM]) -> None:
     """A function of the bytes so far, in each formula; it is told the byte prefix and what was written."""
     told: set[bytes] = set()
@@ -251,18 +260,24 @@ def test_weights_may_depend_on_the_text(lms: list[ByteLM]) -> None:
         told.add(text)
         return [1, 0, 0] if len(text) % 2 else [0, 2, 1]
 
+    options: dict[str, Any]
     for combine in COMBINES:
         ensemble = Ensemble(lms, weights=weights, combine=combine)
+        walked = ensemble.state(TEXT[:3])
+        walked.next_byte_logprobs()
+        expected = by_formula(lms, weights(TEXT[:4]), combine, TEXT[:4])
+        np.testing.assert_allclose(np.exp(walked.advance(TEXT[3:4]).next_byte_logprobs()), expected, atol=1e-12)
         for cut in (3, 4):
             expected = by_formula(lms, weights(TEXT[:cut]), combine, TEXT[:cut])
             np.testing.assert_allclose(np.exp(ensemble.next_byte_logprobs(TEXT[:cut])), expected, atol=1e-12)
         chained = [float(ensemble.next_byte_logprobs(TEXT[:i])[TEXT[i]]) for i in range(6)]
         np.testing.assert_allclose(ensemble.byte_logprobs(TEXT[:6]), chained, atol=1e-9)
-        done = ensemble.sample("the", max_bytes=5, seed=2)
-        assert done.logprob == pytest.approx(
-            ensemble.logprob(done.bytes, "the", eot=done.finish_reason == "eot"), abs=1e-9
-        )
-        assert {b"the" + done.bytes[:n] for n in range(len(done.bytes))} <= told
+        for options in ({}, {"temperature": 0}, {"logits_processor": lambda so_far, row: row}):
+            done = ensemble.sample("the", max_bytes=5, seed=2, **options)
+            assert isinstance(done, Completion)
+            score = ensemble.logprob(done.bytes, "the", eot=done.finish_reason == "eot")
+            assert done.logprob == pytest.approx(score, abs=1e-9)
+            assert {b"the" + done.bytes[:n] for n in range(len(done.bytes))} <= told
 
     with pytest.raises(InvalidArgumentError, match="what weights returned after b'the'"):
         Ensemble(lms, weights=lambda text: [1, 2]).next_byte_logprobs("the")
@@ -303,6 +318,7 @@ def narrow() -> list[ByteLM]:
     return [ByteLM(table(seed=1)), ByteLM(TableLM(tokenizer, table=lambda ids: row))]
 
 
+@pytest.mark.slow
 def test_a_member_that_rules_the_text_out(narrow: list[ByteLM]) -> None:
     """In a mixture its weight is leak from there on, in bayes its share is 0, and a product follows nobody there."""
     wide = narrow[0]
@@ -327,6 +343,7 @@ def test_what_is_ruled_out_under_a_negative_weight_stays_out(narrow: list[ByteLM
     np.testing.assert_allclose(np.exp(row), by_formula(narrow, [1, -1], "product", b"b"), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combine", COMBINES)
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "top_p": 0.9}, {"temperature": 0}])
 def test_completions_go_on_where_a_member_falls_silent(
@@ -340,6 +357,7 @@ def test_completions_go_on_where_a_member_falls_silent(
         assert done.logprob == pytest.approx(score, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_text_that_a_member_cannot_spell() -> None:
     """As a prefix it is an error that names the member; in a text that is scored the member gives it 0."""
     from tokenizers import normalizers
@@ -371,6 +389,7 @@ def test_a_text_that_a_member_cannot_spell() -> None:
 # ---- a prompt for each member
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combine", COMBINES)
 def test_each_member_has_its_own_prompt(lms: list[ByteLM], combine: Combine) -> None:
     """The answer's bytes are shared; in bayes only they count; text begins the answer."""
@@ -457,6 +476,7 @@ class Counting(TableLM):
         return super().next_token_logprobs(sequences)
 
 
+@pytest.mark.slow
 def test_a_round_asks_each_engine_once() -> None:
     """A row is one call of each engine; two members on one engine share it, and a batch of prompts too."""
     one, two = (Counting(default_tokenizer(), seed=seed, order=2) for seed in (1, 2))
@@ -470,6 +490,7 @@ def test_a_round_asks_each_engine_once() -> None:
     assert len(one.batches) <= 3
 
 
+@pytest.mark.slow
 def test_a_plain_draw_asks_the_member_that_was_drawn() -> None:
     """Where each byte is a token, a byte is one call, of one engine: a mixture of three costs what one costs."""
     tokenizer = byte_bpe_tokenizer(vocab_size=257)
@@ -490,6 +511,7 @@ def test_a_plain_draw_asks_the_member_that_was_drawn() -> None:
     assert done.logprob == pytest.approx(ensemble.logprob(done.bytes, "abcd"), abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combine", COMBINES)
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.8, "top_k": 9}, {"temperature": 0}])
 def test_an_item_is_the_same_in_any_company(lms: list[ByteLM], combine: Combine, options: dict[str, Any]) -> None:
@@ -506,6 +528,7 @@ def test_an_item_is_the_same_in_any_company(lms: list[ByteLM], combine: Combine,
         assert done.logprob == pytest.approx(score, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combine", COMBINES)
 def test_greedy_is_the_likeliest_byte_of_each_row(lms: list[ByteLM], combine: Combine) -> None:
     """Lazily evaluated greedy bytes are those of full rows."""
@@ -546,6 +569,7 @@ def test_infill_gives_each_member_its_format(lms: list[ByteLM]) -> None:
         ensemble.cover("the")
 
 
+@pytest.mark.slow
 def test_texts_beyond_the_context_are_scored_in_each_members_pieces(
     lms: list[ByteLM], monkeypatch: pytest.MonkeyPatch
 ) -> None:

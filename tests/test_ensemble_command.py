@@ -58,6 +58,7 @@ def run(
 BOTH = ("-m", "a", "-m", "b", "--max-bytes", "9", "--seed", "1")
 
 
+@pytest.mark.slow
 def test_it_prints_what_the_ensemble_samples(run: Run, lms: dict[str, ByteLM], tmp_path: Path) -> None:
     """The text comes by argument, --prompt, --file or standard input; every option reaches the ensemble."""
     expected = Ensemble(list(lms.values())).sample(PROMPT, max_bytes=9, seed=1)
@@ -90,6 +91,7 @@ def test_a_stream_as_json(run: Run) -> None:
     assert "".join(record["text"] for record in done.records) == run(PROMPT, *BOTH).out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combine", ["mixture", "bayes", "product"])
 def test_the_members_beside_the_ensemble(run: Run, lms: dict[str, ByteLM], combine: str) -> None:
     """Each alone with the same options, and for each byte what each gave it and who drove it."""

@@ -195,6 +195,7 @@ def chained(combine: Combine, toys: Sequence[Toy], text: bytes, eot: bool) -> St
     return float(np.log([row[symbol] for row, symbol in zip(rows, symbols, strict=True)]).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMBINES)
 @pytest.mark.parametrize("filters", [Filters(temperature=0), Filters(top_k=3), Filters()], ids=repr)
 def test_completions_are_the_same_lazily_and_in_full(name: Combine, filters: Filters) -> None:
