@@ -4,8 +4,8 @@
     >>> lm = ByteLM.from_pretrained("demo")  # doctest: +SKIP
     >>> lm.sample("The capital of Fra", max_bytes=20).text  # doctest: +SKIP
 
-Reading order: lemma, vocab, viability, cover, token_lm, scheduler, sampler, byte_lm. Importing this package is cheap: a
-name brings in its module when it is first used, and a model's libraries come with the model.
+Reading order: lemma, vocab, viability, cover, token_lm, scheduler, sampler, byte_lm, ensemble. Importing this package
+is cheap: a name brings in its module when it is first used, and a model's libraries come with the model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from bytelm.byte_lm import ByteLM as ByteLM
     from bytelm.byte_state import ByteState as ByteState
+    from bytelm.ensemble import Ensemble as Ensemble
     from bytelm.errors import BytelmError as BytelmError
+    from bytelm.prompts import Prompts as Prompts
     from bytelm.sampler import Completion as Completion
     from bytelm.scoring import CoverItem as CoverItem
     from bytelm.token_lm import TableLM as TableLM
@@ -30,11 +32,13 @@ _WHERE: Final = {
     "BytelmError": "errors",
     "Completion": "sampler",
     "CoverItem": "scoring",
+    "Ensemble": "ensemble",
+    "Prompts": "prompts",
     "TableLM": "token_lm",
     "TokenLM": "token_lm",
 }
 
-__all__ = ["ByteLM", "ByteState", "BytelmError", "Completion", "CoverItem", "TableLM", "TokenLM"]
+__all__ = ["ByteLM", "ByteState", "BytelmError", "Completion", "CoverItem", "Ensemble", "Prompts", "TableLM", "TokenLM"]
 
 
 def __getattr__(name: str) -> Any:

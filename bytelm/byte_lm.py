@@ -32,11 +32,7 @@ from bytelm.fim import FIMFormat, InfillOptions, Mode, check_mode, declared, end
 from bytelm.frontier import Cover, Frontier
 from bytelm.prompts import CoverCache, Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.rows import RowReader, RowStore
-from bytelm.sampler import (
-    Completion,
-    SampleOptions,
-    full_row,
-)
+from bytelm.sampler import Completion, Generation, SampleOptions, Settings, full_row
 from bytelm.scheduler import Scheduler, Step
 from bytelm.scoring import CoverItem, byte_logprobs, in_turn, members, text_logprob, windows
 from bytelm.token_lm import TokenLM
@@ -185,14 +181,18 @@ class ByteLM(Completing):
             UnreachablePrefixError: No token sequence spells them.
             ContextOverflowError: They do not fit in the model's context, and no stride was given.
         """
-        pieces = self._windows(text, prefix, stride)
+        prompt, data = self._prompts.read(prefix), self._prompts.bytes_of(text)
+        return self._answer(self._scored(prompt, data, eot=eot, stride=stride_of(stride)), label="scoring")
+
+    def _scored(self, prompt: Prompt, data: bytes, *, eot: bool, stride: int | None) -> Step[float]:
+        pieces = self._cut(prompt, data, stride)
         steps = (
             text_logprob(
-                self._cover(prompt), piece, context=prompt.context, reader=self._reader, eot=eot and at == len(pieces)
+                self._cover(own), piece, context=own.context, reader=self._reader, eot=eot and at == len(pieces)
             )
-            for at, (prompt, piece) in enumerate(pieces, start=1)
+            for at, (own, piece) in enumerate(pieces, start=1)
         )
-        return math.fsum(self._answer(in_turn(steps, count=len(pieces)), label="scoring"))
+        return math.fsum((yield from in_turn(steps, count=len(pieces))))
 
     def byte_logprobs(
         self, text: Text, prefix: Prefix = b"", *, stride: int | None = None
@@ -216,10 +216,12 @@ class ByteLM(Completing):
         return np.concatenate(self._answer(in_turn(steps, count=len(pieces)), label="scoring"))
 
     def _windows(self, text: Text, prefix: Prefix, stride: int | None) -> list[tuple[Prompt, bytes]]:
+        return self._cut(self._prompts.read(prefix), self._prompts.bytes_of(text), stride_of(stride))
+
+    def _cut(self, prompt: Prompt, data: bytes, stride: int | None) -> list[tuple[Prompt, bytes]]:
         """What is scored, after which prompt: one piece, or with a stride as many as the context makes necessary."""
-        prompt, data = self._prompts.read(prefix), self._prompts.bytes_of(text)
         size = getattr(self.token_lm, "context_length", None)
-        if (stride := stride_of(stride)) is None or size is None:
+        if stride is None or size is None:
             return [(prompt, data)]
         whole = prompt.text + data
         cover, room = self._cover(replace(prompt, text=whole)), size - len(prompt.context)
@@ -337,6 +339,19 @@ class ByteLM(Completing):
 
     def _frontier(self, prompt: Prompt, store: RowStore | None = None) -> Frontier:
         return Frontier(self._cover(prompt), context=prompt.context, reader=self._reader, store=store)
+
+    def _read(self, prefix: Prefix) -> Prompt:
+        return self._prompts.read(prefix)
+
+    def _spelled(self, prompt: Prompt) -> Cover:
+        return self._cover(prompt)
+
+    def _placed(self, prompt: Prompt, spelled: Cover) -> Frontier:
+        return Frontier(spelled, context=prompt.context, reader=self._reader)
+
+    def _writing(self, place: Frontier, prompt: Prompt, settings: Settings, random: np.random.Generator) -> Generation:
+        del prompt
+        return Generation(place, settings, random)
 
     def _running(self) -> Scheduler:
         self._scheduler.progress = self.progress

@@ -23,6 +23,7 @@ import typer
 from bytelm import __version__
 from bytelm.compare import CURSOR, PROMPT, compare, show_comparison
 from bytelm.doctor import examine_model, verify_model
+from bytelm.ensemble_command import ensemble
 from bytelm.errors import BytelmError
 from bytelm.filters import EOT
 from bytelm.infill_command import infill
@@ -145,6 +146,7 @@ def sample(
 
 
 app.command()(infill)
+app.command()(ensemble)
 
 
 @app.command("next")

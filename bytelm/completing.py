@@ -11,15 +11,15 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Literal, TypeVar, Unpack, overload
+from typing import Any, Literal, TypeVar, Unpack, overload
+
+import numpy as np
 
 from bytelm.arguments import Number, Text, integer, seed_of, stops_of
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.filters import Filters
-from bytelm.frontier import Cover, Frontier
-from bytelm.prompts import Prefix, Prompt, PromptReader
-from bytelm.rows import RowReader, RowStore
-from bytelm.sampler import Completion, Generation, LogitsProcessor, SampleOptions, Settings, random_stream
+from bytelm.prompts import Prefix
+from bytelm.sampler import Completion, LogitsProcessor, SampleOptions, Settings, Writing, random_stream
 from bytelm.scheduler import Scheduler, Step
 from bytelm.stream import TextStream
 
@@ -29,14 +29,21 @@ T = TypeVar("T")
 class Completing(ABC):
     """The completions of a model over bytes, which says how prompts are read and steps are run."""
 
-    _prompts: PromptReader
-    _reader: RowReader
+    @abstractmethod
+    def _read(self, prefix: Prefix) -> Any:
+        """A prefix, read: something that can be hashed."""
 
     @abstractmethod
-    def _cover(self, prompt: Prompt) -> Cover: ...
+    def _spelled(self, prompt: Any) -> Any:
+        """What spells it: no model is run."""
 
     @abstractmethod
-    def _frontier(self, prompt: Prompt, store: RowStore | None = None) -> Frontier: ...
+    def _placed(self, prompt: Any, spelled: Any) -> Any:
+        """The place at its end, of which nothing is evaluated yet."""
+
+    @abstractmethod
+    def _writing(self, place: Any, prompt: Any, settings: Settings, random: np.random.Generator) -> Writing[Any]:
+        """A completion from there."""
 
     @abstractmethod
     def _running(self) -> Scheduler: ...
@@ -126,16 +133,16 @@ class Completing(ABC):
         if not prefixes:
             raise InvalidArgumentError("there is no prefix to complete; pass at least one")
         key = seed_of(seed)
-        prompts = [self._prompts.read(prefix) for prefix in prefixes]
-        covers = {prompt: self._cover(prompt) for prompt in dict.fromkeys(prompts)}
+        prompts = [self._read(prefix) for prefix in prefixes]
+        spelled = {prompt: self._spelled(prompt) for prompt in dict.fromkeys(prompts)}
         # Items with the same prompt share what is evaluated of it, for as long as one of them runs.
-        shared: weakref.WeakValueDictionary[Prompt, Frontier] = weakref.WeakValueDictionary()
+        shared: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
 
-        def job(index: int, prompt: Prompt) -> Step[Completion]:
-            frontier = shared.get(prompt)
-            if frontier is None:
-                frontier = shared[prompt] = Frontier(covers[prompt], context=prompt.context, reader=self._reader)
-            completion = yield from Generation(frontier, settings, random_stream(key, index)).run()
+        def job(index: int, prompt: Any) -> Step[Completion]:
+            place = shared.get(prompt)
+            if place is None:
+                place = shared[prompt] = self._placed(prompt, spelled[prompt])
+            completion = yield from self._writing(place, prompt, settings, random_stream(key, index)).run()
             return completion
 
         finished: dict[int, Completion] = {}
@@ -170,10 +177,11 @@ class Completing(ABC):
         A piece never splits a character, and never holds what may turn out to be the beginning of a stop string.
         """
         settings = self._settings(max_bytes, temperature, top_k, top_p, min_p, stop, logits_processor)
-        frontier = self._frontier(self._prompts.read(prefix))
-        return self._pieces(Generation(frontier, settings, random_stream(seed_of(seed), 0)))
+        prompt = self._read(prefix)
+        place = self._placed(prompt, self._spelled(prompt))
+        return self._pieces(self._writing(place, prompt, settings, random_stream(seed_of(seed), 0)))
 
-    def _pieces(self, generation: Generation) -> Iterator[str]:
+    def _pieces(self, generation: Writing[Any]) -> Iterator[str]:
         text, shown = TextStream(generation.prompt), 0
         while generation.finish_reason is None:
             self._answer(generation.step())

@@ -139,6 +139,11 @@ class Frontier:
         self._front: dict[Node, list[Node]] = {}
         self._settle()
 
+    @property
+    def prefix(self) -> bytes:
+        """The byte prefix."""
+        return self.cover.prefix
+
     def advance(self, data: bytes) -> Frontier:
         """The frontier of the prefix with more bytes behind it.
 

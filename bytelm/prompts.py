@@ -23,7 +23,23 @@ from bytelm.cover import Cover
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
 from bytelm.viability import Viability
 
-Prefix: TypeAlias = str | bytes | Sequence[int | str | bytes]
+
+@dataclass(frozen=True)
+class Prompts:
+    """A prefix for an ensemble whose members each have their own: a chat template for one, with its own tokens.
+
+    Attributes:
+        prefixes: One for each member; for a member that is an ensemble it may be `Prompts` in turn.
+        text: The beginning of what they all write: it stands behind each of the prefixes.
+
+    >>> Prompts([[1, "user: hi", 2], "Q: hi\nA: "], text="Hel")  # doctest: +SKIP
+    """
+
+    prefixes: Sequence[Prefix]
+    text: str | bytes = b""
+
+
+Prefix: TypeAlias = str | bytes | Sequence[int | str | bytes] | Prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +55,26 @@ class Prompt:
     context: tuple[int, ...]
     text: bytes
     lead: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JointPrompt:
+    """A prefix, read by every member of an ensemble.
+
+    Attributes:
+        members: What each has to itself.
+        text: The bytes that they share.
+    """
+
+    members: tuple[Prompt | JointPrompt, ...]
+    text: bytes
+
+
+def extended(prompt: Any, text: bytes) -> Any:
+    """A prompt with more text behind it."""
+    if isinstance(prompt, JointPrompt):
+        return JointPrompt(prompt.members, prompt.text + text)
+    return Prompt(prompt.context, prompt.text + text, prompt.lead)
 
 
 class PromptReader:
@@ -85,6 +121,8 @@ class PromptReader:
             InvalidArgumentError: An id that the model has no column for.
             UnreachablePrefixError: A text segment before the last has no encoding.
         """
+        if isinstance(prefix, Prompts):
+            raise InvalidTypeError("Prompts hold one prefix for each member of an ensemble, and this is a single model")
         segments = [prefix] if isinstance(prefix, str | bytes) else prefix
         if not isinstance(segments, list | tuple):
             raise InvalidTypeError(

@@ -23,10 +23,11 @@ Does not
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, TypedDict
+from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -205,7 +206,19 @@ def settled(
     return symbols
 
 
-class Generation:
+@runtime_checkable
+class Place(Protocol):
+    """A place in a text: a `Frontier`, or those of an ensemble's members."""
+
+    @property
+    def prefix(self) -> bytes: ...  # noqa: D102
+    def advance(self, data: bytes) -> Any: ...  # noqa: D102 - another of its kind
+
+
+P = TypeVar("P", bound=Place)
+
+
+class Writing(ABC, Generic[P]):
     """A completion as it is drawn: one byte a step.
 
     Args:
@@ -214,9 +227,9 @@ class Generation:
         random: The item's random numbers.
     """
 
-    def __init__(self, prompt: Frontier, settings: Settings, random: np.random.Generator) -> None:
+    def __init__(self, prompt: P, settings: Settings, random: np.random.Generator) -> None:
         self.frontier = prompt
-        self.prompt = prompt.cover.prefix
+        self.prompt = prompt.prefix
         self.settings = settings
         self.bytes = bytearray()
         self.finish_reason: FinishReason | None = None
@@ -224,8 +237,22 @@ class Generation:
         self._random = random
         self._scanner = StopScanner(settings.stops)
         # Where a stop string began, the completion ends: so far back a frontier may be needed.
-        self._recent: deque[Frontier] = deque(maxlen=self._scanner.longest + 1)
-        self._log_start: float | None = None
+        self._recent: deque[P] = deque(maxlen=self._scanner.longest + 1)
+
+    @abstractmethod
+    def _begin(self) -> Step[None]:
+        """Evaluate the prompt."""
+
+    @abstractmethod
+    def _draw(self) -> Step[int]:
+        """Draw a symbol."""
+
+    @abstractmethod
+    def _note_leak(self) -> None: ...
+
+    @abstractmethod
+    def score(self) -> Step[float]:
+        """Log-probability of what was drawn, after the last step."""
 
     @property
     def held(self) -> int:
@@ -237,11 +264,9 @@ class Generation:
         if len(self.bytes) >= self.settings.max_bytes:
             self.finish_reason = "length"
             return
-        if self._log_start is None:
-            yield from evaluate_all(self.frontier)
-            self.frontier = self.frontier.copy()
+        if not self._recent:
+            yield from self._begin()
             self._recent.append(self.frontier)
-            self._log_start = self.frontier.log_mass()
         symbol = yield from self._draw()
         self._note_leak()
         if symbol == EOT:
@@ -257,6 +282,35 @@ class Generation:
         elif len(self.bytes) >= self.settings.max_bytes:
             self.finish_reason = "length"
 
+    def _drawn(
+        self, processor: LogitsProcessor, row: Float64[np.ndarray, "257"], uniform: Float64[np.ndarray, "1"]
+    ) -> int:
+        """The symbol of a uniform number in what a processor makes of a row."""
+        probs = self.settings.filters.apply(processed(processor, bytes(self.bytes), row))
+        symbol = int(settled(uniform, np.zeros(SYMBOLS), probs)[0])
+        return symbol if symbol >= 0 else int(np.flatnonzero(probs)[-1])
+
+    def run(self) -> Step[Completion]:
+        """The whole completion; its usage holds only the leak, the rest is the scheduler's to know."""
+        while self.finish_reason is None:
+            yield from self.step()
+        logprob = yield from self.score()
+        usage = JobUsage(largest_leak=self.largest_leak)
+        written = bytes(self.bytes)
+        return Completion(text_of(written, self.prompt), written, logprob, self.finish_reason, usage)
+
+
+class Generation(Writing[Frontier]):
+    """A completion of one byte model."""
+
+    _log_start: float | None = None
+
+    def _begin(self) -> Step[None]:
+        """Evaluate the prompt."""
+        yield from evaluate_all(self.frontier)
+        self.frontier = self.frontier.copy()
+        self._log_start = self.frontier.log_mass()
+
     def _draw(self) -> Step[int]:
         settings = self.settings
         uniform = np.zeros(1) if settings.filters.greedy else self._random.random(1)
@@ -264,9 +318,7 @@ class Generation:
             yield from evaluate_all(self.frontier)
         if settings.logits_processor is not None:
             row, _ = yield from full_row(self.frontier)
-            probs = settings.filters.apply(processed(settings.logits_processor, bytes(self.bytes), row))
-            symbol = int(settled(uniform, np.zeros(SYMBOLS), probs)[0])
-            return symbol if symbol >= 0 else int(np.flatnonzero(probs)[-1])
+            return self._drawn(settings.logits_processor, row, uniform)
         done = len(self.bytes) / settings.max_bytes
         symbols = yield from draw(self.frontier, settings.filters, uniform, done)
         return int(symbols[0])
@@ -289,15 +341,6 @@ class Generation:
             if not nodes or frontier.log_bound(purpose) < log_mass + math.log(NEGLIGIBLE):
                 return log_mass - self._log_start
             yield from evaluate(frontier, nodes, 1.0)
-
-    def run(self) -> Step[Completion]:
-        """The whole completion; its usage holds only the leak, the rest is the scheduler's to know."""
-        while self.finish_reason is None:
-            yield from self.step()
-        logprob = yield from self.score()
-        usage = JobUsage(largest_leak=self.largest_leak)
-        written = bytes(self.bytes)
-        return Completion(text_of(written, self.prompt), written, logprob, self.finish_reason, usage)
 
 
 def processed(processor: LogitsProcessor, so_far: bytes, row: Float64[np.ndarray, "257"]) -> Float64[np.ndarray, "257"]:

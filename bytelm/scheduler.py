@@ -8,9 +8,11 @@ Rules
     At most ``max_jobs`` steps are under way at a time; as one ends the next begins: memory does not grow with a list.
     A sequence asked for by several steps in one round is fed once.
     A step's result depends on its own rows alone, so it is the same in any company.
+    A request may be for several engines (those of an ensemble): a round asks each of them once.
 
 Cost
-    One call of ``next_token_logprobs`` a round, or several where a round asks for more than ``max_rows`` sequences.
+    One call of ``next_token_logprobs`` a round and engine, or several where a round asks for more than ``max_rows``
+    sequences of it.
 
 Failure
     Results are yielded as they are ready. When a call fails, its error rises from the iterator, and whoever consumed it
@@ -19,16 +21,18 @@ Failure
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
+from bytelm.errors import BytelmError
 from bytelm.token_lm import TokenLM, Usage, checked_rows
 
 if TYPE_CHECKING:
@@ -48,14 +52,17 @@ class Request:
     Attributes:
         sequences: Token ids, context and all.
         done: The share of the step that lies behind it, for progress bars.
+        engines: The engine of each sequence, if they are not all for the one that the scheduler has.
     """
 
     sequences: tuple[tuple[int, ...], ...]
     done: float = 0.0
+    engines: tuple[TokenLM, ...] = ()
 
 
 Rows: TypeAlias = "Sequence[Float[np.ndarray, 'vocab']]"
 Step: TypeAlias = Generator[Request, Any, T]
+_Place: TypeAlias = tuple[int, tuple[int, ...]]  # an engine, by its id, and a sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,26 +100,78 @@ class _Job(Generic[T]):
     usage: JobUsage = JobUsage()
 
 
+def on(token_lm: TokenLM, step: Step[T]) -> Step[T]:
+    """The same step, whose requests say that they are for this engine."""
+    rows = None
+    while True:
+        try:
+            request = step.send(rows)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        rows = yield replace(request, engines=(token_lm,) * len(request.sequences))
+
+
+def together(steps: Sequence[Step[T]]) -> Step[list[T]]:
+    """The results of several steps that run side by side: what they ask for in one round is one request."""
+    results: dict[int, T] = {}
+    running: dict[int, Request] = {}
+
+    def resume(index: int, rows: Any) -> None:
+        try:
+            running[index] = steps[index].send(rows)
+        except StopIteration as end:
+            results[index] = end.value
+
+    try:
+        for index in range(len(steps)):
+            resume(index, None)
+        while running:
+            asked, running = running, {}
+            rows = yield Request(
+                tuple(sequence for request in asked.values() for sequence in request.sequences),
+                sum((asked[i].done if i in asked else 1.0) for i in range(len(steps))) / len(steps),
+                tuple(engine for request in asked.values() for engine in request.engines),
+            )
+            start = 0
+            for index, request in asked.items():
+                resume(index, rows[start : start + len(request.sequences)])
+                start += len(request.sequences)
+    finally:
+        for step in steps:
+            step.close()
+    return [results[index] for index in range(len(steps))]
+
+
 class Scheduler:
-    """Runs steps over one model.
+    """Runs steps over one model, or over those that their requests name.
 
     Args:
         token_lm: The engine.
         max_rows: Sequences in one call, at most; as many as make 64 MiB of rows if not given.
         max_jobs: Steps under way at a time, at most.
         progress: Whether to show a bar on a terminal's standard error, once the jobs have taken two seconds.
+        names: What an error that an engine raises calls it, by its ``id``.
 
     >>> scheduler.run_one(step)  # doctest: +SKIP
     Outcome(index=0, result=..., usage=JobUsage(calls=1, tokens_fed=5, rows=1, largest_leak=None))
     """
 
     def __init__(
-        self, token_lm: TokenLM, *, max_rows: int | None = None, max_jobs: int = MAX_JOBS, progress: bool = False
+        self,
+        token_lm: TokenLM,
+        *,
+        max_rows: int | None = None,
+        max_jobs: int = MAX_JOBS,
+        progress: bool = False,
+        names: Mapping[int, str] | None = None,
     ) -> None:
         self.token_lm = token_lm
         self.max_rows = rows_in(token_lm.vocab_size) if max_rows is None else max_rows
+        self._bounded = max_rows is not None
         self.max_jobs = max_jobs
         self.progress = progress
+        self.names = {} if names is None else names
 
     def run_one(self, step: Step[T]) -> Outcome[T]:
         """Run one step to its end."""
@@ -142,8 +201,7 @@ class Scheduler:
                     bar.show(len(waiting) + len(running), (job.request for job in running.values()))
                 rows = self._round(running)
                 for index, job in list(running.items()):
-                    asked = job.request.sequences if job.request else ()
-                    yield from self._resume(running, index, [rows[sequence] for sequence in asked])
+                    yield from self._resume(running, index, [rows[place] for place in self._places(job.request)])
         finally:
             if bar:
                 bar.close()
@@ -165,39 +223,70 @@ class Scheduler:
         else:
             job.request = request
 
-    def _round(self, running: dict[int, _Job[T]]) -> dict[tuple[int, ...], Float[np.ndarray, " vocab"]]:
+    def _places(self, request: Request | None) -> list[_Place]:
+        """What a request asks for, by engine."""
+        if request is None:
+            return []
+        engines = request.engines or (self.token_lm,) * len(request.sequences)
+        return [(id(engine), sequence) for engine, sequence in zip(engines, request.sequences, strict=True)]
+
+    def _round(self, running: dict[int, _Job[T]]) -> dict[_Place, Float[np.ndarray, " vocab"]]:
         """One round: everything that the jobs ask for, in as few calls as ``max_rows`` allows."""
-        asked: dict[tuple[int, ...], _Job[T]] = {}
+        asked: dict[_Place, _Job[T]] = {}
+        engines: dict[int, TokenLM] = {id(self.token_lm): self.token_lm}
+        wanted: dict[int, set[_Place]] = {}
         for job in running.values():
-            for sequence in job.request.sequences if job.request else ():
-                asked.setdefault(sequence, job)
-        wanted = {id(job): set(job.request.sequences) for job in running.values() if job.request}
-        sequences = list(asked)
-        rows: dict[tuple[int, ...], Float[np.ndarray, " vocab"]] = {}
-        for start in range(0, len(sequences), self.max_rows):
-            batch = sequences[start : start + self.max_rows]
-            array, calls, fed = self._call(batch)
-            rows.update(zip(batch, array, strict=True))
-            in_batch = set(batch)
-            before = 0
-            for job in running.values():
-                own = sum(asked[sequence] is job for sequence in batch)
-                if not in_batch.isdisjoint(wanted.get(id(job), ())):
-                    share = None if fed is None else fed * (before + own) // len(batch) - fed * before // len(batch)
-                    job.usage = _added(job.usage, calls, share, own)
-                before += own
+            places = self._places(job.request)
+            wanted[id(job)] = set(places)
+            for place in places:
+                asked.setdefault(place, job)
+            if job.request:
+                engines.update((id(engine), engine) for engine in job.request.engines)
+        rows: dict[_Place, Float[np.ndarray, " vocab"]] = {}
+        for name, engine in engines.items():
+            mine = [place for place in asked if place[0] == name]
+            size = self.max_rows if self._bounded else rows_in(engine.vocab_size)
+            for start in range(0, len(mine), size):
+                batch = mine[start : start + size]
+                array, calls, fed = self._call(engine, [sequence for _, sequence in batch])
+                rows.update(zip(batch, array, strict=True))
+                in_batch = set(batch)
+                before = 0
+                for job in running.values():
+                    own = sum(asked[place] is job for place in batch)
+                    if not in_batch.isdisjoint(wanted[id(job)]):
+                        share = None if fed is None else fed * (before + own) // len(batch) - fed * before // len(batch)
+                        job.usage = _added(job.usage, calls, share, own)
+                    before += own
         return rows
 
-    def _call(self, batch: list[tuple[int, ...]]) -> tuple[Float[np.ndarray, "n vocab"], int, int | None]:
+    def _call(
+        self, engine: TokenLM, batch: list[tuple[int, ...]]
+    ) -> tuple[Float[np.ndarray, "n vocab"], int, int | None]:
         """One call: its rows, and how many passes and tokens the engine says it took."""
-        counters: Usage | None = getattr(self.token_lm, "usage", None)
+        counters: Usage | None = getattr(engine, "usage", None)
         before = Usage() if counters is None else counters.copy()
-        rows = self.token_lm.next_token_logprobs(batch)
-        array = checked_rows(rows, len(batch), self.token_lm.vocab_size)
+        with blamed(self.names.get(id(engine))):
+            rows = engine.next_token_logprobs(batch)
+            array = checked_rows(rows, len(batch), engine.vocab_size)
         if counters is None:
             return array, 1, None
         spent = counters.since(before)
         return array, spent.calls, spent.tokens_fed
+
+
+@contextlib.contextmanager
+def blamed(name: str | None) -> Iterator[None]:
+    """Let an error of bytelm say whose it is: its class and attributes stay, its message begins with the name."""
+    try:
+        yield
+    except Exception as error:
+        if name is not None:
+            if isinstance(error, BytelmError):
+                error.args = (f"{name}: {error}", *error.args[1:])
+            else:
+                error.add_note(f"in {name}")
+        raise
 
 
 def rows_in(vocab_size: int) -> int:

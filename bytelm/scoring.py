@@ -31,6 +31,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from bytelm.errors import InvalidArgumentError
+from bytelm.filters import EOT, SYMBOLS
 from bytelm.frontier import Cover, Node, common_ancestor
 from bytelm.lemma import log_sum
 from bytelm.rows import RowReader
@@ -140,6 +141,42 @@ class Ledger:
             log_sum([*terms[i], *(self.weights[node] for node in whole[i])]) if i == last or covers[i].prefix else 0.0
             for i in range(len(covers))
         ]
+
+    def log_rows(
+        self, covers: Sequence[Cover], *, span: Span = (0.0, 1.0)
+    ) -> Step[tuple[float, Float64[np.ndarray, "covers 257"]]]:
+        """Log-mass of the first cover's prefix x, and for each cover that of its prefix with each symbol behind it.
+
+        Args:
+            covers: Of prefixes of one text, each one byte longer than the one before.
+            span: From what share of the job to what share this takes it.
+        """
+        uses: dict[Node, list[int]] = {}
+        for position, cover in enumerate(covers):
+            for node in dict.fromkeys((*cover.nodes, *cover.ending)):
+                uses.setdefault(node, []).append(position)
+        alive = [set(cover.nodes) for cover in covers]
+        ending = [set(cover.ending) for cover in covers]
+        log_rows = np.full((len(covers), SYMBOLS), -np.inf)
+        terms: list[float] = []
+
+        def read(node: Node, array: Float[np.ndarray, " vocab"]) -> None:
+            row = self.reader.read(array, ranks=self.reader.trie.range(covers[uses[node][0]].leftover(node)))
+            weight = self.weights[node]
+            for position in uses[node]:
+                masses = np.zeros(SYMBOLS)
+                if node in alive[position]:
+                    masses[:EOT] = covers[position].masses(node, row.probs).next
+                if position == 0 and covers[0].leftover(node) and masses.any():
+                    terms.append(weight + math.log(masses.sum()))
+                if node in ending[position]:
+                    masses[EOT] = row.eot
+                with np.errstate(divide="ignore"):
+                    log_rows[position] = np.logaddexp(log_rows[position], weight + np.log(masses))
+
+        yield from self.weigh(uses, read, span=span)
+        terms += [self.weights[node] for node in uses if uses[node][0] == 0 and not covers[0].leftover(node)]
+        return log_sum(terms) if covers[0].prefix else 0.0, log_rows
 
     def forget(self, cover: Cover) -> None:
         """Keep only the weights that prefixes from this one on can ask about."""

@@ -374,7 +374,7 @@ def test_a_model_error_names_its_cause(run: Run, monkeypatch: pytest.MonkeyPatch
     assert run("next", "a") == Done(1, "", "bytelm: the file is damaged: fetch it again\n")
 
 
-@pytest.mark.parametrize("command", ["sample", "infill", "next", "score", "explain", "doctor", "demo"])
+@pytest.mark.parametrize("command", ["sample", "infill", "ensemble", "next", "score", "explain", "doctor", "demo"])
 def test_help_ends_its_description_with_examples(run: Run, command: str) -> None:
     """The help of every command shows how it is used, one example a line."""
     done = run(command, "--help")

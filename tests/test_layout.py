@@ -56,6 +56,13 @@ ORDER = (
     "fim",
     "completing",
     "byte_lm",
+    "combination",
+    "joint",
+    "joint_sampler",
+    "passage",
+    "explanation",
+    "ensemble_state",
+    "ensemble",
     "healing",
     "render",
     "compare",
@@ -63,6 +70,7 @@ ORDER = (
     "terminal",
     "options",
     "infill_command",
+    "ensemble_command",
     "cli",
 )
 

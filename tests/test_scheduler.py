@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bytelm.errors import InvalidLogitsError
-from bytelm.scheduler import Request, Scheduler, Step, rows_in
+from bytelm.scheduler import Request, Scheduler, Step, on, rows_in, together
 from bytelm.token_lm import Usage
 
 
@@ -190,3 +190,28 @@ def test_a_bar_shows_on_a_terminal_after_a_while(monkeypatch: pytest.MonkeyPatch
         list(Scheduler(Echo(), progress=True).run([step(), asks([(1,)], [(2,)])], label="working"))
 
         assert shown == pytest.approx(expected)
+
+
+def test_steps_side_by_side_are_one_call_of_each_engine() -> None:
+    """Each step is told its own rows, whichever ends first; a round asks every engine once."""
+    engines = [Echo(), Echo()]
+
+    def both(i: int) -> Step[list[list[float]]]:
+        steps = [on(engines[0], asks([(i,), (i, 2)], [(3,)])), on(engines[1], asks([(i, 1)])), on(engines[0], asks())]
+        return (yield from together(steps))
+
+    outcomes = {outcome.index: outcome for outcome in Scheduler(engines[0]).run([both(1), both(2)])}
+
+    for index, i in enumerate((1, 2)):
+        expected = [Scheduler(Echo()).run_one(asks(*r)).result for r in ([[(i,), (i, 2)], [(3,)]], [[(i, 1)]], [])]
+        assert outcomes[index].result == expected
+        assert outcomes[index].usage.calls == 3
+    assert [len(engine.batches) for engine in engines] == [2, 1]
+
+
+def test_an_error_says_whose_engine_it_was() -> None:
+    """Where engines have names the message begins with the one that failed."""
+    broken = Echo(fails_at=1)
+
+    with pytest.raises(InvalidLogitsError, match="the second: row 0"):
+        Scheduler(Echo(), names={id(broken): "the second"}).run_one(on(broken, asks([(1,)])))
