@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Final
 
 from evals.metrics import BINARY, FIGURES, mean_of, pair_of, pass_at_k
@@ -278,7 +279,7 @@ def _bars(panel: Any, summary: Summary, name: str) -> None:
         at = [i + (place - (len(figures) - 1) / 2) * width for i in there]
         panel.bar(at, heights, width, yerr=[down, up], capsize=2, label=method, error_kw={"linewidth": 0.8})
     sizes = [max(found[part][name]["n"] for found in figures.values() if part in found) for part in parts]
-    labels = [f"{part}\n({n})" for part, n in zip(parts, sizes, strict=True)]
+    labels = [fill(part, 11) + f"\n({n})" for part, n in zip(parts, sizes, strict=True)]
     panel.set_xticks(range(len(parts)), labels, fontsize=7)
     panel.set_ylabel(TITLES[name])
     panel.set_title(f"{summary['settings']['benchmark']}: {summary['label']}", fontsize=9)
