@@ -26,7 +26,7 @@ from bytelm.viability import Viability
 
 @dataclass(frozen=True)
 class Prompts:
-    """A prefix for an ensemble whose members each have their own: a chat template for one, with its own tokens.
+    r"""A prefix for an ensemble whose members each have their own: a chat template for one, with its own tokens.
 
     Attributes:
         prefixes: One for each member; for a member that is an ensemble it may be `Prompts` in turn.
