@@ -17,9 +17,9 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar, Unpack, overload
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float64
@@ -28,11 +28,11 @@ from bytelm.arguments import Number, Text, eot_ids_of, stride_of, tolerance_of
 from bytelm.byte_state import ByteState
 from bytelm.completing import Completing
 from bytelm.errors import InvalidArgumentError
-from bytelm.fim import FIMFormat, InfillOptions, Mode, check_mode, declared, end_ids, find_format, infill_prompt
+from bytelm.fim import FIMFormat, Mode, check_mode, declared, end_ids, find_format, infill_prompt
 from bytelm.frontier import Cover, Frontier
 from bytelm.prompts import CoverCache, Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.rows import RowReader, RowStore
-from bytelm.sampler import Completion, Generation, SampleOptions, Settings, full_row
+from bytelm.sampler import Generation, Settings, full_row
 from bytelm.scheduler import Scheduler, Step
 from bytelm.scoring import CoverItem, byte_logprobs, in_turn, members, text_logprob, windows
 from bytelm.token_lm import TokenLM
@@ -248,63 +248,10 @@ class ByteLM(Completing):
 
     # ---- in the middle
 
-    @overload
-    def infill(
-        self, prefix: Text, suffix: Text, *, n: Literal[1] = 1, **options: Unpack[InfillOptions]
-    ) -> Completion: ...
-
-    @overload
-    def infill(
-        self, prefix: Text, suffix: Text, *, n: int, **options: Unpack[InfillOptions]
-    ) -> Completion | list[Completion]: ...
-
-    def infill(
-        self,
-        prefix: Text,
-        suffix: Text,
-        *,
-        mode: Mode = "auto",
-        format: str | FIMFormat | None = None,  # noqa: A002 - as the contract names it
-        n: int = 1,
-        **options: Unpack[SampleOptions],
-    ) -> Completion | list[Completion]:
-        """Complete what stands between two texts: the middle alone, up to an end that the model gives it.
-
-        Args:
-            prefix: What stands before the cursor, which may be anywhere. Text never becomes a special token.
-            suffix: What stands behind it. Either may be empty.
-            mode: ``"spm"`` (suffix first; the cursor's boundary is exact), ``"psm"`` (prefix first, encoded by
-                itself), ``"auto"`` (SPM where the format has it, else PSM), or ``"left"``: the prefix alone, for any
-                model.
-            format: A name in `bytelm.fim.FORMATS` or a `FIMFormat`; by default found by the tokenizer's tokens.
-            n: As for `sample`.
-            options: As for `sample`.
-
-        Raises:
-            NoInfillFormatError: The tokenizer has no fill-in-the-middle tokens, or lacks those of the format.
-            InvalidArgumentError: An argument out of range, or an order that the format does not have.
-            UnreachablePrefixError: No token sequence spells one of the texts.
-        """
-        lm, prompt = self._infilling(prefix, suffix, mode, format)
-        return lm.sample(prompt, n=n, **options)
-
-    def infill_stream(
-        self,
-        prefix: Text,
-        suffix: Text,
-        *,
-        mode: Mode = "auto",
-        format: str | FIMFormat | None = None,  # noqa: A002 - as in `infill`
-        **options: Unpack[SampleOptions],
-    ) -> Iterator[str]:
-        """Complete what stands between two texts, piece by piece: `stream` with the arguments of `infill`."""
-        lm, prompt = self._infilling(prefix, suffix, mode, format)
-        return lm.stream(prompt, **options)
-
     def _infilling(
         self, prefix: Text, suffix: Text, mode: Mode, wanted: str | FIMFormat | None
     ) -> tuple[ByteLM, Prefix]:
-        """What `infill` samples: this model with the ends of the format, and the prompt."""
+        """This model with the ends of the format, and the prompt."""
         check_mode(mode)
         before, after = self._prompts.bytes_of(prefix, "prefix"), self._prompts.bytes_of(suffix, "suffix")
         if mode == "left":

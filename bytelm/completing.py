@@ -18,6 +18,7 @@ import numpy as np
 from bytelm.arguments import Number, Text, integer, seed_of, stops_of
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.filters import Filters
+from bytelm.fim import FIMFormat, InfillOptions, Mode
 from bytelm.prompts import Prefix
 from bytelm.sampler import Completion, LogitsProcessor, SampleOptions, Settings, Writing, random_stream
 from bytelm.scheduler import Scheduler, Step
@@ -44,6 +45,12 @@ class Completing(ABC):
     @abstractmethod
     def _writing(self, place: Any, prompt: Any, settings: Settings, random: np.random.Generator) -> Writing[Any]:
         """A completion from there."""
+
+    @abstractmethod
+    def _infilling(
+        self, prefix: Text, suffix: Text, mode: Mode, wanted: str | FIMFormat | None
+    ) -> tuple[Completing, Prefix]:
+        """What `infill` samples: a model that ends where a middle does, and its prompt."""
 
     @abstractmethod
     def _running(self) -> Scheduler: ...
@@ -180,6 +187,60 @@ class Completing(ABC):
         prompt = self._read(prefix)
         place = self._placed(prompt, self._spelled(prompt))
         return self._pieces(self._writing(place, prompt, settings, random_stream(seed_of(seed), 0)))
+
+    @overload
+    def infill(
+        self, prefix: Text, suffix: Text, *, n: Literal[1] = 1, **options: Unpack[InfillOptions]
+    ) -> Completion: ...
+
+    @overload
+    def infill(
+        self, prefix: Text, suffix: Text, *, n: int, **options: Unpack[InfillOptions]
+    ) -> Completion | list[Completion]: ...
+
+    def infill(
+        self,
+        prefix: Text,
+        suffix: Text,
+        *,
+        mode: Mode = "auto",
+        format: str | FIMFormat | None = None,  # noqa: A002 - as the contract names it
+        n: int = 1,
+        **options: Unpack[SampleOptions],
+    ) -> Completion | list[Completion]:
+        """Complete what stands between two texts: the middle alone, up to an end that the model gives it.
+
+        Args:
+            prefix: What stands before the cursor, which may be anywhere. Text never becomes a special token.
+            suffix: What stands behind it. Either may be empty.
+            mode: ``"spm"`` (suffix first; the cursor's boundary is exact), ``"psm"`` (prefix first, encoded by
+                itself), ``"auto"`` (SPM where the format has it, else PSM), or ``"left"``: the prefix alone, for any
+                model.
+            format: A name in `bytelm.fim.FORMATS` or a `FIMFormat`; by default found by the tokenizer's tokens, in an
+                ensemble by those of each member.
+            n: As for `sample`.
+            options: As for `sample`.
+
+        Raises:
+            NoInfillFormatError: The tokenizer has no fill-in-the-middle tokens, or lacks those of the format.
+            InvalidArgumentError: An argument out of range, or an order that the format does not have.
+            UnreachablePrefixError: No token sequence spells one of the texts.
+        """
+        lm, prompt = self._infilling(prefix, suffix, mode, format)
+        return lm.sample(prompt, n=n, **options)
+
+    def infill_stream(
+        self,
+        prefix: Text,
+        suffix: Text,
+        *,
+        mode: Mode = "auto",
+        format: str | FIMFormat | None = None,  # noqa: A002 - as in `infill`
+        **options: Unpack[SampleOptions],
+    ) -> Iterator[str]:
+        """Complete what stands between two texts, piece by piece: `stream` with the arguments of `infill`."""
+        lm, prompt = self._infilling(prefix, suffix, mode, format)
+        return lm.stream(prompt, **options)
 
     def _pieces(self, generation: Writing[Any]) -> Iterator[str]:
         text, shown = TextStream(generation.prompt), 0

@@ -12,6 +12,8 @@ Rules
     `Prompts` its own prefix.
     In bayes the likelihood is that of the shared bytes: of the byte prefix and of all that follows it. Tokens in front
     of it, and what `Prompts` puts there, do not count. So P(text, more) = P(text) · P(more | text), as for any model.
+    In `infill` each member reads the two sides in its own format, and the middle is shared; the likelihood of bayes
+    begins at the cursor.
     A prefix that a member cannot spell is an error that names the member. Once a text goes on, see combination.py.
 
 Cost
@@ -23,8 +25,8 @@ Cost
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn, TypeAlias, TypeVar, Unpack
+from collections.abc import Sequence
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import Float64
@@ -40,7 +42,7 @@ from bytelm.fim import FIMFormat, Mode
 from bytelm.joint import Joint, Score, Solo
 from bytelm.passage import JointPassage, SoloPassage, logprobs_along, solo_logprob, solo_passage
 from bytelm.prompts import JointPrompt, Prefix, Prompts, extended
-from bytelm.sampler import Completion, SampleOptions, Settings
+from bytelm.sampler import Settings
 from bytelm.scheduler import Scheduler, Step, blamed, together
 from bytelm.scoring import WINDOW
 from bytelm.token_lm import TokenLM
@@ -173,40 +175,6 @@ class Ensemble(Completing):
         )
 
     # ---- in the middle
-
-    def infill(
-        self,
-        prefix: Text,
-        suffix: Text,
-        *,
-        mode: Mode = "auto",
-        format: str | FIMFormat | None = None,  # noqa: A002 - as in `ByteLM.infill`
-        n: int = 1,
-        **options: Unpack[SampleOptions],
-    ) -> Completion | list[Completion]:
-        """Complete what stands between two texts: each member reads them in its own format, the middle is shared.
-
-        The arguments are those of `ByteLM.infill`; ``format=None`` finds each member's own. In bayes the likelihood
-        counts from the cursor on.
-
-        Raises:
-            NoInfillFormatError: A member has no fill-in-the-middle tokens.
-        """
-        ensemble, prompt = self._infilling(prefix, suffix, mode, format)
-        return ensemble.sample(prompt, n=n, **options)
-
-    def infill_stream(
-        self,
-        prefix: Text,
-        suffix: Text,
-        *,
-        mode: Mode = "auto",
-        format: str | FIMFormat | None = None,  # noqa: A002 - as in `ByteLM.infill`
-        **options: Unpack[SampleOptions],
-    ) -> Iterator[str]:
-        """Complete what stands between two texts, piece by piece: `stream` with the arguments of `infill`."""
-        ensemble, prompt = self._infilling(prefix, suffix, mode, format)
-        return ensemble.stream(prompt, **options)
 
     def _infilling(
         self, prefix: Text, suffix: Text, mode: Mode, wanted: str | FIMFormat | None

@@ -86,7 +86,7 @@ def greedy(lm: Any, prompts: Sequence[bytes], *, size: int) -> tuple[int, list[s
 
 
 def p_value(symbols: Int64[np.ndarray, " n"], probs: Float64[np.ndarray, "257"]) -> float:
-    """Chi-square of draws against probabilities."""
+    """Chi-square of draws against probabilities, the cells with an expectation below 5 taken together."""
     from scipy.stats import chisquare
 
     counts = np.bincount(symbols, minlength=len(probs)).astype(float)

@@ -21,7 +21,8 @@ from bytelm.errors import (
     UnreachablePrefixError,
     VocabularyMismatchError,
 )
-from tests.test_sampler import P_THRESHOLD, p_value
+from evals.lazy import p_value
+from tests.test_sampler import P_THRESHOLD
 from tests.tiny import byte_bpe_tokenizer, default_tokenizer, sentencepiece_bpe_tokenizer, tiny_model
 
 TOKENIZERS: dict[str, Callable[[], Any]] = {

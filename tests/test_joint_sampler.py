@@ -22,7 +22,8 @@ from bytelm.joint_sampler import joint_draw, joint_row
 from bytelm.lemma import prefix_logprob
 from bytelm.sampler import Settings, evaluate_all, random_stream, settled
 from bytelm.scheduler import Scheduler, Step
-from tests.test_sampler import DRAWS, FILTERS, P_THRESHOLD, TOYS, exact_row, p_value, random_toy
+from evals.lazy import p_value
+from tests.test_sampler import DRAWS, FILTERS, P_THRESHOLD, TOYS, exact_row, random_toy
 from tests.toy import Toy
 
 T = TypeVar("T")

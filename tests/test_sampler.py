@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from scipy.stats import chisquare
 
 from bytelm.certificate import lower_bounds
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, ModelError
@@ -32,6 +31,7 @@ from bytelm.sampler import (
     settled,
 )
 from bytelm.scheduler import Scheduler
+from evals.lazy import p_value
 from tests.toy import Ids, TableRows, Toy, drawn_rows
 
 P_THRESHOLD = 1e-4
@@ -124,20 +124,6 @@ def exact_row(toy: Toy, prefix: bytes) -> np.ndarray:
         eot_ids=model.eot_ids,
     )
     return np.exp(logprobs)
-
-
-def p_value(symbols: np.ndarray, probs: np.ndarray) -> float:
-    """Chi-square of draws against probabilities, the cells with an expectation below 5 taken together."""
-    counts = np.bincount(symbols, minlength=len(probs)).astype(float)
-    expected = probs / probs.sum() * len(symbols)
-    if counts[expected == 0].any():
-        return 0.0
-    small = expected < 5
-    observed = np.append(counts[~small], counts[small].sum())
-    expected = np.append(expected[~small], expected[small].sum())
-    if expected[-1] == 0:
-        observed, expected = observed[:-1], expected[:-1]
-    return float(chisquare(observed, expected).pvalue) if len(expected) > 1 else 1.0
 
 
 @pytest.mark.parametrize("name", TOYS)
