@@ -20,30 +20,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
+
+from evals.clocked import Clocked
 
 if TYPE_CHECKING:
     from bytelm import ByteLM
 
 OWN: Final = ("generate", "lazy", "drawn", "full")
 BYTES_PER_TOKEN: Final = 3.3  # of `generate`, which is told a number of tokens
-
-
-class Clocked:
-    """A TokenLM that notes the time spent inside another."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        self.tokenizer, self.vocab_size, self.eot_ids = inner.tokenizer, inner.vocab_size, inner.eot_ids
-        self.usage, self.context_length = inner.usage, inner.context_length
-        self.cpu_seconds = 0.0
-
-    def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> Float[np.ndarray, "n vocab"]:
-        """The rows of the inner model."""
-        own = time.thread_time()
-        rows: Float[np.ndarray, "n vocab"] = self.inner.next_token_logprobs(sequences)
-        self.cpu_seconds += time.thread_time() - own
-        return rows
 
 
 @dataclass
@@ -120,7 +105,7 @@ class Bench:
 
     @contextmanager
     def _measured(self, cost: Cost) -> Iterator[None]:
-        self.engine.clear_cache()
+        self.clocked.restart()
         calls, fed, inside = self.calls, self.fed, self.clocked.cpu_seconds
         start, own = time.perf_counter(), time.thread_time()
         yield

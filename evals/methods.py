@@ -21,50 +21,20 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
-
-import numpy as np
-from jaxtyping import Float
 
 from bytelm import ByteLM
 from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
 from bytelm.fim import Mode, find_format
 from bytelm.healing import Healing, TokenCompleter, TokenCompletion, infill_completer
+from evals.clocked import Clocked
 from evals.problems import Problem
 
 Method: TypeAlias = Literal["token", "heal", "align", "byte"]
 Finish: TypeAlias = Literal["eot", "stop", "length", "refused"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 HEALING: Final[dict[Method, Healing]] = {"token": "none", "heal": "one", "align": "many"}
-
-
-class Clocked:
-    """A TokenLM that notes when each call of another ended."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        self.tokenizer, self.vocab_size, self.eot_ids = inner.tokenizer, inner.vocab_size, inner.eot_ids
-        self.context_length = getattr(inner, "context_length", None)
-        self.ended: list[float] = []
-
-    @property
-    def usage(self) -> Any:
-        """The counters of the other."""
-        return self.inner.usage
-
-    def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> Float[np.ndarray, "n vocab"]:
-        """The rows of the other."""
-        rows: Float[np.ndarray, "n vocab"] = self.inner.next_token_logprobs(sequences)
-        self.ended.append(time.perf_counter())
-        return rows
-
-    def restart(self) -> None:
-        """Forget the times, and have the other forget its cache."""
-        self.ended.clear()
-        if hasattr(self.inner, "clear_cache"):
-            self.inner.clear_cache()
 
 
 class Options(TypedDict):
