@@ -162,6 +162,7 @@ class Level:
         self._claims: list[frozenset[Claim]] = [frozenset()]
         self._partials: list[Partial | None] = [None]
         self._fresh: list[bool] = [False]
+        self._origins: list[int] = [DEAD]
         self._ends: list[bool | None] = [False]
         self._cut: dict[tuple[int, bool], int] = {}
         self._stays: dict[int, int] = {}
@@ -175,7 +176,9 @@ class Level:
 
     # --- nodes -------------------------------------------------------------------------------------------------------
 
-    def _node(self, claims: frozenset[Claim], *, fresh: bool, partial: Partial | None = None) -> int:
+    def _node(
+        self, claims: frozenset[Claim], *, fresh: bool, partial: Partial | None = None, origin: int = DEAD
+    ) -> int:
         """The number of a node. ``fresh``: the claims at this place are already made, reading comes next."""
         if not claims:
             return DEAD
@@ -185,6 +188,7 @@ class Level:
             self._claims.append(claims)
             self._partials.append(partial)
             self._fresh.append(fresh)
+            self._origins.append(origin)
             self._ends.append(None)
             if len(self._claims) > len(self.table):
                 self.table = np.concatenate([self.table, np.full_like(self.table, _UNKNOWN)])
@@ -322,7 +326,8 @@ class Level:
             return DEAD
         ready = node if partial else self._ready(node)
         if isinstance(inner, Partial):
-            return self._node(self._claims[ready], fresh=False, partial=inner)
+            origin = self._origins[ready] if partial else ready
+            return self._node(self._claims[ready], fresh=False, partial=inner, origin=origin)
         return self.read(ready, inner if partial else int(self.letter[byte]))
 
     def _ready(self, node: int) -> int:
@@ -337,15 +342,23 @@ class Level:
             self._stays[node] = self._node(chosen, fresh=True)
         return self._stays[node]
 
+    def origin(self, node: int) -> int:
+        """The node before the character that a node is inside of, with "no boundary here" claimed; else `DEAD`."""
+        return self._origins[node]
+
     def after(self, node: int, letter: int) -> int:
         """The node after one whole character, or after the rest of the one that the node is inside of."""
-        key = (node, letter)
-        if key not in self._after:
-            self._after[key] = self.read(node if self._partials[node] else self._ready(node), letter)
-        return self._after[key]
+        return self.read(node if self._partials[node] else self._ready(node), letter)
 
     def read(self, node: int, letter: int) -> int:
         """The node after a character of this letter, from a node whose claims at this place are made."""
+        key = (node, letter)
+        known = self._after.get(key)
+        if known is None:
+            known = self._after[key] = self._read(node, letter)
+        return known
+
+    def _read(self, node: int, letter: int) -> int:
         if letter == NO_LETTER:
             return DEAD
         out: set[Claim] = set()

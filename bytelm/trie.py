@@ -30,13 +30,14 @@ class Trie:
         rank: Rank of each token id, -1 where the id spells nothing.
         spelled: Bytes at each rank, sorted.
         longest: Bytes of the longest token.
+        left: At each rank, how many bytes complete the character that the token ends inside of; 0 at a character's end.
 
     >>> trie = Trie([b"a", b"ab", None, b"b"])
     >>> trie.range(b"a"), [int(i) for i in trie.order]
     ((0, 2), [0, 1, 3])
     """
 
-    __slots__ = ("_flat", "_offsets", "_roots", "lengths", "longest", "order", "rank", "spelled")
+    __slots__ = ("_flat", "_offsets", "_roots", "left", "lengths", "longest", "order", "rank", "spelled")
 
     def __init__(self, token_bytes: Sequence[bytes | None], order: Int32[np.ndarray, " tokens"] | None = None) -> None:
         if order is None:
@@ -51,6 +52,7 @@ class Trie:
         self._flat: UInt8[np.ndarray, " total"] = np.frombuffer(b"".join(self.spelled), np.uint8)
         self._offsets: Int64[np.ndarray, " tokens+1"] = np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64)))
         self._roots = self._split(0, len(order), 0)
+        self.left = self._unfinished()
 
     def __len__(self) -> int:
         return len(self.spelled)
@@ -96,6 +98,18 @@ class Trie:
         """The byte at ``depth`` of each of these tokens; all of them have to be longer than ``depth``."""
         column: UInt8[np.ndarray, " n"] = self._flat[self._offsets[ranks] + depth]
         return column
+
+    def _unfinished(self) -> UInt8[np.ndarray, " tokens"]:
+        """`missing` of `unfinished`, for every token."""
+        out = np.zeros(len(self), np.uint8)
+        inside = np.ones(len(self), np.bool_)  # all bytes looked at so far go on a character
+        for back in (1, 2, 3):
+            at = np.flatnonzero(inside & (self.lengths >= back))
+            byte = self._flat[self._offsets[at + 1] - back]
+            size = 2 + (byte >= 0xE0) + (byte >= 0xF0)
+            out[at] = np.where((byte >= 0xC0) & (size > back), size - back, 0)
+            inside[at] = byte & 0xC0 == 0x80
+        return out
 
 
 def completions(partial: bytes) -> range:

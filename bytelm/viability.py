@@ -8,8 +8,8 @@ Theory of operation
     A boundary between two tokens is either a cut of the pre-tokenizer (then any pair will do) or lies inside a
     pre-token (then the pair has to be unbroken, merges.py). No token spans a cut. So a sequence is viable if and only
     if the boundaries can be claimed to be cuts or not in such a way that some text to come makes the claims right
-    (splits.py, walks.py, futures.py). A `Boundary` holds the claims that are still possible, as `Path`s: nearly
-    always one.
+    (splits.py, walks.py, readings.py, futures.py). A `Boundary` holds the claims that are still possible, as `Path`s:
+    nearly always one.
 
     On top of that, family by family:
      - added tokens are matched before everything else and only then (a level of their own in walks.py);
@@ -38,11 +38,13 @@ from jaxtyping import Bool, Int64
 
 from bytelm.added_tokens import added_pattern
 from bytelm.characters import forbidden_points, outside_points
+from bytelm.fits import Fits
 from bytelm.futures import Futures
 from bytelm.merges import read_merges
 from bytelm.normal import NormalForm
 from bytelm.patterns import compile_pattern
 from bytelm.pipeline import read_vocab
+from bytelm.readings import Readings
 from bytelm.splits import Level
 from bytelm.trie import Trie, unfinished
 from bytelm.vocab import SPACE_MARK, Vocab
@@ -107,9 +109,16 @@ class Viability:
         ordinary[self._wholes.ranks] = True
         self._outside = outside_points(vocab, self._forbidden)
         self.walker = Walker(levels, self.trie, ordinary=ordinary)
-        self.futures = Futures(
-            self.walker, self.merges, self._wholes, outside=self._outside, pieces=self._reachable & ~self._is_byte
+        self._readings = Readings(self.walker, outside=self._outside)
+        self._futures = Futures(
+            self.walker,
+            self._readings,
+            self.merges,
+            self._wholes,
+            pieces=self._reachable & ~self._is_byte,
+            by_bytes=self._outside is not None,
         )
+        self._fits = Fits(self.walker, self._readings, self._futures)
         self._byte_known: dict[tuple[bool, tuple[Path, ...], bytes], Bool[np.ndarray, " n"]] = {}
 
     @classmethod
@@ -194,7 +203,7 @@ class Viability:
             if after is None:
                 continue
             grown = self._wholes.grow(word, data)
-            if self.futures.settled(after, token, partial, grown) if reached else self.futures.stops(after):
+            if self._futures.settled(after, token, partial, grown) if reached else self._readings.stops(after):
                 yield Path(after, grown if reached else None, sealed=not reached)
 
     def _options(self, boundary: Boundary) -> Iterator[tuple[Nodes, bytes | None, bool]]:
@@ -218,7 +227,7 @@ class Viability:
         for path in boundary.paths:
             if not self._wholes.must_grow(path.word):
                 nodes = self.walker.added(None if boundary.last < 0 else path.nodes, at, data, token)
-                if nodes is not None and self.futures.stops(nodes):
+                if nodes is not None and self._readings.stops(nodes):
                     yield Path(nodes, tracked)
 
     def _begins_with_lead(self, boundary: Boundary) -> bool:
@@ -246,7 +255,7 @@ class Viability:
             return False
         if boundary.last < 0:
             return True
-        return any(not self._wholes.must_grow(path.word) and self.futures.ends(path.nodes) for path in boundary.paths)
+        return any(not self._wholes.must_grow(path.word) and self._readings.ends(path.nodes) for path in boundary.paths)
 
     # --- all tokens --------------------------------------------------------------------------------------------------
 
@@ -256,7 +265,7 @@ class Viability:
         if hi <= lo:
             return out
         for nodes, _, is_cut in self._options(boundary):
-            fits = self.futures.fits(nodes, boundary.partial, lo, hi)
+            fits = self._fits.ordinary(nodes, boundary.partial, lo, hi)
             out |= fits if is_cut else fits & self.merges.unbroken_range(boundary.last, lo, hi)
         out &= self._reachable[lo:hi]
         self._add_wholes(boundary, out, lo, hi)
@@ -303,7 +312,7 @@ class Viability:
         first, last = np.searchsorted(ranks, (lo, hi))
         for nodes, _, is_cut in self._options(boundary) if last > first else ():
             if is_cut:
-                out[ranks[first:last] - lo] |= self.futures.sealed_fits(nodes, ranks)[first:last]
+                out[ranks[first:last] - lo] |= self._fits.sealed(nodes, ranks)[first:last]
 
     def _ask_words(self, boundary: Boundary, out: Bool[np.ndarray, " n"], lo: int, hi: int) -> None:
         """Tokens that complete a pre-token which would be taken whole: few, asked one by one."""
@@ -324,7 +333,7 @@ class Viability:
         for path in boundary.paths:
             if self._wholes.must_grow(path.word):
                 continue
-            fits = self.futures.added_fits(None if boundary.last < 0 else path.nodes, at, self._added_ranks[at])
+            fits = self._fits.added(None if boundary.last < 0 else path.nodes, at, self._added_ranks[at])
             out[ranks - lo] |= fits[first:last]
         return out
 

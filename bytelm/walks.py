@@ -6,12 +6,15 @@ Theory of operation
     one node for each level, and between two cuts all levels walk independently.
 
 Cost
-    Walking the whole vocabulary visits each distinct prefix of a token once, in numpy. Few sets of nodes occur: a
-    state of a split pattern is "inside a word", "after one line feed", and so on.
+    Walking the whole vocabulary visits distinct prefixes of its tokens, in numpy, and only those where the walk has
+    not met the one before it on the same level: two walks that meet go on alike, and most meet after a character or
+    two. Few sets of nodes occur: a state of a split pattern is "inside a word", "after one line feed", and so on. They
+    differ mostly on one level, so each level's walks are kept, those used last and within a stated size.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +27,7 @@ from bytelm.trie import Trie
 
 INACTIVE: Final = -1  # a level below an added token: there is no piece to split
 _WHOLE: Final = 3000  # ranges beyond this are answered for the whole vocabulary, once
+_KEPT_BYTES: Final = 1 << 25
 
 Nodes = tuple[int, ...]
 
@@ -36,6 +40,21 @@ class _Depth:
     byte: UInt8[np.ndarray, " prefixes"]
     ending: Int64[np.ndarray, " tokens"]
     at: Int64[np.ndarray, " tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """Strings to walk, and where one level's last walk over them led. The next one follows it only where they differ.
+
+    Attributes:
+        depths: Their distinct prefixes by length.
+        states: The node after each of these prefixes. Changes.
+        ends: The node at the end of every token, dead for those that are not among the strings. Changes.
+    """
+
+    depths: list[_Depth]
+    states: list[Int32[np.ndarray, " prefixes"]]
+    ends: Int32[np.ndarray, " tokens"]
 
 
 class Walker:
@@ -52,7 +71,10 @@ class Walker:
         self.trie = trie
         self._ordinary = ordinary
         self._depths = self._prefixes(np.flatnonzero(ordinary))
-        self._added: dict[int, list[_Depth]] = {}
+        # Whoever walks takes the last walk out, and puts it back whole: an interruption or another thread finds none.
+        self._walks: dict[int, _Walk] = {}
+        self._added: dict[int, _Walk] = {}
+        self._walked: OrderedDict[tuple[int, int], Int32[np.ndarray, " tokens"]] = OrderedDict()
 
     def start(self, *, bare: bool) -> Nodes:
         """The nodes at the beginning of a text; ``bare``: what a text has to begin with does not apply."""
@@ -72,6 +94,10 @@ class Walker:
             out.append(at)
         return tuple(out)
 
+    def before_character(self, nodes: Nodes) -> Nodes:
+        """Where the levels stood before the character that these nodes are inside of, with no cut before it."""
+        return tuple(level.origin(node) for level, node in zip(self.levels, nodes, strict=True))
+
     def cuts(self, nodes: Nodes) -> Iterator[Nodes]:
         """The ways to claim a cut at a character's end: at one level, with those below beginning anew."""
         for at, (level, node) in enumerate(zip(self.levels, nodes, strict=True)):
@@ -83,37 +109,58 @@ class Walker:
 
     def added(self, nodes: Nodes | None, at: int, data: bytes, tag: int) -> Nodes | None:
         """The nodes after an added token matched at level ``at``; ``nodes`` is None at the beginning of a text."""
-        level = self.levels[at]
-        if nodes is None:
-            node = level.start_added
-            above: Nodes = tuple(lv.start_bare for lv in self.levels[:at])
-        else:
-            node, above = self._cut_for_added(nodes, at)
+        node, above = self.before_added(nodes, at)
         for byte in data:
             if node == DEAD:
                 return None
-            node = level.next(node, byte)
-        node = level.emit(node, tag) if node != DEAD else DEAD
-        if node == DEAD:
-            return None
+            node = self.levels[at].next(node, byte)
+        return self.after_added(node, above, at, data, tag)
+
+    def before_added(self, nodes: Nodes | None, at: int) -> tuple[int, Nodes]:
+        """Where an added token of level ``at`` begins: that level's node (dead: it cannot), and the nodes above."""
+        if nodes is None:
+            return self.levels[at].start_added, tuple(lv.start_bare for lv in self.levels[:at])
+        if nodes[at] == INACTIVE:  # right after an added token of a level above
+            last = max(i for i in range(at) if nodes[i] != INACTIVE)
+            after = self.levels[last].cut(nodes[last])
+            above = (*nodes[:last], after, *(level.start_bare for level in self.levels[last + 1 : at]))
+            return (DEAD if after == DEAD else self.levels[at].start_added), above
+        if not ended(self.levels[at + 1 :], nodes[at + 1 :]):  # their pieces end here
+            return DEAD, nodes[:at]
+        return self.levels[at].cut(nodes[at], added=True), nodes[:at]
+
+    def after_added(self, node: int, above: Nodes, at: int, data: bytes, tag: int) -> Nodes | None:
+        """The nodes after an added token, from the node that its bytes lead to and those of the levels above before."""
+        node = self.levels[at].emit(node, tag) if node != DEAD else DEAD
         walked = []
-        for lv, start in zip(self.levels[:at], above, strict=True):
+        for level, start in zip(self.levels[:at], above, strict=True):
             place = start
             for byte in data:
-                place = lv.next(place, byte) if place != DEAD else DEAD
-            if place == DEAD:
-                return None
+                place = level.next(place, byte) if place != DEAD else DEAD
             walked.append(place)
+        if node == DEAD or DEAD in walked:
+            return None
         return (*walked, node, *([INACTIVE] * (len(self.levels) - at - 1)))
 
     # --- all tokens --------------------------------------------------------------------------------------------------
 
     def landings(self, nodes: Nodes, lo: int, hi: int) -> list[Int32[np.ndarray, " n"]]:
         """For each level, the node at the end of every token of a range of ranks, with no cut inside the tokens."""
-        pairs = list(zip(self.levels, nodes, strict=True))
-        if hi - lo <= _WHOLE:
-            return [self._walk_range(level, node, lo, hi) for level, node in pairs]
-        return [self._walk_all(level, node, self._depths)[lo:hi] for level, node in pairs]
+        return [self._landing(at, node, lo, hi) for at, node in enumerate(nodes)]
+
+    def _landing(self, at: int, node: int, lo: int, hi: int) -> Int32[np.ndarray, " n"]:
+        known = self._walked.get((at, node))
+        if known is None:
+            if hi - lo <= _WHOLE:
+                return self._walk_range(self.levels[at], node, lo, hi)
+            walk = self._walks.pop(at, None) or self._walk(self._depths)
+            known = self._walked[at, node] = self._walk_all(walk, self.levels[at], node)
+            self._walks[at] = walk
+            if len(self._walked) * known.nbytes > _KEPT_BYTES:
+                self._walked.popitem(last=False)
+        else:
+            self._walked.move_to_end((at, node))
+        return known[lo:hi]
 
     def _walk_range(self, level: Level, node: int, lo: int, hi: int) -> Int32[np.ndarray, " n"]:
         state = np.full(hi - lo, node, np.int32)
@@ -133,14 +180,22 @@ class Walker:
             active = active[(lengths[active] > depth) & (state[active] != DEAD)]
         return state
 
-    def _walk_all(self, level: Level, node: int, depths: list[_Depth]) -> Int32[np.ndarray, " tokens"]:
-        """The node at the end of every token of a set of prefixes, in trie order; dead for the other tokens."""
-        out = np.zeros(len(self.trie), np.int32)
-        state = np.array([node], np.int32)
-        for depth in depths:
-            state = self._step(level, state[depth.parent], depth.byte)
-            out[depth.ending] = state[depth.at]
-        return out
+    def _walk_all(self, walk: _Walk, level: Level, node: int) -> Int32[np.ndarray, " tokens"]:
+        """The node at the end of every token of a walk's strings, in trie order; dead for the other tokens."""
+        before, changed = np.array([node], np.int32), np.ones(1, np.bool_)
+        for depth, state in zip(walk.depths, walk.states, strict=True):
+            at = np.flatnonzero(changed[depth.parent])
+            after = self._step(level, before[depth.parent[at]], depth.byte[at])
+            differ = after != state[at]
+            at = at[differ]
+            if not len(at):
+                break
+            state[at] = after[differ]
+            before, changed = state, np.zeros(len(state), np.bool_)
+            changed[at] = True
+            ends = changed[depth.at]
+            walk.ends[depth.ending[ends]] = state[depth.at[ends]]
+        return walk.ends.copy()
 
     @staticmethod
     def _step(level: Level, state: Int32[np.ndarray, " n"], byte: UInt8[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
@@ -152,27 +207,19 @@ class Walker:
             after = level.table[state, byte]
         return after
 
-    def added_alive(self, nodes: Nodes | None, at: int, ranks: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """Which of the added tokens of level ``at`` (all of them, by rank) their own level can read here."""
-        level = self.levels[at]
-        node = level.start_added if nodes is None else self._cut_for_added(nodes, at)[0]
+    def added_ends(self, node: int, at: int, ranks: Int64[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
+        """Where each of the added tokens of level ``at`` (all of them, by rank) leads to on that level, from a node."""
         if node == DEAD:
-            return np.zeros(len(ranks), np.bool_)
-        if at not in self._added:
-            self._added[at] = self._prefixes(ranks)
-        alive: Bool[np.ndarray, " n"] = self._walk_all(level, node, self._added[at])[ranks] != DEAD
-        return alive
+            return np.zeros(len(ranks), np.int32)
+        walk = self._added.pop(at, None) or self._walk(self._prefixes(ranks))
+        ends: Int32[np.ndarray, " n"] = self._walk_all(walk, self.levels[at], node)[ranks]
+        self._added[at] = walk
+        return ends
 
-    def _cut_for_added(self, nodes: Nodes, at: int) -> tuple[int, Nodes]:
-        """Where an added token of level ``at`` begins: that level's node, and those of the levels above."""
-        if nodes[at] == INACTIVE:  # right after an added token of a level above
-            last = max(i for i in range(at) if nodes[i] != INACTIVE)
-            after = self.levels[last].cut(nodes[last])
-            above = (*nodes[:last], after, *(level.start_bare for level in self.levels[last + 1 : at]))
-            return (DEAD if after == DEAD else self.levels[at].start_added), above
-        if not ended(self.levels[at + 1 :], nodes[at + 1 :]):  # their pieces end here
-            return DEAD, nodes[:at]
-        return self.levels[at].cut(nodes[at], added=True), nodes[:at]
+    def _walk(self, depths: list[_Depth]) -> _Walk:
+        """Before the first walk: from a dead node."""
+        states = [np.zeros(len(depth.byte), np.int32) for depth in depths]
+        return _Walk(depths, states, np.zeros(len(self.trie), np.int32))
 
     def _prefixes(self, alive: Int64[np.ndarray, " n"]) -> list[_Depth]:
         """The distinct prefixes of some tokens, by length."""

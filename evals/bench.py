@@ -7,6 +7,8 @@ Counts
     Calls and tokens fed are counted at the model itself, by a hook on its forward pass, in the same way for all. Padding
     is not counted where the method hands an attention mask over.
 Times
+    A method's time beside `generate` is the median over the batches of the ratio of their times a byte. Both run a batch
+    one after the other, so what else the machine has to do weighs on both, and a moment's load on one batch alone.
     *core* is CPU time of this thread outside the model: the whole step less what passes inside the engine.
 """
 
@@ -15,8 +17,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -44,10 +47,13 @@ class Cost:
     core_seconds: float | None = None
     peak_mib: float | None = None
     total_variation: float | None = None
+    batches: list[tuple[float, int]] = field(default_factory=list)  # seconds and bytes of each
 
     def row(self, generate: Cost) -> dict[str, float | str | None]:
         """The figures of the table."""
-        seconds, against = _share(self.seconds, self.new_bytes), _share(generate.seconds, generate.new_bytes)
+        seconds = _share(self.seconds, self.new_bytes)
+        pairs = zip(self.batches, generate.batches, strict=False)
+        ratios = [mine / new / (theirs / wrote) for (mine, new), (theirs, wrote) in pairs if new and wrote]
         core = None if self.core_seconds is None else _share(1000 * self.core_seconds, self.new_bytes)
         return {
             "method": self.method,
@@ -56,7 +62,7 @@ class Cost:
             "fed_per_byte": _share(self.fed, self.new_bytes),
             "core_ms_per_byte": core,
             "ms_per_byte": None if seconds is None else 1000 * seconds,
-            "time_against_generate": None if seconds is None or against is None else seconds / against,
+            "time_against_generate": median(ratios) if ratios else None,
             "peak_mib": self.peak_mib,
             "total_variation": self.total_variation,
         }
@@ -118,6 +124,7 @@ class Bench:
 
     def run(self, method: str, prompts: Sequence[str], size: int, cost: Cost) -> None:
         """Complete some prompts together, and add up what it took."""
+        before = cost.seconds
         if method == "generate":
             written = [self.lm.spell(row) for row in self.generate(prompts, size, cost)]
         elif method in OWN:
@@ -132,6 +139,7 @@ class Bench:
             peer = self.peer(method)
             with self._measured(cost):
                 written = [peer.complete(prompt.encode(), size) for prompt in prompts]
+        cost.batches.append((cost.seconds - before, sum(map(len, written))))
         for prompt, new in zip(prompts, written, strict=True):
             cost.new_bytes += len(new)
             cost.new_tokens += self._tokens(prompt.encode() + new) - self._tokens(prompt.encode())

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bytelm.trie import Trie, unfinished
+from bytelm.trie import Trie, missing, unfinished
 
 token = st.none() | st.binary(min_size=1, max_size=5) | st.text("ab\xff", min_size=1).map(str.encode)
 tokens = st.lists(token, max_size=30)
@@ -49,3 +49,11 @@ def test_unfinished_is_what_decoding_leaves_over(text: str, cut: int) -> None:
 
     whole = data.decode("utf-8", "ignore").encode()
     assert unfinished(data) == data[len(whole) :]
+
+
+@given(st.lists(st.binary(min_size=1, max_size=5) | st.text(min_size=1, max_size=3).map(str.encode), max_size=30))
+def test_what_is_left_of_the_last_character_of_every_token(vocabulary: list[bytes]) -> None:
+    """All at once as one by one, with bytes that begin no character too."""
+    trie = Trie([*vocabulary, *(data[:-1] for data in vocabulary if len(data) > 1)])
+
+    assert trie.left.tolist() == [missing(unfinished(data)) for data in trie.spelled]
