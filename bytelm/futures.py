@@ -115,7 +115,7 @@ class Futures:
             word: The pre-token so far, where a whole one begins so.
         """
         if partial and self._by_bytes:
-            return self._readings.spelled_by_bytes(nodes, partial)
+            return self._readings.spelled_by_bytes(self._walker.before_character(nodes), partial)
         place = Place(nodes, token, partial, word)
         if self._may_stop(place):
             return True

@@ -73,15 +73,19 @@ class Readings:
         points = completions(partial)
         return _bits(self._joint[points.start : points.stop])
 
-    def spelled_by_bytes(self, nodes: Nodes, partial: bytes = b"") -> bool:
-        """Whether byte tokens can go on, with a character that the vocabulary lacks, and the text after it any."""
+    def spelled_by_bytes(self, before: Nodes, partial: bytes = b"") -> bool:
+        """Whether byte tokens can spell a character that the vocabulary lacks, with any text after it.
+
+        Args:
+            before: The nodes before the character.
+            partial: How the character begins.
+        """
         if self._outside is None:
             return False
         if partial not in self._spellable:
             points = completions(partial) if partial else range(CODE_POINTS)
             own = self._joint[points.start : points.stop][self._outside[points.start : points.stop]]
             self._spellable[partial] = _bits(own)
-        before = self._walker.before_character(nodes) if partial else nodes
         if before not in self._reading:
             reached = ((letter, self._read(before, letter)) for letter in range(len(self._letters)))
             going_on = (letter for letter, after in reached if after is not None and self.reads_on(after))

@@ -117,9 +117,11 @@ def completions(partial: bytes) -> range:
 
     >>> completions("é".encode()[:1])
     range(192, 256)
+    >>> len(completions(b"\\xf9"))  # begins no character
+    0
     """
     size = len(partial) + missing(partial)
-    low = partial[0] & (0x7F >> size)
+    low = partial[0] & (0xFF >> size)
     for byte in partial[1:]:
         low = low << 6 | byte & 0x3F
     shift = 6 * missing(partial)

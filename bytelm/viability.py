@@ -28,10 +28,11 @@ Source
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -50,6 +51,8 @@ from bytelm.trie import Trie, unfinished
 from bytelm.vocab import SPACE_MARK, Vocab
 from bytelm.walks import INACTIVE, Nodes, Walker
 from bytelm.wholes import Wholes
+
+_MASKS: Final = 8  # masks of the whole vocabulary: the byte after a boundary asks for a part of its mask again
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,8 @@ class Viability:
         ordinary = self._reachable.copy()
         ordinary[self._wholes.ranks] = True
         self._outside = outside_points(vocab, self._forbidden)
+        if self._outside is not None:
+            ordinary &= ~self._is_byte
         self.walker = Walker(levels, self.trie, ordinary=ordinary)
         self._readings = Readings(self.walker, outside=self._outside)
         self._futures = Futures(
@@ -119,6 +124,7 @@ class Viability:
             by_bytes=self._outside is not None,
         )
         self._fits = Fits(self.walker, self._readings, self._futures)
+        self._masks: OrderedDict[Boundary, Bool[np.ndarray, " tokens"]] = OrderedDict()
         self._byte_known: dict[tuple[bool, tuple[Path, ...], bytes], Bool[np.ndarray, " n"]] = {}
 
     @classmethod
@@ -260,20 +266,28 @@ class Viability:
     # --- all tokens --------------------------------------------------------------------------------------------------
 
     def mask(self, boundary: Boundary, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
-        """Which tokens of a range of ranks may follow: `extend` for all of them at once."""
+        """Which tokens of a range of ranks may follow: `extend` for all of them at once. Not to be written to."""
+        known = self._masks.get(boundary)
+        if known is not None:
+            return known[lo:hi]
+        made = self._mask(boundary, lo, hi)
+        if hi - lo == len(self.trie):
+            self._masks[boundary] = made
+            if len(self._masks) > _MASKS:
+                self._masks.popitem(last=False)
+        return made
+
+    def _mask(self, boundary: Boundary, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
         out = np.zeros(hi - lo, np.bool_)
         if hi <= lo:
             return out
-        for nodes, _, is_cut in self._options(boundary):
-            fits = self._fits.ordinary(nodes, boundary.partial, lo, hi)
-            out |= fits if is_cut else fits & self.merges.unbroken_range(boundary.last, lo, hi)
-        out &= self._reachable[lo:hi]
-        self._add_wholes(boundary, out, lo, hi)
+        if self._outside is None or not boundary.partial:
+            for nodes, _, is_cut in self._options(boundary):
+                fits = self._fits.ordinary(nodes, boundary.partial, lo, hi)
+                out |= fits if is_cut else fits & self.merges.unbroken_range(boundary.last, lo, hi)
+            out &= self._reachable[lo:hi]
+            self._add_wholes(boundary, out, lo, hi)
         if self._outside is not None:
-            if boundary.partial:
-                out[:] = False
-            else:
-                out &= ~self._is_byte[lo:hi]
             self._byte_mask(boundary, out, lo, hi)
         if self.form:
             self.form.narrow(out, lo, hi, tail=boundary.tail, partial=boundary.partial)
@@ -297,10 +311,19 @@ class Viability:
         key = (boundary.last < 0, boundary.paths, boundary.partial)
         known = self._byte_known.get(key)
         if known is None:
-            order = self.trie.order
-            known = np.array([self.extend(boundary, int(order[rank])) is not None for rank in ranks.tolist()], np.bool_)
+            known = np.array([self._byte_fits(boundary, rank) for rank in ranks.tolist()], np.bool_)
             self._byte_known[key] = known
         out[ranks[first:last] - lo] = known[first:last]
+
+    def _byte_fits(self, boundary: Boundary, rank: int) -> bool:
+        """`extend` for a byte token; a lead byte fits where some character that it begins can be read."""
+        data = self.trie.spelled[rank]
+        if self.trie.left[rank] and not boundary.partial and not self.form:
+            return any(self._readings.spelled_by_bytes(nodes, data) for nodes, _, _ in self._options(boundary))
+        possible = self._spells_characters(
+            boundary, int(self.trie.order[rank]), data, unfinished(boundary.partial + data)
+        )
+        return possible and self.extend(boundary, int(self.trie.order[rank])) is not None
 
     @cached_property
     def _byte_rank_list(self) -> Int64[np.ndarray, " n"]:

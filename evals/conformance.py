@@ -101,11 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("name a tokenizer, or set BYTELM_TEST_DATA to a folder that holds tokenizers/")
     settings = {key: getattr(options, key) for key in ("prefixes", "leaves", "effort", "seed", "no_lead")}
     rows = _kept(options.out, settings) if options.resume else {}
-    given = sys.argv[1:] if arguments is None else arguments
     record: dict[str, Any] = {
-        "command": " ".join(
-            ["python -m evals.conformance", *(_name(word) if word in options.tokenizers else word for word in given)]
-        ),
+        "command": "python -m evals.conformance "
+        + " ".join(map(_name, sys.argv[1:] if arguments is None else arguments)),
         "settings": settings,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("tokenizers", "transformers", "numpy")},
