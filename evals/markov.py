@@ -51,7 +51,7 @@ def trained_model(
     """A Llama of two layers, trained from random weights on texts of the chain, each new and seen once.
 
     At each place of a text the loss is its expectation over what may come next (`TokenChain`): what the loss over the
-    tokens that do come would be on average. It saves a hundredfold of texts.
+    tokens that do come would be on average. It saves most of the texts.
     """
     import torch
     from rich.console import Console
@@ -234,7 +234,7 @@ def _show(result: dict[str, Any]) -> None:
     for name, errors in result["largest"].items():
         shown = f"{errors['bytes']:.4f}" if errors["bytes"] > 1e-4 else f"{errors['bytes']:.0e}"
         console.print(f"{name} model: largest error by tokens {errors['tokens']:.4f}, by bytes {shown}")
-    console.print(f"tokens: {' '.join(result['tokens'])}; training: {result['training_seconds']:.0f} s")
+    console.print(f"tokens: {' '.join(result['tokens'])}")
 
 
 def _plot(result: dict[str, Any], path: Path) -> None:
