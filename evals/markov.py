@@ -253,7 +253,7 @@ def _plot(result: dict[str, Any], path: Path) -> None:
             size, edge = (40, None) if marker == "x" else (22, "none")
             axes.scatter(*zip(*points, strict=True), s=size, marker=marker, edgecolors=edge, label=f"by {method}")
         errors = result["largest"][name]
-        axes.set_title(f"{name} model: largest error {errors['tokens']:.2f} by tokens, {errors['bytes']:.2g} by bytes")
+        axes.set_title(f"{name} model\nlargest error {errors['tokens']:.2f} by tokens, {errors['bytes']:.1g} by bytes")
         axes.set_xlabel("P(next symbol) of the chain")
         axes.set_aspect("equal")
         axes.spines[["top", "right"]].set_visible(False)
