@@ -19,7 +19,8 @@ Rules
 Cost
     A plain draw of a mixture asks one member; other draws those that leave them open. ``Completion.logprob`` of a
     mixture or a product is a sum over the rows of all members: if some were not evaluated, the completion is scored at
-    its end, in few requests. Rows and scores evaluate all members. In bayes, what counts of a prompt is scored once.
+    its end, in few requests. Rows and scores evaluate all members, and of a mixture or bayes a score takes what the
+    members' own scores take: no whole rows. In bayes, what counts of a prompt is scored once.
 """
 
 from __future__ import annotations

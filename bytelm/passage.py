@@ -1,4 +1,4 @@
-"""The row at every byte of a known text, for one byte model or for an ensemble of them, in few requests.
+"""Rows and log-probabilities along a known text, for one byte model or for an ensemble of them, in few requests.
 
 Rules
     A passage goes along a text, a window at a time: memory does not grow with the text. The rows of one window are one
@@ -9,22 +9,24 @@ Rules
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
 from bytelm.byte_lm import ByteLM
-from bytelm.combination import Combine, WeightsAt, combined, log_shares, weights_at
+from bytelm.combination import Combine, WeightsAt, combined, log_shares, log_sums, weights_at
 from bytelm.errors import UnreachablePrefixError
-from bytelm.filters import SYMBOLS
+from bytelm.filters import EOT, SYMBOLS
 from bytelm.frontier import Cover, common_ancestor
 from bytelm.prompts import Prompt
 from bytelm.rows import RowReader
 from bytelm.scheduler import Step, on, together
-from bytelm.scoring import WINDOW, Ledger
+from bytelm.scoring import WINDOW, Ledger, difference
 from bytelm.token_lm import TokenLM
 
 
@@ -51,16 +53,34 @@ class SoloPassage:
     def rows(self, data: bytes, *, end: bool = False) -> Step[Float64[np.ndarray, "n 257"]]:
         """The log-probabilities before each of these bytes, given all before it, and with ``end`` after the last."""
         rows = np.full((len(data) + end, SYMBOLS), -np.inf)
+        yield from self._along(data, rows, self._fill_rows)
+        return rows
+
+    def logprobs(self, data: bytes, *, end: bool = False) -> Step[Float64[np.ndarray, " n"]]:
+        """The log-probability of each of these bytes, given all before it, and with ``end`` of the end after them."""
+        logprobs = np.full(len(data) + end, -np.inf)
+        yield from self._along(data, logprobs, self._fill_logprobs)
+        return logprobs
+
+    def _along(
+        self, data: bytes, found: Float64[np.ndarray, "n ..."], fill: Callable[[Any, bytes, list[Cover]], Step[None]]
+    ) -> Step[None]:
+        """Fill in an array that has a place for each byte, piece by piece; with one place more, for the end too."""
         at = 0
-        while at < len(rows):
+        while at < len(found):
             if self._left == 0 and self._pieces:
                 self._next_piece()
             # The last piece has what comes after the text too.
-            take = len(rows) - at if not self._pieces else min(self._left, len(rows) - at)
-            yield from on(self._token_lm, self._fill(rows[at : at + take], data[at : at + take]))
+            take = len(found) - at if not self._pieces else min(self._left, len(found) - at)
+            if self._cover is not None:
+                part = data[at : at + take]
+                covers = self._covers(self._cover, part)
+                yield from on(self._token_lm, fill(found[at : at + take], part, covers))
+                self._cover = covers[-1] if len(covers) > len(part) else None
+                if self._cover is not None and self._ledger is not None:
+                    self._ledger.forget(self._cover)
             self._left -= min(take, self._left)
             at += take
-        return rows
 
     def _next_piece(self) -> None:
         start, context, self._left = self._pieces.popleft()
@@ -72,29 +92,35 @@ class SoloPassage:
             anchor = common_ancestor((*self._cover.nodes, *self._cover.ending))
             self._ledger = Ledger(context, self._reader, anchor)
 
-    def _fill(self, rows: Float64[np.ndarray, "n 257"], data: bytes) -> Step[None]:
-        if self._cover is None or self._ledger is None:
-            return
-        covers: list[Cover] = [self._cover]
-        after: Cover | None = self._cover
+    @staticmethod
+    def _covers(cover: Cover, data: bytes) -> list[Cover]:
+        """This cover and that after each byte, as far as the text can be spelled."""
+        covers = [cover]
         for byte in data:
             try:
-                after = covers[-1].advance(bytes([byte]))
+                covers.append(covers[-1].advance(bytes([byte])))
             except UnreachablePrefixError:
-                after = None
                 break
-            covers.append(after)
-        covers = covers[: len(rows)]
-        log_mass, log_rows = yield from self._ledger.log_rows(covers)
+        return covers
+
+    def _fill_rows(self, rows: Float64[np.ndarray, "n 257"], data: bytes, covers: list[Cover]) -> Step[None]:
+        if self._ledger is None:
+            return
+        log_mass, log_rows = yield from self._ledger.log_rows(covers[: len(rows)])
         for i, log_row in enumerate(log_rows):
             if log_mass == -math.inf:
                 break
             rows[i] = log_row - log_mass
             if i < len(data):
                 log_mass = float(log_row[data[i]])
-        self._cover = after
-        if after is not None:
-            self._ledger.forget(after)
+
+    def _fill_logprobs(self, logprobs: Float64[np.ndarray, " n"], data: bytes, covers: list[Cover]) -> Step[None]:
+        if self._ledger is None:
+            return
+        end = len(logprobs) > len(data) and len(covers) > len(data)
+        masses = yield from self._ledger.log_masses([*covers, covers[-1]] if end else covers, ends=end)
+        for i, (before, after) in enumerate(itertools.pairwise(masses)):
+            logprobs[i] = difference(before, after)
 
 
 class JointPassage:
@@ -144,6 +170,24 @@ class JointPassage:
                 self.likelihoods = self.likelihoods + self.member_rows[:, i, data[i]]
         return rows
 
+    def logprobs(self, data: bytes, *, end: bool = False) -> Step[Float64[np.ndarray, " n"]]:
+        """The log-probability of each of these bytes, given all before it, and with ``end`` of the end after them.
+
+        A product needs whole rows; in a mixture and in bayes the members' log-probabilities are enough.
+        """
+        if self.combine == "product":
+            rows = yield from self.rows(data, end=end)
+            return rows[np.arange(len(rows)), [*data, EOT][: len(rows)]]
+        found = np.stack((yield from together([member.logprobs(data, end=end) for member in self.members])))
+        logprobs = np.zeros(len(data) + end)
+        for i in range(len(logprobs)):
+            shares = log_shares(self.combine, weights_at(self.weights, self.text), self.likelihoods)
+            logprobs[i] = log_sums((shares + found[:, i])[:, None])[0]
+            if i < len(data):
+                self.text.append(data[i])
+                self.likelihoods = self.likelihoods + found[:, i]
+        return logprobs
+
 
 def logprobs_along(
     passage: SoloPassage | JointPassage, text: bytes, *, eot: bool = False, window: int = WINDOW
@@ -151,11 +195,8 @@ def logprobs_along(
     """Log-probability of each byte of a text, and with ``eot`` of its end."""
     parts = []
     for start in range(0, max(len(text), 1), window):
-        data = text[start : start + window]
         end = eot and start + window >= len(text)
-        rows = yield from passage.rows(data, end=end)
-        symbols = [*data, 256] if end else [*data]
-        parts.append(rows[np.arange(len(symbols)), symbols])
+        parts.append((yield from passage.logprobs(text[start : start + window], end=end)))
     return np.concatenate(parts)
 
 

@@ -110,7 +110,8 @@ class Bench:
         self.fed += int(mask[:, -ids.shape[1] :].sum()) if whole else ids.numel()
 
     @contextmanager
-    def _measured(self, cost: Cost) -> Iterator[None]:
+    def measured(self, cost: Cost) -> Iterator[None]:
+        """Add to a cost what the block takes of this model, from an empty cache."""
         self.clocked.restart()
         calls, fed, inside = self.calls, self.fed, self.clocked.cpu_seconds
         start, own = time.perf_counter(), time.thread_time()
@@ -132,12 +133,12 @@ class Bench:
             processor = (lambda _, row: row) if method == "full" else None
             warmth = 1.0 if method == "drawn" else 0.0
             options: dict[str, Any] = {"temperature": warmth, "seed": 0, "logits_processor": processor}
-            with self._measured(cost):
+            with self.measured(cost):
                 done = self.lm.sample_batch(prompts, max_bytes=size, **options)
             written = [completion.bytes for completion in done]
         else:
             peer = self.peer(method)
-            with self._measured(cost):
+            with self.measured(cost):
                 written = [peer.complete(prompt.encode(), size) for prompt in prompts]
         cost.batches.append((cost.seconds - before, sum(map(len, written))))
         for prompt, new in zip(prompts, written, strict=True):
@@ -156,10 +157,42 @@ class Bench:
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in encoded], device=device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded], device=device)
         options: dict[str, Any] = {"do_sample": False, "eos_token_id": None, "pad_token_id": pad}
-        with self._measured(cost), torch.inference_mode():
+        with self.measured(cost), torch.inference_mode():
             out = self.engine.model.generate(ids, attention_mask=mask, max_new_tokens=tokens, **options)
         rows: list[list[int]] = out[:, width:].tolist()
         return rows
+
+    def rewrite(self, prompt: str, written: bytes, cost: Cost) -> None:
+        """The model's own ``generate``, made to write a text that is there: its tokens as the tokenizer sets them.
+
+        It begins behind the tokens that the prompt has with that text and without it: the last ones of a prompt that
+        stops inside a word are others once the text goes on.
+        """
+        import torch
+
+        encoded = self.engine.tokenizer(prompt).input_ids
+        whole = self.engine.tokenizer((prompt.encode() + written).decode("utf-8", "ignore")).input_ids
+        pairs = zip(encoded, whole, strict=False)
+        same = max(1, next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(encoded), len(whole) - 1)))
+        dictated = whole[same:]
+
+        def only(ids: Any, scores: Any) -> Any:
+            masked = torch.full_like(scores, -torch.inf)
+            masked[:, dictated[ids.shape[1] - same]] = 0.0
+            return masked
+
+        ids = torch.tensor([whole[:same]], device=self.engine.model.device)
+        options: dict[str, Any] = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+        with self.measured(cost), torch.inference_mode():
+            self.engine.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=len(dictated),
+                logits_processor=[only],
+                **options,
+            )
+        cost.new_bytes += len(written)
+        cost.new_tokens += len(dictated)
 
     def _tokens(self, text: bytes) -> int:
         return len(self.lm.tokenizer(text.decode("utf-8", "ignore"), add_special_tokens=False).input_ids)

@@ -27,6 +27,7 @@ from rich.progress import track
 from bytelm.verification.definition import read_backend
 from bytelm.verification.trial import FEW, Report, Trial
 from bytelm.viability import Viability
+from evals.records import command_of
 
 PART = 1000  # prefixes of one task: each reads the tokenizer anew, and all are shared out among the processes
 
@@ -43,14 +44,14 @@ def default_tokenizers() -> list[str]:
 
 COLUMNS = {
     "prefixes": "prefixes",
-    "unreachable": "unreachable",
+    "unreachable": "refused",
     "nodes": "nodes",
     "leaves": "leaves",
-    "disagreements": "disagreements",
-    "core_ms_median": "ms/byte median",
-    "core_ms_p99": "p99",
-    "load_seconds": "load s",
-    "reload_seconds": "from disk",
+    "disagreements": "wrong",
+    "core_ms_median": "ms / byte",
+    "core_ms_p99": "99 %",
+    "load_seconds": "load, s",
+    "reload_seconds": "again",
 }
 
 
@@ -62,13 +63,21 @@ def table(rows: Sequence[dict[str, Any]]) -> Any:
     made.add_column("tokenizer")
     for title in COLUMNS.values():
         made.add_column(title, justify="right")
+    refused = [
+        f"{row['tokenizer']}: refused, gives back {row['round_trips']:.0%} of texts" for row in rows if row["refused"]
+    ]
+    made.caption = "\n".join(refused) or None
     for row in rows:
-        if row["refused"] is not None:
-            made.add_row(row["tokenizer"], "refused", f"gives back {row['round_trips']:.0%} of texts")
-            continue
-        values = [len(row[key]) if key == "disagreements" else row[key] for key in COLUMNS]
-        made.add_row(row["tokenizer"], *("-" if v is None else f"{v:,}" for v in values))
+        if row["refused"] is None:
+            values = [len(row[key]) if key == "disagreements" else row[key] for key in COLUMNS]
+            made.add_row(row["tokenizer"], *map(_cell, values))
     return made
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,8 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = {key: getattr(options, key) for key in ("prefixes", "leaves", "effort", "seed", "no_lead")}
     rows = _kept(options.out, settings) if options.resume else {}
     record: dict[str, Any] = {
-        "command": "python -m evals.conformance "
-        + " ".join(map(_name, sys.argv[1:] if arguments is None else arguments)),
+        "command": command_of("evals.conformance", sys.argv[1:] if arguments is None else arguments),
         "settings": settings,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("tokenizers", "transformers", "numpy")},

@@ -33,6 +33,7 @@ from typing import Any, Final
 from evals.bench import OWN, Bench, Cost
 from evals.peers import installed_peers
 from evals.prompts import PROMPTS
+from evals.records import command_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,7 +110,7 @@ def _measure(
         for method, cost in track(costs.items(), description="memory", console=bar, transient=True):
             cost.peak_mib = _peak(method, options)
     return {
-        "command": "python -m evals.cost " + " ".join(arguments),
+        "command": command_of("evals.cost", arguments),
         "model": options.model,
         "structures_cpu_seconds": bench.structures_seconds,
         "machine": {

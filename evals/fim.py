@@ -32,10 +32,10 @@ from typing import Any, Final
 
 from bytelm.errors import BytelmError, InvalidArgumentError
 from evals.cursors import load_cursors
-from evals.methods import METHODS, Bench, Method, Settings, fingerprint, open_bench
+from evals.methods import METHODS, Filler, Method, Settings, fingerprint, open_filler
 from evals.metrics import check_k, figures
 from evals.problems import PUBLISHED, Benchmark, Problem, load_published, with_middle
-from evals.records import Line, Records, key_of, read_records
+from evals.records import Line, Records, command_of, key_of, read_records
 
 Task = tuple[Problem, Method, int]
 LIBRARIES: Final = ("torch", "transformers", "tokenizers", "numpy")
@@ -158,7 +158,7 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
 def run(options: argparse.Namespace, words: Sequence[str]) -> tuple[Line, list[Line]]:
     """Draw what is missing and, if asked for, run it; the header and all lines."""
     benchmark = load(options)
-    bench = _open(options)
+    filler = _open(options)
     settings = Settings(
         mode=options.mode,
         temperature=options.temperature,
@@ -167,7 +167,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> tuple[Line, list[L
         closing=benchmark.left_end if options.mode == "left" else "",
         seed=options.seed,
     )
-    header = header_of(options, benchmark, bench, settings, words)
+    header = header_of(options, benchmark, filler, settings, words)
     tasks: list[Task] = [
         (problem, method, sample)
         for problem in benchmark.problems
@@ -181,7 +181,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> tuple[Line, list[L
         lines = records.lines if records is not None else []
         done = {key_of(line) for line in lines if line["kind"] == "sample"}
         missing = [task for task in tasks if (task[0].id, task[1], task[2]) not in done]
-        for line in _watched(draw(missing, bench, settings, options), lines, total=len(tasks)):
+        for line in _watched(draw(missing, filler, settings, options), lines, total=len(tasks)):
             records.add(line) if records is not None else lines.append(line)
         if options.execute and records is not None:
             from evals.passing import run_programs
@@ -212,21 +212,21 @@ def load(options: argparse.Namespace) -> Benchmark:
     return with_middle(benchmark) if options.mode == "left" else benchmark
 
 
-def _open(options: argparse.Namespace) -> Bench:
+def _open(options: argparse.Namespace) -> Filler:
     if options.threads is not None:
         import torch
 
         torch.set_num_threads(options.threads)
-    return open_bench(options.model, device=options.device, dtype=options.dtype)
+    return open_filler(options.model, device=options.device, dtype=options.dtype)
 
 
 def header_of(
-    options: argparse.Namespace, benchmark: Benchmark, bench: Bench, settings: Settings, words: Sequence[str]
+    options: argparse.Namespace, benchmark: Benchmark, filler: Filler, settings: Settings, words: Sequence[str]
 ) -> Line:
     """What a results file says of its run. No path of the machine is in it."""
-    model = getattr(bench.clocked.inner, "model", None)
+    model = getattr(filler.clocked.inner, "model", None)
     return {
-        "command": "python -m evals.fim " + " ".join(_public(word) for word in words if word != "--resume"),
+        "command": command_of("evals.fim", words),
         "settings": {
             "benchmark": benchmark.name,
             "data": benchmark.data,
@@ -234,7 +234,7 @@ def header_of(
             "model": Path(options.model).name,
             "model_sha256": fingerprint(model),
             "dtype": str(getattr(model, "dtype", None)),
-            "format": bench.format_name(options.mode),
+            "format": filler.format_name(options.mode),
             "methods": options.method,
             "samples": options.samples,
             **asdict(settings),
@@ -245,16 +245,11 @@ def header_of(
     }
 
 
-def _public(word: str) -> str:
-    """A word of the command without the folders that only this machine has."""
-    return Path(word).name if Path(word).is_absolute() else word
-
-
-def draw(tasks: Sequence[Task], bench: Bench, settings: Settings, options: argparse.Namespace) -> Iterator[Line]:
+def draw(tasks: Sequence[Task], filler: Filler, settings: Settings, options: argparse.Namespace) -> Iterator[Line]:
     """The line of each task, as they are done: here, or by workers."""
     if options.workers == 1:
         for task in tasks:
-            yield line_of(task, bench, settings)
+            yield line_of(task, filler, settings)
         return
     spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     with ProcessPoolExecutor(options.workers, spawn, _begin, (options, settings)) as pool:
@@ -284,10 +279,10 @@ def _work(task: Task) -> Line:
     return line_of(task, *_worker)
 
 
-def line_of(task: Task, bench: Bench, settings: Settings) -> Line:
+def line_of(task: Task, filler: Filler, settings: Settings) -> Line:
     """One sample, drawn and compared with the middle."""
     problem, method, sample = task
-    written = bench.complete(problem, method, settings, sample)
+    written = filler.complete(problem, method, settings, sample)
     return {
         "kind": "sample",
         "id": problem.id,

@@ -30,6 +30,7 @@ from typing import Any, Final
 
 from evals.bench import Bench, Cost
 from evals.prompts import PROMPTS
+from evals.records import command_of
 
 AXES: Final[dict[str, tuple[int, ...]]] = {
     "prompt": (100, 300, 1000, 4000, 8000, 16000, 32000),
@@ -159,7 +160,7 @@ def _measure(options: argparse.Namespace, axes: Sequence[str], arguments: Sequen
     bar = track(sizes, description="sizes", console=Console(stderr=True), transient=True)
     rows = [row for axis, size in bar for row in points(bench, axis, [size])]
     return {
-        "command": "python -m evals.growth " + " ".join(arguments),
+        "command": command_of("evals.growth", arguments),
         "model": options.model,
         "threads": options.threads,
         "python": platform.python_version(),

@@ -28,6 +28,7 @@ from jaxtyping import Float, Float64, Int64
 
 from bytelm.verification.corpus import fragment
 from evals.prompts import PROMPTS
+from evals.records import command_of
 
 P_LEAST: Final = 0.001
 KINDS: Final = {"English": "prose", "code": "code", "CJK": "scripts", "white space": "spaces"}
@@ -196,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         places += draws(lm, prompt, count=options.draws)
         remembering.forget()
     result = {
-        "command": "python -m evals.lazy " + " ".join(sys.argv[1:] if arguments is None else arguments),
+        "command": command_of("evals.lazy", sys.argv[1:] if arguments is None else arguments),
         "model": options.model,
         "bytes": options.bytes,
         "draws": options.draws,

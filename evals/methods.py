@@ -80,8 +80,8 @@ class Written:
     seconds: float
 
 
-class Bench:
-    """A model with every method ready to run.
+class Filler:
+    """A model that fills in by each of the four methods.
 
     Args:
         token_lm: Any engine.
@@ -157,13 +157,13 @@ def seed_of(seed: int, problem: str, sample: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{problem}/{sample}".encode()).digest()[:7])
 
 
-def open_bench(model: str, *, device: str | None = None, dtype: str | None = None) -> Bench:
+def open_filler(model: str, *, device: str | None = None, dtype: str | None = None) -> Filler:
     """Load a model by name, as `ByteLM.from_pretrained` does.
 
     Raises:
         ModelError: It cannot be loaded.
     """
-    return Bench(ByteLM.from_pretrained(model, device=device, dtype=dtype).token_lm)
+    return Filler(ByteLM.from_pretrained(model, device=device, dtype=dtype).token_lm)
 
 
 def fingerprint(model: Any) -> str | None:

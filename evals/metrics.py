@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
@@ -100,12 +100,22 @@ def mean_of(values: Sequence[float], groups: Sequence[str], *, seed: int = 0) ->
     places = [names[name] for name in groups]
     sums = np.bincount(places, weights=np.asarray(values, np.float64), minlength=len(names))
     counts = np.bincount(places, minlength=len(names))
-    mean = float(sums.sum() / counts.sum()) if names else math.nan
-    if len(names) < 2:
-        return Mean(mean, math.nan, math.nan, len(values), len(names))
-    drawn = _resampled(len(names), seed)
+    return replace(ratio_of(sums.tolist(), counts.tolist(), seed=seed), n=len(values))
+
+
+def ratio_of(amounts: Sequence[float], sizes: Sequence[float], *, seed: int = 0) -> Mean:
+    """The sum of some amounts over the sum of some sizes, one of each for a group, and its interval over groups.
+
+    >>> ratio_of([2.0, 4.0], [1.0, 2.0])
+    Mean(mean=2.0, low=2.0, high=2.0, n=2, groups=2)
+    """
+    sums, counts = np.asarray(amounts, np.float64), np.asarray(sizes, np.float64)
+    mean = float(sums.sum() / counts.sum()) if len(sums) else math.nan
+    if len(sums) < 2:
+        return Mean(mean, math.nan, math.nan, len(sums), len(sums))
+    drawn = _resampled(len(sums), seed)
     low, high = np.percentile((drawn @ sums) / (drawn @ counts), [2.5, 97.5])
-    return Mean(mean, float(low), float(high), len(values), len(names))
+    return Mean(mean, float(low), float(high), len(sums), len(sums))
 
 
 @lru_cache(maxsize=8)

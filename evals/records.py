@@ -17,7 +17,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -64,6 +64,16 @@ def _parsed(raw: bytes, path: Path) -> list[Line]:
             )
         lines.append(line)
     return lines
+
+
+def command_of(module: str, words: Sequence[str]) -> str:
+    """A command as a record tells it: as it was typed, but for folders that only this machine has, and for --resume.
+
+    >>> command_of("evals.fim", ["--out", "results/a.jsonl", "--data", "/home/me/src", "--resume"])
+    'python -m evals.fim --out results/a.jsonl --data src'
+    """
+    shown = (Path(word).name if Path(word).is_absolute() else word for word in words if word != "--resume")
+    return " ".join(["python -m", module, *shown])
 
 
 def key_of(line: Line) -> tuple[str, str, int]:

@@ -241,7 +241,22 @@ def test_the_command_writes_its_record(tmp_path: Path, capsys: pytest.CaptureFix
 
     conformance.main(["--read", str(tmp_path / "record.json")])
     assert "tiny" in capsys.readouterr().out
-    assert str(tmp_path) not in record["command"]
+    assert record["command"] == f"python -m evals.conformance tiny.json {' '.join(options[:-1])} record.json"
+
+
+def test_a_row_of_the_table_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 120 columns, with figures as long as they become; a tokenizer that is refused stands below."""
+    row = Report(
+        "deepseek_v3 (no lead)", prefixes=50_000, unreachable=1_000, nodes=100_000, leaves=19_000_000
+    ).summary()
+    row |= {"core_ms_median": 1.26181, "core_ms_p99": 1397.0183, "load_seconds": 12.03, "reload_seconds": None}
+    conformance._print(conformance.table([row, {**row, "refused": "why", "round_trips": 0.25}]))
+    shown = capsys.readouterr().out.splitlines()
+
+    assert [" ".join(line.split()) for line in shown if "│" in line] == [
+        "│ deepseek_v3 (no lead) │ 50,000 │ 1,000 │ 100,000 │ 19,000,000 │ 0 │ 1.26 │ 1,397.02 │ 12.03 │ - │"
+    ]
+    assert shown[-1].strip() == "deepseek_v3 (no lead): refused, gives back 25% of texts"
 
 
 def test_a_run_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
-from bytelm import ByteLM, Completion, Ensemble, Prompts, TableLM
+from bytelm import ByteLM, Completion, Ensemble, Prompts, TableLM, scoring
 from bytelm.combination import Combine
 from bytelm.errors import (
     BytelmError,
@@ -97,6 +97,22 @@ def test_bayes_is_a_mixture_of_whole_texts(lms: list[ByteLM]) -> None:
         for cut in (0, 3, 9):
             parts = bayes.logprob(TEXT[:cut]) + bayes.logprob(TEXT[cut:], TEXT[:cut], eot=eot)
             assert parts == pytest.approx(whole, abs=1e-9)
+
+
+def test_scores_of_a_mixture_and_bayes_need_no_whole_rows(lms: list[ByteLM], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are worked out from the members' log-probabilities of each byte, at a text's end too; a product's are not."""
+    expected = {combine: Ensemble(lms, combine=combine).logprob(TEXT, eot=True) for combine in COMBINES}
+
+    def none(*_: object) -> NoReturn:
+        raise AssertionError("a whole row was asked for")
+
+    monkeypatch.setattr(scoring.Ledger, "log_rows", none)
+    for combine in ("mixture", "bayes"):
+        ensemble = Ensemble(lms, combine=combine)
+        end = ensemble.logprob(b"", TEXT, eot=True)
+        assert ensemble.byte_logprobs(TEXT).sum() + end == pytest.approx(expected[combine], abs=1e-9)
+    with pytest.raises(AssertionError, match="whole row"):
+        Ensemble(lms, combine="product").logprob(TEXT)
 
 
 @pytest.mark.slow

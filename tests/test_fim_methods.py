@@ -13,7 +13,7 @@ from bytelm import ByteLM, TableLM
 from bytelm.engines.transformers import TransformersLM
 from bytelm.errors import InvalidArgumentError, NoInfillFormatError, UnreachablePrefixError
 from bytelm.healing import Healing, completer_of, infill_completer
-from evals.methods import HEALING, METHODS, Bench, Method, Settings, fingerprint, seed_of
+from evals.methods import HEALING, METHODS, Filler, Method, Settings, fingerprint, seed_of
 from evals.problems import Problem
 from tests.test_fim import LLAMA_LIKE, ORDERS, PUBLISHED, TOKENIZERS, P, S, encoded, id_of, model_of, published_ids
 from tests.test_healing import S_RET, FakeLM, N, U, byte_level
@@ -130,12 +130,12 @@ def test_bad_modes_are_infills_own_errors() -> None:
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
+def filler() -> Filler:
     """A tiny Llama with StarCoder's sentinels."""
     names = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
     tokenizer = byte_bpe_tokenizer(eos="<|endoftext|>", special=names)
     model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=400)
-    return Bench(TransformersLM(model, tokenizer))
+    return Filler(TransformersLM(model, tokenizer))
 
 
 PROBLEM = Problem("task/1", "task", P.encode(), b"urn x", S.encode())
@@ -143,42 +143,42 @@ PROBLEM = Problem("task/1", "task", P.encode(), b"urn x", S.encode())
 
 @pytest.mark.parametrize("mode", ["spm", "psm", "left"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_bench_writes_what_the_methods_do(bench: Bench, method: Method, mode: Any) -> None:
+def test_a_filler_writes_what_the_methods_do(filler: Filler, method: Method, mode: Any) -> None:
     """Each method is the public one with its options and the seed of the sample, and its cost is the engine's."""
     settings = Settings(mode=mode, temperature=1.0, max_bytes=8, stops=("e",), seed=5)
     options: dict[str, Any] = {"temperature": 1.0, "max_bytes": 8, "stop": ["e"], "seed": seed_of(5, "task/1", 2)}
 
-    written = bench.complete(PROBLEM, method, settings, sample=2)
-    bench.clocked.restart()
-    before = bench.clocked.usage.copy()
+    written = filler.complete(PROBLEM, method, settings, sample=2)
+    filler.clocked.restart()
+    before = filler.clocked.usage.copy()
     if method == "byte":
-        done: Any = bench.lm.infill(P, S, mode=mode, **options)
+        done: Any = filler.lm.infill(P, S, mode=mode, **options)
     else:
-        completer, prompt = infill_completer(bench.lm, P, S, mode=mode)
+        completer, prompt = infill_completer(filler.lm, P, S, mode=mode)
         done = completer.sample(prompt, healing=HEALING[method], **options)
-    used = bench.clocked.usage.since(before)
+    used = filler.clocked.usage.since(before)
 
     assert (written.completion, written.finish) == (done.bytes, done.finish_reason)
     assert (written.calls, written.fed) == (used.calls, used.tokens_fed)
     assert 0 < written.first_s <= written.seconds
 
 
-def test_the_cost_does_not_depend_on_what_ran_before(bench: Bench) -> None:
+def test_the_cost_does_not_depend_on_what_ran_before(filler: Filler) -> None:
     """The same completion twice costs the same, as the cache is emptied; its tokens are those of the text."""
     settings = Settings(mode="spm", max_bytes=12)
-    first, second = (bench.complete(PROBLEM, "byte", settings) for _ in range(2))
+    first, second = (filler.complete(PROBLEM, "byte", settings) for _ in range(2))
 
     assert (first.calls, first.fed, first.completion) == (second.calls, second.fed, second.completion)
-    encode = bench.lm.viability.vocab.encode
+    encode = filler.lm.viability.vocab.encode
     text = (PROBLEM.prefix + first.completion).decode("utf-8", "ignore")
     assert first.tokens == len(encode(text)) - len(encode(P))
 
 
-def test_tokens_use_the_engines_cache(bench: Bench) -> None:
+def test_tokens_use_the_engines_cache(filler: Filler) -> None:
     """A token-level completion feeds its prompt once: as many tokens as prompt and completion have."""
-    written = bench.complete(PROBLEM, "token", Settings(mode="left", max_bytes=30))
+    written = filler.complete(PROBLEM, "token", Settings(mode="left", max_bytes=30))
 
-    assert written.fed < len(bench.lm.viability.vocab.encode(P)) + 31
+    assert written.fed < len(filler.lm.viability.vocab.encode(P)) + 31
     assert written.calls <= 31
 
 
@@ -186,22 +186,22 @@ def test_a_stop_that_belongs_to_the_middle_is_put_back() -> None:
     """`closing` ends a completion and is part of it; a completion that ends for another reason does not have it."""
     tokenizer = default_tokenizer()
     newline, letter = tokenizer.encode("\n")[0], tokenizer.encode("a")[0]
-    bench = Bench(TableLM(tokenizer, table=lambda ids: {letter if len(ids) % 5 else newline: 1.0}))
+    filler = Filler(TableLM(tokenizer, table=lambda ids: {letter if len(ids) % 5 else newline: 1.0}))
     problem = Problem("a", "a", b"aa", b"a\n", b"")
 
     for method in METHODS[:1]:
-        assert bench.complete(problem, method, Settings(mode="left", closing="\n")).completion.endswith(b"\n")
-        cut = bench.complete(problem, method, Settings(mode="left", closing="\n", max_bytes=1))
+        assert filler.complete(problem, method, Settings(mode="left", closing="\n")).completion.endswith(b"\n")
+        cut = filler.complete(problem, method, Settings(mode="left", closing="\n", max_bytes=1))
         assert (cut.completion, cut.finish) == (b"a", "length")
 
 
 def test_what_a_method_cannot_take_is_refused() -> None:
     """Inside a character tokens cannot go on, and PSM has no prompt: an empty completion that says so."""
     tokenizer = byte_bpe_tokenizer(eos="<|endoftext|>", special=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"))
-    bench = Bench(TableLM(tokenizer, seed=1))
+    filler = Filler(TableLM(tokenizer, seed=1))
     inside = Problem("a", "a", b"caf\xc3", b"\xa9", b"\n")
     finishes = {
-        (mode, method): bench.complete(inside, method, Settings(mode=mode, max_bytes=2)).finish
+        (mode, method): filler.complete(inside, method, Settings(mode=mode, max_bytes=2)).finish
         for mode in ("left", "spm", "psm")
         for method in METHODS
     }
@@ -221,26 +221,26 @@ def test_the_first_byte_is_settled_by_the_call_that_goes_beyond_the_prompt(monke
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level())
-    bench = Bench(FakeLM(tokenizer, 16, [0], rows))
+    filler = Filler(FakeLM(tokenizer, 16, [0], rows))
     problem = Problem("a", "a", b"n ret", b"urn", b"")
     settings = Settings(mode="left", max_bytes=3)
 
     # One tick at the start, one after each call, one at the end.
-    assert bench.complete(problem, "token", settings).first_s == 1
-    assert bench.complete(problem, "heal", settings).first_s == 2
-    assert bench.complete(problem, "heal", settings).seconds == 5
+    assert filler.complete(problem, "token", settings).first_s == 1
+    assert filler.complete(problem, "heal", settings).first_s == 2
+    assert filler.complete(problem, "heal", settings).seconds == 5
 
 
-def test_formats_are_named_with_their_order(bench: Bench) -> None:
+def test_formats_are_named_with_their_order(filler: Filler) -> None:
     """The record says which format and which order a mode came to; a model without one is told of left."""
-    assert [bench.format_name(mode) for mode in ("auto", "spm", "psm", "left")] == [
+    assert [filler.format_name(mode) for mode in ("auto", "spm", "psm", "left")] == [
         "starcoder spm",
         "starcoder spm",
         "starcoder psm",
         "left",
     ]
     with pytest.raises(NoInfillFormatError, match="mode='left'"):
-        Bench(TableLM(default_tokenizer(), seed=0)).format_name("auto")
+        Filler(TableLM(default_tokenizer(), seed=0)).format_name("auto")
 
 
 def test_seeds_are_of_the_problem_and_the_sample() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from evals.records import Records, RecordsError, read_records
+from evals.records import Records, RecordsError, command_of, read_records
 
 HEADER: dict[str, Any] = {
     "command": "python -m evals.fim",
@@ -29,6 +29,13 @@ def write(path: Path, lines: list[dict[str, Any]] = LINES, **options: Any) -> No
     with Records(path, HEADER, **{"resume": False, **options}) as file:
         for line in lines:
             file.add(line)
+
+
+def test_a_command_is_told_as_it_was_typed(tmp_path: Path) -> None:
+    """But for folders of this machine, and for --resume, which changes no result."""
+    words = ["--data", str(tmp_path / "src"), "--out", "results/a.jsonl", "--resume", "--limit", "3"]
+
+    assert command_of("evals.fim", words) == "python -m evals.fim --data src --out results/a.jsonl --limit 3"
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from bytelm import TableLM
 from evals import fim, summary
-from evals.methods import METHODS, Bench
+from evals.methods import METHODS, Filler
 from evals.problems import PUBLISHED
 from evals.records import read_records
 from tests.tiny import byte_bpe_tokenizer, default_tokenizer, tiny_model
@@ -30,15 +30,15 @@ SENTINELS = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
+def filler() -> Filler:
     """A random model with StarCoder's sentinels."""
-    return Bench(TableLM(byte_bpe_tokenizer(eos="<|endoftext|>", special=SENTINELS), seed=0))
+    return Filler(TableLM(byte_bpe_tokenizer(eos="<|endoftext|>", special=SENTINELS), seed=0))
 
 
 @pytest.fixture
-def here(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def here(filler: Filler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty folder with one source file; the command loads the tiny model."""
-    monkeypatch.setattr(fim, "open_bench", lambda *_, **__: bench)
+    monkeypatch.setattr(fim, "open_filler", lambda *_, **__: filler)
     monkeypatch.chdir(tmp_path)
     Path("code.py").write_text(SOURCE)
     return tmp_path
@@ -300,7 +300,7 @@ def test_a_model_without_the_tokens_is_told_of_left(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A model that knows no fill-in-the-middle is refused before a file is begun, and left mode is named."""
-    monkeypatch.setattr(fim, "open_bench", lambda *_, **__: Bench(TableLM(default_tokenizer(), seed=0)))
+    monkeypatch.setattr(fim, "open_filler", lambda *_, **__: Filler(TableLM(default_tokenizer(), seed=0)))
 
     assert fim.main([*CURSOR, "--out", "run.jsonl"]) == 1
     assert "mode='left'" in capsys.readouterr().err
