@@ -53,7 +53,7 @@ class _Walk:
     """
 
     depths: list[_Depth]
-    states: list[Int32[np.ndarray, " prefixes"]]
+    states: list[Int32[np.ndarray, " _"]]  # of different lengths
     ends: Int32[np.ndarray, " tokens"]
 
 
