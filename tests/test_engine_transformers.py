@@ -47,7 +47,7 @@ MODES = {
     "xlnet": "whole",
 }
 # What transformers computes in float32 inside, whatever the dtype, differs by rounding.
-TOLERANCE = {"bloom": 1e-5, "gpt_neo": 1e-4, "mamba": 2e-6}  # they compute in float32, or return it
+TOLERANCE = {"bloom": 1e-5, "gpt_neo": 1e-4, "mamba": 2e-6}
 
 
 def engine(kind: str = "llama", *, overrides: dict[str, Any] | None = None, **options: Any) -> TransformersLM:
