@@ -31,8 +31,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from bytelm.errors import BytelmError, InvalidArgumentError
+from bytelm.identity import fingerprint
 from evals.cursors import load_cursors
-from evals.methods import METHODS, Bench, Method, Settings, fingerprint, open_bench
+from evals.methods import METHODS, Bench, Method, Settings, open_bench
 from evals.metrics import check_k, figures
 from evals.problems import PUBLISHED, Benchmark, Problem, load_published, with_middle
 from evals.records import Line, Records, key_of, read_records
