@@ -64,6 +64,10 @@ ORDER = (
     "ensemble_state",
     "ensemble",
     "healing",
+    "chat",
+    "answers",
+    "identity",
+    "harness",
     "render",
     "compare",
     "doctor",
@@ -71,6 +75,7 @@ ORDER = (
     "options",
     "infill_command",
     "ensemble_command",
+    "eval_command",
     "cli",
 )
 
