@@ -36,7 +36,7 @@ from bytelm.identity import digest_of
 from evals.records import Line, Records, read_records
 
 TASKS: Final = Path(__file__).parent / "tasks"
-# As many items as issue an answer in an hour or two on two cores; a figure of 200 items is good to ±7 points.
+# As many items as are answered in a few hours on two cores; a share of 200 items is good to ±7 points.
 DEFAULT: Final = (
     *(f"bytelm_{name}:200" for name in ("lambada", "piqa", "boolq", "hellaswag", "mmlu")),
     "bytelm_triviaqa:100",
