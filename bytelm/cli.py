@@ -25,6 +25,7 @@ from bytelm.compare import CURSOR, PROMPT, compare, show_comparison
 from bytelm.doctor import examine_model, verify_model
 from bytelm.ensemble_command import ensemble
 from bytelm.errors import BytelmError
+from bytelm.eval_command import SETTINGS, evaluate
 from bytelm.filters import EOT
 from bytelm.infill_command import infill
 from bytelm.options import (
@@ -147,6 +148,7 @@ def sample(
 
 app.command()(infill)
 app.command()(ensemble)
+app.command("eval", context_settings=SETTINGS)(evaluate)
 
 
 @app.command("next")

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import Float64
@@ -47,6 +47,8 @@ from bytelm.sampler import Settings
 from bytelm.scheduler import Scheduler, Step, blamed, together
 from bytelm.scoring import WINDOW
 from bytelm.token_lm import TokenLM
+
+LIKELIHOODS: Final = 256  # of prompts, that bayes remembers
 
 T = TypeVar("T")
 Member: TypeAlias = "ByteLM | Ensemble"
@@ -103,6 +105,7 @@ class Ensemble(Completing):
                 names.setdefault(id(engine), []).append(self._name(i))
         joined = {engine: " and ".join(dict.fromkeys(each)) for engine, each in names.items()}
         self._scheduler = Scheduler(engines_of(self.members[0])[0], names=joined)
+        self._told: dict[tuple[int, Any, bytes], float] = {}
 
     def _name(self, i: int) -> str:
         return f"member {i} of the ensemble"
@@ -246,7 +249,7 @@ class Ensemble(Completing):
 
     def _joint(self, prompt: JointPrompt, voices: Sequence[Solo | Joint]) -> Joint:
         def likelihood(i: int, text: bytes) -> Step[float]:
-            return self._spoken(i, prompt.members[i], text)
+            return self._likelihood(i, prompt, text)
 
         return Joint(voices, Score(self.combine, self._weights, likelihood), prompt.text)
 
@@ -281,9 +284,18 @@ class Ensemble(Completing):
         """Ln P of the shared text for some members, in bayes; 0 elsewhere."""
         likelihoods = np.zeros(len(self.members))
         if self.combine == "bayes" and prompt.text:
-            steps = [self._spoken(i, prompt.members[i], prompt.text) for i in asked]
-            likelihoods[list(asked)] = yield from together(steps)
+            likelihoods[list(asked)] = yield from together([self._likelihood(i, prompt, prompt.text) for i in asked])
         return likelihoods
+
+    def _likelihood(self, i: int, prompt: JointPrompt, text: bytes) -> Step[float]:
+        """Ln P(text) of a member behind what it has to itself, scored once for all that go on from there."""
+        key = (i, prompt.members[i], text)
+        told = self._told.get(key)
+        if told is None:
+            told = self._told[key] = yield from self._spoken(i, prompt.members[i], text)
+            while len(self._told) > LIKELIHOODS:
+                self._told.pop(next(iter(self._told)))
+        return told
 
     def _byte_logprobs(self, prompt: JointPrompt, text: bytes, stride: int | None) -> Step[Float64[np.ndarray, " n"]]:
         passage = yield from self._passage(prompt, text, stride)

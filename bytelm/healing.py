@@ -33,6 +33,7 @@ Source
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
@@ -40,12 +41,14 @@ from typing import Final, Literal, get_args
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
+from bytelm.arguments import stops_of
 from bytelm.byte_lm import ByteLM
 from bytelm.errors import BytelmError, InvalidArgumentError, InvalidTypeError
 from bytelm.filters import EOT
 from bytelm.fim import FIMFormat, Mode
 from bytelm.pipeline import read_vocab
-from bytelm.prompts import bos_ids_of
+from bytelm.prompts import Prompt, bos_ids_of
+from bytelm.scheduler import Request, Scheduler, Step
 from bytelm.token_lm import TokenLM, checked_rows
 from bytelm.trie import Trie
 from bytelm.vocab import Vocab
@@ -106,7 +109,7 @@ class TokenCompleter:
         self.trie = Trie(self.vocab.token_bytes, self.vocab.order)
         self.context = tuple(context)
         self.lead = self.vocab.lead if lead else b""
-        self._encoded = self.vocab.encode if encode is None else encode
+        self.encode: Callable[[str], tuple[int, ...]] = self.vocab.encode if encode is None else encode
         self.eot_ids = frozenset(token_lm.eot_ids if eot_ids is None else eot_ids)
         # What may be drawn: spellable tokens that the model has a column for, and the ids that end a text.
         drawable = [i for i in self.trie.order.tolist() if i < token_lm.vocab_size and i not in self.eot_ids]
@@ -136,19 +139,32 @@ class TokenCompleter:
             InvalidArgumentError: An argument out of range, or a prompt that has no encoding.
         """
         check_options(healing, max_bytes, temperature)
-        stops = tuple(s.encode() for s in ([stop] if isinstance(stop, str) else stop))
-        if not all(stops):
-            raise InvalidArgumentError("an empty stop string stops everything before it begins; leave it out")
+        stops = stops_of(stop)
+        step = self.writing(prompt, healing, max_bytes, temperature, stops, np.random.default_rng(seed))
+        return Scheduler(self.token_lm).run_one(step).result
+
+    def writing(
+        self,
+        prompt: str | bytes,
+        healing: Healing,
+        max_bytes: int,
+        temperature: float,
+        stops: Sequence[bytes],
+        random: np.random.Generator,
+    ) -> Step[TokenCompletion]:
+        """The completion as a step, to run beside others; it also ends where the model's context does."""
         kept, backed_up = self._back_up(prompt, healing)
-        random = np.random.default_rng(seed)
+        room = getattr(self.token_lm, "context_length", None)
         drawn: list[int] = []
         written = b""  # what the drawn tokens spell
-        reason: FinishReason | None = None
         while True:
             fresh, reason = finish(written[len(backed_up) :], stops, max_bytes)
+            sequence = self.context + kept + tuple(drawn)
+            if reason is None and drawn and room is not None and len(sequence) > room:
+                reason = "length"
             if reason is not None:
                 break
-            row = self._rows([kept + tuple(drawn)])[0]
+            (row,) = yield Request((sequence,), len(fresh) / max_bytes)
             ids, probs = self._choices(row, backed_up[len(written) :], healing)
             token = int(ids[draw(probs, temperature, random)])
             if token in self.eot_ids:
@@ -229,17 +245,17 @@ class TokenCompleter:
     def _encode(self, prompt: str | bytes) -> tuple[tuple[int, ...], bytes]:
         """The canonical ids of the prompt's whole characters, and the bytes of a last one cut short."""
         if isinstance(prompt, str):
-            return self._encoded(prompt), b""
+            return self.encode(prompt), b""
         if not isinstance(prompt, bytes):
             raise InvalidTypeError(f"a prompt is str or bytes, not {type(prompt).__name__}")
         try:
-            return self._encoded(prompt.decode()), b""
+            return self.encode(prompt.decode()), b""
         except UnicodeDecodeError as error:
             if error.reason != "unexpected end of data":
                 raise InvalidArgumentError(
                     f"the prompt is not UTF-8 at byte {error.start}, so it has no encoding; use ByteLM"
                 ) from None
-            return self._encoded(prompt[: error.start].decode()), prompt[error.start :]
+            return self.encode(prompt[: error.start].decode()), prompt[error.start :]
 
     def _spell(self, token: int, *, opens: bool) -> bytes:
         """The bytes of a drawn token; where it opens the text, the decoder takes the hidden leading space away."""
@@ -321,17 +337,29 @@ def infill_completer(
         UnreachablePrefixError: A text that is encoded by itself has no encoding.
     """
     inside, prompt = lm._infilling(prefix, suffix, mode, format)  # noqa: SLF001 - the same prompt is the point
-    prompts, vocab = inside._prompts, inside.viability.vocab  # noqa: SLF001 - likewise
-    read = prompts.read(prompt)
+    read = inside._prompts.read(prompt)  # noqa: SLF001 - likewise
+    return completer_at(inside, read), read.text
+
+
+def completer_at(lm: ByteLM, prompt: Prompt, like: TokenCompleter | None = None) -> TokenCompleter:
+    """The token-level methods behind the tokens in front of a prompt.
+
+    Args:
+        lm: The byte model.
+        prompt: Read by it; its text is left to the caller.
+        like: A completer of the same byte model, to share what does not depend on the prompt.
+    """
+    vocab = lm.viability.vocab
 
     def encode(text: str) -> tuple[int, ...]:
         # The tokenizer would put its hidden leading space before any text that it is given.
-        return vocab.encode(text) if read.lead or not vocab.lead else prompts.encoded(text.encode(), lead=False)
+        if prompt.lead or not vocab.lead:
+            return vocab.encode(text)
+        return lm._prompts.encoded(text.encode(), lead=False)  # noqa: SLF001 - one with prompts.py
 
-    completer = TokenCompleter(
-        inside.token_lm, vocab=vocab, eot_ids=inside.eot_ids, context=read.context, lead=read.lead, encode=encode
-    )
-    return completer, read.text
+    made = TokenCompleter(lm.token_lm, vocab=vocab, eot_ids=lm.eot_ids) if like is None else copy.copy(like)
+    made.context, made.lead, made.encode = prompt.context, vocab.lead if prompt.lead else b"", encode
+    return made
 
 
 def finish(fresh: bytes, stops: Iterable[bytes], max_bytes: int) -> tuple[bytes, FinishReason | None]:

@@ -31,8 +31,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from bytelm.errors import BytelmError, InvalidArgumentError
+from bytelm.identity import fingerprint
 from evals.cursors import load_cursors
-from evals.methods import METHODS, Filler, Method, Settings, fingerprint, open_filler
+from evals.methods import METHODS, Filler, Method, Settings, open_filler
 from evals.metrics import check_k, figures
 from evals.problems import PUBLISHED, Benchmark, Problem, load_published, with_middle
 from evals.records import Line, Records, command_of, key_of, read_records

@@ -164,17 +164,3 @@ def open_filler(model: str, *, device: str | None = None, dtype: str | None = No
         ModelError: It cannot be loaded.
     """
     return Filler(ByteLM.from_pretrained(model, device=device, dtype=dtype).token_lm)
-
-
-def fingerprint(model: Any) -> str | None:
-    """A sha256 of a loaded model's tensors by name, shape, dtype and first values; None where there are none to read.
-
-    It tells models, adapters and dtypes apart, and does not read gigabytes.
-    """
-    if not hasattr(model, "named_parameters"):
-        return None
-    digest = hashlib.sha256()
-    for name, values in sorted(model.named_parameters()):
-        first = values.detach().flatten()[:64].float().cpu().numpy()
-        digest.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode() + first.tobytes())
-    return digest.hexdigest()

@@ -152,14 +152,15 @@ def show(summaries: Sequence[Summary]) -> None:
                 console.print(line, soft_wrap=True)
 
 
-def _table(title: str, columns: Iterable[str], *, left: int = 1) -> Any:
+def table(title: str, columns: Iterable[str], *, left: int = 1) -> Any:
+    """An empty table for the terminal; ``left``: how many of its columns are words."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place < left else "right")
-    return table
+        made.add_column(column, justify="left" if place < left else "right")
+    return made
 
 
 def _run_of(summary: Summary, among: Sequence[Summary]) -> str:
@@ -172,50 +173,51 @@ def _figures(benchmark: str, summaries: Sequence[Summary]) -> Any:
     names = [name for name in TITLES if name != "saved_share"]
     columns = ["run", "method", "n", *(TITLES[name] for name in names)]
     models = ", ".join(dict.fromkeys(summary["settings"]["model"] for summary in summaries))
-    table = _table(f"{benchmark}, {models}: mean [95 % interval]", columns, left=2)
+    made = table(f"{benchmark}, {models}: mean [95 % interval]", columns, left=2)
     for summary in summaries:
         for place, (method, parts) in enumerate(summary["figures"].items()):
             values = parts[ALL]
-            shown = [_interval(values[name], 1 if name == "saved" else 100) for name in names]
-            table.add_row("" if place else _run_of(summary, summaries), method, str(values["exact"]["n"]), *shown)
-        table.add_section()
-    return table
+            shown = [interval(values[name], 1 if name == "saved" else 100) for name in names]
+            made.add_row("" if place else _run_of(summary, summaries), method, str(values["exact"]["n"]), *shown)
+        made.add_section()
+    return made
 
 
 def _costs(summaries: Sequence[Summary]) -> Any:
     names = ["calls", "calls / token", "tokens fed", "first byte, ms", "seconds", "refused"]
-    table = _table("cost of a completion", ["run", "method", *names], left=2)
+    made = table("cost of a completion", ["run", "method", *names], left=2)
     for summary in summaries:
         for place, (method, cost) in enumerate(summary["cost"].items()):
             values = (cost["calls"], cost["calls_per_token"], cost["fed"], 1000 * cost["first_s"], cost["seconds"])
             shown = [f"{value:.{digits}f}" for value, digits in zip(values, (1, 2, 1, 0, 2), strict=True)]
-            table.add_row("" if place else _run_of(summary, summaries), method, *shown, str(cost["refused"]))
-        table.add_section()
-    return table
+            made.add_row("" if place else _run_of(summary, summaries), method, *shown, str(cost["refused"]))
+        made.add_section()
+    return made
 
 
 def _classes(summary: Summary, figure: str) -> Any:
     figures = summary["figures"]
-    table = _table(f"{summary['label']}: {TITLES[figure]}, by class of cursor", ["cursor", "n", *figures])
+    made = table(f"{summary['label']}: {TITLES[figure]}, by class of cursor", ["cursor", "n", *figures])
     for part in dict.fromkeys(part for parts in figures.values() for part in parts):
-        cells = [_interval(parts[part][figure], 100) if part in parts else "-" for parts in figures.values()]
+        cells = [interval(parts[part][figure], 100) if part in parts else "-" for parts in figures.values()]
         n = max(parts[part][figure]["n"] for parts in figures.values() if part in parts)
-        table.add_row(part, str(n), *cells)
-    return table
+        made.add_row(part, str(n), *cells)
+    return made
 
 
 def _pairs_table(summary: Summary, *, all_classes: bool) -> Any:
     columns = ["against", "cursor", "figure", "points [95 % interval]", "better", "worse", "test", "p"]
-    table = _table(f"{summary['label']}: byte against the others, in pairs", columns, left=3)
+    made = table(f"{summary['label']}: byte against the others, in pairs", columns, left=3)
     for pair in summary["pairs"]:
         if pair["cursor"] == ALL or (all_classes and pair["figure"] == "exact"):
-            shown = [_interval(pair["difference"], 100, sign="+"), str(pair["better"]), str(pair["worse"])]
+            shown = [interval(pair["difference"], 100, sign="+"), str(pair["better"]), str(pair["worse"])]
             name = TITLES[pair["figure"]].removesuffix(", %")
-            table.add_row(pair["second"], pair["cursor"], name, *shown, pair["test"], f"{pair['p']:.2g}")
-    return table
+            made.add_row(pair["second"], pair["cursor"], name, *shown, pair["test"], f"{pair['p']:.2g}")
+    return made
 
 
-def _interval(mean: dict[str, float], scale: int, sign: str = "") -> str:
+def interval(mean: dict[str, float], scale: int, sign: str = "") -> str:
+    """A mean with its interval, as it is shown."""
     value, low, high = (f"{scale * mean[name]:{sign}.1f}" for name in ("mean", "low", "high"))
     return value if mean["groups"] < 2 else f"{value} [{low}, {high}]"
 
@@ -234,7 +236,7 @@ def _notes(summary: Summary) -> Iterator[str]:
             f"{told['raising_failed']} with a function that raises failed. Contained: {told['contained']}"
         )
         for method, ran in summary["passing"].items():
-            at_k = ", ".join(f"pass@{k} {_interval(mean, 100)} %" for k, mean in ran["pass_at"].items())
+            at_k = ", ".join(f"pass@{k} {interval(mean, 100)} %" for k, mean in ran["pass_at"].items())
             yield f"  {method}: {at_k}; " + ", ".join(f"{n} {state}" for state, n in ran["states"].items())
 
 

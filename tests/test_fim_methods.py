@@ -13,7 +13,8 @@ from bytelm import ByteLM, TableLM
 from bytelm.engines.transformers import TransformersLM
 from bytelm.errors import InvalidArgumentError, NoInfillFormatError, UnreachablePrefixError
 from bytelm.healing import Healing, completer_of, infill_completer
-from evals.methods import HEALING, METHODS, Filler, Method, Settings, fingerprint, seed_of
+from bytelm.identity import fingerprint
+from evals.methods import HEALING, METHODS, Filler, Method, Settings, seed_of
 from evals.problems import Problem
 from tests.test_fim import LLAMA_LIKE, ORDERS, PUBLISHED, TOKENIZERS, P, S, encoded, id_of, model_of, published_ids
 from tests.test_healing import S_RET, FakeLM, N, U, byte_level

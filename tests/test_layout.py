@@ -66,6 +66,10 @@ ORDER = (
     "ensemble_state",
     "ensemble",
     "healing",
+    "chat",
+    "answers",
+    "identity",
+    "harness",
     "render",
     "compare",
     "doctor",
@@ -73,6 +77,7 @@ ORDER = (
     "options",
     "infill_command",
     "ensemble_command",
+    "eval_command",
     "cli",
 )
 
