@@ -33,8 +33,8 @@ import numpy as np
 from bytelm import ByteLM
 from bytelm.combination import Combine
 from bytelm.errors import BytelmError, InvalidArgumentError, UnreachablePrefixError
+from bytelm.identity import fingerprint
 from evals.documents import PACKAGED, Document, Documents, read_documents
-from evals.methods import fingerprint
 from evals.metrics import ratio_of
 from evals.records import Line, Records, command_of, read_records
 from evals.scores import Panel
