@@ -33,7 +33,7 @@ from bytelm.combination import weights_of
 from bytelm.ensemble import engines_of
 from bytelm.errors import BytelmError, InvalidArgumentError, MissingDependencyError
 from bytelm.identity import digest_of
-from evals.records import Line, Records, read_records
+from evals.records import Line, Records, command_of, read_records
 
 TASKS: Final = Path(__file__).parent / "tasks"
 # As many items as are answered in a few hours on two cores; a share of 200 items is good to ±7 points.
@@ -174,8 +174,7 @@ def header_of(options: argparse.Namespace, members: Mapping[str, ByteLM], words:
     """What a results file says of its run. No path of the machine is in it."""
     models = [getattr(lm.token_lm, "model", None) for lm in members.values()]
     return {
-        "command": "python -m evals.ensemble "
-        + " ".join(Path(word).name if Path(word).is_absolute() else word for word in words if word != "--resume"),
+        "command": command_of("evals.ensemble", [word for word in words if word != "--resume"]),
         "settings": {
             "members": {name: digest_of(lm) for name, lm in members.items()},
             "weights": options.weights,
