@@ -74,3 +74,7 @@ class FileWriteError(BytelmError, OSError):
 
 class MissingDependencyError(BytelmError, ImportError):
     """An optional dependency is not installed; the message names the extra to install."""
+
+
+class ContractError(BytelmError, AssertionError):
+    """An engine breaks a rule of `TokenLM`; the message lists the rules, and what shows it."""

@@ -43,6 +43,7 @@ ORDER = (
     "token_lm",
     "packaged",
     "engines",
+    "testing",
     "filters",
     "certificate",
     "rows",
