@@ -41,6 +41,8 @@ ORDER = (
     "cover",
     "verification",
     "token_lm",
+    "gguf_metadata",
+    "gguf_tokenizer",
     "packaged",
     "engines",
     "testing",
