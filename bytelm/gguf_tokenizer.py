@@ -61,12 +61,16 @@ STEPS: Final[Mapping[str, list[dict[str, Any]]]] = {name: steps for names, steps
 _IGNORE_MERGES: Final = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2"})
 
 
-def tokenizer_json(metadata: Mapping[str, Any], *, special: AbstractSet[str] | None = None) -> dict[str, Any]:
+def tokenizer_json(
+    metadata: Mapping[str, Any], *, special: AbstractSet[str] | None = None, published: bool = False
+) -> dict[str, Any]:
     """The tokenizer.json of a GGUF file.
 
     Args:
         metadata: The pairs of the file that begin with ``tokenizer.``.
         special: The tokens that are never text; None for all that the file calls control tokens.
+        published: Spell Gemma's runs of spaces with ▁, as Google's own tokenizer does, for which a ▁ in the text is one
+            of a run. For llama.cpp it is none.
 
     Raises:
         ValueError: The file's tokenizer is of a kind that is not known here.
@@ -77,9 +81,9 @@ def tokenizer_json(metadata: Mapping[str, Any], *, special: AbstractSet[str] | N
         tokens = list(metadata["tokenizer.ggml.tokens"])
         steps = _byte_level_steps(metadata, tokens, pre)
     elif (model, pre) == ("llama", "default"):
-        # The file spells user-defined runs of spaces as they look, the tokenizer as its normaliser leaves them.
+        # The file spells user-defined runs of spaces as they look.
         pairs = zip(metadata["tokenizer.ggml.tokens"], kinds, strict=True)
-        tokens = [token.replace(" ", "▁") if kind == _USER_DEFINED else token for token, kind in pairs]
+        tokens = [token.replace(" ", "▁") if published and kind == _USER_DEFINED else token for token, kind in pairs]
         steps = _sentencepiece_steps(metadata, tokens)
     else:
         raise ValueError(f"the tokenizer is of the unknown kind {(model, pre)}")

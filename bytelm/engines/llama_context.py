@@ -4,12 +4,19 @@ Rules
     Nothing of the high-level class of llama-cpp-python is used: it keeps one sequence, and copies logits in Python.
     What llama.cpp would answer by ending the process (a batch beyond ``n_batch``) is not sent. What it answers with a
     status becomes a `ModelError` with the last lines that it wrote to its log.
-    Its log goes to this module's logger, warnings and errors as such, the rest as debug: nothing is printed.
+    All of its log goes to this module's logger at the level of debug: nothing is printed.
 
 Traps
     Pointers into numpy arrays are valid as long as the arrays are: `decode` holds them until llama.cpp has returned.
     The rows that `decode` returns are llama.cpp's own memory, and are overwritten by the next call.
-    Flash attention adds up in another order for another number of rows, in half precision: it is off unless asked for.
+    llama.cpp rounds what it multiplies with quantised weights to 8 bits. Sums that are taken in another order differ in
+    their last bit, now and then fall on the other side of that rounding, and after some layers the row is another one
+    by as much as the rounding itself changes it: a hundredth in total variation. So the order is kept the same, whoever
+    asks for what beside it. With flash attention each token sums over the cells of its own past alone, in their order,
+    and cells are taken in order as long as none is given back: what is dropped is buried, until the cache is full. From
+    64 tokens on, and for a single one where threads share many cells, other kernels run. For some formats they differ
+    by the number of tokens anyhow: then every call is of two tokens and two rows (`pair`, ``n_batch`` 2), and a lone
+    token has a dummy beside it, in a sequence of dummies.
 """
 
 from __future__ import annotations
@@ -17,6 +24,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,11 +37,12 @@ from bytelm.errors import InvalidArgumentError, MissingDependencyError, ModelErr
 
 log = logging.getLogger(__name__)
 
-MAX_IDS: Final = 256  # LLAMA_MAX_SEQ
+MAX_IDS: Final = 254  # LLAMA_MAX_SEQ, less the two of our own
+SHARED_CELLS: Final = 256  # with more, llama.cpp may share the cells that a lone token attends to among threads
 # What llama_decode returns.
 FULL: Final = 1  # no room in the cache; it is as it was
 NO_MEMORY: Final = -2
-_LEVELS: Final = {3: logging.ERROR, 2: logging.WARNING}
+_ERROR: Final = 4  # ggml's level
 # Set here, or not to be set, as the rows would no longer be what they are.
 _OURS: Final = frozenset(
     {
@@ -64,9 +73,9 @@ def library() -> Any:
 
         def heard(level: int, text: bytes, _: Any) -> None:
             line = text.decode("utf-8", "replace").strip()
-            if level in _LEVELS and line:
+            if level == _ERROR and line:
                 _said.append(line)
-            log.log(_LEVELS.get(level, logging.DEBUG), "%s", line)
+            log.debug("%s", line)
 
         _callbacks.append(llama_cpp.llama_log_callback(heard))
         llama_cpp.llama_log_set(_callbacks[0], ctypes.c_void_p(0))
@@ -91,8 +100,11 @@ class Context:
         context_length: The longest sequence.
         window: Tokens that a sliding layer sees, or None where no layer slides.
         stateful: Why a sequence cannot be stepped back, or an empty string where it can.
-        n_seq: Sequence ids.
+        n_seq: Sequence ids; no more than there are cells.
         n_batch: Most tokens of a call.
+        cells: Cells of the cache.
+        used: Cells that were taken since the cache was empty.
+        pair: Whether each call is of two tokens and two rows at least.
 
     Raises:
         MissingDependencyError: llama-cpp-python is not installed.
@@ -111,11 +123,10 @@ class Context:
         n_threads: int | None,
         options: Mapping[str, Any],
     ) -> None:
-        self._model = self._context = None
         self._lib = lib = library()
         threads = n_threads or _processors()
         model_params, context_params = lib.llama_model_default_params(), lib.llama_context_default_params()
-        context_params.flash_attn_type = 0
+        context_params.flash_attn_type = 1
         for name, value in options.items():
             _set(name, value, model_params, context_params)
         _said.clear()
@@ -124,11 +135,16 @@ class Context:
             raise ModelError(
                 f"llama.cpp cannot load {str(path)!r}: {_reason('the file is damaged, or memory is short')}"
             )
+        self._freed: Any = weakref.finalize(self, lib.llama_model_free, self._model)
         self._vocab = lib.llama_model_get_vocab(self._model)
         trained = int(lib.llama_model_n_ctx_train(self._model))
         cells = min(trained, 8192) if n_ctx is None else n_ctx
-        context_params.n_ctx, context_params.n_batch, context_params.n_seq_max = cells, n_batch, n_seq
-        context_params.n_ubatch = min(context_params.n_ubatch, n_batch)
+        # It makes room for a row of each sequence id, and ends the process where n_batch, which it keeps within n_ctx,
+        # is below their number.
+        self.n_seq = max(1, min(n_seq, cells - 2))
+        self._dummies, self._grave = self.n_seq, self.n_seq + 1
+        context_params.n_ctx, context_params.n_seq_max = max(cells, 4), self.n_seq + 2
+        context_params.n_batch, context_params.n_ubatch = max(n_batch, 2, self.n_seq + 2), max(n_batch, 2)
         context_params.n_threads = context_params.n_threads_batch = threads
         context_params.kv_unified = context_params.no_perf = True
         self._context = lib.llama_init_from_model(self._model, context_params)
@@ -137,25 +153,22 @@ class Context:
                 f"llama.cpp cannot make a cache of {cells} tokens for {str(path)!r}: {_reason('memory is short')}; "
                 "give a smaller n_ctx"
             )
+        self._freed.detach()
+        self._freed = weakref.finalize(self, _free, lib, self._context, self._model)
         self._memory = lib.llama_get_memory(self._context)
         self.columns = int(lib.llama_vocab_n_tokens(self._vocab))
         self.context_length = min(cells, trained)
         self.window = int(lib.llama_model_n_swa(self._model)) or None
         state = lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
         self.stateful = "it keeps a recurrent state, which cannot be stepped back" if state else ""
-        self.n_seq, self.n_batch = n_seq, n_batch
+        self.n_batch = min(n_batch, int(lib.llama_n_batch(self._context)) - 1)
+        self.cells = int(lib.llama_n_ctx(self._context))
+        self.used, self._dummy, self._buried = 0, 0, False
+        self.pair, self._threads = True, threads
 
     def close(self) -> None:
-        """Give the memory back."""
-        if self._context:
-            self._lib.llama_free(self._context)
-        if self._model:
-            self._lib.llama_model_free(self._model)
-        self._model = self._context = None
-
-    def __del__(self) -> None:
-        if getattr(self, "_lib", None) is not None:
-            self.close()
+        """Give the memory back, as happens by itself when nothing refers to this any more."""
+        self._freed()
 
     # ---- running
 
@@ -170,13 +183,20 @@ class Context:
         Raises:
             ModelError: llama.cpp failed; what the cache then holds is not known.
         """
-        lib, n = self._lib, len(tokens)
+        lib = self._lib
+        pair = self.pair or (self._threads > 1 and self.used >= SHARED_CELLS)
+        if len(tokens) == 1 and pair:
+            tokens, positions, ids = [*tokens, tokens[0]], [*positions, self._dummy], [*ids, [self._dummies]]
+        n = len(tokens)
         token, position = np.array(tokens, np.int32), np.array(positions, np.int32)
         counts = np.array([len(some) for some in ids], np.int32)
         flat = np.array([i for some in ids for i in some], np.int32)
         addresses = (flat.ctypes.data + 4 * (np.cumsum(counts) - counts)).astype(np.uintp)
         flags = np.zeros(n, np.int8)
         flags[list(wanted)] = 1
+        other = (wanted[0] + 1) % n if len(wanted) == 1 and self.pair else None
+        if other is not None:
+            flags[other] = 1
         batch = lib.llama_batch(
             n_tokens=n,
             token=_pointer(token, ctypes.c_int32),
@@ -193,10 +213,13 @@ class Context:
         if status != 0:
             kind = OutOfMemoryError if status == NO_MEMORY else ModelError
             raise kind(f"llama.cpp failed on {n} tokens (status {status}): {_reason('memory is short')}")
+        self.used += n
+        self._dummy += ids[-1][0] == self._dummies
         if not len(wanted):
             return np.empty((0, self.columns), np.float32)
-        rows: Any = lib.llama_get_logits(self._context)
-        return np.ctypeslib.as_array(rows, shape=(len(wanted), self.columns))
+        pointer: Any = lib.llama_get_logits(self._context)
+        rows = np.ctypeslib.as_array(pointer, shape=(int(flags.sum()), self.columns))
+        return rows if other is None else rows[[int(other < wanted[0])]]
 
     # ---- the cache, as `lines.Memory`
 
@@ -205,9 +228,19 @@ class Context:
         self._lib.llama_memory_seq_cp(self._memory, source, target, 0, length)
 
     def drop(self, line: int, start: int) -> None:
-        """Let an id no longer own its cells from position ``start`` on."""
+        """Let an id no longer own its cells from position ``start`` on. They are buried, and not free."""
+        self._lib.llama_memory_seq_cp(self._memory, line, self._grave, start, -1)
         if not self._lib.llama_memory_seq_rm(self._memory, line, start, -1):
             raise ModelError(f"llama.cpp cannot drop positions {start} and on of a sequence of this model")
+        self._buried = True
+
+    def unbury(self) -> bool:
+        """Free the cells that were dropped, and those of the dummies; False if there are none."""
+        found, self._buried = self._buried or self._dummy > 0, False
+        for line in (self._grave, self._dummies):
+            self._lib.llama_memory_seq_rm(self._memory, line, -1, -1)
+        self._dummy = 0
+        return found
 
     def first(self, line: int) -> int:
         """The first position that is still there for an id."""
@@ -216,6 +249,7 @@ class Context:
     def clear(self) -> None:
         """Forget every sequence."""
         self._lib.llama_memory_clear(self._memory, False)  # noqa: FBT003 - a C function
+        self.used, self._dummy, self._buried = 0, 0, False
 
     # ---- the vocabulary
 
@@ -242,6 +276,11 @@ class Context:
         ids = range(self.columns)
         named = {int(lib.llama_vocab_eos(self._vocab)), int(lib.llama_vocab_eot(self._vocab))}
         return frozenset(i for i in ids if i in named or (i not in fim and lib.llama_vocab_is_eog(self._vocab, i)))
+
+
+def _free(lib: Any, context: Any, model: Any) -> None:
+    lib.llama_free(context)
+    lib.llama_model_free(model)
 
 
 def _processors() -> int:

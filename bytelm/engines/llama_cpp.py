@@ -9,9 +9,9 @@ Rules
 
 Numbers
     llama.cpp computes with the quantised weights, and rounds what it multiplies with them to 8 bits: its rows are not
-    those of the same file in the transformers engine, which unpacks the weights to float32. Where a token's neighbours
-    in the cache lie elsewhere, sums are taken in another order, and that rounding may fall on the other side: see
-    docs/engines.md for how far a row is from its uncached one.
+    those of the same file in the transformers engine, which unpacks the weights to float32. They are the same rows,
+    whatever was asked before and beside (llama_context.py says how), until a cache that one call nearly fills has to
+    take its cells out of order.
 
 Memory
     The cache has ``n_ctx`` cells, made at the construction. Lines used longest ago go first. Rows are remembered up to
@@ -47,6 +47,9 @@ from bytelm.verification.corpus import documents
 Rows = dict[Tokens, Float32[np.ndarray, " vocab"]]
 
 ROW_BYTES: Final = 64 << 20
+BATCH: Final = 32  # below 64, from which on llama.cpp sums attention in another order
+PROBE: Final = 23
+SAME: Final = 2e-5  # nats
 TEXTS: Final = 300  # texts that a rebuilt tokenizer is compared on at construction
 
 
@@ -60,8 +63,9 @@ class LlamaCppLM:
         start_id: What an empty sequence stands for. None: BOS, else an EOT id.
         n_ctx: Tokens that the cache holds, and the longest sequence. None: the context that the model was trained with,
             at most 8192.
-        n_seq: Sequences that the cache tells apart, 1 to 256: branches that are kept, and rows of one call.
-        n_batch: Most tokens of a call of llama.cpp.
+        n_seq: Sequences that the cache tells apart, 1 to 254: branches that are kept, and rows of one call.
+        n_batch: Most tokens of a call of llama.cpp. None: 32 where a probe at construction finds that a row does not
+            depend on how its tokens are cut into calls, else 2, with which it does not.
         n_threads: Threads. None: the processors that this process may use.
         row_bytes: What remembered rows may take.
         options: Other fields of llama.cpp's ``llama_model_params`` and ``llama_context_params``, such as
@@ -69,6 +73,7 @@ class LlamaCppLM:
 
     Attributes:
         usage: Calls of llama.cpp and tokens fed since the construction.
+        n_batch: Most tokens of a call.
         context_length: The longest sequence that it takes.
         mode: "tree", or "whole" where the model's state cannot be stepped back.
 
@@ -90,7 +95,7 @@ class LlamaCppLM:
         start_id: int | None = None,
         n_ctx: int | None = None,
         n_seq: int = 64,
-        n_batch: int = 512,
+        n_batch: int | None = None,
         n_threads: int | None = None,
         row_bytes: int = ROW_BYTES,
         **options: Any,
@@ -98,7 +103,7 @@ class LlamaCppLM:
         for name, value, least in (
             ("n_ctx", 1 if n_ctx is None else n_ctx, 1),
             ("n_seq", n_seq, 1),
-            ("n_batch", n_batch, 1),
+            ("n_batch", 1 if n_batch is None else n_batch, 1),
             ("n_threads", 1 if n_threads is None else n_threads, 1),
             ("row_bytes", row_bytes, 0),
         ):
@@ -110,7 +115,7 @@ class LlamaCppLM:
         if not self.path.is_file():
             raise ModelError(f"there is no file {str(path)!r}; the engine 'llama-cpp' loads one GGUF file")
         self._context = Context(
-            self.path, n_ctx=n_ctx, n_seq=n_seq, n_batch=n_batch, n_threads=n_threads, options=options
+            self.path, n_ctx=n_ctx, n_seq=n_seq, n_batch=n_batch or BATCH, n_threads=n_threads, options=options
         )
         self.vocab_size = self._context.columns
         self.context_length = self._context.context_length
@@ -123,9 +128,32 @@ class LlamaCppLM:
         self.mode: Final = "whole" if self._context.stateful else "tree"
         self.usage = Usage()
         self._most_rows = row_bytes // (4 * self.vocab_size)
-        self._lines = Lines(n_seq, self._context, self._context.window)
+        self._lines = Lines(self._context.n_seq, self._context, self._context.window)
         self._memo: OrderedDict[Tokens, Float32[np.ndarray, " vocab"]] = OrderedDict()
         self._lock = threading.RLock()
+        if n_batch is None:
+            self._probe()
+        self.usage = Usage()
+
+    @property
+    def n_batch(self) -> int:
+        """Most tokens of a call."""
+        return self._context.n_batch
+
+    def _probe(self) -> None:
+        """Cut into calls of two tokens, if rows are others where more or fewer are fed at once."""
+        context, most = self._context, self._context.n_batch
+        sequence = tuple(i * i % self.vocab_size for i in range(min(PROBE, self.context_length)))
+
+        def row(n_batch: int, *, pair: bool) -> Float32[np.ndarray, " vocab"]:
+            context.n_batch, context.pair = min(n_batch, most), pair
+            self._forget()
+            return (self._run(self._lines.plan([sequence])) or {})[sequence]
+
+        whole = row(most, pair=True)
+        alone, twos = (float(np.abs(row(n, pair=n == 2) - whole).max()) for n in (1, 2))
+        context.n_batch, context.pair = most if twos <= SAME else min(2, most), max(alone, twos) > SAME
+        self._forget()
 
     def __repr__(self) -> str:
         return f"LlamaCppLM({self.path.name}, {self.vocab_size} columns, mode={self.mode!r})"
@@ -206,6 +234,9 @@ class LlamaCppLM:
             return rows
         while sequences:
             plan = self._lines.plan(sequences)
+            if self._context.used + 2 * len(plan) > self._context.cells >= 2 * sum(map(len, sequences)):
+                self._forget()  # before cells would have to be taken out of order
+                plan = self._lines.plan(sequences)
             found = self._run(plan)
             if found is None:  # no room for all of them at once, with nothing left to forget
                 self._forget()
@@ -229,8 +260,10 @@ class LlamaCppLM:
                 logits = self._context.decode(plan.tokens[part], plan.positions[part], plan.ids[part], inside)
                 if logits is not None:
                     break
-                if not self._lines.forget(plan):
-                    return None
+                if not self._context.unbury():
+                    if not self._lines.forget(plan):
+                        return None
+                    self._context.unbury()
             self.usage.calls += 1
             self.usage.tokens_fed += len(plan.tokens[part])
             rows.update(zip((plan.wanted[i] for i in wanted), log_softmax(logits), strict=True))

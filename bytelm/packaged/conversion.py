@@ -32,7 +32,7 @@ def convert(gguf: Path, folder: Path, model: PackagedModel) -> None:
     """
     try:
         metadata = read_metadata(gguf, "tokenizer.")
-        tokenizer = tokenizer_json(metadata, special=model.special)
+        tokenizer = tokenizer_json(metadata, special=model.special, published=True)
         files = {"tokenizer.json": tokenizer, "tokenizer_config.json": _settings(metadata)}
         with contextlib.redirect_stderr(io.StringIO()):  # transformers would draw progress bars of its own
             weights = _load_weights(gguf, model)
