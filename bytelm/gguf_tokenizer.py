@@ -31,7 +31,7 @@ from typing import Any, Final
 
 # Kinds of token in a GGUF file.
 CONTROL: Final = 3
-_USER_DEFINED: Final = 4
+USER_DEFINED: Final = 4
 
 _LLAMA3: Final = (
     r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -83,7 +83,7 @@ def tokenizer_json(
     elif (model, pre) == ("llama", "default"):
         # The file spells user-defined runs of spaces as they look.
         pairs = zip(metadata["tokenizer.ggml.tokens"], kinds, strict=True)
-        tokens = [token.replace(" ", "▁") if published and kind == _USER_DEFINED else token for token, kind in pairs]
+        tokens = [token.replace(" ", "▁") if published and kind == USER_DEFINED else token for token, kind in pairs]
         steps = _sentencepiece_steps(metadata, tokens)
     else:
         raise ValueError(f"the tokenizer is of the unknown kind {(model, pre)}")
@@ -98,7 +98,7 @@ def tokenizer_json(
             "special": kind == CONTROL if special is None else token in special,
         }
         for token_id, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
-        if kind in {CONTROL, _USER_DEFINED}
+        if kind in {CONTROL, USER_DEFINED}
     ]
     return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, **steps}
 
@@ -135,7 +135,7 @@ def _sentencepiece_steps(metadata: Mapping[str, Any], tokens: Sequence[str]) -> 
     """What happens to text between the added tokens of a SentencePiece tokenizer."""
     kinds = metadata["tokenizer.ggml.token_type"]
     pairs = zip(metadata["tokenizer.ggml.scores"], kinds, strict=True)
-    merges = merges_of_scores(tokens, [0.0 if kind == _USER_DEFINED else score for score, kind in pairs])
+    merges = merges_of_scores(tokens, [0.0 if kind == USER_DEFINED else score for score, kind in pairs])
     lead = metadata.get("tokenizer.ggml.add_space_prefix", True)  # the hidden space before a text
     underlined = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     to_space = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}

@@ -268,6 +268,10 @@ class Context:
         """Whether llama.cpp puts BOS before a text."""
         return bool(self._lib.llama_vocab_get_add_bos(self._vocab))
 
+    def is_control(self, token_id: int) -> bool:
+        """Whether llama.cpp never takes text for this token."""
+        return bool(self._lib.llama_vocab_is_control(self._vocab, token_id))
+
     def ends(self) -> frozenset[int]:
         """The tokens at which llama.cpp ends a text, less those that end a file of a prompt with several."""
         lib = self._lib

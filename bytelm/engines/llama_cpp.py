@@ -40,7 +40,7 @@ from bytelm.errors import (
     UnsupportedTokenizerError,
 )
 from bytelm.gguf_metadata import read_metadata
-from bytelm.gguf_tokenizer import named_tokens, tokenizer_json
+from bytelm.gguf_tokenizer import CONTROL, USER_DEFINED, named_tokens, tokenizer_json
 from bytelm.token_lm import Usage, checked_rows
 from bytelm.verification.corpus import documents
 
@@ -301,6 +301,9 @@ def gguf_tokenizer(path: Path, context: Context) -> Any:
     advice = "give the model's own as tokenizer=, such as AutoTokenizer.from_pretrained(…)"
     try:
         metadata = read_metadata(path, "tokenizer.") | {"tokenizer.ggml.add_bos_token": context.adds_bos}
+        kinds = metadata["tokenizer.ggml.token_type"]
+        for i in [i for i, kind in enumerate(kinds) if kind == USER_DEFINED and context.is_control(i)]:
+            kinds[i] = CONTROL  # by its name: </s> in Gemma's file
         backend = Tokenizer.from_str(json.dumps(tokenizer_json(metadata)))
     except (ValueError, KeyError) as error:
         raise UnsupportedTokenizerError(f"the tokenizer of {path.name} cannot be rebuilt: {error}; {advice}") from error
