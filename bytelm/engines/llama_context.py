@@ -208,13 +208,17 @@ class Context:
         )
         _said.clear()
         status = lib.llama_decode(self._context, batch)
+        if status == FULL and ids[-1][0] == self._dummies:  # the last cell is for the token itself
+            batch.n_tokens = n = 1
+            flags, other = flags[:1], None
+            status = lib.llama_decode(self._context, batch)
         if status == FULL:
             return None
         if status != 0:
             kind = OutOfMemoryError if status == NO_MEMORY else ModelError
             raise kind(f"llama.cpp failed on {n} tokens (status {status}): {_reason('memory is short')}")
         self.used += n
-        self._dummy += ids[-1][0] == self._dummies
+        self._dummy += n > 1 and ids[-1][0] == self._dummies
         if not len(wanted):
             return np.empty((0, self.columns), np.float32)
         pointer: Any = lib.llama_get_logits(self._context)

@@ -241,7 +241,10 @@ class LlamaCppLM:
             if found is None:  # no room for all of them at once, with nothing left to forget
                 self._forget()
                 if len(sequences) == 1:
-                    raise ModelError(f"the cache of llama.cpp has no room for {len(sequences[0])} tokens")
+                    found = self._run(self._lines.plan(sequences))
+                    if found is None:
+                        raise ModelError(f"the cache of llama.cpp has no room for {len(sequences[0])} tokens")
+                    return rows | found
                 half = len(sequences) // 2
                 return rows | self._computed(sequences[:half]) | self._computed(sequences[half:])
             rows |= found
