@@ -27,7 +27,6 @@ from jaxtyping import Float64
 from bytelm.arguments import Number, Text, eot_ids_of, stride_of, tolerance_of
 from bytelm.byte_state import ByteState
 from bytelm.completing import Completing
-from bytelm.errors import InvalidArgumentError
 from bytelm.fim import FIMFormat, Mode, check_mode, declared, end_ids, find_format, infill_prompt
 from bytelm.frontier import Cover, Frontier
 from bytelm.prompts import CoverCache, Prefix, Prompt, PromptReader, bos_ids_of
@@ -114,9 +113,9 @@ class ByteLM(Completing):
         """Load a model by name.
 
         Args:
-            name_or_path: A folder, a hub id, or a packaged model: "demo" (SmolLM2-135M), "demo-gemma" (Gemma-3-270m),
-                "demo-fim" (SmolLM2-135M with an adapter for `infill`).
-            engine: What runs the model; "transformers".
+            name_or_path: A folder, a hub id, a GGUF file for "llama-cpp", or a packaged model: "demo"
+                (SmolLM2-135M), "demo-gemma" (Gemma-3-270m), "demo-fim" (SmolLM2-135M with an adapter for `infill`).
+            engine: What runs the model: "transformers", or "llama-cpp" for a GGUF file (docs/engines.md).
             device: As transformers takes it, "cpu" or "cuda" for one.
             dtype: The same, "float32" or "bfloat16" for one.
             gguf_file: The file to load from the folder, where it holds GGUF files.
@@ -128,17 +127,12 @@ class ByteLM(Completing):
         Raises:
             ModelError: The model cannot be loaded.
             DownloadError: A packaged model cannot be fetched.
+            MissingDependencyError: The engine is not installed.
         """
-        if engine != "transformers":
-            raise InvalidArgumentError(f"no engine is called {engine!r}; there is 'transformers'")
-        from bytelm.engines.transformers import load
-        from bytelm.packaged import is_packaged, packaged_directory
+        from bytelm.engines.choice import load_engine
 
         name = os.fspath(name_or_path)
-        where = str(packaged_directory(name)) if is_packaged(name) else name
-        if gguf_file is not None:
-            engine_options["gguf_file"] = gguf_file
-        token_lm = load(where, device=device, dtype=dtype, **engine_options)
+        token_lm = load_engine(engine, name, device=device, dtype=dtype, gguf_file=gguf_file, **engine_options)
         return cls(token_lm, eot_ids=eot_ids, bos=bos, normalize=normalize)
 
     # ---- distributions

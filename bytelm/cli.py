@@ -32,6 +32,7 @@ from bytelm.options import (
     MODEL_HELP,
     DeviceOption,
     DtypeOption,
+    EngineOption,
     EscapesOption,
     FileOption,
     JsonOption,
@@ -126,6 +127,7 @@ def sample(
     as_json: JsonOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    engine: EngineOption = "transformers",
 ) -> None:
     """Complete a text, wherever it ends. Prints the new text alone, as it is generated.
 
@@ -139,7 +141,7 @@ def sample(
     options_ = sampling(
         stop, escapes, max_bytes=max_bytes, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
     )
-    lm = load(model, device, dtype)
+    lm = load(model, device, dtype, engine)
     if n == 1 and not as_json:
         show_pieces(lm.stream(prompt, **options_))
         return
@@ -161,6 +163,7 @@ def next_(
     as_json: JsonOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    engine: EngineOption = "transformers",
 ) -> None:
     """The distribution of the next byte, as a table with bars.
 
@@ -171,7 +174,7 @@ def next_(
       bytelm next --json "Once upon a ti" | jq .logprob
     """
     prompt = read_text(text, file, escapes=escapes)
-    lm = load(model, device, dtype)
+    lm = load(model, device, dtype, engine)
     logprobs = lm.next_byte_logprobs(prompt).tolist()
     shown = sorted(range(257), key=lambda value: (-logprobs[value], value))[:top]
     if as_json:
@@ -204,6 +207,7 @@ def score(
     as_json: JsonOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    engine: EngineOption = "transformers",
 ) -> None:
     """The log-probability of a text and its bits per byte.
 
@@ -217,7 +221,7 @@ def score(
         raise typer.BadParameter("--per-byte lists bytes; --eot adds the end of the text, which is none")
     data = read_text(text, file, escapes=escapes)
     before = argument_bytes(prefix, escapes=escapes)
-    lm = load(model, device, dtype)
+    lm = load(model, device, dtype, engine)
     if per_byte:
         for offset, (value, logprob) in enumerate(
             zip(data, lm.byte_logprobs(data, before, stride=stride).tolist(), strict=True)
@@ -245,6 +249,7 @@ def explain(
     as_json: JsonOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    engine: EngineOption = "transformers",
 ) -> None:
     """The cover of a text: the token sequences that spell it, their probabilities, and how they sum.
 
@@ -254,7 +259,7 @@ def explain(
       bytelm explain -e "def f():\\n    ret" --top 5
     """
     prompt = read_text(text, file, escapes=escapes)
-    lm = load(model, device, dtype)
+    lm = load(model, device, dtype, engine)
     cover = lm.cover(prompt)
     total = lm.logprob(prompt)
     spelled = [[show_bytes(lm.spell([token])) for token in item.token_ids] for item in cover[:top]]
@@ -327,6 +332,7 @@ def demo(
     as_json: JsonOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    engine: EngineOption = "transformers",
 ) -> None:
     """One prompt, or one cursor, completed by tokens, by token healing and by bytes, side by side.
 
@@ -343,7 +349,7 @@ def demo(
         prompt, behind = read_text(text, file, escapes=escapes), None if behind is None else b""
     if suffix is not None:
         behind = argument_bytes(suffix, escapes=escapes)
-    lm = load(model or ("demo" if behind is None else "demo-fim"), device, dtype)
+    lm = load(model or ("demo" if behind is None else "demo-fim"), device, dtype, engine)
     outcomes = compare(lm, prompt, behind, max_bytes=max_bytes)
     if not as_json:
         typer.echo(show_comparison(prompt, outcomes, suffix=behind))

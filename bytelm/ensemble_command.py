@@ -21,6 +21,7 @@ from bytelm.options import (
     MODEL_HELP,
     DeviceOption,
     DtypeOption,
+    EngineOption,
     EscapesOption,
     FileOption,
     JsonOption,
@@ -78,6 +79,7 @@ def ensemble(
     as_json: JsonOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    engine: EngineOption = "transformers",
 ) -> None:
     """Complete a text by several models as one, whatever their vocabularies. Prints the new text alone.
 
@@ -100,7 +102,7 @@ def ensemble(
     options = sampling(
         stop, escapes, max_bytes=max_bytes, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
     )
-    loaded = {name: load(name, device, dtype) for name in dict.fromkeys(names)}
+    loaded = {name: load(name, device, dtype, engine) for name in dict.fromkeys(names)}
     joint = Ensemble([loaded[name] for name in names], weights=numbers, combine=combine)
     joint.progress = True
     if show_members:

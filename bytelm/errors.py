@@ -60,6 +60,10 @@ class ContextOverflowError(ModelError):
     """A token sequence is longer than the model's context window."""
 
 
+class OutOfMemoryError(ModelError, MemoryError):
+    """The memory of the machine or of its accelerator does not hold the model, its cache, or what a call needs."""
+
+
 class DownloadError(BytelmError):
     """A packaged model could not be fetched, or is not the file that was expected."""
 
@@ -74,3 +78,7 @@ class FileWriteError(BytelmError, OSError):
 
 class MissingDependencyError(BytelmError, ImportError):
     """An optional dependency is not installed; the message names the extra to install."""
+
+
+class ContractError(BytelmError, AssertionError):
+    """An engine breaks a rule of `TokenLM`; the message lists the rules, and what shows it."""

@@ -23,6 +23,7 @@ from bytelm.in_place import replace, writable
 from bytelm.options import (
     DeviceOption,
     DtypeOption,
+    EngineOption,
     EscapesOption,
     JsonOption,
     MaxBytesOption,
@@ -101,6 +102,7 @@ def infill(
     as_json: JsonOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    engine: EngineOption = "transformers",
 ) -> None:
     """Complete the middle at a cursor, wherever it is. Prints the middle alone, as it is generated.
 
@@ -123,7 +125,7 @@ def infill(
         stop, escapes, max_bytes=max_bytes, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
     )
     options["stop"] += STOPS[stop_at]
-    lm = load(model, device, dtype)
+    lm = load(model, device, dtype, engine)
     size = default_window(getattr(lm.token_lm, "context_length", None), max_bytes) if window_ is None else window_
     left, right = window(before, b"" if mode == "left" else after, size)
     if len(left) < len(before) or (mode != "left" and len(right) < len(after)):

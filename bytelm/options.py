@@ -14,11 +14,12 @@ from typing import Annotated, Any, Final
 import typer
 
 from bytelm.byte_lm import ByteLM
+from bytelm.engines.choice import Engine
 from bytelm.packaged import PACKAGED, packaged_directory
 from bytelm.sampler import Completion
 from bytelm.terminal import argument_bytes, patience, print_json
 
-MODEL_HELP: Final = f"A folder, a hub id, or a packaged model: {', '.join(PACKAGED)}."
+MODEL_HELP: Final = f"A folder, a hub id, a GGUF file for llama-cpp, or a packaged model: {', '.join(PACKAGED)}."
 
 Text = Annotated[str | None, typer.Argument(help="The text; without it, --file or standard input.")]
 FileOption = Annotated[
@@ -32,6 +33,9 @@ EscapesOption = Annotated[
 ModelOption = Annotated[str, typer.Option("--model", "-m", envvar="BYTELM_MODEL", help=MODEL_HELP)]
 DeviceOption = Annotated[str | None, typer.Option(help="Where the model runs, such as cpu or cuda.")]
 DtypeOption = Annotated[str | None, typer.Option(help="Number format of the weights, such as float32 or bfloat16.")]
+EngineOption = Annotated[
+    Engine, typer.Option(envvar="BYTELM_ENGINE", help="What runs the model; llama-cpp takes a GGUF file.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same bytes.")]
 
@@ -48,11 +52,13 @@ StopOption = Annotated[list[str] | None, typer.Option(help="Stop before this str
 NumberOption = Annotated[int, typer.Option("-n", min=1, help="How many completions.")]
 
 
-def load(model: str, device: str | None = None, dtype: str | None = None) -> ByteLM:
+def load(model: str, device: str | None = None, dtype: str | None = None, engine: Engine = "transformers") -> ByteLM:
     """The byte model that the options name; its long jobs show a bar."""
-    place = str(packaged_directory(model)) if model in PACKAGED else model  # has a bar of its own
+    place = model
+    if model in PACKAGED and engine == "transformers":
+        place = str(packaged_directory(model))  # has a bar of its own
     with patience(f"loading {model}"):
-        lm = ByteLM.from_pretrained(place, device=device, dtype=dtype)
+        lm = ByteLM.from_pretrained(place, engine=engine, device=device, dtype=dtype)
     lm.progress = True
     return lm
 

@@ -54,7 +54,7 @@ def lm() -> ByteLM:
 @pytest.fixture
 def run(lm: ByteLM, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Done]:
     """Run ``bytelm`` in this process, with the toy model in place of the one that --model names."""
-    monkeypatch.setattr(cli, "load", lambda model, device, dtype: lm)
+    monkeypatch.setattr(cli, "load", lambda model, *_: lm)
 
     def run_(*args: str, stdin: bytes | None = None) -> Done:
         monkeypatch.setattr(sys, "stdin", Stdin(stdin or b"", tty=stdin is None))
@@ -228,7 +228,7 @@ def test_demo_compares_at_a_cursor_too(
         asked.append(given)
         return []
 
-    monkeypatch.setattr(cli, "load", lambda model, device, dtype: model)
+    monkeypatch.setattr(cli, "load", lambda model, *_: model)
     monkeypatch.setattr(cli, "compare", compare)
     monkeypatch.setattr(cli, "show_comparison", lambda prompt, outcomes, *, suffix: f"{prompt!r} {suffix!r}")
 
@@ -344,7 +344,7 @@ def test_version(run: Run) -> None:
 
 
 def test_load_asks_for_what_the_options_say(monkeypatch: pytest.MonkeyPatch, lm: ByteLM) -> None:
-    """The options --model, --device and --dtype reach `ByteLM.from_pretrained`; a packaged model is looked up first."""
+    """The options --model, --engine, --device and --dtype reach `ByteLM.from_pretrained`; a packaged model is looked up first."""
     asked: list[tuple[str, dict[str, Any]]] = []
 
     def from_pretrained(name: str, **options: Any) -> ByteLM:
@@ -355,10 +355,12 @@ def test_load_asks_for_what_the_options_say(monkeypatch: pytest.MonkeyPatch, lm:
     monkeypatch.setattr(options, "packaged_directory", lambda name: Path("cache") / name)
     options.load("folder", "cpu", "bfloat16")
     options.load("demo")
+    options.load("demo", engine="llama-cpp")
 
     assert asked == [
-        ("folder", {"device": "cpu", "dtype": "bfloat16"}),
-        (str(Path("cache") / "demo"), {"device": None, "dtype": None}),
+        ("folder", {"engine": "transformers", "device": "cpu", "dtype": "bfloat16"}),
+        (str(Path("cache") / "demo"), {"engine": "transformers", "device": None, "dtype": None}),
+        ("demo", {"engine": "llama-cpp", "device": None, "dtype": None}),
     ]
     lm.progress = False
 
@@ -395,7 +397,7 @@ def test_the_page_of_the_commands_is_their_help() -> None:
 @pytest.mark.slow
 def test_the_command_completes_the_word(smollm2: ByteLM, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """On the real model the main job's bytes are "urn n" and its tokens' are not."""
-    monkeypatch.setattr(cli, "load", lambda model, device, dtype: smollm2)
+    monkeypatch.setattr(cli, "load", lambda model, *_: smollm2)
     with pytest.raises(SystemExit):
         cli.main(["demo", "--max-bytes", "5", "--json"])
 

@@ -22,6 +22,7 @@ from bytelm.errors import (
     InvalidLogitsError,
     InvalidTypeError,
     ModelError,
+    OutOfMemoryError,
     UnsupportedTokenizerError,
     VocabularyMismatchError,
 )
@@ -583,6 +584,24 @@ def test_a_failure_leaves_no_half_written_cache(lm: TransformersLM, monkeypatch:
             lm.next_token_logprobs([(1, 2, 3, 4)])
 
     assert np.abs(lm.next_token_logprobs([(1, 2, 3, 4)])[0] - plain_row(lm.model, (1, 2, 3, 4))).max() <= 1e-9
+
+
+def test_memory_that_runs_out(lm: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An allocation that fails is an error of its own, which says what to make smaller; then the engine goes on."""
+    for failure in (
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+        MemoryError(),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(OutOfMemoryError, match=r"1 x 3 tokens.*max_batch"):
+            patch.setattr(lm.model.model.layers[0].mlp, "forward", lambda _, failure=failure: _raised(failure))
+            lm.next_token_logprobs([(1, 2, 3)])
+
+    assert np.abs(lm.next_token_logprobs([(1, 2, 3)])[0] - plain_row(lm.model, (1, 2, 3))).max() <= 1e-9
+
+
+def _raised(failure: Exception) -> None:
+    raise failure
 
 
 def test_context_overflow(lm: TransformersLM) -> None:

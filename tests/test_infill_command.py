@@ -52,7 +52,7 @@ def lm() -> Writer:
 @pytest.fixture
 def run(lm: Writer, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Run:
     """Run ``bytelm infill`` in this process, with the writer in place of the model that --model names."""
-    monkeypatch.setattr(infill_command, "load", lambda model, device, dtype: lm)
+    monkeypatch.setattr(infill_command, "load", lambda model, *_: lm)
 
     def run_(*args: str, stdin: bytes | None = None) -> Done:
         monkeypatch.setattr(sys, "stdin", Stdin(stdin or b"", tty=stdin is None))
@@ -123,7 +123,7 @@ def test_a_model_is_asked_as_by_the_library(run: Run, file: Path, monkeypatch: p
     """Over a random model with the sentinels, what is printed is `infill`, piece by piece or whole."""
     tokenizer = byte_bpe_tokenizer(eos="<|endoftext|>", special=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"))
     toy = ByteLM(TableLM(tokenizer, seed=3, order=2))
-    monkeypatch.setattr(infill_command, "load", lambda model, device, dtype: toy)
+    monkeypatch.setattr(infill_command, "load", lambda model, *_: toy)
     rest = ["--seed", "5", "--max-bytes", "6"]
     expected = toy.infill(BEFORE, AFTER, seed=5, max_bytes=6)
     assert isinstance(expected, Completion)
@@ -344,7 +344,7 @@ def test_an_interruption_leaves_the_file(more: list[str], run: Run, lm: Writer, 
 def test_a_model_without_the_tokens_offers_left(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that was not made for it is one line of error that says what works."""
     plain = ByteLM(TableLM(byte_bpe_tokenizer(vocab_size=311), seed=3, order=2))
-    monkeypatch.setattr(infill_command, "load", lambda model, device, dtype: plain)
+    monkeypatch.setattr(infill_command, "load", lambda model, *_: plain)
 
     done = run("--prefix", "the ", "--suffix", "b")
     left = run("--prefix", "the ", "--suffix", "b", "--mode", "left", "--seed", "1", "--max-bytes", "4")
@@ -357,7 +357,7 @@ def test_a_model_without_the_tokens_offers_left(run: Run, monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_the_real_model_completes_a_file(fim: ByteLM, run: Run, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On demo-fim the word at the cursor is completed in place; with CRLF nothing else of the file changes."""
-    monkeypatch.setattr(infill_command, "load", lambda model, device, dtype: fim)
+    monkeypatch.setattr(infill_command, "load", lambda model, *_: fim)
     content = b"def add(a, b):\r\n    ret\r\n\r\nprint(add(1, 2))"
     file.write_bytes(content)
 

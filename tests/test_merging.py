@@ -19,7 +19,8 @@ from bytelm import ByteLM, packaged
 from bytelm.errors import CacheWriteError, DownloadError, MissingDependencyError, ModelError
 from bytelm.fim import FORMATS, find_format
 from bytelm.packaged import PACKAGED, PackagedAdapter, PackagedModel, merging, packaged_directory
-from tests.test_packaged import folders_in_cache, load, smollm_like
+from tests.test_packaged import folders_in_cache, load
+from tests.tiny_gguf import smollm_like
 
 NAMES = {"<|reserved_1|>": "<fim_prefix>", "<|reserved_2|>": "<fim_suffix>", "<|reserved_3|>": "<fim_middle>"}
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

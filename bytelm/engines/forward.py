@@ -22,7 +22,7 @@ from bytelm.engines import traits
 from bytelm.engines.kv_cache import SlotStore
 from bytelm.engines.plan import Pass, Plan
 from bytelm.engines.thin_linear import ThinLinear
-from bytelm.errors import ModelError
+from bytelm.errors import ModelError, OutOfMemoryError
 from bytelm.token_lm import Usage, checked_rows
 
 FLAT_TOKENS = 16  # up to so many tokens go as a batch of single tokens
@@ -140,8 +140,11 @@ class Forward:
         try:
             with torch.inference_mode(), thin:
                 logits = self.model(input_ids=torch.from_numpy(ids).to(self._device), **options).logits
-        except (RuntimeError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except (RuntimeError, MemoryError, IndexError, TypeError, ValueError, AttributeError) as error:
             message = f"the model failed on {ids.shape[0]} x {ids.shape[1]} tokens: {type(error).__name__}: {error}"
+            if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error):
+                advice = "ask for less at once, or set prefill_chunk, max_batch or cache_budget_bytes lower"
+                raise OutOfMemoryError(f"{message}; {advice}") from error
             raise ModelError(message) from error
         self.columns = int(logits.shape[-1])
         return logits, kept

@@ -103,7 +103,9 @@ def _place(name: str, gguf_file: str | None) -> str:
             raise ModelError(f"the directory {name!r} holds no {needed}: it is no model, or only part of one")
         return str(path)
     if path.exists():
-        raise ModelError(f"{name!r} is a file; give the directory, and gguf_file= for a GGUF file in it")
+        raise ModelError(
+            f"{name!r} is a file; give the directory, and gguf_file= for a GGUF file in it, or engine='llama-cpp'"
+        )
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name or not name.strip():
         raise ModelError(f"there is no directory {name!r}; give a model directory, or a hub id such as 'owner/name'")
     return name

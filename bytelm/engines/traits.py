@@ -86,6 +86,39 @@ def start_id(tokenizer: Any, columns: int, eot_ids: frozenset[int], given: int |
     return next((i for i in candidates if i is not None and 0 <= i < columns), None)
 
 
+def checked_ids(sequence: Any, *, start_id: int | None, columns: int) -> tuple[int, ...]:
+    """The ids of a sequence, found to be the model's; of the empty one, ``start_id``.
+
+    Raises:
+        InvalidTypeError: It is no sequence of ids.
+        InvalidArgumentError: An id is below 0, or there is no start symbol.
+        VocabularyMismatchError: An id is not below ``columns``.
+    """
+    if isinstance(sequence, str | bytes):
+        raise InvalidTypeError(f"a sequence is token ids, not text: {sequence!r}; encode it with the tokenizer")
+    try:
+        ids = tuple(sequence)
+        least, greatest = (min(ids), max(ids)) if ids else (0, 0)
+        inside = 0 <= least <= greatest < columns
+    except TypeError as error:
+        raise InvalidTypeError(f"sequences must hold sequences of token ids, not {sequence!r}") from error
+    if not ids:
+        if start_id is None:
+            raise InvalidArgumentError(
+                "the empty sequence needs a start symbol, and the tokenizer has neither a BOS nor an EOT id; "
+                "give start_id="
+            )
+        return (start_id,)
+    if least < 0:
+        raise InvalidArgumentError(f"id {least!r} in a sequence of {len(ids)} tokens is below 0")
+    if not inside:
+        raise VocabularyMismatchError(
+            f"id {greatest} is beyond the model's {columns} ids; tokenizer and model are not of one another, or the id "
+            "is of a token that the model was never given"
+        )
+    return ids
+
+
 def context_length(model: Any) -> int | None:
     """The longest sequence that the model has positions for; None where it has no such limit."""
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):

@@ -43,7 +43,6 @@ from bytelm.errors import (
     InvalidArgumentError,
     InvalidTypeError,
     ModelError,
-    VocabularyMismatchError,
 )
 from bytelm.token_lm import Usage
 
@@ -181,28 +180,8 @@ class TransformersLM:
             self._memo: OrderedDict[Tokens, Float[np.ndarray, " vocab"]] = OrderedDict()
 
     def _checked(self, sequence: Any) -> Tokens:
-        if isinstance(sequence, str | bytes):
-            raise InvalidTypeError(f"a sequence is token ids, not text: {sequence!r}; encode it with the tokenizer")
-        try:
-            ids = tuple(sequence)
-            least, greatest = (min(ids), max(ids)) if ids else (0, 0)
-            inside = 0 <= least <= greatest < min(self._forward.inputs, self.vocab_size)
-        except TypeError as error:
-            raise InvalidTypeError(f"sequences must hold sequences of token ids, not {sequence!r}") from error
-        if not ids:
-            if self.start_id is None:
-                raise InvalidArgumentError(
-                    "the empty sequence needs a start symbol, and the tokenizer has neither a BOS nor an EOT id; "
-                    "give start_id="
-                )
-            return (self.start_id,)
-        if least < 0:
-            raise InvalidArgumentError(f"id {least!r} in a sequence of {len(ids)} tokens is below 0")
-        if not inside:
-            raise VocabularyMismatchError(
-                f"id {greatest} is beyond the model's {min(self._forward.inputs, self.vocab_size)} ids; tokenizer and "
-                "model are not of one another, or the id is of a token that the model was never given"
-            )
+        columns = min(self._forward.inputs, self.vocab_size)
+        ids = traits.checked_ids(sequence, start_id=self.start_id, columns=columns)
         if self.context_length is not None and len(ids) > self.context_length:
             raise ContextOverflowError(
                 f"a sequence of {len(ids)} tokens does not fit in the model's context of {self.context_length}; "

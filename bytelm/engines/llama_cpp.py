@@ -1,0 +1,352 @@
+"""A GGUF file on llama.cpp as a `TokenLM`: the quantised model itself, at the speed that llama.cpp has on a CPU.
+
+Rules
+    The tokenizer is rebuilt from the file (gguf_tokenizer.py) and compared with llama.cpp's own on some hundred
+    difficult texts at construction: one that splits any of them in another way is refused.
+    Sequences stay in llama.cpp's cache, each prefix once, whatever branches come and go (lines.py); all that a call
+    asks for goes in one decode (llama_context.py), and the rows come back as an array.
+    A model with a recurrent state cannot be stepped back: its sequences are fed from their first token on.
+
+Numbers
+    llama.cpp computes with the quantised weights, and rounds what it multiplies with them to 8 bits: its rows are not
+    those of the same file in the transformers engine, which unpacks the weights to float32. They are the same rows,
+    whatever was asked before and beside (llama_context.py says how), until a cache that one call nearly fills has to
+    take its cells out of order.
+
+Memory
+    The cache has ``n_ctx`` cells, made at the construction. Lines used longest ago go first. Rows are remembered up to
+    ``row_bytes``. After an error everything is forgotten.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float32
+
+from bytelm.engines import traits
+from bytelm.engines.lines import Lines, Plan, Tokens
+from bytelm.engines.llama_context import MAX_IDS, Context
+from bytelm.errors import (
+    ContextOverflowError,
+    InvalidArgumentError,
+    ModelError,
+    UnsupportedTokenizerError,
+)
+from bytelm.gguf_metadata import read_metadata
+from bytelm.gguf_tokenizer import CONTROL, USER_DEFINED, named_tokens, tokenizer_json
+from bytelm.token_lm import Usage, checked_rows
+from bytelm.verification.corpus import documents
+
+Rows = dict[Tokens, Float32[np.ndarray, " vocab"]]
+
+ROW_BYTES: Final = 64 << 20
+BATCH: Final = 32  # below 64, from which on llama.cpp sums attention in another order
+PROBE: Final = 23
+SAME: Final = 2e-5  # nats
+TEXTS: Final = 300  # texts that a rebuilt tokenizer is compared on at construction
+
+
+class LlamaCppLM:
+    """A GGUF file that answers `TokenLM.next_token_logprobs`. Threads may share it.
+
+    Args:
+        path: The file.
+        tokenizer: Its tokenizer, a transformers fast tokenizer; rebuilt from the file if not given.
+        eot_ids: Ids that end a text. None: those at which llama.cpp ends one.
+        start_id: What an empty sequence stands for. None: BOS, else an EOT id.
+        n_ctx: Tokens that the cache holds, and the longest sequence. None: the context that the model was trained with,
+            at most 8192.
+        n_seq: Sequences that the cache tells apart, 1 to 254: branches that are kept, and rows of one call.
+        n_batch: Most tokens of a call of llama.cpp. None: 32 where a probe at construction finds that a row does not
+            depend on how its tokens are cut into calls, else 2, with which it does not.
+        n_threads: Threads. None: the processors that this process may use.
+        row_bytes: What remembered rows may take.
+        options: Other fields of llama.cpp's ``llama_model_params`` and ``llama_context_params``, such as
+            ``n_gpu_layers``, ``type_k``, ``flash_attn_type``.
+
+    Attributes:
+        usage: Calls of llama.cpp and tokens fed since the construction.
+        n_batch: Most tokens of a call.
+        context_length: The longest sequence that it takes.
+        mode: "tree", or "whole" where the model's state cannot be stepped back.
+
+    Raises:
+        MissingDependencyError: llama-cpp-python is not installed.
+        ModelError: The file cannot be loaded, or there is not enough memory.
+        UnsupportedTokenizerError: The file's tokenizer is of a kind that cannot be rebuilt, or what is rebuilt is not
+            llama.cpp's.
+        VocabularyMismatchError: The given tokenizer is not the model's.
+        InvalidArgumentError: An option is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        tokenizer: Any = None,
+        eot_ids: Iterable[int] | None = None,
+        start_id: int | None = None,
+        n_ctx: int | None = None,
+        n_seq: int = 64,
+        n_batch: int | None = None,
+        n_threads: int | None = None,
+        row_bytes: int = ROW_BYTES,
+        **options: Any,
+    ) -> None:
+        for name, value, least in (
+            ("n_ctx", 1 if n_ctx is None else n_ctx, 1),
+            ("n_seq", n_seq, 1),
+            ("n_batch", 1 if n_batch is None else n_batch, 1),
+            ("n_threads", 1 if n_threads is None else n_threads, 1),
+            ("row_bytes", row_bytes, 0),
+        ):
+            if value < least:
+                raise InvalidArgumentError(f"{name} must be at least {least}, not {value!r}")
+        if n_seq > MAX_IDS:
+            raise InvalidArgumentError(f"n_seq must be at most {MAX_IDS}, llama.cpp's own limit, not {n_seq}")
+        self.path = Path(path).expanduser()
+        if not self.path.is_file():
+            raise ModelError(f"there is no file {str(path)!r}; the engine 'llama-cpp' loads one GGUF file")
+        self._context = Context(
+            self.path, n_ctx=n_ctx, n_seq=n_seq, n_batch=n_batch or BATCH, n_threads=n_threads, options=options
+        )
+        self.vocab_size = self._context.columns
+        self.context_length = self._context.context_length
+        self.tokenizer: Any = gguf_tokenizer(self.path, self._context) if tokenizer is None else tokenizer
+        traits.check_tokenizer(self.tokenizer)
+        traits.check_vocabulary(self.tokenizer, self.vocab_size)
+        given = self._context.ends() if eot_ids is None else eot_ids
+        self.eot_ids = traits.end_ids(None, self.tokenizer, self.vocab_size, given)
+        self.start_id = traits.start_id(self.tokenizer, self.vocab_size, self.eot_ids, start_id)
+        self.mode: Final = "whole" if self._context.stateful else "tree"
+        self.usage = Usage()
+        self._most_rows = row_bytes // (4 * self.vocab_size)
+        self._lines = Lines(self._context.n_seq, self._context, self._context.window)
+        self._memo: OrderedDict[Tokens, Float32[np.ndarray, " vocab"]] = OrderedDict()
+        self._lock = threading.RLock()
+        if n_batch is None:
+            self._probe()
+        self.usage = Usage()
+
+    @property
+    def n_batch(self) -> int:
+        """Most tokens of a call."""
+        return self._context.n_batch
+
+    def _probe(self) -> None:
+        """Cut into calls of two tokens, if rows are others where more or fewer are fed at once."""
+        context, most = self._context, self._context.n_batch
+        sequence = tuple(i * i % self.vocab_size for i in range(min(PROBE, self.context_length)))
+
+        def row(n_batch: int, *, pair: bool) -> Float32[np.ndarray, " vocab"]:
+            context.n_batch, context.pair = min(n_batch, most), pair
+            self._forget()
+            return (self._run(self._lines.plan([sequence])) or {})[sequence]
+
+        whole = row(most, pair=True)
+        alone, twos = (float(np.abs(row(n, pair=n == 2) - whole).max()) for n in (1, 2))
+        context.n_batch, context.pair = most if twos <= SAME else min(2, most), max(alone, twos) > SAME
+        self._forget()
+
+    def __repr__(self) -> str:
+        return f"LlamaCppLM({self.path.name}, {self.vocab_size} columns, mode={self.mode!r})"
+
+    def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> Float32[np.ndarray, "n vocab"]:
+        """Natural log-probabilities of the token after each sequence, in the order given.
+
+        A sequence is fed as it stands, with no BOS put in front; the empty one is fed as ``start_id``. Sequences that
+        share a prefix share its cost, with one another and with earlier calls.
+
+        Returns:
+            Normalised rows, float32.
+
+        Raises:
+            InvalidArgumentError: There are no sequences, or an id is below 0.
+            InvalidTypeError: A sequence is no sequence of ids.
+            VocabularyMismatchError: An id is none of the model's.
+            ContextOverflowError: A sequence is longer than ``context_length``.
+            InvalidLogitsError: The model returned NaN or an infinite logit.
+            ModelError: llama.cpp failed.
+        """
+        asked = [self._checked(sequence) for sequence in sequences]
+        if not asked:
+            raise InvalidArgumentError("no sequences: ask for at least one, such as [()]")
+        with self._lock:
+            rows: Rows = {}
+            for sequence in asked:
+                if sequence in self._memo:
+                    self._memo.move_to_end(sequence)
+                    rows[sequence] = self._memo[sequence]
+            missing = [sequence for sequence in dict.fromkeys(asked) if sequence not in rows]
+            try:
+                found = self._computed(missing)
+            except BaseException:
+                self.clear_cache()  # what was planned may not have been fed
+                raise
+            self._remember(found)
+            rows |= found
+        return np.stack([rows[sequence] for sequence in asked])
+
+    def clear_cache(self) -> None:
+        """Forget all sequences and rows."""
+        with self._lock:
+            self._forget()
+            self._memo.clear()
+
+    def close(self) -> None:
+        """Give the memory of the model and its cache back. The engine cannot be asked any more."""
+        with self._lock:
+            self._context.close()
+
+    def _forget(self) -> None:
+        self._context.clear()
+        self._lines.clear()
+
+    def _checked(self, sequence: Any) -> Tokens:
+        ids = traits.checked_ids(sequence, start_id=self.start_id, columns=self.vocab_size)
+        if len(ids) > self.context_length:
+            raise ContextOverflowError(
+                f"a sequence of {len(ids)} tokens does not fit in the model's context of {self.context_length}; "
+                "shorten the prompt, keep its last part, load the model with a larger n_ctx (if it was trained with "
+                "one), or give a stride to score a long text"
+            )
+        return ids
+
+    def _remember(self, rows: Rows) -> None:
+        for sequence in list(rows)[max(len(rows) - self._most_rows, 0) :]:
+            self._memo[sequence] = rows[sequence].copy()  # a row is a view into a larger array
+        while len(self._memo) > self._most_rows:
+            self._memo.popitem(last=False)
+
+    def _computed(self, sequences: list[Tokens]) -> Rows:
+        rows: Rows = {}
+        if self.mode == "whole":
+            for sequence in sequences:
+                self._forget()
+                rows |= self._run(self._lines.plan([sequence])) or {}
+            return rows
+        while sequences:
+            plan = self._lines.plan(sequences)
+            if self._context.used + 2 * len(plan) > self._context.cells >= 2 * sum(map(len, sequences)):
+                self._forget()  # before cells would have to be taken out of order
+                plan = self._lines.plan(sequences)
+            found = self._run(plan)
+            if found is None:  # no room for all of them at once, with nothing left to forget
+                self._forget()
+                if len(sequences) == 1:
+                    found = self._run(self._lines.plan(sequences))
+                    if found is None:
+                        raise ModelError(f"the cache of llama.cpp has no room for {len(sequences[0])} tokens")
+                    return rows | found
+                half = len(sequences) // 2
+                return rows | self._computed(sequences[:half]) | self._computed(sequences[half:])
+            rows |= found
+            sequences = plan.left
+        return rows
+
+    def _run(self, plan: Plan) -> Rows | None:
+        """Feed a plan, and return its rows; None if the cache has no room for it."""
+        rows: Rows = {}
+        size = self._context.n_batch
+        for first in range(0, len(plan), size):
+            part = slice(first, first + size)
+            wanted = [i for i in range(first, min(first + size, len(plan))) if i in plan.wanted]
+            inside = [i - first for i in wanted]
+            while True:
+                logits = self._context.decode(plan.tokens[part], plan.positions[part], plan.ids[part], inside)
+                if logits is not None:
+                    break
+                if not self._context.unbury():
+                    if not self._lines.forget(plan):
+                        return None
+                    self._context.unbury()
+            self.usage.calls += 1
+            self.usage.tokens_fed += len(plan.tokens[part])
+            rows.update(zip((plan.wanted[i] for i in wanted), log_softmax(logits), strict=True))
+        self._lines.fed(plan)
+        return rows
+
+
+def log_softmax(logits: Float32[np.ndarray, "n vocab"]) -> Float32[np.ndarray, "n vocab"]:
+    """Normalised rows; the sum is taken in float64.
+
+    Raises:
+        InvalidLogitsError: A row holds NaN or +inf, or nothing but -inf.
+    """
+    if not len(logits):
+        return logits
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        rows: Float32[np.ndarray, "n vocab"] = logits - logits.max(axis=1, keepdims=True)
+        rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True, dtype=np.float64)).astype(np.float32)
+    if not np.isfinite(rows.max(axis=1)).all():
+        checked_rows(rows, *rows.shape)  # says what is wrong
+    return rows
+
+
+def gguf_tokenizer(path: Path, context: Context) -> Any:
+    """The tokenizer of a GGUF file, found to be llama.cpp's.
+
+    Raises:
+        UnsupportedTokenizerError: It is of a kind that cannot be rebuilt, or differs from llama.cpp's.
+    """
+    import json
+
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    advice = "give the model's own as tokenizer=, such as AutoTokenizer.from_pretrained(…)"
+    try:
+        metadata = read_metadata(path, "tokenizer.") | {"tokenizer.ggml.add_bos_token": context.adds_bos}
+        kinds = metadata["tokenizer.ggml.token_type"]
+        for i in [i for i, kind in enumerate(kinds) if kind == USER_DEFINED and context.is_control(i)]:
+            kinds[i] = CONTROL  # by its name: </s> in Gemma's file
+        backend = Tokenizer.from_str(json.dumps(tokenizer_json(metadata)))
+    except (ValueError, KeyError) as error:
+        raise UnsupportedTokenizerError(f"the tokenizer of {path.name} cannot be rebuilt: {error}; {advice}") from error
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **named_tokens(metadata))
+    if "tokenizer.chat_template" in metadata:
+        tokenizer.chat_template = metadata["tokenizer.chat_template"]
+    sentinels = [token for token in metadata["tokenizer.ggml.tokens"] if token.startswith("<")][:64]
+    for document in islice(documents(0, sentinels), TEXTS):
+        text = document.decode("utf-8", "ignore")
+        ours, theirs = plain_ids(tokenizer, text), context.tokenize(text.encode())
+        if ours != theirs:
+            raise UnsupportedTokenizerError(
+                f"the tokenizer rebuilt from {path.name} is not llama.cpp's: it makes {ours} of {text!r}, llama.cpp "
+                f"{theirs}; {advice}"
+            )
+    return tokenizer
+
+
+def plain_ids(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text in which nothing is a special token, with none put before it."""
+    backend = tokenizer.backend_tokenizer
+    before = backend.encode_special_tokens
+    backend.encode_special_tokens = True
+    try:
+        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+    finally:
+        backend.encode_special_tokens = before
+    return ids
+
+
+def load(name_or_path: str | Path, *, gguf_file: str | None = None, **options: Any) -> LlamaCppLM:
+    """Load a GGUF file, or a packaged model's.
+
+    Args:
+        name_or_path: The file; or with ``gguf_file`` its folder.
+        gguf_file: Name of the file in that folder.
+        options: Arguments of `LlamaCppLM`.
+
+    Raises:
+        ModelError: There is no such file, or it cannot be loaded.
+    """
+    path = Path(name_or_path).expanduser()
+    return LlamaCppLM(path if gguf_file is None else path / gguf_file, **options)
