@@ -132,22 +132,6 @@ def test_the_oldest_line_goes_first() -> None:
     assert sorted(lines.held) == [(1, 1, 1), (3, 3), (4, 4)]
 
 
-def test_forgetting_halves_what_a_plan_does_not_use() -> None:
-    """Where the cache has no room, the older half of the other lines goes, then half of the rest, then none is left."""
-    cells = Cells(6)
-    lines = Lines(6, cells)
-    for first in range(5):
-        spent(lines, cells, (first, first))
-    plan = lines.plan([(4, 4, 4)])
-
-    seen = []
-    while lines.forget(plan):
-        seen.append(sorted(held for held in lines.held if held))
-
-    assert seen == [[(2, 2), (3, 3), (4, 4)], [(3, 3), (4, 4)], [(4, 4)]]
-    assert [tuple(some) for some in cells.owned] == lines.held
-
-
 def test_what_a_window_has_passed_is_not_gone_back_to() -> None:
     """Where llama.cpp gave the early cells of a line away, a branch within reach of them is fed from its first token."""
     cells = Cells(4)

@@ -127,18 +127,19 @@ def test_rows_are_those_of_the_weights(
 
 @contextlib.contextmanager
 def failing(lm: LlamaCppLM) -> Iterator[None]:
-    """The second call of llama.cpp fails, with the first one's tokens in the cache."""
-    decode, calls = lm._context.decode, iter(range(99))
+    """A call of llama.cpp fails, with its tokens in the cache."""
+    decode = lm._context.decode
 
     def fail(*arguments: Any) -> Any:
-        if next(calls) >= 1:
-            raise ModelError("llama.cpp failed")
-        return decode(*arguments)
+        decode(*arguments)
+        raise ModelError("llama.cpp failed")
 
     monkey: Any = lm._context
     monkey.decode = fail
-    yield
-    monkey.decode = decode
+    try:
+        yield
+    finally:
+        monkey.decode = decode
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -460,6 +461,28 @@ def test_cached_rows_are_the_uncached_ones(real: LlamaCppLM) -> None:
             worst = max(worst, float(np.where(row == fresh, 0.0, np.abs(row - fresh)).max()))
 
     assert worst < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"n_batch": 1}])
+def test_rows_at_the_end_of_a_full_cache(options: dict[str, Any]) -> None:
+    """Sequences as long as the cache, and their branches: the same rows in whatever order they are asked for."""
+    lm = LlamaCppLM(packaged_gguf("demo"), n_ctx=96, n_threads=1, **options)
+    rng = random.Random(4)
+    whole = tuple(rng.choices(range(lm.vocab_size), k=96))
+    asked = [whole[:-1], whole, (*whole[:-2], 7, 8), whole[:50], (*whole[:50], 9), (*whole[:95], 5)]
+    alone = {}
+    for sequence in asked:
+        lm.clear_cache()
+        alone[sequence] = lm.next_token_logprobs([sequence])[0]
+    lm.clear_cache()
+    for _ in range(3):
+        call = rng.sample(asked, k=3)
+        rows = lm.next_token_logprobs(call)
+        lm._memo.clear()
+
+        assert max(float(np.abs(row - alone[sequence]).max()) for row, sequence in zip(rows, call, strict=True)) < 1e-4
+    lm.close()
 
 
 @pytest.mark.slow

@@ -103,15 +103,6 @@ class Lines:
         for line, sequence in plan.ends.items():
             self.held[line] = sequence
 
-    def forget(self, keep: Plan) -> bool:
-        """Drop the older half of the lines that a plan does not use; False if there is none."""
-        others = [i for i, held in enumerate(self.held) if held and i not in keep.ends]
-        others.sort(key=self._stamps.__getitem__)
-        for line in others[: (len(others) + 1) // 2]:
-            self._memory.drop(line, 0)
-            self.held[line] = ()
-        return bool(others)
-
     def _source(self, sequence: Tokens) -> tuple[int, int]:
         """The line that begins as a sequence does, and for how many tokens; it counts as used now."""
         best, n = -1, 0

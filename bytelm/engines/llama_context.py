@@ -13,10 +13,10 @@ Traps
     their last bit, now and then fall on the other side of that rounding, and after some layers the row is another one
     by as much as the rounding itself changes it: a hundredth in total variation. So the order is kept the same, whoever
     asks for what beside it. With flash attention each token sums over the cells of its own past alone, in their order,
-    and cells are taken in order as long as none is given back: what is dropped is buried, until the cache is full. From
-    64 tokens on, and for a single one where threads share many cells, other kernels run. For some formats they differ
-    by the number of tokens anyhow: then every call is of two tokens and two rows (`pair`, ``n_batch`` 2), and a lone
-    token has a dummy beside it, in a sequence of dummies.
+    and cells are taken in order as none is ever given back: what is dropped is buried, until everything is forgotten.
+    From 64 tokens on, and for a single one where threads share many cells, other kernels run. For some formats they
+    differ by the number of tokens anyhow: then every call is of two tokens and two rows (`pair`, ``n_batch`` 2), and a
+    lone token has a dummy beside it, in a sequence of dummies, for which the cache has cells to spare.
 """
 
 from __future__ import annotations
@@ -38,10 +38,9 @@ from bytelm.errors import InvalidArgumentError, MissingDependencyError, ModelErr
 log = logging.getLogger(__name__)
 
 MAX_IDS: Final = 254  # LLAMA_MAX_SEQ, less the two of our own
+SPARE: Final = 64  # cells beyond the longest sequence, for dummies
 SHARED_CELLS: Final = 256  # with more, llama.cpp may share the cells that a lone token attends to among threads
-# What llama_decode returns.
-FULL: Final = 1  # no room in the cache; it is as it was
-NO_MEMORY: Final = -2
+NO_MEMORY: Final = -2  # what llama_decode returns
 _ERROR: Final = 4  # ggml's level
 # Set here, or not to be set, as the rows would no longer be what they are.
 _OURS: Final = frozenset(
@@ -143,7 +142,8 @@ class Context:
         # is below their number.
         self.n_seq = max(1, min(n_seq, cells - 2))
         self._dummies, self._grave = self.n_seq, self.n_seq + 1
-        context_params.n_ctx, context_params.n_seq_max = max(cells, 4), self.n_seq + 2
+        # With n_batch=1 each token may have a dummy beside it.
+        context_params.n_ctx, context_params.n_seq_max = (1 + (n_batch == 1)) * cells + SPARE, self.n_seq + 2
         context_params.n_batch, context_params.n_ubatch = max(n_batch, 2, self.n_seq + 2), max(n_batch, 2)
         context_params.n_threads = context_params.n_threads_batch = threads
         context_params.kv_unified = context_params.no_perf = True
@@ -163,7 +163,7 @@ class Context:
         self.stateful = "it keeps a recurrent state, which cannot be stepped back" if state else ""
         self.n_batch = min(n_batch, int(lib.llama_n_batch(self._context)) - 1)
         self.cells = int(lib.llama_n_ctx(self._context))
-        self.used, self._dummy, self._buried = 0, 0, False
+        self.used = self._dummy = 0
         self.pair, self._threads = True, threads
 
     def close(self) -> None:
@@ -174,11 +174,11 @@ class Context:
 
     def decode(
         self, tokens: Sequence[int], positions: Sequence[int], ids: Sequence[Sequence[int]], wanted: Sequence[int]
-    ) -> Float32[np.ndarray, "wanted columns"] | None:
+    ) -> Float32[np.ndarray, "wanted columns"]:
         """Feed tokens for sequence ids, and return the logits after those whose indices are ``wanted``, ascending.
 
         Returns:
-            llama.cpp's own memory, valid until the next call; None if the cache has no room, which then is as it was.
+            llama.cpp's own memory, valid until the next call.
 
         Raises:
             ModelError: llama.cpp failed; what the cache then holds is not known.
@@ -208,12 +208,6 @@ class Context:
         )
         _said.clear()
         status = lib.llama_decode(self._context, batch)
-        if status == FULL and ids[-1][0] == self._dummies:  # the last cell is for the token itself
-            batch.n_tokens = n = 1
-            flags, other = flags[:1], None
-            status = lib.llama_decode(self._context, batch)
-        if status == FULL:
-            return None
         if status != 0:
             kind = OutOfMemoryError if status == NO_MEMORY else ModelError
             raise kind(f"llama.cpp failed on {n} tokens (status {status}): {_reason('memory is short')}")
@@ -236,15 +230,10 @@ class Context:
         self._lib.llama_memory_seq_cp(self._memory, line, self._grave, start, -1)
         if not self._lib.llama_memory_seq_rm(self._memory, line, start, -1):
             raise ModelError(f"llama.cpp cannot drop positions {start} and on of a sequence of this model")
-        self._buried = True
 
-    def unbury(self) -> bool:
-        """Free the cells that were dropped, and those of the dummies; False if there are none."""
-        found, self._buried = self._buried or self._dummy > 0, False
-        for line in (self._grave, self._dummies):
-            self._lib.llama_memory_seq_rm(self._memory, line, -1, -1)
-        self._dummy = 0
-        return found
+    def has_room(self, count: int) -> bool:
+        """Whether so many tokens, and the dummies beside them, fit in cells not used since the last `clear`."""
+        return self.used + count + (count if self.n_batch == 1 else 1) <= self.cells
 
     def first(self, line: int) -> int:
         """The first position that is still there for an id."""
@@ -253,7 +242,7 @@ class Context:
     def clear(self) -> None:
         """Forget every sequence."""
         self._lib.llama_memory_clear(self._memory, False)  # noqa: FBT003 - a C function
-        self.used, self._dummy, self._buried = 0, 0, False
+        self.used = self._dummy = 0
 
     # ---- the vocabulary
 

@@ -10,12 +10,12 @@ Rules
 Numbers
     llama.cpp computes with the quantised weights, and rounds what it multiplies with them to 8 bits: its rows are not
     those of the same file in the transformers engine, which unpacks the weights to float32. They are the same rows,
-    whatever was asked before and beside (llama_context.py says how), until a cache that one call nearly fills has to
-    take its cells out of order.
+    whatever was asked before and beside (llama_context.py says how).
 
 Memory
-    The cache has ``n_ctx`` cells, made at the construction. Lines used longest ago go first. Rows are remembered up to
-    ``row_bytes``. After an error everything is forgotten.
+    The cache has ``n_ctx`` cells and some to spare, made at the construction. When they are used up, everything is
+    forgotten and what is asked for is fed anew: to give single lines up would take cells out of order. Rows are
+    remembered up to ``row_bytes``. After an error everything is forgotten.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class LlamaCppLM:
         def row(n_batch: int, *, pair: bool) -> Float32[np.ndarray, " vocab"]:
             context.n_batch, context.pair = min(n_batch, most), pair
             self._forget()
-            return (self._run(self._lines.plan([sequence])) or {})[sequence]
+            return self._run(self._lines.plan([sequence]))[sequence]
 
         whole = row(most, pair=True)
         alone, twos = (float(np.abs(row(n, pair=n == 2) - whole).max()) for n in (1, 2))
@@ -230,43 +230,30 @@ class LlamaCppLM:
         if self.mode == "whole":
             for sequence in sequences:
                 self._forget()
-                rows |= self._run(self._lines.plan([sequence])) or {}
+                rows |= self._run(self._lines.plan([sequence]))
             return rows
         while sequences:
             plan = self._lines.plan(sequences)
-            if self._context.used + 2 * len(plan) > self._context.cells >= 2 * sum(map(len, sequences)):
-                self._forget()  # before cells would have to be taken out of order
-                plan = self._lines.plan(sequences)
-            found = self._run(plan)
-            if found is None:  # no room for all of them at once, with nothing left to forget
+            if not self._context.has_room(len(plan)):
                 self._forget()
-                if len(sequences) == 1:
-                    found = self._run(self._lines.plan(sequences))
-                    if found is None:
-                        raise ModelError(f"the cache of llama.cpp has no room for {len(sequences[0])} tokens")
-                    return rows | found
+                plan = self._lines.plan(sequences)
+            if not self._context.has_room(len(plan)):  # nor for all of them at once in an empty cache
+                self._forget()
                 half = len(sequences) // 2
                 return rows | self._computed(sequences[:half]) | self._computed(sequences[half:])
-            rows |= found
+            rows |= self._run(plan)
             sequences = plan.left
         return rows
 
-    def _run(self, plan: Plan) -> Rows | None:
-        """Feed a plan, and return its rows; None if the cache has no room for it."""
+    def _run(self, plan: Plan) -> Rows:
+        """Feed a plan, and return its rows."""
         rows: Rows = {}
         size = self._context.n_batch
         for first in range(0, len(plan), size):
             part = slice(first, first + size)
             wanted = [i for i in range(first, min(first + size, len(plan))) if i in plan.wanted]
             inside = [i - first for i in wanted]
-            while True:
-                logits = self._context.decode(plan.tokens[part], plan.positions[part], plan.ids[part], inside)
-                if logits is not None:
-                    break
-                if not self._context.unbury():
-                    if not self._lines.forget(plan):
-                        return None
-                    self._context.unbury()
+            logits = self._context.decode(plan.tokens[part], plan.positions[part], plan.ids[part], inside)
             self.usage.calls += 1
             self.usage.tokens_fed += len(plan.tokens[part])
             rows.update(zip((plan.wanted[i] for i in wanted), log_softmax(logits), strict=True))
