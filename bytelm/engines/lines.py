@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Tokens = tuple[int, ...]
 
 
+@runtime_checkable
 class Memory(Protocol):
     """The cache, as llama.cpp lets one change it."""
 
