@@ -1,3 +1,5 @@
+"""Engines by name: what each is given, and what is said where there is none."""
+
 from __future__ import annotations
 
 import sys
@@ -6,10 +8,11 @@ from typing import Any, get_args
 
 import pytest
 
-from bytelm import ByteLM
+from bytelm import ByteLM, TableLM
 from bytelm.engines import choice
 from bytelm.engines.choice import ENGINES, load_engine
 from bytelm.errors import InvalidArgumentError, MissingDependencyError, ModelError
+from tests.tiny import byte_bpe_tokenizer
 
 
 def test_an_engine_that_is_none() -> None:
@@ -52,8 +55,14 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     from bytelm.engines import llama_cpp, transformers
 
     asked: list[tuple[str, dict[str, Any]]] = []
+    made = TableLM(byte_bpe_tokenizer())
+
+    def load(name: Any, **options: Any) -> TableLM:
+        asked.append((str(name), options))
+        return made
+
     for module in (llama_cpp, transformers):
-        monkeypatch.setattr(module, "load", lambda name, **options: asked.append((str(name), options)))
+        monkeypatch.setattr(module, "load", load)
     monkeypatch.setattr(choice, "packaged_gguf", lambda name: tmp_path / f"{name}.gguf")
     monkeypatch.setattr(choice, "packaged_directory", lambda name: tmp_path / name)
     monkeypatch.setattr("bytelm.engines.llama_context.library", lambda: None)

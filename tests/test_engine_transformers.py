@@ -692,7 +692,7 @@ def along_a_text(lm: Any, tokens: tuple[int, ...], steps: int) -> tuple[float, f
     lm.clear_cache()
     with torch.inference_mode():
         logits = lm.model(torch.tensor([tokens]), use_cache=False).logits[0]
-    expected = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1).numpy()
+    expected = torch.log_softmax(logits.double(), -1).numpy()
     apart = variation = 0.0
     for n in range(len(tokens) - steps + 1, len(tokens) + 1):
         side = (*tokens[: n - 1], tokens[n - 1] - 1)
