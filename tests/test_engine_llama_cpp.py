@@ -193,7 +193,7 @@ def test_calls_are_cut_in_two_where_larger_ones_give_other_rows(engine: Make, mo
 
     def by_number(self: Any, tokens: Sequence[int], *arguments: Any) -> Any:
         rows = decode(self, tokens, *arguments)
-        return rows if rows is None else rows + np.arange(rows.shape[1], dtype=np.float32) * 1e-6 * (len(tokens) > 2)
+        return rows + np.arange(rows.shape[1], dtype=np.float32) * 1e-6 * (len(tokens) > 2)
 
     assert engine().n_batch == 32
     monkeypatch.setattr(llama_context.Context, "decode", by_number)
@@ -335,6 +335,7 @@ def test_bad_options(engine: Make, options: dict[str, Any], error: type[Exceptio
         engine(**options)
 
 
+@pytest.mark.usefixtures("caller_errs")
 def test_bad_sequences(engine: Make) -> None:
     """Text in place of ids, and no sequences at all, are errors of the caller."""
     lm = engine()
