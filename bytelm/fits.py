@@ -22,10 +22,9 @@ from bytelm.futures import Futures
 from bytelm.readings import Readings
 from bytelm.splits import DEAD
 from bytelm.trie import unfinished
-from bytelm.walks import Nodes, Walker
+from bytelm.walks import WHOLE, Nodes, Walker
 
 _KEPT: Final = 512
-_WHOLE: Final = 3000  # ranges beyond this are answered for the whole vocabulary, once
 
 
 class Fits:
@@ -50,7 +49,7 @@ class Fits:
     def ordinary(self, nodes: Nodes, partial: bytes, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
         """Which tokens of a range of ranks can stand here with no cut inside them: words and the last pair apart."""
         key = (nodes, partial)
-        if hi - lo <= _WHOLE and key not in self._ordinary:
+        if hi - lo <= WHOLE and key not in self._ordinary:
             return self._judge(self._walker.landings(nodes, lo, hi), partial, lo)
         bits = self._ordinary.get(key)
         if bits is None:

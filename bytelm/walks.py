@@ -26,7 +26,7 @@ from bytelm.splits import DEAD, Level
 from bytelm.trie import Trie
 
 INACTIVE: Final = -1  # a level below an added token: there is no piece to split
-_WHOLE: Final = 3000  # ranges beyond this are answered for the whole vocabulary, once
+WHOLE: Final = 3000  # ranges beyond this are answered for the whole vocabulary, once
 _KEPT_BYTES: Final = 1 << 25
 
 Nodes = tuple[int, ...]
@@ -151,7 +151,7 @@ class Walker:
     def _landing(self, at: int, node: int, lo: int, hi: int) -> Int32[np.ndarray, " n"]:
         known = self._walked.get((at, node))
         if known is None:
-            if hi - lo <= _WHOLE:
+            if hi - lo <= WHOLE:
                 return self._walk_range(self.levels[at], node, lo, hi)
             walk = self._walks.pop(at, None) or self._walk(self._depths)
             known = self._walked[at, node] = self._walk_all(walk, self.levels[at], node)

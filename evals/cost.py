@@ -16,7 +16,6 @@ anything.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import re
@@ -31,6 +30,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from evals.bench import OWN, Bench, Cost
+from evals.output import add_output_options, draw_bars, put_out, read_result
 from evals.peers import installed_peers
 from evals.prompts import PROMPTS
 from evals.records import command_of
@@ -50,14 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--methods", default=",".join(OWN), help=f"of {', '.join(known)} (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
     parser.add_argument("--no-memory", action="store_true", help="leave out the runs that measure peak memory")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--out", type=Path, help="write the result here too")
-    parser.add_argument("--plot", type=Path, help="draw the result to this file")
-    parser.add_argument("--read", type=Path, help="show the result of such a file and run nothing")
+    add_output_options(parser)
     parser.add_argument("--alone", choices=known, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.read is not None:
-        result = json.loads(options.read.read_text(encoding="utf-8"))
+        result = read_result(options)
     else:
         if min(options.bytes, options.limit, options.batch) < 1:
             parser.error("--bytes, --limit and --batch must be at least 1")
@@ -69,12 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_peak_alone(options, peers))
             return 0
         result = _measure(options, methods, peers, sys.argv[1:] if arguments is None else list(arguments))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if options.plot:
-        _plot(result, options.plot)
-    print(json.dumps(result, indent=1)) if options.json else _show(result)
+    put_out(result, options, show=_show, plot=_plot)
     return 0
 
 
@@ -183,20 +175,11 @@ def _show(result: dict[str, Any]) -> None:
 
 def _plot(result: dict[str, Any], path: Path) -> None:
     """Calls, tokens fed and time a byte, as bars."""
-    from matplotlib.figure import Figure
-
-    shown = ("calls_per_byte", "fed_per_byte", "time_against_generate")
     titles = {name: title for name, title, _ in COLUMNS}
-    figure = Figure(figsize=(10, 0.9 + 0.4 * len(result["rows"])), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(shown), sharey=True), shown, strict=True):
-        bars = axes.barh([row["method"] for row in result["rows"]], [row[name] or 0.0 for row in result["rows"]])
-        axes.bar_label(bars, fmt="%.2f", padding=2)
-        axes.set_title(titles[name])
-        axes.margins(x=0.18)
-        axes.invert_yaxis() if axes is figure.axes[0] else None
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{result['model']}, {result['machine']['threads']} thread(s)")
-    figure.savefig(path, dpi=150)
+    shown = ("calls_per_byte", "fed_per_byte", "time_against_generate")
+    columns = {titles[name]: [row[name] or 0.0 for row in result["rows"]] for name in shown}
+    title = f"{result['model']}, {result['machine']['threads']} thread(s)"
+    draw_bars(path, [row["method"] for row in result["rows"]], columns, title=title)
 
 
 if __name__ == "__main__":

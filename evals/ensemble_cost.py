@@ -15,7 +15,6 @@ Calls and tokens are deterministic. Times are of this machine on this day; only 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -30,6 +29,7 @@ from bytelm import Ensemble
 from bytelm.combination import Combine
 from bytelm.errors import BytelmError
 from evals.bench import Bench, Cost
+from evals.output import add_output_options, draw_bars, put_out, read_result
 from evals.prompts import PROMPTS
 from evals.records import command_of
 
@@ -79,13 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--limit", type=int, default=5, metavar="N", help=f"prompts to use, of {len(PROMPTS)} (default 5)"
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the models")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--out", type=Path, help="write the result here too")
-    parser.add_argument("--plot", type=Path, help="draw the ratios to this file")
-    parser.add_argument("--read", type=Path, help="show the result of such a file and run nothing")
+    add_output_options(parser, plot="draw the ratios to this file")
     options = parser.parse_args(words)
     if options.read is not None:
-        result = json.loads(options.read.read_text(encoding="utf-8"))
+        result = read_result(options)
     else:
         options.model = options.model or ["demo", "demo-gemma"]
         options.combine = options.combine.split(",")
@@ -103,12 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BytelmError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if options.plot:
-        _plot(result, options.plot)
-    print(json.dumps(result, indent=1)) if options.json else _show(result)
+    put_out(result, options, show=_show, plot=_plot)
     return 0
 
 
@@ -192,21 +184,11 @@ def _show(result: dict[str, Any]) -> None:
 
 def _plot(result: dict[str, Any], path: Path) -> None:
     """The ratios, as bars."""
-    from matplotlib.figure import Figure
-
     titles = {"calls": "calls", "fed": "tokens fed", "seconds": "time"}
     labels = [f"{row['combine']}, temperature {row['temperature']:g}" for row in result["rows"]]
-    figure = Figure(figsize=(10, 0.9 + 0.4 * len(labels)), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(COUNTS), sharey=True), COUNTS, strict=True):
-        bars = axes.barh(labels, [row[name]["ratio"] for row in result["rows"]])
-        axes.bar_label(bars, fmt="%.2f", padding=2)
-        axes.axvline(1.0, color="0.6", linewidth=1)
-        axes.set_title(titles[name])
-        axes.margins(x=0.18)
-        axes.invert_yaxis() if axes is figure.axes[0] else None
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{' and '.join(result['models'])}: over the sum of their own generation")
-    figure.savefig(path, dpi=150)
+    columns = {titles[name]: [row[name]["ratio"] for row in result["rows"]] for name in COUNTS}
+    title = f"{' and '.join(result['models'])}: over the sum of their own generation"
+    draw_bars(path, labels, columns, title=title, line=1.0)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
 import platform
 import sys
 import time
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from evals.bench import Bench, Cost
+from evals.output import add_output_options, put_out, read_result
 from evals.prompts import PROMPTS
 from evals.records import command_of
 
@@ -126,24 +126,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--axes", default=",".join(AXES), help="which of them (default %(default)s)")
     parser.add_argument("--most", type=int, default=10**9, metavar="N", help="leave out sizes beyond N")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--out", type=Path, help="write the result here too")
-    parser.add_argument("--plot", type=Path, help="draw the result to this file")
-    parser.add_argument("--read", type=Path, help="show the result of such a file and run nothing")
+    add_output_options(parser)
     options = parser.parse_args(arguments)
     if options.read is not None:
-        result = json.loads(options.read.read_text(encoding="utf-8"))
+        result = read_result(options)
     else:
         axes = options.axes.split(",")
         if unknown := set(axes) - AXES.keys():
             parser.error(f"no axis is called {', '.join(sorted(unknown))}; there are {', '.join(AXES)}")
         result = _measure(options, axes, sys.argv[1:] if arguments is None else list(arguments))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if options.plot:
-        _plot(result, options.plot)
-    print(json.dumps(result, indent=1)) if options.json else _show(result)
+    put_out(result, options, show=_show, plot=_plot)
     return 0
 
 

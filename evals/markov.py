@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -37,6 +36,7 @@ import numpy as np
 from bytelm import ByteLM
 from bytelm.healing import completer_of
 from evals.chains import Chain, TokenChain, exact_tokens, trained_tokenizer
+from evals.output import add_output_options, put_out, read_result
 from evals.records import command_of
 
 LONGEST: Final = 9  # symbols of the prompts for the exact model, of which there are all
@@ -157,13 +157,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", type=int, default=20, metavar="N", help="for each context (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the chain, the weights and the texts")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--out", type=Path, help="write the result here too")
-    parser.add_argument("--plot", type=Path, help="draw the result to this file")
-    parser.add_argument("--read", type=Path, help="show the result of such a file and run nothing")
+    add_output_options(parser)
     options = parser.parse_args(arguments)
     if options.read is not None:
-        result = json.loads(options.read.read_text(encoding="utf-8"))
+        result = read_result(options)
     else:
         if not 2 <= len(set(options.symbols)) == len(options.symbols) <= 4:
             parser.error(f"--symbols must be two to four different characters; got {options.symbols!r}")
@@ -176,12 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if min(options.steps, options.prompts) < 1:
             parser.error("--steps and --prompts must be at least 1")
         result = _measure(options, sys.argv[1:] if arguments is None else list(arguments))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if options.plot:
-        _plot(result, options.plot)
-    print(json.dumps(result, indent=1)) if options.json else _show(result)
+    put_out(result, options, show=_show, plot=_plot)
     return 0
 
 

@@ -64,7 +64,7 @@ def whole() -> Walker:
 def test_walks_that_follow_the_last_one_are_walks_from_the_beginning(whole: Walker) -> None:
     """Nodes of every kind, in an order in which consecutive walks differ early, late and not at all."""
     order = np.random.default_rng(0).permutation([*places(whole, "".join(TEXTS).encode())] * 2)
-    with patch("bytelm.walks._WHOLE", -1):
+    with patch("bytelm.walks.WHOLE", -1):
         for nodes in order.tolist()[:120]:
             ends = whole.landings(tuple(nodes), 0, len(whole.trie))
 
@@ -85,7 +85,7 @@ def test_an_interrupted_walk_leaves_nothing_half_done() -> None:
             raise KeyboardInterrupt
         return step(*arguments)  # type: ignore[arg-type]
 
-    with patch("bytelm.walks._WHOLE", -1):
+    with patch("bytelm.walks.WHOLE", -1):
         walker.landings(first, 0, len(walker.trie))
         with patch.object(Walker, "_step", staticmethod(break_off)), pytest.raises(KeyboardInterrupt):
             walker.landings(second, 0, len(walker.trie))
