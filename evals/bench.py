@@ -1,11 +1,12 @@
 """One model with every method ready to run, and what each run took.
 
 Methods:
-    *generate*: ``model.generate``, greedy. *lazy*: greedy bytes. *drawn*: bytes at temperature 1. *full*: greedy bytes
+    *generate*: ``model.generate``, greedy, until each prompt has its bytes. *lazy*: greedy bytes. *drawn*: bytes at temperature 1. *full*: greedy bytes
     with every boundary node evaluated. Others: peers.py, on the same loaded model.
 Counts
     Calls and tokens fed are counted at the model itself, by a hook on its forward pass, in the same way for all. Padding
-    is not counted where the method hands an attention mask over.
+    before a prompt is not counted where the method hands an attention mask over; what a finished row of a batch is fed
+    until the last one is done is.
 Times
     A method's time beside `generate` is the median over the batches of the ratio of their times a byte. Both run a batch
     one after the other, so what else the machine has to do weighs on both, and a moment's load on one batch alone.
@@ -23,15 +24,15 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
+from bytelm.pipeline import read_vocab
 from evals.clocked import Clocked
 
 if TYPE_CHECKING:
     from bytelm import ByteLM
 
 OWN: Final = ("generate", "lazy", "drawn", "full")
-BYTES_PER_TOKEN: Final = 3.3  # of `generate`, which is told a number of tokens
 
 
 @dataclass
@@ -145,22 +146,46 @@ class Bench:
             cost.new_bytes += len(new)
             cost.new_tokens += self._tokens(prompt.encode() + new) - self._tokens(prompt.encode())
 
+    @cached_property
+    def _lengths(self) -> Int64[np.ndarray, " columns"]:
+        """The bytes that each column of a row spells."""
+        spelled = read_vocab(self.engine.tokenizer).token_bytes
+        lengths = np.zeros(max(self.engine.vocab_size, len(spelled)), np.int64)
+        lengths[: len(spelled)] = [len(data or b"") for data in spelled]
+        return lengths
+
     def generate(self, prompts: Sequence[str], size: int, cost: Cost) -> list[list[int]]:
-        """The model's own ``generate``: the tokens that it writes after each prompt."""
+        """The model's own ``generate``: the tokens that it writes after each prompt, up to so many bytes.
+
+        A row stops with the token that brings it there; ``generate`` pads it until the last one is done.
+        """
         import torch
 
-        tokens = max(1, round(size / BYTES_PER_TOKEN))
         encoded = [self.engine.tokenizer(prompt).input_ids for prompt in prompts]
         width = max(map(len, encoded))
         pad = next(iter(sorted(self.engine.eot_ids)), 0)
         device = self.engine.model.device
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in encoded], device=device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded], device=device)
+        lengths = torch.from_numpy(self._lengths).to(device)
+        wrote = torch.zeros(len(prompts), dtype=torch.int64, device=device)
+
+        def done(ids: Any, _scores: Any) -> Any:
+            wrote.add_(lengths[ids[:, -1]])
+            return wrote >= size
+
+        # A token of no bytes at all would never end a row: twice the bytes are more than any text takes.
         options: dict[str, Any] = {"do_sample": False, "eos_token_id": None, "pad_token_id": pad}
+        options |= {"max_new_tokens": 2 * size, "stopping_criteria": [done]}
         with self.measured(cost), torch.inference_mode():
-            out = self.engine.model.generate(ids, attention_mask=mask, max_new_tokens=tokens, **options)
+            out = self.engine.model.generate(ids, attention_mask=mask, **options)
         rows: list[list[int]] = out[:, width:].tolist()
-        return rows
+        return [self._until(row, size) for row in rows]
+
+    def _until(self, row: list[int], size: int) -> list[int]:
+        """A row without what follows the token that brings it to so many bytes."""
+        ends = np.cumsum(self._lengths[row])
+        return row[: int(np.searchsorted(ends, size)) + 1]
 
     def rewrite(self, prompt: str, written: bytes, cost: Cost) -> None:
         """The model's own ``generate``, made to write a text that is there: its tokens as the tokenizer sets them.

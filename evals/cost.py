@@ -5,7 +5,7 @@ at each batch of prompts.
     *calls*: forward passes a byte, and a token of the text that was written; *fed*: tokens run through the model a
     byte, the prompt included.
     *core*: milliseconds of CPU a byte outside the model.
-    *time*: the ratio of wall time to that of ``model.generate`` for the same number of bytes.
+    *time*: the ratio of wall time a byte to that of ``model.generate``, which goes on until each prompt has its bytes.
     *memory*: peak resident memory of a process that runs the method alone, from when the model is loaded.
     *variation*: total variation between the method's next byte after a prompt and the exact one, the mean over the
     prompts; `evals/lazy.py` shows that lazy evaluation has none.

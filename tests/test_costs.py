@@ -43,14 +43,17 @@ def test_the_hook_counts_what_the_engine_counts(bench: Bench) -> None:
 
 
 def test_a_ragged_batch_of_generate_is_what_each_prompt_gives_alone(bench: Bench) -> None:
-    """Padding changes neither the tokens nor their count."""
+    """Padding changes no token; each row has its bytes, and a row that is done waits for the last one."""
     prompts = ["def f(x):\n    ret", "the "]
     together, apart = Cost("generate"), Cost("generate")
     tokens = bench.generate(prompts, 20, together)
 
     assert tokens == [bench.generate([prompt], 20, apart)[0] for prompt in prompts]
-    assert together.fed == apart.fed
-    assert together.calls == len(tokens[0])
+    assert all(len(bench.lm.spell(row)) >= 20 > len(bench.lm.spell(row[:-1])) for row in tokens)
+    assert len({len(row) for row in tokens}) == 2, "rows of one length do not wait for each other"
+    assert together.calls == max(map(len, tokens))
+    read = sum(len(bench.engine.tokenizer(prompt).input_ids) for prompt in prompts)
+    assert together.fed == read + 2 * (together.calls - 1)
 
 
 def test_the_first_byte_by_tokens_is_off_and_bytes_are_not_measured(bench: Bench) -> None:
