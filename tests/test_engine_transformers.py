@@ -316,7 +316,7 @@ def test_budget_bounds_what_is_kept() -> None:
         sizes.append(lm.cache_bytes)
 
     assert budget / 2 < max(sizes) <= budget
-    assert all(row.base is None for row in lm._memo.values()), "a view would keep the whole pass's rows alive"
+    assert all(row.base is None for row in lm._memo._rows.values()), "a view would keep the whole pass's rows alive"
 
 
 def test_the_oldest_is_forgotten_first() -> None:

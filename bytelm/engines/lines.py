@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-Tokens = tuple[int, ...]
+from bytelm.engines.row_memo import Tokens
 
 
 @runtime_checkable

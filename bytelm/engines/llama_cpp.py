@@ -21,7 +21,6 @@ Memory
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -31,8 +30,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from bytelm.engines import traits
-from bytelm.engines.lines import Lines, Plan, Tokens
+from bytelm.engines.lines import Lines, Plan
 from bytelm.engines.llama_context import MAX_IDS, Context
+from bytelm.engines.row_memo import RowMemo, Rows, Tokens
 from bytelm.errors import (
     ContextOverflowError,
     InvalidArgumentError,
@@ -43,8 +43,6 @@ from bytelm.gguf_metadata import read_metadata
 from bytelm.gguf_tokenizer import CONTROL, USER_DEFINED, named_tokens, tokenizer_json
 from bytelm.token_lm import Usage, checked_rows
 from bytelm.verification.corpus import documents
-
-Rows = dict[Tokens, Float32[np.ndarray, " vocab"]]
 
 ROW_BYTES: Final = 64 << 20
 BATCH: Final = 32  # below 64, from which on llama.cpp sums attention in another order
@@ -127,9 +125,8 @@ class LlamaCppLM:
         self.start_id = traits.start_id(self.tokenizer, self.vocab_size, self.eot_ids, start_id)
         self.mode: Final = "whole" if self._context.stateful else "tree"
         self.usage = Usage()
-        self._most_rows = row_bytes // (4 * self.vocab_size)
         self._lines = Lines(self._context.n_seq, self._context, self._context.window)
-        self._memo: OrderedDict[Tokens, Float32[np.ndarray, " vocab"]] = OrderedDict()
+        self._memo = RowMemo(row_bytes)
         self._lock = threading.RLock()
         if n_batch is None:
             self._probe()
@@ -176,23 +173,12 @@ class LlamaCppLM:
             ModelError: llama.cpp failed.
         """
         asked = [self._checked(sequence) for sequence in sequences]
-        if not asked:
-            raise InvalidArgumentError("no sequences: ask for at least one, such as [()]")
         with self._lock:
-            rows: Rows = {}
-            for sequence in asked:
-                if sequence in self._memo:
-                    self._memo.move_to_end(sequence)
-                    rows[sequence] = self._memo[sequence]
-            missing = [sequence for sequence in dict.fromkeys(asked) if sequence not in rows]
             try:
-                found = self._computed(missing)
+                return self._memo.answer(asked, self._computed)
             except BaseException:
                 self.clear_cache()  # what was planned may not have been fed
                 raise
-            self._remember(found)
-            rows |= found
-        return np.stack([rows[sequence] for sequence in asked])
 
     def clear_cache(self) -> None:
         """Forget all sequences and rows."""
@@ -218,12 +204,6 @@ class LlamaCppLM:
                 "one), or give a stride to score a long text"
             )
         return ids
-
-    def _remember(self, rows: Rows) -> None:
-        for sequence in list(rows)[max(len(rows) - self._most_rows, 0) :]:
-            self._memo[sequence] = rows[sequence].copy()  # a row is a view into a larger array
-        while len(self._memo) > self._most_rows:
-            self._memo.popitem(last=False)
 
     def _computed(self, sequences: list[Tokens]) -> Rows:
         rows: Rows = {}

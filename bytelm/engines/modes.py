@@ -22,10 +22,9 @@ from jaxtyping import Float
 
 from bytelm.engines import traits
 from bytelm.engines.forward import Forward
+from bytelm.engines.row_memo import Rows, Tokens
 
 Mode = Literal["tree", "chain", "prefix", "whole"]
-Tokens = tuple[int, ...]
-Rows = dict[Tokens, Float[np.ndarray, " vocab"]]
 
 FASTEST_FIRST: Final[tuple[Mode, ...]] = ("tree", "chain", "prefix")
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -34,9 +33,10 @@ from bytelm.engines import traits
 from bytelm.engines.forward import Forward
 from bytelm.engines.kv_cache import SlotStore
 from bytelm.engines.loading import load_model
-from bytelm.engines.modes import Mode, Rows, Tokens, choose_mode
+from bytelm.engines.modes import Mode, choose_mode
 from bytelm.engines.plan import Plan
 from bytelm.engines.prefix_tree import TWIG_AGE, PrefixTree
+from bytelm.engines.row_memo import RowMemo, Rows, Tokens
 from bytelm.engines.thin_linear import SIZES, ThinLinear, gaining_sizes
 from bytelm.errors import (
     ContextOverflowError,
@@ -116,6 +116,7 @@ class TransformersLM:
         self.context_length = traits.context_length(model)
         self._cacheable = traits.cacheable_length(model)
         self._lock = threading.RLock()
+        self._memo = RowMemo(cache_budget_bytes // 8)
         self._forward = Forward(model)
         self.mode, self.mode_reason = self._choose_mode()
         self.vocab_size = self._forward.columns
@@ -137,7 +138,7 @@ class TransformersLM:
     @property
     def cache_bytes(self) -> int:
         """Bytes that keys, values and rows take now."""
-        return self._store.nbytes + sum(row.nbytes for row in self._memo.values())
+        return self._store.nbytes + self._memo.nbytes
 
     def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> Float[np.ndarray, "n vocab"]:
         """Natural log-probabilities of the token after each sequence, in the order given.
@@ -157,27 +158,15 @@ class TransformersLM:
             ModelError: The model failed.
         """
         asked = [self._checked(sequence) for sequence in sequences]
-        if not asked:
-            raise InvalidArgumentError("no sequences: ask for at least one, such as [()]")
         with self._lock:
-            rows: Rows = {}
-            for sequence in asked:
-                if sequence in self._memo:
-                    self._memo.move_to_end(sequence)
-                    rows[sequence] = self._memo[sequence]
-            missing = [sequence for sequence in dict.fromkeys(asked) if sequence not in rows]
-            if missing:
-                found = self._computed(missing, self.mode)
-                self._remember(found)
-                rows |= found
-        return np.stack([rows[sequence] for sequence in asked])
+            return self._memo.answer(asked, lambda missing: self._computed(missing, self.mode))
 
     def clear_cache(self) -> None:
         """Forget all keys, values and rows."""
         with self._lock:
             self._tree = PrefixTree()
             self._store = SlotStore()
-            self._memo: OrderedDict[Tokens, Float[np.ndarray, " vocab"]] = OrderedDict()
+            self._memo.clear()
 
     def _checked(self, sequence: Any) -> Tokens:
         columns = min(self._forward.inputs, self.vocab_size)
@@ -200,15 +189,6 @@ class TransformersLM:
         if reason:
             log.info("%s runs in %r mode (%s)", type(self.model).__name__, mode, reason)
         return mode, reason
-
-    def _remember(self, rows: Rows) -> None:
-        """Keep the latest rows, in an eighth of the budget."""
-        size = next(iter(rows.values())).nbytes
-        most = self.cache_budget_bytes // 8 // size
-        for sequence in list(rows)[max(len(rows) - most, 0) :]:
-            self._memo[sequence] = rows[sequence].copy()  # a row may be a view into a larger array
-        while len(self._memo) > most:
-            self._memo.popitem(last=False)
 
     def _computed(self, sequences: list[Tokens], mode: Mode) -> Rows:
         limit = self._cacheable
