@@ -38,7 +38,7 @@ from evals.metrics import check_k, figures
 from evals.problems import PUBLISHED, Benchmark, Problem, load_published, with_middle
 from evals.records import Line, Records, command_of, key_of, read_records
 
-Task = tuple[Problem, Method, int]
+Task = tuple[Problem, Method, int, bool]  # the last: whether its cost is counted
 LIBRARIES: Final = ("torch", "transformers", "tokenizers", "numpy")
 
 
@@ -77,6 +77,13 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--before", type=int, default=1024, metavar="BYTES", help="cursor: of the prefix, at most (default %(default)s)"
     )
     add("--after", type=int, default=512, metavar="BYTES", help="cursor: of the suffix, at most (default %(default)s)")
+    add(
+        "--count",
+        type=int,
+        metavar="N",
+        help="count what a completion costs at N of the problems only, spread over all: at the others the methods share "
+        "the prompt in the engine's cache, which is several times as fast (default: at all)",
+    )
     add("--seed", type=int, default=0)
     add("--out", type=Path, metavar="FILE", help="the results file, a line a sample")
     add("--resume", action="store_true", help="go on with --out where it ended")
@@ -94,7 +101,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.method = list(dict.fromkeys(options.method.split(",")))
     if unknown := [name for name in options.method if name not in METHODS]:
         parser.error(f"no method is called {', '.join(unknown)}; there are {', '.join(METHODS)}")
-    for name, least in (("samples", 1), ("max_bytes", 1), ("workers", 1), ("threads", 1)):
+    for name, least in (("samples", 1), ("max_bytes", 1), ("workers", 1), ("threads", 1), ("count", 1)):
         if (value := getattr(options, name)) is not None and value < least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}; got {value}")
     if not 0 <= options.temperature < float("inf"):
@@ -169,8 +176,9 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> tuple[Line, list[L
         seed=options.seed,
     )
     header = header_of(options, benchmark, filler, settings, words)
+    counted = spread(benchmark.problems, options.count)
     tasks: list[Task] = [
-        (problem, method, sample)
+        (problem, method, sample, problem.id in counted)
         for problem in benchmark.problems
         for sample in range(options.samples)
         for method in options.method
@@ -189,6 +197,12 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> tuple[Line, list[L
 
             run_programs(benchmark, records, workers=options.workers)
     return {"kind": "header", **header}, lines
+
+
+def spread(problems: Sequence[Problem], wanted: int | None) -> set[str]:
+    """The ids of so many of the problems, at even distances; of all by default."""
+    many = len(problems) if wanted is None else min(wanted, len(problems))
+    return {problems[place * len(problems) // many].id for place in range(many)}
 
 
 def load(options: argparse.Namespace) -> Benchmark:
@@ -238,6 +252,7 @@ def header_of(
             "format": filler.format_name(options.mode),
             "methods": options.method,
             "samples": options.samples,
+            "counted": options.count,
             **asdict(settings),
         },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
@@ -282,8 +297,8 @@ def _work(task: Task) -> Line:
 
 def line_of(task: Task, filler: Filler, settings: Settings) -> Line:
     """One sample, drawn and compared with the middle."""
-    problem, method, sample = task
-    written = filler.complete(problem, method, settings, sample)
+    problem, method, sample, counted = task
+    written = filler.complete(problem, method, settings, sample, counted=counted)
     return {
         "kind": "sample",
         "id": problem.id,
@@ -295,11 +310,7 @@ def line_of(task: Task, filler: Filler, settings: Settings) -> Line:
         "completion": written.completion.decode("utf-8", "surrogateescape"),
         "finish": written.finish,
         **figures(written.completion, problem.middle, left=settings.mode == "left"),
-        "calls": written.calls,
-        "fed": written.fed,
-        "tokens": written.tokens,
-        "first_s": round(written.first_s, 4),
-        "seconds": round(written.seconds, 4),
+        **(asdict(written.cost) if written.cost is not None else {}),
     }
 
 

@@ -92,11 +92,13 @@ def _mean(rows: Sequence[Line], figure: str) -> Any:
 
 
 def _cost(rows: Sequence[Line]) -> dict[str, float]:
-    """Means over completions, and calls for each canonical token that was written."""
-    sums = {name: sum(row[name] for row in rows) for name in COSTS}
+    """Means over the completions whose cost was counted, and calls for each canonical token that was written."""
+    counted = [row for row in rows if "calls" in row]
+    sums = {name: sum(row[name] for row in counted) for name in COSTS}
     refused = sum(row["finish"] == "refused" for row in rows)
     per_token = sums["calls"] / sums["tokens"] if sums["tokens"] > 0 else float("nan")
-    return {**{name: sums[name] / len(rows) for name in COSTS}, "calls_per_token": per_token, "refused": refused}
+    means = {name: sums[name] / len(counted) if counted else float("nan") for name in COSTS}
+    return {"n": len(counted), **means, "calls_per_token": per_token, "refused": refused}
 
 
 def _pairs(byte: Sequence[Line], other: Sequence[Line], name: str, part: str) -> Iterator[dict[str, Any]]:
@@ -184,13 +186,15 @@ def _figures(benchmark: str, summaries: Sequence[Summary]) -> Any:
 
 
 def _costs(summaries: Sequence[Summary]) -> Any:
-    names = ["calls", "calls / token", "tokens fed", "first byte, ms", "seconds", "refused"]
+    names = ["n", "calls", "calls / token", "tokens fed", "first byte, ms", "seconds", "refused"]
     made = table("cost of a completion", ["run", "method", *names], left=2)
     for summary in summaries:
         for place, (method, cost) in enumerate(summary["cost"].items()):
             values = (cost["calls"], cost["calls_per_token"], cost["fed"], 1000 * cost["first_s"], cost["seconds"])
             shown = [f"{value:.{digits}f}" for value, digits in zip(values, (1, 2, 1, 0, 2), strict=True)]
-            made.add_row("" if place else _run_of(summary, summaries), method, *shown, str(cost["refused"]))
+            made.add_row(
+                "" if place else _run_of(summary, summaries), method, str(cost["n"]), *shown, str(cost["refused"])
+            )
         made.add_section()
     return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -14,7 +15,7 @@ from bytelm.engines.transformers import TransformersLM
 from bytelm.errors import InvalidArgumentError, NoInfillFormatError, UnreachablePrefixError
 from bytelm.healing import Healing, completer_of, infill_completer
 from bytelm.identity import fingerprint
-from evals.methods import HEALING, METHODS, Filler, Method, Settings, seed_of
+from evals.methods import HEALING, METHODS, Filler, Method, Settings, Spent, Written, seed_of
 from evals.problems import Problem
 from tests.test_fim import LLAMA_LIKE, ORDERS, PUBLISHED, TOKENIZERS, P, S, encoded, id_of, model_of, published_ids
 from tests.test_healing import S_RET, FakeLM, N, U, byte_level
@@ -139,6 +140,12 @@ def filler() -> Filler:
     return Filler(TransformersLM(model, tokenizer))
 
 
+def spent(written: Written) -> Spent:
+    """Its cost, which was counted."""
+    assert written.cost is not None
+    return written.cost
+
+
 PROBLEM = Problem("task/1", "task", P.encode(), b"urn x", S.encode())
 
 
@@ -160,8 +167,9 @@ def test_a_filler_writes_what_the_methods_do(filler: Filler, method: Method, mod
     used = filler.clocked.usage.since(before)
 
     assert (written.completion, written.finish) == (done.bytes, done.finish_reason)
-    assert (written.calls, written.fed) == (used.calls, used.tokens_fed)
-    assert 0 < written.first_s <= written.seconds
+    cost = spent(written)
+    assert (cost.calls, cost.fed) == (used.calls, used.tokens_fed)
+    assert 0 < cost.first_s <= cost.seconds
 
 
 def test_the_cost_does_not_depend_on_what_ran_before(filler: Filler) -> None:
@@ -169,18 +177,39 @@ def test_the_cost_does_not_depend_on_what_ran_before(filler: Filler) -> None:
     settings = Settings(mode="spm", max_bytes=12)
     first, second = (filler.complete(PROBLEM, "byte", settings) for _ in range(2))
 
-    assert (first.calls, first.fed, first.completion) == (second.calls, second.fed, second.completion)
+    assert first.completion == second.completion
+    assert (spent(first).calls, spent(first).fed) == (spent(second).calls, spent(second).fed)
     encode = filler.lm.viability.vocab.encode
     text = (PROBLEM.prefix + first.completion).decode("utf-8", "ignore")
-    assert first.tokens == len(encode(text)) - len(encode(P))
+    assert spent(first).tokens == len(encode(text)) - len(encode(P))
+
+
+def test_where_nothing_is_counted_the_methods_share_a_prompt(filler: Filler) -> None:
+    """They write the same, the prompt is fed once, and another problem begins from an empty cache."""
+    settings = Settings(mode="spm", max_bytes=12)
+    alone = {method: filler.complete(PROBLEM, method, settings) for method in METHODS}
+    other = replace(PROBLEM, id="task/2")
+    before = filler.clocked.usage.copy()
+    shared = {method: filler.complete(other, method, settings, counted=False) for method in METHODS}
+    used = filler.clocked.usage.since(before).tokens_fed
+
+    assert {method: done.completion for method, done in shared.items()} == {
+        method: done.completion for method, done in alone.items()
+    }
+    assert all(done.cost is None for done in shared.values())
+    prompt = len(filler.lm.viability.vocab.encode(P + S))
+    assert prompt < used < sum(spent(done).fed for done in alone.values()) - 2 * prompt
+    before = filler.clocked.usage.copy()
+    filler.complete(PROBLEM, "token", settings, counted=False)
+    assert filler.clocked.usage.since(before).tokens_fed == spent(alone["token"]).fed
 
 
 def test_tokens_use_the_engines_cache(filler: Filler) -> None:
     """A token-level completion feeds its prompt once: as many tokens as prompt and completion have."""
     written = filler.complete(PROBLEM, "token", Settings(mode="left", max_bytes=30))
 
-    assert written.fed < len(filler.lm.viability.vocab.encode(P)) + 31
-    assert written.calls <= 31
+    assert spent(written).fed < len(filler.lm.viability.vocab.encode(P)) + 31
+    assert spent(written).calls <= 31
 
 
 def test_a_stop_that_belongs_to_the_middle_is_put_back() -> None:
@@ -227,9 +256,9 @@ def test_the_first_byte_is_settled_by_the_call_that_goes_beyond_the_prompt(monke
     settings = Settings(mode="left", max_bytes=3)
 
     # One tick at the start, one after each call, one at the end.
-    assert filler.complete(problem, "token", settings).first_s == 1
-    assert filler.complete(problem, "heal", settings).first_s == 2
-    assert filler.complete(problem, "heal", settings).seconds == 5
+    assert spent(filler.complete(problem, "token", settings)).first_s == 1
+    assert spent(filler.complete(problem, "heal", settings)).first_s == 2
+    assert spent(filler.complete(problem, "heal", settings)).seconds == 5
 
 
 def test_formats_are_named_with_their_order(filler: Filler) -> None:

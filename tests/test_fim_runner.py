@@ -69,6 +69,25 @@ def test_every_sample_is_a_line(here: Path) -> None:
     assert all("\n" not in line["completion"] for line in lines)
 
 
+def test_costs_are_counted_at_some_problems(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--count: of so many problems the lines have costs, the table tells how many; all have the same completions."""
+    del here
+    assert fim.main([*CURSOR, "--out", "all.jsonl"]) == 0
+    capsys.readouterr()
+    assert fim.main([*CURSOR, "--out", "two.jsonl", "--count", "2", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)[0]["cost"]
+
+    every, some = lines_of("all.jsonl"), lines_of("two.jsonl")
+    assert [line["completion"] for line in every] == [line["completion"] for line in some]
+    assert [line["id"] for line in every if "calls" not in line] == []
+    counted = [line for line in some if "calls" in line]
+    assert (len({line["id"] for line in counted}), len(counted)) == (2, 2 * len(METHODS))
+    assert {found["n"] for found in shown.values()} == {2}
+    for line in counted:
+        (same,) = (x for x in every if (x["id"], x["method"]) == (line["id"], line["method"]))
+        assert line == same
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "mode"), [("single-line", "left"), ("random-span", "left"), ("single-line", "spm"), ("single-line", "psm")]
@@ -221,7 +240,16 @@ def test_a_summary_by_hand() -> None:
     (pair,) = [p for p in found["pairs"] if (p["cursor"], p["figure"]) == ("all", "exact")]
     assert (pair["better"], pair["worse"], pair["difference"]["mean"], pair["p"]) == (2, 0, 0.5, 0.5)
     assert found["cost"]["byte"] == pytest.approx(
-        {"calls": 4, "fed": 40, "tokens": 3.2, "first_s": 0.1, "seconds": 0.5, "calls_per_token": 1.25, "refused": 1}
+        {
+            "n": 5,
+            "calls": 4,
+            "fed": 40,
+            "tokens": 3.2,
+            "first_s": 0.1,
+            "seconds": 0.5,
+            "calls_per_token": 1.25,
+            "refused": 1,
+        }
     )
     assert (found["samples"], found["samples_asked"]) == (9, 10)
 
