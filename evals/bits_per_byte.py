@@ -32,11 +32,11 @@ import numpy as np
 
 from bytelm import ByteLM
 from bytelm.combination import Combine
-from bytelm.errors import BytelmError, InvalidArgumentError, UnreachablePrefixError
+from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
 from bytelm.identity import fingerprint
 from evals.documents import PACKAGED, Document, Documents, read_documents
 from evals.metrics import ratio_of
-from evals.records import Line, Records, command_of, read_records
+from evals.records import Line, Records, command_of, exit_status, read_records
 from evals.scores import Panel
 
 BIN: Final = 64  # bytes
@@ -133,15 +133,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Score what is missing, and print one table."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = _parsed(words)
-    try:
-        header, lines = read_records(options.read) if options.read else _scored(options, words)
-    except BytelmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        kept = f"; {options.out} keeps what was done, go on with --resume" if options.out else ""
-        print(f"stopped{kept}", file=sys.stderr)
-        return 130
+    return exit_status(lambda: _main(options, words), options.out)
+
+
+def _main(options: argparse.Namespace, words: Sequence[str]) -> int:
+    header, lines = read_records(options.read) if options.read else _scored(options, words)
     summary = summary_of(header, lines)
     if options.plot:
         _plot(summary, options.plot)

@@ -27,6 +27,7 @@ from rich.progress import track
 from bytelm.verification.definition import read_backend
 from bytelm.verification.trial import FEW, Report, Trial
 from bytelm.viability import Viability
+from evals.output import write_result
 from evals.records import command_of
 
 PART = 1000  # prefixes of one task: each reads the tokenizer anew, and all are shared out among the processes
@@ -121,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = [_label(path, no_lead=options.no_lead) for path in paths]
         record["tokenizers"] = [rows[name] for name in names if name in rows]
         if options.out is not None:
-            options.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_result(record, options.out)
         return record
 
     todo = [path for path in paths if _label(path, no_lead=options.no_lead) not in rows]

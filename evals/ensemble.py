@@ -31,9 +31,9 @@ import numpy as np
 from bytelm import ByteLM, Ensemble
 from bytelm.combination import weights_of
 from bytelm.ensemble import engines_of
-from bytelm.errors import BytelmError, InvalidArgumentError, MissingDependencyError
+from bytelm.errors import InvalidArgumentError, MissingDependencyError
 from bytelm.identity import digest_of
-from evals.records import Line, Records, command_of, read_records
+from evals.records import Line, Records, command_of, exit_status, read_records
 
 TASKS: Final = Path(__file__).parent / "tasks"
 # As many items as are answered in a few hours on two cores; a share of 200 items is good to ±7 points.
@@ -99,15 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tasks, or show what was run; 1 when something failed."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = parsed(words)
-    try:
-        return _main(options, words)
-    except BytelmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        kept = f"; {options.out} keeps what was done, go on with --resume" if options.out else ""
-        print(f"stopped{kept}", file=sys.stderr)
-        return 130
+    return exit_status(lambda: _main(options, words), options.out)
 
 
 def _main(options: argparse.Namespace, words: Sequence[str]) -> int:

@@ -30,13 +30,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from bytelm.errors import BytelmError, InvalidArgumentError
+from bytelm.errors import InvalidArgumentError
 from bytelm.identity import fingerprint
 from evals.cursors import load_cursors
 from evals.methods import METHODS, Filler, Method, Settings, open_filler
 from evals.metrics import check_k, figures
 from evals.problems import PUBLISHED, Benchmark, Problem, load_published, with_middle
-from evals.records import Line, Records, command_of, key_of, read_records
+from evals.records import Line, Records, command_of, exit_status, key_of, read_records
 
 Task = tuple[Problem, Method, int, bool]  # the last: whether its cost is counted
 LIBRARIES: Final = ("torch", "transformers", "tokenizers", "numpy")
@@ -130,10 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = parsed(words)
     try:
-        return _run(options, words)
-    except BytelmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return exit_status(lambda: _run(options, words), options.out)
     except BrokenProcessPool:
         print(
             "error: a worker process was killed, for want of memory perhaps: each holds a model of its own. What was "
@@ -141,10 +138,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    except KeyboardInterrupt:
-        kept = f"; {options.out} keeps what was done, go on with --resume" if options.out else ""
-        print(f"stopped{kept}", file=sys.stderr)
-        return 130
 
 
 def _run(options: argparse.Namespace, words: Sequence[str]) -> int:

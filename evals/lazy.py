@@ -15,18 +15,17 @@ Rows are remembered between draws, so that each is computed once; the sampler do
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
 from bytelm.verification.corpus import fragment
+from evals.output import add_output_options, put_out, read_result
 from evals.prompts import PROMPTS
 from evals.records import command_of
 
@@ -162,12 +161,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--draws", type=int, default=2000, help="draws at each, for each setting (default 2000)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--out", type=Path, help="write the result here too")
-    parser.add_argument("--read", type=Path, help="print the table of such a file and do nothing else")
+    add_output_options(parser, plot=None)
     options = parser.parse_args(arguments)
     if options.read is not None:
-        return _show(json.loads(options.read.read_text(encoding="utf-8")))
+        result = read_result(options)
+    else:
+        result = _measured(options, parser, sys.argv[1:] if arguments is None else arguments)
+    put_out(result, options, show=_show)
+    return 1 if result["different"] or _bonferroni(result["places"]) < P_LEAST else 0
+
+
+def _measured(options: argparse.Namespace, parser: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
     if min(options.prompts, options.bytes, options.draws) < 1 or not 0 <= options.places <= len(PROMPTS):
         parser.error(f"the numbers must be at least 1, and --places at most {len(PROMPTS)}")
 
@@ -196,8 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for prompt in track(PROMPTS[: options.places], description="draws", console=bar, transient=True):
         places += draws(lm, prompt, count=options.draws)
         remembering.forget()
-    result = {
-        "command": command_of("evals.lazy", sys.argv[1:] if arguments is None else arguments),
+    return {
+        "command": command_of("evals.lazy", arguments),
         "model": options.model,
         "bytes": options.bytes,
         "draws": options.draws,
@@ -206,16 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "different": different,
         "places": places,
     }
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if options.json:
-        print(json.dumps(result, indent=1, ensure_ascii=False))
-    return _show(result, quiet=options.json)
 
 
-def _show(result: dict[str, Any], *, quiet: bool = False) -> int:
-    """Print the two tables; 1 where anything differs."""
+def _show(result: dict[str, Any]) -> None:
+    """Print the two tables."""
     from rich.console import Console
     from rich.table import Table
 
@@ -239,10 +237,8 @@ def _show(result: dict[str, Any], *, quiet: bool = False) -> int:
         drawn.add_row(
             name, str(len(rows)), f"{unknown:.0%}", f"{asked:.2f}", f"{ps.min():.4f}", str(int((ps < 0.05).sum()))
         )
-    if not quiet:
-        console = Console(width=None if sys.stdout.isatty() else 120)
-        console.print(prompts, drawn, f"all tests together: least p times their number {_bonferroni(places):.2f}")
-    return 1 if result["different"] or _bonferroni(places) < P_LEAST else 0
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(prompts, drawn, f"all tests together: least p times their number {_bonferroni(places):.2f}")
 
 
 def _bonferroni(places: Sequence[dict[str, Any]]) -> float:

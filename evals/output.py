@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 
-def add_output_options(parser: argparse.ArgumentParser, *, plot: str = "draw the result to this file") -> None:
-    """``--json``, ``--out``, ``--plot`` (with this help) and ``--read``."""
+def add_output_options(parser: argparse.ArgumentParser, *, plot: str | None = "draw the result to this file") -> None:
+    """``--json``, ``--out``, ``--read``, and ``--plot`` with this help, if there is one."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--out", type=Path, help="write the result here too")
-    parser.add_argument("--plot", type=Path, help=plot)
+    if plot is not None:
+        parser.add_argument("--plot", type=Path, help=plot)
     parser.add_argument("--read", type=Path, help="show the result of such a file and run nothing")
 
 
@@ -23,20 +24,29 @@ def read_result(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def write_result(result: dict[str, Any], path: Path) -> None:
+    """Write a result to a file, in a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_json(result) + "\n", encoding="utf-8")
+
+
 def put_out(
     result: dict[str, Any],
     options: argparse.Namespace,
     *,
     show: Callable[[dict[str, Any]], None],
-    plot: Callable[[dict[str, Any], Path], None],
+    plot: Callable[[dict[str, Any], Path], None] | None = None,
 ) -> None:
     """Write, draw and print a result as the options say."""
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if options.plot:
+        write_result(result, options.out)
+    if plot is not None and options.plot:
         plot(result, options.plot)
-    print(json.dumps(result, indent=1)) if options.json else show(result)
+    print(_json(result)) if options.json else show(result)
+
+
+def _json(result: dict[str, Any]) -> str:
+    return json.dumps(result, indent=1, ensure_ascii=False)
 
 
 def draw_bars(

@@ -16,8 +16,9 @@ import contextlib
 import gzip
 import json
 import os
+import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -74,6 +75,24 @@ def command_of(module: str, words: Sequence[str]) -> str:
     """
     shown = (Path(word).name if Path(word).is_absolute() else word for word in words if word != "--resume")
     return " ".join(["python -m", module, *shown])
+
+
+def exit_status(run: Callable[[], int], out: Path | None) -> int:
+    """What a command ends with that can go on: what ``run`` returns, 1 after an error, 130 after Ctrl-C.
+
+    Args:
+        run: The command.
+        out: The results file that keeps what was done.
+    """
+    try:
+        return run()
+    except BytelmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        kept = f"; {out} keeps what was done, go on with --resume" if out else ""
+        print(f"stopped{kept}", file=sys.stderr)
+        return 130
 
 
 def key_of(line: Line) -> tuple[str, str, int]:
