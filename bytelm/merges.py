@@ -34,7 +34,7 @@ from array import array
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8
@@ -74,7 +74,7 @@ class Merges:
         size: int,
         base: Iterable[int],
         merges: Int32[np.ndarray, "merges 3"],
-        lengths: Sequence[int],
+        lengths: Sequence[int] | Int64[np.ndarray, " ids"],
         trie: Trie,
         trees: Trees | None = None,
     ) -> None:
@@ -102,7 +102,7 @@ class Merges:
             array("q", values.tobytes()) for values in (self._cross_start, self._cross_other, self._cross_rank)
         )
 
-    def _derive(self, base: Iterable[int], merges: Int32[np.ndarray, "merges 3"], lengths: Sequence[int]) -> Trees:
+    def _derive(self, base: Iterable[int], merges: Int32[np.ndarray, "merges 3"], lengths: Any) -> Trees:
         """The derivation of each token: of the merges that spell it, the one before which nothing crosses."""
         phase, rank, left, right = ([_UNREACHED] * self.size, [-1] * self.size, [-1] * self.size, [-1] * self.size)
         self._columns = (phase, rank, left, right)
@@ -170,8 +170,9 @@ class Merges:
                 self.phase[self.right[whole]],
             )
         spine = np.concatenate(rows, axis=1) if rows else np.zeros((5, 0), np.int64)
-        order = np.lexsort((spine[1], spine[0]))
-        self._spine_key = spine[0, order] * _STRIDE + spine[1, order]
+        keys = spine[0] * _STRIDE + spine[1]
+        order = np.argsort(keys)  # several times as fast as a sort by two keys
+        self._spine_key = keys[order]
         self._spine_by, self._spine_partner, self._spine_owner = (spine[i, order].astype(np.int32) for i in (2, 3, 4))
         parts = np.maximum(self.phase[self._cross_first], self.phase[self._cross_other])
         self._cross_phase = np.maximum(self._cross_rank, parts)
@@ -230,12 +231,12 @@ class Merges:
 
 def read_merges(vocab: Vocab, trie: Trie) -> Merges:
     """The merge trees, from disk where this vocabulary was read before."""
-    pieces = vocab.pieces
+    names, ids = list(vocab.pieces), np.fromiter(vocab.pieces.values(), np.int64, len(vocab.pieces))
+    sizes = np.fromiter(map(len, names), np.int64, len(names))
+    lengths = np.zeros(len(vocab), np.int64)
+    lengths[ids] = sizes
     # A byte-level text reaches BPE in the byte alphabet alone.
-    base = [i for piece, i in pieces.items() if len(piece) == 1 and vocab.spell_piece(piece)] + [*vocab.byte_ids]
-    lengths = [0] * len(vocab)
-    for piece, i in pieces.items():
-        lengths[i] = len(piece)
+    base = [int(ids[at]) for at in np.flatnonzero(sizes == 1) if vocab.spell_piece(names[at])] + [*vocab.byte_ids]
     digest = hashlib.sha256(repr((_TREES_VERSION, len(vocab), base)).encode())
     digest.update(vocab.merges.tobytes())
     folder = cache_folder("merge-trees")
