@@ -108,6 +108,7 @@ def test_lazy_is_full_on_a_tiny_model(folder: str, tmp_path: Path) -> None:
     arguments = ["--prompts", "8", "--bytes", "6", "--places", "2", "--draws", "400", "--out", str(out)]
 
     assert lazy.main(["--model", folder, *arguments]) == 0
+    assert lazy.main(["--read", str(out)]) == 0
     result = json.loads(out.read_text(encoding="utf-8"))
 
     assert result["different"] == []
