@@ -67,7 +67,7 @@ def of(header: Line, lines: Sequence[Line], *, ks: Sequence[int] = (1,)) -> Summ
             }
             for name in methods
         },
-        "cost": {name: _cost(rows[name]) for name in methods},
+        "cost": {name: _cost(rows[name], closed=bool(settings.get("closing"))) for name in methods},
         "pairs": [
             pair
             for other in methods
@@ -91,12 +91,17 @@ def _mean(rows: Sequence[Line], figure: str) -> Any:
     return mean_of([row[figure] for row in rows], [row["group"] for row in rows])
 
 
-def _cost(rows: Sequence[Line]) -> dict[str, float]:
-    """Means over the completions whose cost was counted, and calls for each canonical token that was written."""
+def _cost(rows: Sequence[Line], *, closed: bool) -> dict[str, float]:
+    """Means over the completions whose cost was counted, and calls for each token that was drawn.
+
+    These are the canonical tokens of what was written, and where it ended by itself the one that ended it, for which
+    the model was asked as well; ``closed``: a text that ends it is among what was written.
+    """
     counted = [row for row in rows if "calls" in row]
     sums = {name: sum(row[name] for row in counted) for name in COSTS}
     refused = sum(row["finish"] == "refused" for row in rows)
-    per_token = sums["calls"] / sums["tokens"] if sums["tokens"] > 0 else float("nan")
+    drawn = sums["tokens"] + sum(row["finish"] in (("eot",) if closed else ("eot", "stop")) for row in counted)
+    per_token = sums["calls"] / drawn if drawn > 0 else float("nan")
     means = {name: sums[name] / len(counted) if counted else float("nan") for name in COSTS}
     return {"n": len(counted), **means, "calls_per_token": per_token, "refused": refused}
 

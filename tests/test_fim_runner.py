@@ -247,7 +247,7 @@ def test_a_summary_by_hand() -> None:
             "tokens": 3.2,
             "first_s": 0.1,
             "seconds": 0.5,
-            "calls_per_token": 1.25,
+            "calls_per_token": 1.0,
             "refused": 1,
         }
     )
