@@ -104,8 +104,10 @@ def checked_rows(
                 f"the model returned log-probabilities of shape {found.shape}, not ({n}, {vocab_size}): one row for "
                 "each sequence and one column for each token; check vocab_size and next_token_logprobs of the engine"
             )
-        # One pass over the row sees everything: NaN and +inf survive the sum, and -inf adds nothing.
-        totals = np.log(np.exp(found).sum(axis=1, dtype=np.float64))
+        # One pass over a row sees everything: NaN and +inf survive the sum, and -inf adds nothing. Row by row, as fresh
+        # memory for all of them takes longer than the sums.
+        powers = np.empty(vocab_size, found.dtype)
+        totals = np.log([np.exp(row, out=powers).sum(dtype=np.float64) for row in found])
     for i in np.flatnonzero(~(np.abs(totals) <= tolerance)):
         raise InvalidLogitsError(_row_fault(found[i], int(i), float(totals[i]), tolerance))
     return found

@@ -95,6 +95,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--k", default="1", help="with --execute: the k of pass@k, several with commas (default %(default)s)")
     add("--compare", type=Path, nargs="+", metavar="FILE", help="show these results files side by side and run nothing")
+    add("--short", action="store_true", help="by class of cursor and in pairs show the exact ones alone")
     add("--plot", type=Path, metavar="FILE", help="draw the summary (.png, .svg, .pdf)")
     add("--json", action="store_true", help="print the summary as JSON")
     options = parser.parse_args(arguments)
@@ -152,7 +153,7 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
         summaries = [summary.of(header, lines, ks=options.k)]
     if options.plot:
         summary.plot(summaries, options.plot)
-    print(json.dumps(summaries, indent=1)) if options.json else summary.show(summaries)
+    print(json.dumps(summaries, indent=1)) if options.json else summary.show(summaries, short=options.short)
     return 0
 
 

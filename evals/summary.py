@@ -141,8 +141,8 @@ def _passing(lines: Sequence[Line], ks: Sequence[int]) -> dict[str, Any]:
     return found
 
 
-def show(summaries: Sequence[Summary]) -> None:
-    """Print the tables."""
+def show(summaries: Sequence[Summary], *, short: bool = False) -> None:
+    """Print the tables; ``short``: by class and in pairs the exact ones alone."""
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 120)
@@ -151,10 +151,11 @@ def show(summaries: Sequence[Summary]) -> None:
         console.print(_figures(benchmark, these))
         console.print(_costs(these))
         for summary in these:
-            for figure in BY_CLASS if benchmark == "cursor" else BY_CLASS[:2]:
+            figures = BY_CLASS[:1] if short else BY_CLASS if benchmark == "cursor" else BY_CLASS[:2]
+            for figure in figures:
                 console.print(_classes(summary, figure))
             if summary["pairs"]:
-                console.print(_pairs_table(summary, all_classes=benchmark == "cursor"))
+                console.print(_pairs_table(summary, figures, all_classes=benchmark == "cursor"))
             for line in _notes(summary):
                 console.print(line, soft_wrap=True)
 
@@ -214,11 +215,12 @@ def _classes(summary: Summary, figure: str) -> Any:
     return made
 
 
-def _pairs_table(summary: Summary, *, all_classes: bool) -> Any:
+def _pairs_table(summary: Summary, figures: Sequence[str], *, all_classes: bool) -> Any:
     columns = ["against", "cursor", "figure", "points [95 % interval]", "better", "worse", "test", "p"]
     made = table(f"{summary['label']}: byte against the others, in pairs", columns, left=3)
     for pair in summary["pairs"]:
-        if pair["cursor"] == ALL or (all_classes and pair["figure"] == "exact"):
+        whole = pair["cursor"] == ALL and (len(figures) > 1 or pair["figure"] in figures)
+        if whole or (all_classes and pair["figure"] == "exact"):
             shown = [interval(pair["difference"], 100, sign="+"), str(pair["better"]), str(pair["worse"])]
             name = TITLES[pair["figure"]].removesuffix(", %")
             made.add_row(pair["second"], pair["cursor"], name, *shown, pair["test"], f"{pair['p']:.2g}")

@@ -254,6 +254,20 @@ def test_a_summary_by_hand() -> None:
     assert (found["samples"], found["samples_asked"]) == (9, 10)
 
 
+def test_the_short_tables_have_what_is_exact_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """By class and in pairs; the means and the costs stay."""
+    lines = [row(p, m, 1) for p in ("a1", "b1") for m in ("token", "byte")]
+    shown = {}
+    for short in (False, True):
+        summary.show([summary.of(HEADER, lines)], short=short)
+        shown[short] = capsys.readouterr().out
+
+    for text, there in (("exact, %, by class", True), ("similarity, %", True), ("first 4 B, %, by class", False)):
+        assert text in shown[False]
+        assert (text in shown[True]) == there
+    assert shown[False].count("McNemar") == 2 > shown[True].count("McNemar") == 1
+
+
 def test_passed_programs_are_counted_by_the_unbiased_estimate(capsys: pytest.CaptureFixture[str]) -> None:
     """One of two samples passed is pass@1 ½; what was not run counts nowhere; the check stands beside the figures."""
     settings = {**HEADER["settings"], "samples": 2, "problems": 2, "methods": ["byte"]}
