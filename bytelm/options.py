@@ -19,7 +19,10 @@ from bytelm.packaged import PACKAGED, packaged_directory
 from bytelm.sampler import Completion
 from bytelm.terminal import argument_bytes, patience, print_json
 
-MODEL_HELP: Final = f"A folder, a hub id, a GGUF file for llama-cpp, or a packaged model: {', '.join(PACKAGED)}."
+MODEL_HELP: Final = (
+    "A folder, a hub id, a GGUF file for llama-cpp, an address for vllm-server, or a packaged model: "
+    f"{', '.join(PACKAGED)}."
+)
 
 Text = Annotated[str | None, typer.Argument(help="The text; without it, --file or standard input.")]
 FileOption = Annotated[
