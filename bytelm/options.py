@@ -37,7 +37,10 @@ ModelOption = Annotated[str, typer.Option("--model", "-m", envvar="BYTELM_MODEL"
 DeviceOption = Annotated[str | None, typer.Option(help="Where the model runs, such as cpu or cuda.")]
 DtypeOption = Annotated[str | None, typer.Option(help="Number format of the weights, such as float32 or bfloat16.")]
 EngineOption = Annotated[
-    Engine, typer.Option(envvar="BYTELM_ENGINE", help="What runs the model; llama-cpp takes a GGUF file.")
+    Engine,
+    typer.Option(
+        envvar="BYTELM_ENGINE", help="What runs the model; llama-cpp takes a GGUF file, vllm-server an address."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same bytes.")]

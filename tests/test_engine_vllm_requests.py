@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
@@ -279,6 +280,23 @@ def test_what_vllm_raises(error: Exception, kind: type[Exception], words: str) -
     lm._engine.raises, lm._engine.reason = None, "abort"
     with pytest.raises(ModelError, match=r"gave a sequence up \(abort\)"):
         lm.next_token_logprobs([(1,)])
+
+
+def test_a_process_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where vLLM's process is killed from outside and vLLM waits for its answer for ever, the call ends all the same."""
+    monkeypatch.setattr("bytelm.engines.vllm.WATCH_S", 0.01)
+    lm = engine()
+    answers: queue.Queue[Exception] = queue.Queue()
+    lm._engine.engine_core = SimpleNamespace(outputs_queue=answers, resources=SimpleNamespace(engine_dead=False))
+
+    def step() -> Any:
+        lm._engine.engine_core.resources.engine_dead = True
+        raise EngineDeadError(str(answers.get(timeout=10)))
+
+    lm.next_token_logprobs([(1,)])
+    lm._engine.step = step
+    with pytest.raises(ModelError, match="killed; its process has ended"):
+        lm.next_token_logprobs([(2,)])
 
 
 def test_rows_that_are_none() -> None:

@@ -108,12 +108,12 @@ def drawn(lm: ByteLM, prefix: bytes, count: int, **options: Any) -> list[Complet
 def test_texts_are_distributed_as_the_enumeration_says(
     leaky: tuple[ByteLM, Drawing, Enumeration], prefix: bytes
 ) -> None:
-    """Chi-square of 3,000 handed over completions of a model that leaks, against all texts of three bytes."""
+    """Chi-square of 2,000 handed over completions of a model that leaks, against all texts of three bytes."""
     lm, model, everything = leaky
-    completions = drawn(lm, prefix, 3000)
+    completions = drawn(lm, prefix, 2000)
 
     assert fit(completions, texts(everything, model, prefix, 3)) > P_THRESHOLD
-    assert sum(c.usage.redrawn > 0 for c in completions) > 300
+    assert sum(c.usage.redrawn > 0 for c in completions) > 200
 
 
 @pytest.mark.parametrize("mistake", ["again", "kept"])
@@ -142,7 +142,7 @@ def test_the_chi_square_sees_a_wrong_treatment_of_the_leak(
     monkeypatch.setattr(HandedOver, "_begin", begin)
     monkeypatch.setattr(HandedOver, "_score", no_score)
 
-    assert fit(drawn(lm, b"a", 3000), texts(everything, model, b"a", 3)) < P_THRESHOLD
+    assert fit(drawn(lm, b"a", 2000), texts(everything, model, b"a", 3)) < P_THRESHOLD
 
 
 def no_score(self: HandedOver) -> Any:
@@ -154,7 +154,7 @@ def test_how_often_a_token_is_redrawn_is_the_leak(leaky: tuple[ByteLM, Drawing, 
     """Before the first byte, the share of completions with a token that was leak is the leak of that place."""
     lm, model, everything = leaky
     leak = 1 - everything.next_bytes(b"a", model).sum() / everything.mass(b"a", model)
-    completions = drawn(lm, b"a", 3000, max_bytes=1)
+    completions = drawn(lm, b"a", 1500, max_bytes=1)
     redrawn = np.array([min(c.usage.redrawn, 1) for c in completions])
 
     assert leak > 0.03

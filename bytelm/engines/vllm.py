@@ -48,6 +48,7 @@ from bytelm.errors import (
 )
 from bytelm.token_lm import Take, Usage
 
+WATCH_S: Final = 1.0
 # Set here, as the rows would not be what they are.
 _OURS: Final = ("model", "max_logprobs", "logprobs_mode", "runner", "convert", "skip_tokenizer_init")
 
@@ -183,7 +184,7 @@ class VllmLM:
 
     def clear_cache(self) -> None:
         """Forget all sequences and rows."""
-        with self._lock:
+        with self._lock, self._requests():
             self._memo.clear()
             self._llm.reset_prefix_cache()
 
@@ -230,7 +231,8 @@ class VllmLM:
         running: dict[str, int] = {}
         self._fresh.clear()
         try:
-            yield running
+            with watched(self._engine.engine_core):
+                yield running
         except BaseException as error:
             with contextlib.suppress(Exception):
                 self._engine.abort_request(list(running))
@@ -290,6 +292,32 @@ def library() -> Any:
             "see docs/engines.md. A server that runs elsewhere needs none of it: engine='vllm-server'"
         ) from error
     return vllm
+
+
+@contextlib.contextmanager
+def watched(core: Any) -> Iterator[None]:
+    """Let a call end where vLLM's process was killed from outside: vLLM would wait for its answer for ever.
+
+    Args:
+        core: What speaks with that process; without one, there is nothing to watch.
+    """
+    answers, resources = getattr(core, "outputs_queue", None), getattr(core, "resources", None)
+    if answers is None or resources is None:
+        yield
+        return
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(WATCH_S):
+            if resources.engine_dead:
+                answers.put(RuntimeError("the process was killed"))  # which vLLM turns into an EngineDeadError
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def keep_arrays(processor: Any) -> None:
