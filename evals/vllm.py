@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bytes", type=int, default=200, metavar="N", help="bytes to write after each prompt")
     parser.add_argument("--limit", type=int, default=16, metavar="N", help=f"prompts, of {len(PROMPTS)} (default 16)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often all is run (default 3)")
+    parser.add_argument("--methods", default=";".join(METHODS), help="of %(default)s")
     parser.add_argument("--block-size", type=int, default=32, help="tokens of a block of the prefix cache (default 32)")
     add_output_options(parser)
     options = parser.parse_args(arguments)
@@ -46,12 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         if min(options.bytes, options.limit, options.rounds) < 1:
             parser.error("--bytes, --limit and --rounds must be at least 1")
-        result = _measure(options, sys.argv[1:] if arguments is None else list(arguments))
+        methods = list(dict.fromkeys(["tokens", *(name.strip() for name in options.methods.split(";"))]))
+        if unknown := set(methods) - set(METHODS):
+            parser.error(f"no method is called {', '.join(sorted(unknown))}; there are {'; '.join(METHODS)}")
+        result = _measure(options, methods, sys.argv[1:] if arguments is None else list(arguments))
     put_out(result, options, show=_show, plot=_plot)
     return 0
 
 
-def _measure(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any]:
+def _measure(options: argparse.Namespace, chosen: Sequence[str], arguments: Sequence[str]) -> dict[str, Any]:
     from rich.console import Console
     from rich.progress import track
 
@@ -68,12 +72,13 @@ def _measure(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str,
     )
     engine: Any = lm.token_lm
     methods = _methods(lm, prompts, options.bytes)
-    times: dict[str, list[float]] = {method: [] for method in METHODS}
+    times: dict[str, list[float]] = {method: [] for method in chosen}
     redrawn, drawn = 0, 0
-    for method in METHODS:
-        methods[method](0)  # what is only done once
+    once = _methods(lm, prompts, 4)
+    for method in chosen:
+        once[method](0)  # what is only done once
     for number in track(range(options.rounds), description="rounds", console=Console(stderr=True), transient=True):
-        for method in METHODS:
+        for method in chosen:
             engine.clear_cache()
             start = time.perf_counter()
             size, strays = methods[method](number + 1)
@@ -92,7 +97,7 @@ def _measure(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str,
             if (alone := f"{method}, alone") in medians
             else None,
         }
-        for method in METHODS
+        for method in chosen
     ]
     return {
         "command": command_of("evals.vllm", arguments),
