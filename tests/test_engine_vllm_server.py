@@ -332,7 +332,7 @@ def test_which_tokenizer(stub: Stub, tmp_path: Any) -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"timeout_s": 0.0}, "timeout_s must be above 0"), ({"connections": 0}, "connections must be at least 1")],
+    [({"timeout_s": 0}, "timeout_s must be above 0"), ({"connections": 0}, "connections must be at least 1")],
 )
 def test_bad_options(options: dict[str, Any], words: str) -> None:
     """Options out of range are refused before anything is asked."""

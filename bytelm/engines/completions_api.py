@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from bytelm.arguments import Number
 from bytelm.errors import InvalidArgumentError, ServerError, ServerTimeoutError
 
 NO_MASS: Final = -9999.0
@@ -43,7 +44,7 @@ class Server:
         InvalidArgumentError: The address is none.
     """
 
-    def __init__(self, address: str, *, api_key: str | None = None, timeout_s: float = 600.0) -> None:
+    def __init__(self, address: str, *, api_key: str | None = None, timeout_s: Number = 600) -> None:
         if urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).netloc:
             raise InvalidArgumentError(f"a server's address begins with http:// or https://; got {address!r}")
         if not timeout_s > 0:

@@ -27,6 +27,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float32
 
+from bytelm.arguments import Number
 from bytelm.engines import traits
 from bytelm.engines.completions_api import Server, drawn_of, row_of
 from bytelm.engines.row_memo import ROW_BYTES, Row, RowMemo, Tokens, normalised
@@ -74,7 +75,7 @@ class VllmServerLM:
         eot_ids: Iterable[int] | None = None,
         start_id: int | None = None,
         api_key: str | None = None,
-        timeout_s: float = 600.0,
+        timeout_s: Number = 600,
         connections: int = 64,
         row_bytes: int = ROW_BYTES,
     ) -> None:
