@@ -12,14 +12,15 @@ Theory of operation
 
         P(b | x) / (1 − ℓ(x)).
 
-    So where the engine draws such a token, it is thrown away, a symbol is drawn after x from just that distribution, a
-    member of the longer prefix's cover by its posterior, and the engine goes on from there. After x, byte b then comes
-    with
+    So where the engine draws such a token, it is thrown away and what follows x is drawn anew: by a symbol from just
+    that distribution and a member of the longer prefix's cover, by its posterior. After x, byte b then comes with
 
         P(b | x) + ℓ(x) · P(b | x) / (1 − ℓ(x))  =  P(b | x) / (1 − ℓ(x)),
 
     and what follows it depends on x·b alone, either way: the text has the sampler's distribution, to the last bit of
-    the model's own arithmetic. How often it happened is in the usage (``redrawn``): its mean is the sum of the leaks.
+    the model's own arithmetic. By the same sum, a member of x's own cover may be drawn in place of the symbol, and the
+    engine go on from there: that needs fewer rows, and is done first; at a second leak after x it is the symbol, so
+    that it comes to an end. How often it happened is in the usage (``redrawn``).
 
 Numbers
     ``Completion.logprob`` is what it is everywhere: ln P(bytes | prefix) by the lemma, and not the sum over the tokens
@@ -97,6 +98,7 @@ class HandedOver:
         self._whole = 0
         self._log_weights: list[float] | None = None
         self._boundary: Boundary | None = None  # None where they cannot go on: a member is to be drawn
+        self._leaked_at: int | None = None  # bytes that there were at the last leak
         self._rest = b""  # of the text so far, what the next tokens spell: a hidden leading space
 
     # ---- what the engine is asked
@@ -176,22 +178,22 @@ class HandedOver:
         return Completion(text_of(written, self.prompt.prefix), written, logprob, self.finish_reason, usage)
 
     def _begin(self) -> Step[None]:
-        """Draw a member of the cover; where a token was leak, a symbol before."""
-        place = self.prompt
+        """Draw a member of the cover; where a second token in a row was leak, a symbol before."""
+        place: Frontier = self.prompt
+        before: float | None = 0.0
         if self.redrawn:
-            cover = place.cover.advance(bytes(self.bytes))
-            place = Frontier(cover, context=place.context, reader=place.reader)
-            symbol = int((yield from draw(place, Filters(), self._random.random(1)))[0])
+            place = Frontier(place.cover.advance(bytes(self.bytes)), context=place.context, reader=place.reader)
             before = self._log_weight(common_ancestor(place.nodes))
-            if symbol == EOT:
-                self.finish_reason = "eot"
-                return
-            self._write(symbol)
-            if self.finish_reason:
-                return
-            place = place.advance(bytes([symbol]))
-        else:
-            before = 0.0
+            again, self._leaked_at = self._leaked_at == len(self.bytes), len(self.bytes)
+            if again:
+                symbol = int((yield from draw(place, Filters(), self._random.random(1)))[0])
+                if symbol == EOT:
+                    self.finish_reason = "eot"
+                    return
+                self._write(symbol)
+                if self.finish_reason:
+                    return
+                place = place.advance(bytes([symbol]))
         if not place.opening:
             yield from evaluate_mass(place)
         self._draw_member(place, before)

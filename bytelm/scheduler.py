@@ -74,8 +74,8 @@ class JobUsage:
         tokens_fed: Tokens that ran through the model for it, where the engine counts them: its share of each call.
         rows: Sequences that it was the first to ask for.
         largest_leak: The largest leak among the rows that were evaluated in full, or None if there was none.
-        redrawn: How often a token that the engine drew itself was leak, and was drawn anew (handover.py). After each
-            byte that happens with the leak's probability.
+        redrawn: How often a token that the engine drew itself was leak, and was drawn anew (handover.py). Each time one
+            is to be drawn that happens with the leak's probability.
     """
 
     calls: int = 0

@@ -61,6 +61,7 @@ def _measure(options: argparse.Namespace, chosen: Sequence[str], arguments: Sequ
 
     from bytelm import ByteLM
 
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output has the result
     prompts = PROMPTS[: options.limit]
     lm = ByteLM.from_pretrained(
         options.model,

@@ -248,11 +248,11 @@ def test_a_script_and_an_engine_that_dies(tmp_path: Path, settings: None) -> Non
     assert "load the model anew" in run.stdout
 
 
-def test_costs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_costs(tmp_path: Path, settings: None) -> None:
     """The evaluation of vLLM's costs runs, and its table has all methods."""
     from evals.vllm import METHODS, main
 
-    assert main(["--bytes", "8", "--limit", "2", "--rounds", "1", "--json"]) == 0
+    assert main(["--bytes", "8", "--limit", "2", "--rounds", "1", "--out", str(tmp_path / "costs.json")]) == 0
 
-    rows = json.loads(capsys.readouterr().out)["rows"]
+    rows = json.loads((tmp_path / "costs.json").read_text(encoding="utf-8"))["rows"]
     assert [row["method"] for row in rows] == [*METHODS]
