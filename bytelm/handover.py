@@ -29,7 +29,8 @@ Numbers
     engine drew its tokens with.
 
 Cost
-    Rows at the prompt's end and at the text's end, a handful each; between them, the engine's own generation.
+    Rows at the prompt's end and at the text's end, a handful each; between them, the engine's own generation. After
+    leak a few rows more, once the other completions of its batch have ended or drawn leak too.
 
 Seeds
     The engine is given a seed for each completion, a function of (seed, i). Its draws are its own: not those of the
