@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -27,14 +27,16 @@ from jaxtyping import Float64
 from bytelm.arguments import Number, Text, eot_ids_of, stride_of, tolerance_of
 from bytelm.byte_state import ByteState
 from bytelm.completing import Completing
+from bytelm.errors import InvalidArgumentError
 from bytelm.fim import FIMFormat, Mode, check_mode, declared, end_ids, find_format, infill_prompt
 from bytelm.frontier import Cover, Frontier
+from bytelm.handover import HandedOver, HandingOver, can_hand_over, completions
 from bytelm.prompts import CoverCache, Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.rows import RowReader, RowStore
-from bytelm.sampler import Generation, Settings, full_row
-from bytelm.scheduler import Scheduler, Step
+from bytelm.sampler import Completion, Generation, Settings, full_row
+from bytelm.scheduler import Outcome, Scheduler, Step
 from bytelm.scoring import CoverItem, byte_logprobs, in_turn, members, text_logprob, windows
-from bytelm.token_lm import TokenLM
+from bytelm.token_lm import TokenDrawer, TokenLM
 from bytelm.viability import Viability
 
 T = TypeVar("T")
@@ -113,9 +115,11 @@ class ByteLM(Completing):
         """Load a model by name.
 
         Args:
-            name_or_path: A folder, a hub id, a GGUF file for "llama-cpp", or a packaged model: "demo"
-                (SmolLM2-135M), "demo-gemma" (Gemma-3-270m), "demo-fim" (SmolLM2-135M with an adapter for `infill`).
-            engine: What runs the model: "transformers", or "llama-cpp" for a GGUF file (docs/engines.md).
+            name_or_path: A folder, a hub id, a GGUF file for "llama-cpp", the address of a server for "vllm-server", or
+                a packaged model: "demo" (SmolLM2-135M), "demo-gemma" (Gemma-3-270m), "demo-fim" (SmolLM2-135M with an
+                adapter for `infill`).
+            engine: What runs the model: "transformers"; "llama-cpp" for a GGUF file; "vllm", or "vllm-server" for a
+                vLLM that runs already (docs/engines.md).
             device: As transformers takes it, "cpu" or "cuda" for one.
             dtype: The same, "float32" or "bfloat16" for one.
             gguf_file: The file to load from the folder, where it holds GGUF files.
@@ -293,6 +297,28 @@ class ByteLM(Completing):
     def _writing(self, place: Frontier, prompt: Prompt, settings: Settings, random: np.random.Generator) -> Generation:
         del prompt
         return Generation(place, settings, random)
+
+    def _handing_over(self, settings: Settings, *, handover: bool | None) -> HandingOver | None:
+        engine = self.token_lm
+        if handover is None:
+            handover = isinstance(engine, TokenDrawer) and engine.hands_over and can_hand_over(settings)
+        if not handover:
+            return None
+        if not can_hand_over(settings):
+            raise InvalidArgumentError(
+                "handover=True needs temperature=1, and neither top_k, top_p, min_p nor logits_processor: an engine "
+                "draws tokens, and these are of bytes"
+            )
+        if not isinstance(engine, TokenDrawer):
+            raise InvalidArgumentError(
+                f"handover=True needs an engine that draws tokens itself; {type(engine).__name__} has no draw_tokens"
+            )
+
+        def run(places: Sequence[tuple[Frontier, np.random.Generator]]) -> Iterator[Outcome[Completion]]:
+            items = [HandedOver(place, self.viability, settings, random) for place, random in places]
+            return completions(items, engine, self._running())
+
+        return run
 
     def _running(self) -> Scheduler:
         self._scheduler.progress = self.progress

@@ -19,8 +19,9 @@ from bytelm.arguments import Number, Text, integer, seed_of, stops_of
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.filters import Filters
 from bytelm.fim import FIMFormat, InfillOptions, Mode
+from bytelm.handover import HandingOver
 from bytelm.prompts import Prefix
-from bytelm.sampler import Completion, LogitsProcessor, SampleOptions, Settings, Writing, random_stream
+from bytelm.sampler import Completion, LogitsProcessor, SampleOptions, Settings, StreamOptions, Writing, random_stream
 from bytelm.scheduler import Scheduler, Step
 from bytelm.stream import TextStream
 
@@ -58,6 +59,13 @@ class Completing(ABC):
     @abstractmethod
     def _answer(self, step: Step[T], *, label: str = "evaluating") -> T: ...
 
+    def _handing_over(self, settings: Settings, *, handover: bool | None) -> HandingOver | None:
+        """What runs completions whose tokens an engine draws, if these are handed over."""
+        del settings
+        if handover:
+            raise InvalidArgumentError("handover=True is for one model: an ensemble's tokens are those of no engine")
+        return None
+
     @overload
     def sample(self, prefix: Prefix, *, n: Literal[1] = 1, **options: Unpack[SampleOptions]) -> Completion: ...
 
@@ -77,6 +85,7 @@ class Completing(ABC):
         seed: int | None = None,
         n: int = 1,
         logits_processor: LogitsProcessor | None = None,
+        handover: bool | None = None,
     ) -> Completion | list[Completion]:
         r"""Complete a prefix.
 
@@ -92,6 +101,11 @@ class Completing(ABC):
             n: How many completions; above 1 a list of them.
             logits_processor: A function of the bytes written so far and of the row of 257 log-probabilities, which
                 returns 257 numbers to draw from in its place (−inf forbids a symbol), before temperature and filters.
+            handover: Whether the engine draws the tokens after the prompt itself, at its own full speed. The text has
+                the same distribution, leak and all (handover.py says why); with the same seed it is another draw from
+                it. It needs temperature 1, no other change of the distribution, one model, and an engine that can. If
+                not given, the engines "vllm" and "vllm-server" do so where they may, since there a row for each token
+                costs many times the token; on transformers it is no faster, and is done only if asked for.
 
         Raises:
             InvalidArgumentError: An argument out of range, before the model runs.
@@ -110,6 +124,7 @@ class Completing(ABC):
             stop=stop,
             seed=seed,
             logits_processor=logits_processor,
+            handover=handover,
         )
         return completions[0] if n == 1 else completions
 
@@ -125,6 +140,7 @@ class Completing(ABC):
         stop: Text | Sequence[Text] = (),
         seed: int | None = None,
         logits_processor: LogitsProcessor | None = None,
+        handover: bool | None = None,
     ) -> list[Completion]:
         """Complete several prefixes together, in batched model calls. The arguments are those of `sample`.
 
@@ -140,31 +156,42 @@ class Completing(ABC):
         if not prefixes:
             raise InvalidArgumentError("there is no prefix to complete; pass at least one")
         key = seed_of(seed)
+        handing_over = self._handing_over(settings, handover=handover)
         prompts = [self._read(prefix) for prefix in prefixes]
         spelled = {prompt: self._spelled(prompt) for prompt in dict.fromkeys(prompts)}
         # Items with the same prompt share what is evaluated of it, for as long as one of them runs.
         shared: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
 
-        def job(index: int, prompt: Any) -> Step[Completion]:
+        def placed(prompt: Any) -> Any:
             place = shared.get(prompt)
             if place is None:
                 place = shared[prompt] = self._placed(prompt, spelled[prompt])
-            completion = yield from self._writing(place, prompt, settings, random_stream(key, index)).run()
+            return place
+
+        def job(index: int, prompt: Any) -> Step[Completion]:
+            writing = self._writing(placed(prompt), prompt, settings, random_stream(key, index))
+            completion = yield from writing.run()
             return completion
 
+        if handing_over is None:
+            jobs = [job(index, prompt) for index, prompt in enumerate(prompts)]
+            outcomes = self._running().run(jobs, label="sampling")
+        else:
+            outcomes = handing_over([(placed(p), random_stream(key, index)) for index, p in enumerate(prompts)])
         finished: dict[int, Completion] = {}
-        jobs = [job(index, prompt) for index, prompt in enumerate(prompts)]
         try:
-            for outcome in self._running().run(jobs, label="sampling"):
-                leak = outcome.result.usage.largest_leak
-                usage = replace(outcome.usage, largest_leak=leak)
+            for outcome in outcomes:
+                own = outcome.result.usage
+                usage = replace(outcome.usage, largest_leak=own.largest_leak, redrawn=own.redrawn)
                 finished[outcome.index] = replace(outcome.result, usage=usage)
         except Exception as error:
             error.finished = finished  # type: ignore[attr-defined]
             if finished:
-                error.add_note(f"{len(finished)} of {len(jobs)} completions were finished: see the error's .finished")
+                error.add_note(
+                    f"{len(finished)} of {len(prompts)} completions were finished: see the error's .finished"
+                )
             raise
-        return [finished[index] for index in range(len(jobs))]
+        return [finished[index] for index in range(len(prompts))]
 
     def stream(
         self,
@@ -236,7 +263,7 @@ class Completing(ABC):
         *,
         mode: Mode = "auto",
         format: str | FIMFormat | None = None,  # noqa: A002 - as in `infill`
-        **options: Unpack[SampleOptions],
+        **options: Unpack[StreamOptions],
     ) -> Iterator[str]:
         """Complete what stands between two texts, piece by piece: `stream` with the arguments of `infill`."""
         lm, prompt = self._infilling(prefix, suffix, mode, format)

@@ -64,6 +64,14 @@ class OutOfMemoryError(ModelError, MemoryError):
     """The memory of the machine or of its accelerator does not hold the model, its cache, or what a call needs."""
 
 
+class ServerError(ModelError):
+    """A server that runs a model cannot be reached, was lost, or answers what it should not."""
+
+
+class ServerTimeoutError(ServerError, TimeoutError):
+    """A server that runs a model did not answer in time."""
+
+
 class DownloadError(BytelmError):
     """A packaged model could not be fetched, or is not the file that was expected."""
 

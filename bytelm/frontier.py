@@ -218,21 +218,23 @@ class Frontier:
         return masses
 
     def log_mass(self) -> float:
-        """Logarithm of P(x) relative to the anchor, as far as it is known.
+        """Logarithm of P(x) relative to the anchor, as far as it is known."""
+        return 0.0 if self.opening else log_sum(self.log_shares().values())  # any text begins with nothing
+
+    def log_shares(self) -> dict[Node, float]:
+        """Logarithms of what each node has in P(x), relative to the anchor, as far as it is known.
 
         A cover member either spells just x, and is a node, or goes on beyond x from a node that ends before it does.
         """
-        if self.opening:
-            return 0.0  # any text begins with nothing
-        terms = []
+        shares: dict[Node, float] = {}
         for node in self.nodes:
             log_weight = self.weights.get(node, -math.inf)
             if not self.cover.leftover(node):
-                terms.append(log_weight)
+                shares[node] = log_weight
             elif log_weight > -math.inf and (row := self._rows.get(node)) is not None:
                 mass = float(self._flow(node, row).next.sum())
-                terms.append(log_weight + math.log(mass) if mass > 0 else -math.inf)
-        return log_sum(terms)
+                shares[node] = log_weight + math.log(mass) if mass > 0 else -math.inf
+        return shares
 
     def log_end_mass(self) -> float:
         """Logarithm of P(x, end of text) relative to the anchor, through the nodes evaluated so far."""

@@ -19,7 +19,10 @@ from bytelm.packaged import PACKAGED, packaged_directory
 from bytelm.sampler import Completion
 from bytelm.terminal import argument_bytes, patience, print_json
 
-MODEL_HELP: Final = f"A folder, a hub id, a GGUF file for llama-cpp, or a packaged model: {', '.join(PACKAGED)}."
+MODEL_HELP: Final = (
+    "A folder, a hub id, a GGUF file for llama-cpp, an address for vllm-server, or a packaged model: "
+    f"{', '.join(PACKAGED)}."
+)
 
 Text = Annotated[str | None, typer.Argument(help="The text; without it, --file or standard input.")]
 FileOption = Annotated[
@@ -34,7 +37,10 @@ ModelOption = Annotated[str, typer.Option("--model", "-m", envvar="BYTELM_MODEL"
 DeviceOption = Annotated[str | None, typer.Option(help="Where the model runs, such as cpu or cuda.")]
 DtypeOption = Annotated[str | None, typer.Option(help="Number format of the weights, such as float32 or bfloat16.")]
 EngineOption = Annotated[
-    Engine, typer.Option(envvar="BYTELM_ENGINE", help="What runs the model; llama-cpp takes a GGUF file.")
+    Engine,
+    typer.Option(
+        envvar="BYTELM_ENGINE", help="What runs the model; llama-cpp takes a GGUF file, vllm-server an address."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same bytes.")]

@@ -94,8 +94,8 @@ class Completion:
     usage: JobUsage
 
 
-class SampleOptions(TypedDict, total=False):
-    """The options of `ByteLM.sample`, for type checkers."""
+class StreamOptions(TypedDict, total=False):
+    """The options of `ByteLM.stream`, for type checkers."""
 
     max_bytes: int
     temperature: Number
@@ -105,6 +105,12 @@ class SampleOptions(TypedDict, total=False):
     stop: Text | Sequence[Text]
     seed: int | None
     logits_processor: LogitsProcessor | None
+
+
+class SampleOptions(StreamOptions, total=False):
+    """The options of `ByteLM.sample`, for type checkers."""
+
+    handover: bool | None
 
 
 def random_stream(seed: int, index: int) -> np.random.Generator:

@@ -74,12 +74,20 @@ class JobUsage:
         tokens_fed: Tokens that ran through the model for it, where the engine counts them: its share of each call.
         rows: Sequences that it was the first to ask for.
         largest_leak: The largest leak among the rows that were evaluated in full, or None if there was none.
+        redrawn: How often a token that the engine drew itself was leak, and was drawn anew (handover.py). Each time one
+            is to be drawn that happens with the leak's probability.
     """
 
     calls: int = 0
     tokens_fed: int | None = None
     rows: int = 0
     largest_leak: float | None = None
+    redrawn: int = 0
+
+    def plus(self, calls: int = 0, fed: int | None = None, rows: int = 0) -> JobUsage:
+        """This and some more."""
+        total = self.tokens_fed if fed is None else (self.tokens_fed or 0) + fed
+        return replace(self, calls=self.calls + calls, tokens_fed=total, rows=self.rows + rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +162,7 @@ class Scheduler:
         names: What an error that an engine raises calls it, by its ``id``.
 
     >>> scheduler.run_one(step)  # doctest: +SKIP
-    Outcome(index=0, result=..., usage=JobUsage(calls=1, tokens_fed=5, rows=1, largest_leak=None))
+    Outcome(index=0, result=..., usage=JobUsage(calls=1, tokens_fed=5, rows=1, largest_leak=None, redrawn=0))
     """
 
     def __init__(
@@ -256,7 +264,7 @@ class Scheduler:
                     own = sum(asked[place] is job for place in batch)
                     if not in_batch.isdisjoint(wanted[id(job)]):
                         share = None if fed is None else fed * (before + own) // len(batch) - fed * before // len(batch)
-                        job.usage = _added(job.usage, calls, share, own)
+                        job.usage = job.usage.plus(calls, share, own)
                     before += own
         return rows
 
@@ -296,11 +304,6 @@ def rows_in(vocab_size: int) -> int:
     (335, 67)
     """
     return max(1, min(512, CALL_BYTES // (4 * vocab_size)))
-
-
-def _added(usage: JobUsage, calls: int, fed: int | None, rows: int) -> JobUsage:
-    total = usage.tokens_fed if fed is None else (usage.tokens_fed or 0) + fed
-    return replace(usage, calls=usage.calls + calls, tokens_fed=total, rows=usage.rows + rows)
 
 
 class _Bar:

@@ -7,6 +7,7 @@ Rules
     The empty sequence is legal: it asks for the distribution of a text's first token, and the engine supplies
     whatever start symbol its model needs.
     Batching is the engine's business. A caller asks for everything it wants in one call.
+    An engine that can draw tokens at a speed of its own may say so: `TokenDrawer`.
 
 `TableLM` is a model one can hold in the hand: its distributions are written down, or drawn once for each context from
 a seeded hash. Tests and documentation run on it.
@@ -18,10 +19,10 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64
 
 from bytelm.errors import InvalidArgumentError, InvalidLogitsError, InvalidTypeError
 
@@ -75,6 +76,38 @@ class TokenLM(Protocol):
         ...
 
 
+Take: TypeAlias = Callable[[int, int, float], bool]
+
+
+@runtime_checkable
+class TokenDrawer(Protocol):
+    """What an engine has on top of `TokenLM` if it can draw tokens itself (handover.py).
+
+    Attributes:
+        hands_over: Whether completions are handed over to it where the caller says nothing.
+    """
+
+    hands_over: bool
+
+    def draw_tokens(
+        self, sequences: Sequence[Sequence[int]], *, seeds: Sequence[int], max_tokens: Sequence[int], take: Take
+    ) -> None:
+        """Draw tokens after each sequence, all of them side by side, from the rows as they are: at temperature 1.
+
+        Args:
+            sequences: Token ids, at least one each.
+            seeds: Of each one's draws, from 0 to below 2⁶³. What is drawn for a sequence depends on no other's seed.
+            max_tokens: Most tokens after each, at least 1.
+            take: Called with the index of a sequence, a token that was drawn after it, and the token's natural
+                log-probability, in order. A sequence for which it returns False is done with.
+
+        Raises:
+            ContextOverflowError: A sequence has come to the end of the model's context. The others go on to their ends
+                first.
+        """
+        ...
+
+
 def checked_rows(
     rows: Any, n: int, vocab_size: int, *, tolerance: float = ROW_TOLERANCE
 ) -> Float[np.ndarray, "n vocab"]:
@@ -111,6 +144,17 @@ def checked_rows(
     for i in np.flatnonzero(~(np.abs(totals) <= tolerance)):
         raise InvalidLogitsError(_row_fault(found[i], int(i), float(totals[i]), tolerance))
     return found
+
+
+def normalised(row: Float32[np.ndarray, " vocab"]) -> Float32[np.ndarray, " vocab"]:
+    """A row whose sum is 1 to the last bits: float32 sums over a vocabulary are off by up to 1e-4.
+
+    Raises:
+        InvalidLogitsError: It is no row of log-probabilities.
+    """
+    checked_rows(row[None], 1, len(row), tolerance=1e-2)
+    exact: Float32[np.ndarray, " vocab"] = row - np.float32(np.log(np.exp(row).sum(dtype=np.float64)))
+    return exact
 
 
 def _row_fault(row: Float[np.ndarray, " vocab"], i: int, total: float, tolerance: float) -> str:

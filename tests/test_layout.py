@@ -59,6 +59,7 @@ ORDER = (
     "prompts",
     "byte_state",
     "fim",
+    "handover",
     "completing",
     "byte_lm",
     "combination",

@@ -8,8 +8,20 @@ from bytelm.errors import InvalidArgumentError
 from bytelm.packaged import PACKAGED, is_packaged, packaged_directory, packaged_gguf
 from bytelm.token_lm import TokenLM
 
-Engine = Literal["transformers", "llama-cpp"]
-ENGINES: Final = ("transformers", "llama-cpp")
+Engine = Literal["transformers", "llama-cpp", "vllm", "vllm-server"]
+ENGINES: Final = ("transformers", "llama-cpp", "vllm", "vllm-server")
+# What an engine has no use for, and what stands for it.
+_NOT_TAKEN: Final = {
+    "llama-cpp": (
+        ("device", "dtype"),
+        "a GGUF file has its number format, and n_gpu_layers= says how many layers go to the GPU",
+    ),
+    "vllm": (
+        ("device", "gguf_file"),
+        "it runs where it was built for, and tensor_parallel_size= says on how many GPUs; GGUF files are llama.cpp's",
+    ),
+    "vllm-server": (("device", "dtype", "gguf_file"), "the server was told where and how its model runs"),
+}
 
 
 def load_engine(
@@ -24,6 +36,11 @@ def load_engine(
         DownloadError: A packaged model cannot be fetched.
     """
     given = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
+    if engine in _NOT_TAKEN:
+        told = {**given} if gguf_file is None else {**given, "gguf_file": gguf_file}
+        kinds, why = _NOT_TAKEN[engine]
+        if refused := [key for key in told if key in kinds]:
+            raise InvalidArgumentError(f"the engine {engine!r} takes no {' or '.join(refused)}: {why}")
     if gguf_file is not None:
         options["gguf_file"] = gguf_file
     if engine == "transformers":
@@ -34,14 +51,18 @@ def load_engine(
         from bytelm.engines import llama_cpp
         from bytelm.engines.llama_context import library
 
-        if given:
-            raise InvalidArgumentError(
-                f"the engine 'llama-cpp' takes no {' or '.join(given)}: a GGUF file has its number format, and "
-                "n_gpu_layers= says how many layers go to the GPU"
-            )
         if not is_packaged(name):
             return llama_cpp.load(name, **options)
         library()  # before the model is fetched
         ends = getattr(PACKAGED[name], "eos_ids", None)
         return llama_cpp.load(packaged_gguf(name), **{"eot_ids": ends, **options})
+    if engine == "vllm":
+        from bytelm.engines import vllm
+
+        vllm.library()  # before the model is fetched
+        return vllm.load(str(packaged_directory(name)) if is_packaged(name) else name, **given, **options)
+    if engine == "vllm-server":
+        from bytelm.engines import vllm_server
+
+        return vllm_server.VllmServerLM(name, **options)
     raise InvalidArgumentError(f"no engine is called {engine!r}; there are {', '.join(map(repr, ENGINES))}")

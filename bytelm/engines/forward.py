@@ -22,10 +22,25 @@ from bytelm.engines import traits
 from bytelm.engines.kv_cache import SlotStore
 from bytelm.engines.plan import Pass, Plan
 from bytelm.engines.thin_linear import ThinLinear
-from bytelm.errors import ModelError, OutOfMemoryError
+from bytelm.errors import BytelmError, ModelError, OutOfMemoryError
 from bytelm.token_lm import Usage, checked_rows
 
 FLAT_TOKENS = 16  # up to so many tokens go as a batch of single tokens
+
+
+@contextlib.contextmanager
+def failing(sequences: int, tokens: int) -> Iterator[None]:
+    """Turn what a model raises on so many sequences of so many tokens into an error of bytelm's."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, IndexError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, BytelmError):
+            raise
+        message = f"the model failed on {sequences} x {tokens} tokens: {type(error).__name__}: {error}"
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error):
+            advice = "ask for less at once, or set prefill_chunk, max_batch or cache_budget_bytes lower"
+            raise OutOfMemoryError(f"{message}; {advice}") from error
+        raise ModelError(message) from error
 
 
 class Forward:
@@ -137,15 +152,8 @@ class Forward:
             options.pop("position_ids", None)
         thin = self.thin if ids.size in self.thin.sizes else contextlib.nullcontext()
         self.usage.calls += 1
-        try:
-            with torch.inference_mode(), thin:
-                logits = self.model(input_ids=torch.from_numpy(ids).to(self._device), **options).logits
-        except (RuntimeError, MemoryError, IndexError, TypeError, ValueError, AttributeError) as error:
-            message = f"the model failed on {ids.shape[0]} x {ids.shape[1]} tokens: {type(error).__name__}: {error}"
-            if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error):
-                advice = "ask for less at once, or set prefill_chunk, max_batch or cache_budget_bytes lower"
-                raise OutOfMemoryError(f"{message}; {advice}") from error
-            raise ModelError(message) from error
+        with failing(*ids.shape), torch.inference_mode(), thin:
+            logits = self.model(input_ids=torch.from_numpy(ids).to(self._device), **options).logits
         self.columns = int(logits.shape[-1])
         return logits, kept
 

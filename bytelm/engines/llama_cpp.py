@@ -32,7 +32,7 @@ from jaxtyping import Float32
 from bytelm.engines import traits
 from bytelm.engines.lines import Lines, Plan
 from bytelm.engines.llama_context import MAX_IDS, Context
-from bytelm.engines.row_memo import RowMemo, Rows, Tokens
+from bytelm.engines.row_memo import ROW_BYTES, RowMemo, Rows, Tokens
 from bytelm.errors import (
     ContextOverflowError,
     InvalidArgumentError,
@@ -44,7 +44,6 @@ from bytelm.gguf_tokenizer import CONTROL, USER_DEFINED, named_tokens, tokenizer
 from bytelm.token_lm import Usage, checked_rows
 from bytelm.verification.corpus import documents
 
-ROW_BYTES: Final = 64 << 20
 BATCH: Final = 32  # below 64, from which on llama.cpp sums attention in another order
 PROBE: Final = 23
 SAME: Final = 2e-5  # nats

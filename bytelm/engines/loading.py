@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from bytelm.engines.traits import check_tokenizer
-from bytelm.errors import InvalidArgumentError, InvalidTypeError, ModelError
+from bytelm.errors import BytelmError, InvalidArgumentError, InvalidTypeError, ModelError
 
 # What may be passed on to from_pretrained: where to look, and how to place the weights.
 WHERE: Final = (
@@ -92,6 +92,30 @@ def load_model(
             "the files may be incomplete or damaged (fetch them again), or hold no causal language model"
         ) from error
     return model.eval(), tokenizer
+
+
+def load_tokenizer(name_or_path: str | Path, **where: Any) -> PreTrainedTokenizerFast:
+    """Load a fast tokenizer from a directory or a model hub, as its tokenizer.json says.
+
+    Args:
+        name_or_path: A directory, or a hub id.
+        where: Options of transformers' ``from_pretrained``: see `WHERE`.
+
+    Raises:
+        ModelError: There is none.
+        UnsupportedTokenizerError: It has no fast form.
+    """
+    name = str(name_or_path)
+    place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else _place(name, None)
+    try:
+        tokenizer: PreTrainedTokenizerFast = _load_tokenizer(place, None, where)
+    except BytelmError:
+        raise
+    except Exception as error:  # every library below has errors of its own
+        raise ModelError(
+            f"no tokenizer could be loaded from {name!r}: {type(error).__name__}: {str(error).strip()[:500]}"
+        ) from error
+    return tokenizer
 
 
 def _place(name: str, gguf_file: str | None) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float
@@ -21,6 +22,8 @@ from bytelm.errors import InvalidArgumentError
 Tokens = tuple[int, ...]
 Row = Float[np.ndarray, " vocab"]
 Rows = dict[Tokens, Row]
+
+ROW_BYTES: Final = 64 << 20
 
 
 class RowMemo:

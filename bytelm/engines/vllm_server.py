@@ -1,0 +1,285 @@
+"""A model on a vLLM server that runs already, here or on another machine, as a `TokenLM`.
+
+Rules
+    Requests are token ids, all that a call asks for in one request or a few. Each row is the whole row: a server that
+    gives a part of it is refused at the construction, with what it has to be started with.
+    Nothing is known of the model but what the server says and what its tokenizer's folder holds.
+
+Cost
+    A row of a vocabulary is a megabyte of JSON and more, and the server writes it token by token. Completions are
+    handed over to the server (handover.py): each is a request of its own, as a request has one seed, and all run side
+    by side.
+
+Does not
+    Start a server, nor install vLLM: ``vllm serve MODEL --max-logprobs -1`` does the one, anywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float32
+
+from bytelm.arguments import Number
+from bytelm.engines import traits
+from bytelm.engines.completions_api import Server, drawn_of, row_of
+from bytelm.engines.row_memo import ROW_BYTES, RowMemo, Rows, Tokens
+from bytelm.errors import ContextOverflowError, InvalidArgumentError, ModelError, ServerError
+from bytelm.token_lm import Take, Usage, normalised
+
+ANSWER_ENTRIES: Final = 1 << 21  # numbers of one answer: some 64 MB of JSON
+
+
+class VllmServerLM:
+    """A model on a vLLM server that answers `TokenLM.next_token_logprobs` and draws tokens. Threads may share it.
+
+    Args:
+        address: Of the server, such as ``http://127.0.0.1:8000``.
+        model: Which of the server's models; needed where it has several.
+        tokenizer: The model's tokenizer, a transformers fast tokenizer or where one is. None: from where the server
+            says that it has the model from, which has to be there on this machine too, or on the hub.
+        eot_ids: Ids that end a text. None: all that the configurations beside the tokenizer and the tokenizer name.
+        start_id: What an empty sequence stands for. None: BOS, else an EOT id.
+        api_key: What the server was started with, if anything.
+        timeout_s: Seconds to wait for an answer, or for its next part.
+        connections: Completions that are asked for side by side, at most.
+        row_bytes: What remembered rows may take.
+
+    Attributes:
+        usage: Requests, and tokens that the server was sent or drew.
+        context_length: The longest sequence that it takes; None where the server does not say.
+        hands_over: Completions are drawn by the server where they may be (handover.py).
+
+    Raises:
+        ServerError: The server cannot be reached, or gives only a part of a row.
+        InvalidArgumentError: The server has no such model, or several and none is named.
+        ModelError: The tokenizer cannot be loaded.
+        VocabularyMismatchError: The tokenizer is not the model's.
+    """
+
+    hands_over = True
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        model: str | None = None,
+        tokenizer: Any = None,
+        eot_ids: Iterable[int] | None = None,
+        start_id: int | None = None,
+        api_key: str | None = None,
+        timeout_s: Number = 600,
+        connections: int = 64,
+        row_bytes: int = ROW_BYTES,
+    ) -> None:
+        if connections < 1:
+            raise InvalidArgumentError(f"connections must be at least 1, not {connections!r}")
+        self._server = Server(address, api_key=api_key, timeout_s=timeout_s)
+        self.address = self._server.address
+        entry = _chosen(self._server.models(), model, self.address)
+        self.model = str(entry["id"])
+        longest = entry.get("max_model_len")
+        self.context_length = longest - 1 if isinstance(longest, int) else None
+        place = tokenizer if isinstance(tokenizer, str | Path) else entry.get("root")
+        self.tokenizer: Any = _tokenizer(tokenizer, place, self.address)
+        traits.check_tokenizer(self.tokenizer)
+        self.usage = Usage()
+        self._connections = connections
+        self._lock = threading.RLock()
+        self.vocab_size = self._columns()
+        traits.check_vocabulary(self.tokenizer, self.vocab_size)
+        self.eot_ids = traits.end_ids(_configurations(place), self.tokenizer, self.vocab_size, eot_ids)
+        self.start_id = traits.start_id(self.tokenizer, self.vocab_size, self.eot_ids, start_id)
+        self._memo = RowMemo(row_bytes)
+
+    def __repr__(self) -> str:
+        return f"VllmServerLM({self.address!r}, {self.model!r}, {self.vocab_size} columns)"
+
+    def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> Float32[np.ndarray, "n vocab"]:
+        """Natural log-probabilities of the token after each sequence, in the order given.
+
+        A sequence is fed as it stands, with no BOS put in front; the empty one is fed as ``start_id``.
+
+        Returns:
+            Normalised rows, float32.
+
+        Raises:
+            InvalidArgumentError: There are no sequences, or an id is below 0.
+            InvalidTypeError: A sequence is no sequence of ids.
+            VocabularyMismatchError: An id is none of the model's.
+            ContextOverflowError: A sequence is longer than ``context_length``.
+            ServerError: The server was lost, or answers with an error.
+            ServerTimeoutError: It did not answer in time.
+        """
+        asked = [self._checked(sequence) for sequence in sequences]
+        with self._lock:
+            return self._memo.answer(asked, self._computed)
+
+    def draw_tokens(
+        self, sequences: Sequence[Sequence[int]], *, seeds: Sequence[int], max_tokens: Sequence[int], take: Take
+    ) -> None:
+        """Draw tokens by the server's own sampler; see `TokenDrawer.draw_tokens`.
+
+        Raises:
+            ContextOverflowError: A sequence has come to the end of the model's context.
+            ServerError: The server was lost, or answers with an error; what was drawn by then was taken.
+        """
+        asked = [self._checked(sequence) for sequence in sequences]
+        taking = threading.Lock()
+
+        def taken(i: int, token: int, logprob: float) -> bool:
+            with taking:
+                self.usage.tokens_fed += 1
+                return take(i, token, logprob)
+
+        def draw(i: int) -> None:
+            room = None if self.context_length is None else self.context_length + 1 - len(asked[i])
+            most = max_tokens[i] if room is None else min(room, max_tokens[i])
+            request = self._request(
+                asked[i], max_tokens=most, temperature=1.0, seed=seeds[i], logprobs=0, **_AS_THE_MODEL_IS
+            )
+            with contextlib.closing(self._server.stream(request)) as parts:
+                for token, logprob in (drawn for part in parts for drawn in drawn_of(part, self.address)):
+                    most -= 1
+                    if not taken(i, token, logprob):
+                        return
+            if most > 0:
+                raise ServerError(f"the server {self.address} ended a completion {most} tokens before it was to")
+            if room is not None and room < max_tokens[i]:
+                raise ContextOverflowError(
+                    f"a completion has come to the end of the model's context of {self.context_length} tokens; give a "
+                    "lower max_bytes or a shorter prompt, or start the server with a larger --max-model-len"
+                )
+
+        with self._lock, ThreadPoolExecutor(self._connections) as pool:
+            self.usage.calls += len(asked)
+            self.usage.tokens_fed += sum(map(len, asked))
+            futures = [pool.submit(draw, i) for i in range(len(asked))]
+        for future in futures:
+            future.result()
+
+    def clear_cache(self) -> None:
+        """Forget all rows; the server keeps its cache."""
+        with self._lock:
+            self._memo.clear()
+
+    def _checked(self, sequence: Any) -> Tokens:
+        ids = traits.checked_ids(sequence, start_id=self.start_id, columns=self.vocab_size)
+        if self.context_length is not None and len(ids) > self.context_length:
+            raise ContextOverflowError(
+                f"a sequence of {len(ids)} tokens does not fit in the model's context of {self.context_length}; "
+                "shorten the prompt, keep its last part, start the server with a larger --max-model-len, or give a "
+                "stride to score a long text"
+            )
+        return ids
+
+    def _request(self, prompt: Any, **options: Any) -> dict[str, Any]:
+        return {"model": self.model, "prompt": prompt, "return_tokens_as_token_ids": True, **options}
+
+    def _rows(self, sequences: Sequence[Tokens]) -> list[tuple[Any, Any]]:
+        """Ids and log-probabilities of each sequence's row, by one request."""
+        request = self._request([*map(list, sequences)], max_tokens=1, temperature=0.0, logprobs=-1)
+        self.usage.calls += 1
+        self.usage.tokens_fed += sum(map(len, sequences))
+        choices = self._server.complete(request)
+        if len(choices) != len(sequences):
+            raise ServerError(
+                f"the server {self.address} was asked for {len(sequences)} completions and gave {len(choices)}"
+            )
+        return [row_of(choice, self.address) for choice in choices]
+
+    def _computed(self, sequences: list[Tokens]) -> Rows:
+        size = max(1, ANSWER_ENTRIES // self.vocab_size)
+        rows: Rows = {}
+        for start in range(0, len(sequences), size):
+            part = sequences[start : start + size]
+            for sequence, (ids, logprobs) in zip(part, self._rows(part), strict=True):
+                if len(ids) and ids.max() >= self.vocab_size:
+                    raise ServerError(f"the server {self.address} names id {ids.max()}, of {self.vocab_size}")
+                row = np.full(self.vocab_size, -np.inf, np.float32)
+                row[ids] = logprobs
+                rows[sequence] = normalised(row)
+        return rows
+
+    def _columns(self) -> int:
+        """The columns of a row, from one row. Refuse a server that gives only a part of it."""
+        try:
+            ((ids, logprobs),) = self._rows([(0,)])
+        except ServerError as error:
+            if "logprobs" not in str(error):
+                raise
+            raise ServerError(f"{error}. {self._whole_rows}") from error
+        columns = int(ids.max(initial=-1)) + 1
+        if len(set(ids.tolist())) != columns or abs(float(np.exp(logprobs, dtype=np.float64).sum()) - 1) > 1e-2:
+            raise ServerError(
+                f"the server {self.address} gives the log-probabilities of {len(ids)} tokens, which are not all that "
+                f"the model has. {self._whole_rows}"
+            )
+        return columns
+
+    @property
+    def _whole_rows(self) -> str:
+        return (
+            "Exact bytes need whole rows: start the server with `vllm serve MODEL --max-logprobs -1`. A server that "
+            "cannot give them, such as a hosted API, cannot be used"
+        )
+
+
+# What a server takes from the model's generation_config where a request says nothing.
+_AS_THE_MODEL_IS: Final = {
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "ignore_eos": True,
+}
+
+
+def _chosen(models: list[dict[str, Any]], name: str | None, address: str) -> dict[str, Any]:
+    names = [str(model["id"]) for model in models]
+    if not models:
+        raise ServerError(f"the server {address} has no model")
+    if name is None and len(models) > 1:
+        raise InvalidArgumentError(f"the server {address} has the models {', '.join(names)}; say which by model=")
+    if name is not None and name not in names:
+        raise InvalidArgumentError(f"the server {address} has no model {name!r}, but {', '.join(names)}")
+    return models[0 if name is None else names.index(name)]
+
+
+def _tokenizer(given: Any, place: Any, address: str) -> Any:
+    if given is not None and not isinstance(given, str | Path):
+        return given
+    if place is None:
+        raise ModelError(
+            f"the server {address} does not say where its model is from; give tokenizer=, a folder or hub id"
+        )
+    from bytelm.engines.loading import load_tokenizer
+
+    try:
+        return load_tokenizer(place)
+    except ModelError as error:
+        if given is None:
+            error.add_note(
+                f"the server {address} says that its model is {place!r}; give tokenizer=, a folder or hub id"
+            )
+        raise
+
+
+def _configurations(place: Any) -> Any:
+    """What stands beside a tokenizer about the ends of a text."""
+    from transformers import AutoConfig, GenerationConfig
+
+    found = SimpleNamespace(config=SimpleNamespace(), generation_config=None)
+    for name, kind in (("config", AutoConfig), ("generation_config", GenerationConfig)):
+        with contextlib.suppress(Exception):  # there may be none
+            setattr(found, name, kind.from_pretrained(place))
+    return found

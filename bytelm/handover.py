@@ -1,0 +1,340 @@
+r"""Completions whose tokens the engine draws itself, at its own full speed: exact, leak and all.
+
+Theory of operation
+    At temperature 1, with nothing else done to the distribution, bytes are needed at the prompt's end alone. Draw a
+    member of the prompt's cover by its exact posterior, P(t | c) / P(x | c), and let the engine draw the tokens after
+    it as it always does. Given the bytes so far, the tokens so far are then again a member of their cover, drawn by
+    its posterior: nothing has to be summed any more, and the bytes are those of the tokens.
+
+    What is left is the leak. After x it is the probability that the member ends with x and the next token is none that
+    the tokenizer would put there: a token that makes the sequence unviable, a special token, or an end after a
+    sequence that is not canonical. With ℓ for the leak the sampler (sampler.py) draws byte b from
+
+        P(b | x) / (1 − ℓ(x)).
+
+    So where the engine draws such a token, it is thrown away and what follows x is drawn anew: by a symbol from just
+    that distribution and a member of the longer prefix's cover, by its posterior. After x, byte b then comes with
+
+        P(b | x) + ℓ(x) · P(b | x) / (1 − ℓ(x))  =  P(b | x) / (1 − ℓ(x)),
+
+    and what follows it depends on x·b alone, either way: the text has the sampler's distribution, to the last bit of
+    the model's own arithmetic. By the same sum, a member of x's own cover may be drawn in place of the symbol, and the
+    engine go on from there: that needs fewer rows, and is done first; at a second leak after x it is the symbol, so
+    that it comes to an end. How often it happened is in the usage (``redrawn``).
+
+Numbers
+    ``Completion.logprob`` is what it is everywhere: ln P(bytes | prefix) by the lemma, and not the sum over the tokens
+    that were drawn, which is only one of the ways to spell the text. Of the last bytes' cover only the nodes that lie
+    beyond their common ancestor are evaluated; the ancestor's weight is the product of the probabilities that the
+    engine drew its tokens with.
+
+Cost
+    Rows at the prompt's end and at the text's end, a handful each; between them, the engine's own generation. After
+    leak a few rows more, once the other completions of its batch have ended or drawn leak too.
+
+Seeds
+    The engine is given a seed for each completion, a function of (seed, i). Its draws are its own: not those of the
+    sampler, nor of another engine. Where its arithmetic depends on what runs beside a sequence, as on a GPU, a draw may
+    now and then fall on the other side of a boundary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from jaxtyping import Float64
+
+from bytelm.errors import BytelmError, ModelError
+from bytelm.filters import EOT, Filters
+from bytelm.frontier import Frontier, Node, common_ancestor
+from bytelm.sampler import NEGLIGIBLE, Completion, FinishReason, Settings, draw, evaluate
+from bytelm.scheduler import JobUsage, Outcome, Request, Scheduler, Step
+from bytelm.stream import StopScanner, text_of
+from bytelm.token_lm import TokenDrawer, Usage
+from bytelm.viability import Boundary, Viability
+
+GROUP: Final = 256  # completions that are under way at a time
+
+HandingOver: TypeAlias = Callable[[Sequence[tuple[Any, np.random.Generator]]], Iterator[Outcome[Completion]]]
+
+
+def can_hand_over(settings: Settings) -> bool:
+    """Whether bytes are drawn from the model's own distribution, with nothing done to it."""
+    return settings.filters.plain and settings.logits_processor is None
+
+
+class HandedOver:
+    """A completion of one byte model whose tokens its engine draws.
+
+    Args:
+        prompt: At the end of the prompt; completions may share it.
+        viability: Of the tokenizer.
+        settings: When to end; its filters are plain.
+        random: The item's random numbers.
+
+    Attributes:
+        bytes: What is written so far.
+        finish_reason: None while it goes on.
+        redrawn: How often a token was leak.
+        drawn: Tokens that the engine drew.
+    """
+
+    def __init__(self, prompt: Frontier, viability: Viability, settings: Settings, random: np.random.Generator) -> None:
+        self.prompt = prompt
+        self.settings = settings
+        self.bytes = bytearray()
+        self.finish_reason: FinishReason | None = None if settings.max_bytes else "length"
+        self.redrawn = self.drawn = 0
+        self._viability = viability
+        self._random = random
+        self._scanner = StopScanner(settings.stops)
+        self._ends = frozenset(prompt.reader.eot_ids.tolist())
+        # The tokens so far, of which the first `_whole` are a node; what comes behind, and the logarithms of the
+        # probabilities of the node and of each longer sequence, relative to the prompt's anchor.
+        self._ids: tuple[int, ...] = ()
+        self._whole = 0
+        self._log_weights: list[float] | None = None
+        self._boundary: Boundary | None = None  # None where they cannot go on: a member is to be drawn
+        self._leaked_at: int | None = None  # bytes that there were at the last leak
+        self._rest = b""  # of the text so far, what the next tokens spell: a hidden leading space
+
+    # ---- what the engine is asked
+
+    @property
+    def sequence(self) -> tuple[int, ...]:
+        """What the engine goes on from."""
+        return self.prompt.context + self._ids
+
+    @property
+    def room(self) -> int:
+        """Tokens that it may need, at most."""
+        return self.settings.max_bytes - len(self.bytes) + len(self._rest)
+
+    def new_seed(self) -> int:
+        """A seed for the engine's draws."""
+        return int(self._random.integers(2**63))
+
+    def take(self, token: int, logprob: float) -> bool:
+        """Append a token that the engine has drawn. False where it is to draw no more."""
+        self.drawn += 1
+        if token in self._ends:
+            if self._may_end():
+                self.finish_reason = "eot"
+                return False
+        elif (after := self._after(token)) is not None:
+            self._append(token, after, logprob)
+            return self.finish_reason is None
+        self.redrawn += 1
+        self._boundary = None
+        return False
+
+    def _may_end(self) -> bool:
+        """Whether the tokens so far are among the cover's sequences after which a text may end."""
+        if self.prompt.opening and not self.bytes:
+            return not self._ids
+        return not self._rest and self._boundary is not None and self._viability.ends_text(self._boundary)
+
+    def _after(self, token: int) -> Boundary | None:
+        vocab = self._viability.vocab
+        data = vocab.token_bytes[token] if token < len(vocab) else None
+        if self._boundary is None or not data or not (data.startswith(self._rest) or self._rest.startswith(data)):
+            return None
+        return self._viability.extend(self._boundary, token)
+
+    def _append(self, token: int, after: Boundary, logprob: float) -> None:
+        data = self._viability.vocab.token_bytes[token] or b""
+        self._ids, self._boundary = (*self._ids, token), after
+        if self._log_weights is not None:
+            self._log_weights.append(self._log_weights[-1] + logprob)
+        new, self._rest = data[len(self._rest) :], self._rest[len(data) :]
+        for byte in new:
+            self._write(byte)
+            if self.finish_reason:
+                return
+
+    def _write(self, byte: int) -> None:
+        """Append a byte, and see whether the text ends with it."""
+        self.bytes.append(byte)
+        if length := self._scanner.push(byte):
+            del self.bytes[len(self.bytes) - length :]
+            self.finish_reason = "stop"
+        elif len(self.bytes) >= self.settings.max_bytes:
+            self.finish_reason = "length"
+
+    # ---- steps
+
+    def next(self) -> Step[Completion | None]:
+        """Draw what the engine is to go on from; or, where the text has ended, the completion."""
+        while self.finish_reason is None and not (self._boundary and self.sequence):
+            yield from self._begin() if self._boundary is None else self._draw_first()
+        if self.finish_reason is None:
+            return None
+        logprob = yield from self._score()
+        written = bytes(self.bytes)
+        usage = JobUsage(redrawn=self.redrawn)
+        return Completion(text_of(written, self.prompt.prefix), written, logprob, self.finish_reason, usage)
+
+    def _begin(self) -> Step[None]:
+        """Draw a member of the cover; where a second token in a row was leak, a symbol before."""
+        place: Frontier = self.prompt
+        before: float | None = 0.0
+        if self.redrawn:
+            place = Frontier(place.cover.advance(bytes(self.bytes)), context=place.context, reader=place.reader)
+            before = self._log_weight(common_ancestor(place.nodes))
+            again, self._leaked_at = self._leaked_at == len(self.bytes), len(self.bytes)
+            if again:
+                symbol = int((yield from draw(place, Filters(), self._random.random(1)))[0])
+                if symbol == EOT:
+                    self.finish_reason = "eot"
+                    return
+                self._write(symbol)
+                if self.finish_reason:
+                    return
+                place = place.advance(bytes([symbol]))
+        if not place.opening:
+            yield from evaluate_mass(place)
+        self._draw_member(place, before)
+
+    def _draw_member(self, place: Frontier, before: float | None) -> None:
+        """Go on from a member of a place's cover, drawn by its posterior.
+
+        Args:
+            place: All that its mass needs is evaluated.
+            before: Logarithm of the weight of its anchor, if that is known.
+        """
+        uniforms = self._random.random(2)
+        node = place.nodes[0]  # the root, where no byte has been drawn yet
+        if not place.opening:
+            shares = place.log_shares()
+            if (top := max(shares.values(), default=-math.inf)) == -math.inf:
+                raise ModelError(
+                    f"the model gives the prefix {place.prefix[-40:]!r} probability 0, so nothing can be said of what "
+                    "follows"
+                )
+            node = list(shares)[picked(np.exp(np.array([*shares.values()]) - top), uniforms[0])]
+        leftover = place.cover.leftover(node)
+        known: Any = node  # cover.py's, with its boundary
+        self._ids, self._boundary, self._whole = node.token_ids, known.boundary, node.depth
+        self._rest = leftover
+        self._log_weights = None if before is None else [before + place.weights[node]]
+        row = place.row(node)
+        if place.opening or not leftover or row is None:
+            return
+        lo, hi, mask = place.cover.viable(node)
+        longer = place.reader.trie.equal_to(leftover, lo, hi)
+        rank = longer + picked(row.probs[longer:hi] * mask[longer - lo :], uniforms[1])
+        token = int(place.reader.order[rank])
+        after = self._after(token)
+        if after is not None:
+            self._append(token, after, math.log(row.probs[rank]))
+
+    def _draw_first(self) -> Step[None]:
+        """Draw the first token of all as the engine would, from the row after no token: it has to be given one."""
+        (row,) = yield Request(((),))
+        token = picked(np.exp(row.astype(np.float64)), self._random.random())
+        self.take(token, float(row[token]))
+
+    def _log_weight(self, node: Node) -> float | None:
+        """The log-weight of a node relative to the prompt's anchor, if the tokens so far begin with it."""
+        beyond = node.depth - self._whole
+        if self._log_weights is None or not 0 <= beyond < len(self._log_weights):
+            return None
+        return self._log_weights[beyond] if self._ids[: node.depth] == node.token_ids else None
+
+    def _score(self) -> Step[float]:
+        """Log-probability of what was written."""
+        prompt, ended = self.prompt, self.finish_reason == "eot"
+        if not self.bytes and not ended:
+            return 0.0
+        cover = prompt.cover.advance(bytes(self.bytes))
+        ancestor = common_ancestor(tuple(dict.fromkeys((*cover.nodes, *cover.ending))))
+        log_weight = self._log_weight(ancestor)
+        if log_weight is None:  # a text so short, or so many ways to spell it, that they part before the drawn tokens
+            place = prompt.advance(bytes(self.bytes))
+        else:
+            place = Frontier(cover, context=prompt.context, reader=prompt.reader, weights={ancestor: log_weight})
+        while True:
+            log_mass = place.log_end_mass() if ended else place.log_mass()
+            nodes = place.missing(purpose="end" if ended else "mass")
+            if not nodes or place.log_bound("end" if ended else "mass") < log_mass + math.log(NEGLIGIBLE):
+                return log_mass - prompt.log_mass()
+            yield from evaluate(place, nodes, 1.0)
+
+
+def evaluate_mass(place: Frontier) -> Step[None]:
+    """Evaluate what P(x) needs: the nodes that end before x does. All are known beforehand: one request."""
+    while nodes := place.missing(purpose="mass"):
+        rows = yield Request(place.sequences(nodes))
+        if place.missing(purpose="mass"):  # else another completion, which shares the place, has been told the same
+            place.learn(nodes, rows)
+
+
+def picked(masses: Float64[np.ndarray, " n"], uniform: float) -> int:
+    """The index on which a uniform number falls, among masses in any proportion to probabilities.
+
+    >>> [picked(np.array([1.0, 0.0, 3.0]), uniform) for uniform in (0.0, 0.2, 0.3, 0.99)]
+    [0, 0, 2, 2]
+    """
+    edges = np.cumsum(masses)
+    index = int(np.searchsorted(edges, uniform * edges[-1], side="right"))
+    return min(index, int(np.flatnonzero(masses)[-1]))
+
+
+def completions(
+    items: Sequence[HandedOver], engine: TokenDrawer, scheduler: Scheduler
+) -> Iterator[Outcome[Completion]]:
+    """Run completions together, and yield their outcomes as they end.
+
+    Raises:
+        ModelError: A call failed; what was yielded before stands, and what could still be scored is yielded first.
+    """
+    for start in range(0, len(items), GROUP):
+        group = dict(enumerate(items[start : start + GROUP], start))
+        usages = dict.fromkeys(group, JobUsage())
+        while group:
+            yield from _ended(group, usages, scheduler)
+            try:
+                _draw(group, usages, engine)
+            except Exception:
+                with contextlib.suppress(BytelmError):
+                    over = {index: item for index, item in group.items() if item.finish_reason}
+                    yield from _ended(over, usages, scheduler)
+                raise
+
+
+def _ended(
+    group: dict[int, HandedOver], usages: dict[int, JobUsage], scheduler: Scheduler
+) -> Iterator[Outcome[Completion]]:
+    """Take each item of a group to where the engine goes on; those that have ended leave the group."""
+    places = list(group)
+    for outcome in scheduler.run([group[index].next() for index in places], label="sampling"):
+        index, spent, done = places[outcome.index], outcome.usage, outcome.result
+        usages[index] = usages[index].plus(spent.calls, spent.tokens_fed, spent.rows)
+        if done is not None:
+            del group[index]
+            yield Outcome(index, done, usages[index])
+
+
+def _draw(group: dict[int, HandedOver], usages: dict[int, JobUsage], engine: TokenDrawer) -> None:
+    """Let the engine draw the tokens of a group, until each has ended or drawn leak."""
+    if not group:
+        return
+    places, going = list(group), list(group.values())
+    before = [item.drawn for item in going]
+    counters: Usage | None = getattr(engine, "usage", None)
+    earlier = None if counters is None else counters.copy()
+    engine.draw_tokens(
+        [item.sequence for item in going],
+        seeds=[item.new_seed() for item in going],
+        max_tokens=[item.room for item in going],
+        take=lambda i, token, logprob: going[i].take(token, logprob),
+    )
+    drawn = [item.drawn - earlier_ for item, earlier_ in zip(going, before, strict=True)]
+    fed = None if counters is None or earlier is None else counters.since(earlier).tokens_fed
+    for index, count in zip(places, drawn, strict=True):
+        share = None if fed is None else round(fed * count / max(sum(drawn), 1))
+        usages[index] = usages[index].plus(calls=count, fed=share)

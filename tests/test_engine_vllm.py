@@ -1,0 +1,258 @@
+"""The vLLM engine on vLLM itself, with the demo model in float32 on a CPU; one engine for all tests, as it starts slowly."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bytelm import ByteLM, Ensemble
+from bytelm.engines.vllm import VllmLM
+from bytelm.errors import ContextOverflowError, InvalidArgumentError, ModelError
+from bytelm.packaged import packaged_directory
+from bytelm.testing import check_engine
+from evals.lazy import p_value
+from tests.test_sampler import P_THRESHOLD
+
+if importlib.util.find_spec("vllm") is None and not os.environ.get("BYTELM_EXPECT_VLLM"):
+    pytest.skip(
+        "vLLM is not installed (several GB, in an environment of its own): tox -e vllm runs these",
+        allow_module_level=True,
+    )
+
+# What vLLM warns of is not ours to mend.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+
+OPTIONS: dict[str, Any] = {"max_model_len": 256, "block_size": 32, "enforce_eager": True, "max_num_seqs": 32}
+PROMPTS = ["def fibonacci(n):\n    ret", "The capital of Fra", "naïve caf", "", "return ", "  \n\n  x = 12345"]
+
+
+@pytest.fixture(scope="session")
+def settings() -> Iterator[None]:
+    """What vLLM is told by the environment: little memory, and no hub."""
+    told = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
+    yield
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+@pytest.fixture(scope="session")
+def engine(settings: None) -> Iterator[VllmLM]:
+    lm = VllmLM(packaged_directory("demo"), **OPTIONS)
+    yield lm
+    lm.close()
+
+
+@pytest.fixture(scope="session")
+def byte_lm(engine: VllmLM) -> ByteLM:
+    return ByteLM(engine)
+
+
+@pytest.fixture(scope="session")
+def server(settings: None) -> Iterator[str]:
+    """The address of a server of the same model in a process of its own; what it says goes to the terminal."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = {**OPTIONS, "max_logprobs": -1, "dtype": "float32", "port": port, "host": "127.0.0.1"}
+    words = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in flags.items()]
+    # `vllm serve` asks for the version of the package vllm, and this one is called vllm-cpu.
+    module = ["-m", "vllm.entrypoints.openai.api_server", f"--model={packaged_directory('demo')}"]
+    command = [sys.executable, *module, *words]
+    process = subprocess.Popen(command, start_new_session=True)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            assert process.poll() is None, "the server has ended"
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5):  # noqa: S310
+                break
+            time.sleep(1)
+        yield address
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 15)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            os.killpg(process.pid, 9)
+
+
+@contextlib.contextmanager
+def failing(lm: Any) -> Iterator[None]:
+    """VLLM fails after a step, with sequences under way."""
+    step = lm._engine.step
+
+    def fail() -> Any:
+        step()
+        raise RuntimeError("a kernel failed")
+
+    lm._engine.step = fail
+    try:
+        yield
+    finally:
+        lm._engine.step = step
+
+
+def test_contract(engine: VllmLM, smollm2: ByteLM) -> None:
+    """The engine keeps the contract. Its rows are those of transformers in float32: within 1e-3 nats after text.
+
+    The contract's sequences are drawn at random. After a pair of rare tokens a row of float32 is 7e-4 from that of
+    float64 in transformers itself, and one of vLLM 6e-3; what a cache does wrong is far larger.
+    """
+
+    def make() -> VllmLM:
+        engine.clear_cache()
+        return engine
+
+    report = check_engine(make, tolerance=1e-2, reference=smollm2.token_lm, failing=failing)
+    encoded = [tuple(ids) for ids in engine.tokenizer([p for p in PROMPTS if p]).input_ids]
+    sequences = [ids[:n] for ids in encoded for n in range(1, len(ids) + 1)]
+    far = np.abs(engine.next_token_logprobs(sequences) - smollm2.token_lm.next_token_logprobs(sequences)).max()
+
+    assert not [finding for finding in report.findings if finding.skipped]
+    assert far < 1e-3
+    assert (engine.eot_ids, engine.start_id) == (smollm2.eot_ids, smollm2.token_lm.start_id)  # type: ignore[attr-defined]
+
+
+def test_rows_come_as_arrays(engine: VllmLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows go past vLLM's lists of Python numbers; where they cannot, as it may be one day, they are the same."""
+    from bytelm.engines import vllm
+
+    kinds, rows = [], []
+    row = VllmLM._row
+
+    def seen(self: VllmLM, entries: Any) -> Any:
+        kinds.append(type(entries.token_ids))
+        return row(self, entries)
+
+    monkeypatch.setattr(VllmLM, "_row", seen)
+    for keep in (vllm.keep_arrays, lambda _: None):
+        engine.clear_cache()
+        monkeypatch.setattr(vllm, "keep_arrays", keep)
+        rows.append(engine.next_token_logprobs([(504, 3575, 282)]))
+
+    assert kinds == [np.ndarray, list]
+    assert np.array_equal(rows[0], rows[1])
+
+
+def test_completions_are_what_they_say(byte_lm: ByteLM, smollm2: ByteLM) -> None:
+    """Handed over by default: log-probabilities by the lemma as transformers has them, and the seed's own bytes."""
+    completions = byte_lm.sample_batch(PROMPTS, max_bytes=40, seed=3)
+
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        ended = completion.finish_reason == "eot"
+        assert completion.logprob == pytest.approx(smollm2.logprob(completion.bytes, prompt, eot=ended), abs=1e-2)
+        assert len(completion.bytes) == 40 or ended
+    again = byte_lm.sample_batch(PROMPTS, max_bytes=40, seed=3)
+    assert [c.bytes for c in again] == [c.bytes for c in completions]
+    assert byte_lm.sample(PROMPTS[0], max_bytes=40, seed=3).bytes == completions[0].bytes
+
+
+def test_handed_over_bytes_are_distributed_as_the_row_says(byte_lm: ByteLM) -> None:
+    """Chi-square of the first byte of 600 completions after a prompt that stops inside a token."""
+    completions = byte_lm.sample("I like to ea", n=600, max_bytes=1, seed=1)
+    assert isinstance(completions, list)
+    symbols = np.array([c.bytes[0] if c.bytes else 256 for c in completions])
+
+    assert p_value(symbols, np.exp(byte_lm.next_byte_logprobs("I like to ea"))) > P_THRESHOLD
+
+
+def test_lazy_bytes_are_those_of_transformers(byte_lm: ByteLM, smollm2: ByteLM) -> None:
+    """Greedy bytes, which are not handed over, are those of the same weights in transformers."""
+    options: dict[str, Any] = {"temperature": 0, "max_bytes": 20}
+
+    assert [c.bytes for c in byte_lm.sample_batch(PROMPTS[:3], **options)] == [
+        c.bytes for c in smollm2.sample_batch(PROMPTS[:3], **options)
+    ]
+
+
+def test_the_end_of_the_context(byte_lm: ByteLM, engine: VllmLM) -> None:
+    """A prompt too long is refused here; one with little room is completed up to an error that says what to change."""
+    assert engine.context_length == 255
+    with pytest.raises(ContextOverflowError, match="max_model_len"):
+        engine.next_token_logprobs([range(256)])
+    with pytest.raises(ContextOverflowError, match="max_model_len") as caught:
+        byte_lm.sample_batch(["a", [*range(20, 270), "The capital of"]], max_bytes=60, seed=1)
+    assert set(caught.value.finished) <= {0}  # type: ignore[attr-defined]
+    assert engine.next_token_logprobs([(5,)]).shape == (1, engine.vocab_size)
+
+
+def test_a_server(server: str, byte_lm: ByteLM) -> None:
+    """The same model behind a server, in a process of its own: the same rows, completions, and one Ensemble of both."""
+    remote = ByteLM.from_pretrained(server, engine="vllm-server")
+    both = Ensemble([byte_lm, remote], weights=[0.5, 0.5])
+    rows = [lm.next_byte_logprobs("The capital of Fra") for lm in (byte_lm, remote, both)]
+    written = both.sample("The capital of Fra", max_bytes=6, seed=1)
+
+    assert np.abs(np.exp(rows[0]) - np.exp(rows[1])).max() < 1e-5
+    assert np.abs(np.exp(rows[0]) - np.exp(rows[2])).max() < 1e-5
+    assert written.logprob == pytest.approx(byte_lm.logprob(written.bytes, "The capital of Fra"), abs=1e-3)
+    completion = remote.sample("The capital of Fra", max_bytes=30, seed=1)
+    ended = completion.finish_reason == "eot"
+    assert completion.logprob == pytest.approx(
+        byte_lm.logprob(completion.bytes, "The capital of Fra", eot=ended), abs=1e-2
+    )
+    assert isinstance(remote.token_lm.context_length, int)  # type: ignore[attr-defined]
+    with pytest.raises(ContextOverflowError):
+        remote.logprob("a b c d e f g " * 100)
+
+
+def test_what_cannot_be_loaded(tmp_path: Path, settings: None) -> None:
+    """Options that vLLM does not know, and folders without a model, have an error that says so."""
+    with pytest.raises(InvalidArgumentError, match="n_ctx"):
+        VllmLM(packaged_directory("demo"), n_ctx=5)
+    with pytest.raises(ModelError):
+        VllmLM(tmp_path)
+
+
+SCRIPT = """
+import sys
+from bytelm import ByteLM
+
+if __name__ == "__main__":
+    lm = ByteLM.from_pretrained("demo", engine="vllm", max_model_len=64, enforce_eager=True)
+    print("wrote", len(lm.sample("The capital of Fra", max_bytes=8, seed=1).bytes))
+    import os, signal, psutil
+    for child in psutil.Process().children(recursive=True):
+        child.send_signal(signal.SIGKILL)
+    try:
+        lm.next_byte_logprobs("Hello")
+    except Exception as error:
+        print(type(error).__name__, str(error)[-60:])
+    os._exit(0)
+"""
+
+
+def test_a_script_and_an_engine_that_dies(tmp_path: Path, settings: None) -> None:
+    """A script works under its guard; where vLLM's process is killed, the next call says so."""
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT, encoding="utf-8")
+
+    run = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=300, check=False)
+
+    assert "wrote 8" in run.stdout, run.stderr[-3000:]
+    assert "ModelError" in run.stdout
+    assert "load the model anew" in run.stdout
+
+
+def test_costs(tmp_path: Path, settings: None) -> None:
+    """The evaluation of vLLM's costs runs, and its table has all methods."""
+    from evals.vllm import METHODS, main
+
+    assert main(["--bytes", "8", "--limit", "2", "--rounds", "1", "--out", str(tmp_path / "costs.json")]) == 0
+
+    rows = json.loads((tmp_path / "costs.json").read_text(encoding="utf-8"))["rows"]
+    assert [row["method"] for row in rows] == [*METHODS]

