@@ -34,7 +34,6 @@ from bytelm.engines.lines import Lines, Plan
 from bytelm.engines.llama_context import MAX_IDS, Context
 from bytelm.engines.row_memo import ROW_BYTES, RowMemo, Rows, Tokens
 from bytelm.errors import (
-    ContextOverflowError,
     InvalidArgumentError,
     ModelError,
     UnsupportedTokenizerError,
@@ -195,14 +194,13 @@ class LlamaCppLM:
         self._lines.clear()
 
     def _checked(self, sequence: Any) -> Tokens:
-        ids = traits.checked_ids(sequence, start_id=self.start_id, columns=self.vocab_size)
-        if len(ids) > self.context_length:
-            raise ContextOverflowError(
-                f"a sequence of {len(ids)} tokens does not fit in the model's context of {self.context_length}; "
-                "shorten the prompt, keep its last part, load the model with a larger n_ctx (if it was trained with "
-                "one), or give a stride to score a long text"
-            )
-        return ids
+        return traits.checked_ids(
+            sequence,
+            start_id=self.start_id,
+            columns=self.vocab_size,
+            context_length=self.context_length,
+            larger="load the model with a larger n_ctx (if it was trained with one)",
+        )
 
     def _computed(self, sequences: list[Tokens]) -> Rows:
         rows: Rows = {}

@@ -12,7 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnsupportedTokenizerError, VocabularyMismatchError
+from bytelm.errors import (
+    ContextOverflowError,
+    InvalidArgumentError,
+    InvalidTypeError,
+    UnsupportedTokenizerError,
+    VocabularyMismatchError,
+)
 
 FULL: Final = "full_attention"
 SLIDING: Final = "sliding_attention"
@@ -86,10 +92,20 @@ def start_id(tokenizer: Any, columns: int, eot_ids: frozenset[int], given: int |
     return next((i for i in candidates if i is not None and 0 <= i < columns), None)
 
 
-def checked_ids(sequence: Any, *, start_id: int | None, columns: int) -> tuple[int, ...]:
-    """The ids of a sequence, found to be the model's; of the empty one, ``start_id``.
+def checked_ids(
+    sequence: Any, *, start_id: int | None, columns: int, context_length: int | None, larger: str = ""
+) -> tuple[int, ...]:
+    """The ids of a sequence, found to be the model's and to fit in its context; of the empty one, ``start_id``.
+
+    Args:
+        sequence: What was asked for.
+        start_id: What the empty sequence stands for, or None.
+        columns: How many ids the model has.
+        context_length: How long a sequence may be, or None.
+        larger: How one gets a larger context, for the error.
 
     Raises:
+        ContextOverflowError: It is longer than the context.
         InvalidTypeError: It is no sequence of ids.
         InvalidArgumentError: An id is below 0, or there is no start symbol.
         VocabularyMismatchError: An id is not below ``columns``.
@@ -115,6 +131,11 @@ def checked_ids(sequence: Any, *, start_id: int | None, columns: int) -> tuple[i
         raise VocabularyMismatchError(
             f"id {greatest} is beyond the model's {columns} ids; tokenizer and model are not of one another, or the id "
             "is of a token that the model was never given"
+        )
+    if context_length is not None and len(ids) > context_length:
+        raise ContextOverflowError(
+            f"a sequence of {len(ids)} tokens does not fit in the model's context of {context_length}; shorten the "
+            f"prompt, keep its last part, {larger + ', ' if larger else ''}or give a stride to score a long text"
         )
     return ids
 

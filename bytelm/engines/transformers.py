@@ -40,7 +40,6 @@ from bytelm.engines.prefix_tree import TWIG_AGE, PrefixTree
 from bytelm.engines.row_memo import RowMemo, Rows, Tokens
 from bytelm.engines.thin_linear import SIZES, ThinLinear, gaining_sizes
 from bytelm.errors import (
-    ContextOverflowError,
     InvalidArgumentError,
     InvalidTypeError,
     ModelError,
@@ -198,13 +197,7 @@ class TransformersLM:
 
     def _checked(self, sequence: Any) -> Tokens:
         columns = min(self._forward.inputs, self.vocab_size)
-        ids = traits.checked_ids(sequence, start_id=self.start_id, columns=columns)
-        if self.context_length is not None and len(ids) > self.context_length:
-            raise ContextOverflowError(
-                f"a sequence of {len(ids)} tokens does not fit in the model's context of {self.context_length}; "
-                "shorten the prompt, keep its last part, or give a stride to score a long text"
-            )
-        return ids
+        return traits.checked_ids(sequence, start_id=self.start_id, columns=columns, context_length=self.context_length)
 
     def _choose_mode(self) -> tuple[Mode, str]:
         def compute(calls: list[list[Tokens]], mode: Mode) -> list[Rows]:

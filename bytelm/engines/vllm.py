@@ -192,14 +192,13 @@ class VllmLM:
             self._engine.engine_core.shutdown()
 
     def _checked(self, sequence: Any) -> Tokens:
-        ids = traits.checked_ids(sequence, start_id=self.start_id, columns=self.vocab_size)
-        if len(ids) > self.context_length:
-            raise ContextOverflowError(
-                f"a sequence of {len(ids)} tokens does not fit in the model's context of {self.context_length}; "
-                "shorten the prompt, keep its last part, load the model with a larger max_model_len (if it was trained "
-                "with one), or give a stride to score a long text"
-            )
-        return ids
+        return traits.checked_ids(
+            sequence,
+            start_id=self.start_id,
+            columns=self.vocab_size,
+            context_length=self.context_length,
+            larger="load the model with a larger max_model_len (if it was trained with one)",
+        )
 
     def _computed(self, sequences: list[Tokens]) -> Rows:
         kind = self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY

@@ -171,14 +171,13 @@ class VllmServerLM:
             self._memo.clear()
 
     def _checked(self, sequence: Any) -> Tokens:
-        ids = traits.checked_ids(sequence, start_id=self.start_id, columns=self.vocab_size)
-        if self.context_length is not None and len(ids) > self.context_length:
-            raise ContextOverflowError(
-                f"a sequence of {len(ids)} tokens does not fit in the model's context of {self.context_length}; "
-                "shorten the prompt, keep its last part, start the server with a larger --max-model-len, or give a "
-                "stride to score a long text"
-            )
-        return ids
+        return traits.checked_ids(
+            sequence,
+            start_id=self.start_id,
+            columns=self.vocab_size,
+            context_length=self.context_length,
+            larger="start the server with a larger --max-model-len",
+        )
 
     def _request(self, prompt: Any, **options: Any) -> dict[str, Any]:
         return {"model": self.model, "prompt": prompt, "return_tokens_as_token_ids": True, **options}
