@@ -32,7 +32,7 @@ from typing import Any, Final
 from evals.bench import OWN, Bench, Cost
 from evals.output import add_output_options, draw_bars, put_out, read_result
 from evals.peers import installed_peers
-from evals.prompts import PROMPTS
+from evals.prompts import KINDS, PROMPTS
 from evals.records import command_of
 
 
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--limit", type=int, default=5, metavar="N", help=f"prompts to use, of {len(PROMPTS)} (default 5)"
     )
+    parser.add_argument("--prompts", choices=KINDS, default="ordinary", help="which of them (default ordinary)")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="prompts that run together (default 1)")
     parser.add_argument("--methods", default=",".join(OWN), help=f"of {', '.join(known)} (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
@@ -74,7 +75,7 @@ def _bench(options: argparse.Namespace, peers: dict[str, Any]) -> tuple[Bench, l
     import torch
 
     torch.set_num_threads(options.threads)
-    prompts = PROMPTS[: options.limit]
+    prompts = KINDS[options.prompts][: options.limit]
     batches = [prompts[i : i + options.batch] for i in range(0, len(prompts), options.batch)]
     return Bench(options.model, peers), batches
 
@@ -120,7 +121,7 @@ def _measure(
 def _peak(method: str, options: argparse.Namespace) -> float:
     """Peak memory, in MiB, of a process that runs one method."""
     command = [sys.executable, "-m", "evals.cost", "--alone", method, "--model", options.model]
-    for name in ("bytes", "limit", "batch", "threads"):
+    for name in ("bytes", "limit", "batch", "threads", "prompts"):
         command += [f"--{name}", str(getattr(options, name))]
     done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - this very module
     return float(done.stdout.split()[-1])

@@ -1,4 +1,7 @@
-"""Ordinary prompts, written for this project: English, code, other languages. Most of them stop inside a word."""
+"""Prompts, written for this project: English, code, other languages. Most of them stop inside a word.
+
+Apart from those, prompts full of white space, the hard case of bytes: how a run of it is split changes with each byte.
+"""
 
 ENGLISH = (
     "The capital of Fra",
@@ -47,3 +50,14 @@ OTHER = (
     "Sveriges huvudstad heter Stockh",
 )
 PROMPTS = (*(p for trio in zip(CODE, ENGLISH, OTHER, strict=False) for p in trio), *CODE[12:], *ENGLISH[12:])
+WHITESPACE = (
+    "def f(x):\n    if x:\n        return 1\n\n\n    ",
+    '{\n  "a": {\n    "b": [\n      1,\n      2,\n   ',
+    "name      age     city\nAda        36     London\nAlan       41  ",
+    "\tif (a) {\n\t\tb();\n\t\t",
+    "A line.\n\n\nAnother line.\n\n\n",
+    "- one\n    - two\n        - three\n      ",
+    "x = 1\r\n\r\ny = 2\r\n\r\n",
+    "    |    |    |\n    |  x |    |\n    |    | ",
+)
+KINDS = {"ordinary": PROMPTS, "white-space": WHITESPACE}
