@@ -51,7 +51,7 @@ from jaxtyping import Float64
 from bytelm.errors import BytelmError, ModelError
 from bytelm.filters import EOT, Filters
 from bytelm.frontier import Frontier, Node, common_ancestor
-from bytelm.sampler import NEGLIGIBLE, Completion, FinishReason, Settings, draw, evaluate
+from bytelm.sampler import Completion, FinishReason, Settings, draw, settled_log_mass
 from bytelm.scheduler import JobUsage, Outcome, Request, Scheduler, Step
 from bytelm.stream import StopScanner, text_of
 from bytelm.token_lm import TokenDrawer, Usage
@@ -257,12 +257,7 @@ class HandedOver:
             place = prompt.advance(bytes(self.bytes))
         else:
             place = Frontier(cover, context=prompt.context, reader=prompt.reader, weights={ancestor: log_weight})
-        while True:
-            log_mass = place.log_end_mass() if ended else place.log_mass()
-            nodes = place.missing(purpose="end" if ended else "mass")
-            if not nodes or place.log_bound("end" if ended else "mass") < log_mass + math.log(NEGLIGIBLE):
-                return log_mass - prompt.log_mass()
-            yield from evaluate(place, nodes, 1.0)
+        return (yield from settled_log_mass(place, ended=ended)) - prompt.log_mass()
 
 
 def evaluate_mass(place: Frontier) -> Step[None]:

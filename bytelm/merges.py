@@ -34,7 +34,7 @@ from array import array
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8
@@ -81,7 +81,7 @@ class Merges:
         self.size = size
         self.trie = trie
         self._sort(merges)
-        self.trees = self._derive(base, merges, lengths) if trees is None else trees
+        self.trees = self._derive(base, merges, np.asarray(lengths)) if trees is None else trees
         self.phase, self.rank, self.left, self.right = self.trees
         self.reachable: Bool[np.ndarray, " ids"] = self.phase > _UNREACHED
         self._columns: tuple[Sequence[int], ...] = tuple(array("q", row.tobytes()) for row in self.trees)
@@ -102,7 +102,9 @@ class Merges:
             array("q", values.tobytes()) for values in (self._cross_start, self._cross_other, self._cross_rank)
         )
 
-    def _derive(self, base: Iterable[int], merges: Int32[np.ndarray, "merges 3"], lengths: Any) -> Trees:
+    def _derive(
+        self, base: Iterable[int], merges: Int32[np.ndarray, "merges 3"], lengths: Int64[np.ndarray, " ids"]
+    ) -> Trees:
         """The derivation of each token: of the merges that spell it, the one before which nothing crosses."""
         phase, rank, left, right = ([_UNREACHED] * self.size, [-1] * self.size, [-1] * self.size, [-1] * self.size)
         self._columns = (phase, rank, left, right)
@@ -110,7 +112,7 @@ class Merges:
             phase[i] = -1
         results = merges[self._cross_rank, 2]
         # Shorter tokens first, and of one token's merges the earliest.
-        order = np.lexsort((self._cross_rank, np.asarray(lengths)[results]))
+        order = np.lexsort((self._cross_rank, lengths[results]))
         columns = (self._cross_rank, self._cross_first, self._cross_other, results)
         for at, a, b, result in zip(*(column[order].tolist() for column in columns), strict=True):
             if phase[result] > _UNREACHED or phase[a] == _UNREACHED or phase[b] == _UNREACHED:

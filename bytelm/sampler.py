@@ -339,14 +339,18 @@ class Generation(Writing[Frontier]):
         """Log-probability of what was drawn, after the last step."""
         if self._log_start is None or (not self.bytes and self.finish_reason != "eot"):
             return 0.0
-        frontier = self.frontier
-        purpose: Purpose = "end" if self.finish_reason == "eot" else "mass"
-        while True:
-            log_mass = frontier.log_end_mass() if purpose == "end" else frontier.log_mass()
-            nodes = frontier.missing(purpose=purpose)
-            if not nodes or frontier.log_bound(purpose) < log_mass + math.log(NEGLIGIBLE):
-                return log_mass - self._log_start
-            yield from evaluate(frontier, nodes, 1.0)
+        return (yield from settled_log_mass(self.frontier, ended=self.finish_reason == "eot")) - self._log_start
+
+
+def settled_log_mass(frontier: Frontier, *, ended: bool) -> Step[float]:
+    """Logarithm of P(x), or with ``ended`` of P(x, end of text), once what is open of it is `NEGLIGIBLE`."""
+    purpose: Purpose = "end" if ended else "mass"
+    while True:
+        log_mass = frontier.log_end_mass() if ended else frontier.log_mass()
+        nodes = frontier.missing(purpose=purpose)
+        if not nodes or frontier.log_bound(purpose) < log_mass + math.log(NEGLIGIBLE):
+            return log_mass
+        yield from evaluate(frontier, nodes, 1.0)
 
 
 def processed(processor: LogitsProcessor, so_far: bytes, row: Float64[np.ndarray, "257"]) -> Float64[np.ndarray, "257"]:

@@ -23,7 +23,7 @@ import inspect
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -117,35 +117,33 @@ def scoring(bench: Bench, size: int) -> dict[str, Any]:
     return row
 
 
-def points(bench: Bench, axis: str, sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """The rows of one axis; a prompt that does not fit in the model's context is left out."""
-    for size in sizes:
-        if axis == "score":
-            yield scoring(bench, size)
-            continue
-        row: dict[str, Any] = {"axis": axis, "size": size}
-        prompts = [prompt_of(size if axis == "prompt" else 100)] if axis != "batch" else list(PROMPTS[:size])
-        write = size if axis == "output" else AFTER
-        row["prompt_tokens"] = sum(len(bench.engine.tokenizer(prompt).input_ids) for prompt in prompts)
-        room = bench.engine.context_length
-        if axis == "prompt" and room is not None and row["prompt_tokens"] + AFTER > room:
-            continue
-        pairs = repeated(lambda: pair(bench, prompts, write))  # noqa: B023 - called here
-        for cost in pairs[0]:
-            row[cost.method] = {"calls": cost.calls, "fed": cost.fed, "seconds": cost.seconds, "bytes": cost.new_bytes}
-        by_tokens, by_bytes = pairs[0]
-        row["time_against_generate"] = ratio(pairs)
-        row["calls_per_token"] = by_bytes.calls / by_tokens.calls * by_tokens.new_bytes / by_bytes.new_bytes
-        if axis == "prompt":
-            pairs = repeated(lambda: pair(bench, prompts, 1))  # noqa: B023
-            first = pairs[0][1]
-            row["first"] = {
-                "calls": first.calls,
-                "fed": first.fed,
-                "seconds": first.seconds,
-                "against_generate": median(b.seconds / a.seconds for a, b in pairs),
-            }
-        yield row
+def point(bench: Bench, axis: str, size: int) -> dict[str, Any] | None:
+    """The row of one size; None for a prompt that does not fit in the model's context."""
+    if axis == "score":
+        return scoring(bench, size)
+    row: dict[str, Any] = {"axis": axis, "size": size}
+    prompts = [prompt_of(size if axis == "prompt" else 100)] if axis != "batch" else list(PROMPTS[:size])
+    write = size if axis == "output" else AFTER
+    row["prompt_tokens"] = sum(len(bench.engine.tokenizer(prompt).input_ids) for prompt in prompts)
+    room = bench.engine.context_length
+    if axis == "prompt" and room is not None and row["prompt_tokens"] + AFTER > room:
+        return None
+    pairs = repeated(lambda: pair(bench, prompts, write))
+    for cost in pairs[0]:
+        row[cost.method] = {"calls": cost.calls, "fed": cost.fed, "seconds": cost.seconds, "bytes": cost.new_bytes}
+    by_tokens, by_bytes = pairs[0]
+    row["time_against_generate"] = ratio(pairs)
+    row["calls_per_token"] = by_bytes.calls / by_tokens.calls * by_tokens.new_bytes / by_bytes.new_bytes
+    if axis == "prompt":
+        pairs = repeated(lambda: pair(bench, prompts, 1))
+        first = pairs[0][1]
+        row["first"] = {
+            "calls": first.calls,
+            "fed": first.fed,
+            "seconds": first.seconds,
+            "against_generate": median(b.seconds / a.seconds for a, b in pairs),
+        }
+    return row
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -179,7 +177,7 @@ def _measure(options: argparse.Namespace, axes: Sequence[str], arguments: Sequen
         measured(bench, method, PROMPTS[:2], 8)  # what is only done once
     sizes = [(axis, size) for axis in axes for size in AXES[axis] if size <= options.most]
     bar = track(sizes, description="sizes", console=Console(stderr=True), transient=True)
-    rows = [row for axis, size in bar for row in points(bench, axis, [size])]
+    rows = [row for axis, size in bar if (row := point(bench, axis, size)) is not None]
     return {
         "command": command_of("evals.growth", arguments),
         "model": options.model,

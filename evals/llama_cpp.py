@@ -23,10 +23,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from evals.prompts import PROMPTS
+from evals.prompts import BYTES_PER_TOKEN, PROMPTS
 
 METHODS: Final = ("tokens", "lazy", "drawn", "transformers")
-BYTES_PER_TOKEN: Final = 3.3  # of `tokens`, which is told a number of tokens
 
 
 @dataclass

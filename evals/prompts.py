@@ -60,4 +60,5 @@ WHITESPACE = (
     "x = 1\r\n\r\ny = 2\r\n\r\n",
     "    |    |    |\n    |  x |    |\n    |    | ",
 )
+BYTES_PER_TOKEN = 3.3  # of what follows them, for a generation that is told a number of tokens
 KINDS = {"ordinary": PROMPTS, "white-space": WHITESPACE}

@@ -155,7 +155,8 @@ def show(summaries: Sequence[Summary], *, short: bool = False) -> None:
             for figure in figures:
                 console.print(_classes(summary, figure))
             if summary["pairs"]:
-                console.print(_pairs_table(summary, figures, all_classes=benchmark == "cursor"))
+                paired = BY_CLASS[:1] if short else BY_CLASS
+                console.print(_pairs_table(summary, paired, all_classes=benchmark == "cursor"))
             for line in _notes(summary):
                 console.print(line, soft_wrap=True)
 
@@ -219,8 +220,7 @@ def _pairs_table(summary: Summary, figures: Sequence[str], *, all_classes: bool)
     columns = ["against", "cursor", "figure", "points [95 % interval]", "better", "worse", "test", "p"]
     made = table(f"{summary['label']}: byte against the others, in pairs", columns, left=3)
     for pair in summary["pairs"]:
-        whole = pair["cursor"] == ALL and (len(figures) > 1 or pair["figure"] in figures)
-        if whole or (all_classes and pair["figure"] == "exact"):
+        if pair["figure"] in figures and (pair["cursor"] == ALL or (all_classes and pair["figure"] == "exact")):
             shown = [interval(pair["difference"], 100, sign="+"), str(pair["better"]), str(pair["worse"])]
             name = TITLES[pair["figure"]].removesuffix(", %")
             made.add_row(pair["second"], pair["cursor"], name, *shown, pair["test"], f"{pair['p']:.2g}")

@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from evals.output import add_output_options, draw_bars, put_out, read_result
-from evals.prompts import PROMPTS
+from evals.prompts import BYTES_PER_TOKEN, PROMPTS
 from evals.records import command_of
 
 METHODS: Final = ("tokens", "handover", "handover, alone", "rows", "rows, alone")
-BYTES_PER_TOKEN: Final = 3.3  # of `tokens`, which is told a number of tokens
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

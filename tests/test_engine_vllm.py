@@ -231,7 +231,7 @@ if __name__ == "__main__":
     try:
         lm.next_byte_logprobs("Hello")
     except Exception as error:
-        print(type(error).__name__, str(error)[-60:])
+        print(type(error).__name__, str(error)[-60:], flush=True)  # os._exit would lose it
     os._exit(0)
 """
 
@@ -244,7 +244,7 @@ def test_a_script_and_an_engine_that_dies(tmp_path: Path, settings: None) -> Non
     run = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=300, check=False)
 
     assert "wrote 8" in run.stdout, run.stderr[-3000:]
-    assert "ModelError" in run.stdout
+    assert "ModelError" in run.stdout, run.stderr[-3000:]
     assert "load the model anew" in run.stdout
 
 

@@ -24,7 +24,8 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from bytelm.engines.forward import failing
-from bytelm.errors import ContextOverflowError, ModelError
+from bytelm.engines.traits import context_full
+from bytelm.errors import ModelError
 from bytelm.token_lm import Take, Usage
 
 
@@ -76,10 +77,7 @@ def generate(
         _generate(model, [sequences[i] for i in batch], lines, take, usage)
         full += [line.index for line in lines if line.full]
     if full:
-        raise ContextOverflowError(
-            f"a completion has come to the end of the model's context of {context_length} tokens; give a lower "
-            "max_bytes, or a shorter prompt"
-        )
+        raise context_full(context_length)
 
 
 class _Line:

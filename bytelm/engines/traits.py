@@ -140,6 +140,14 @@ def checked_ids(
     return ids
 
 
+def context_full(context_length: int | None, larger: str = "") -> ContextOverflowError:
+    """The error of a completion that has come to the end of the context; ``larger``: as for `checked_ids`."""
+    return ContextOverflowError(
+        f"a completion has come to the end of the model's context of {context_length} tokens; give a lower max_bytes "
+        f"or a shorter prompt{', or ' + larger if larger else ''}"
+    )
+
+
 def context_length(model: Any) -> int | None:
     """The longest sequence that the model has positions for; None where it has no such limit."""
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):

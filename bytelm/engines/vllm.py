@@ -40,7 +40,6 @@ from bytelm.engines import traits
 from bytelm.engines.row_memo import ROW_BYTES, Row, RowMemo, Rows, Tokens
 from bytelm.errors import (
     BytelmError,
-    ContextOverflowError,
     InvalidArgumentError,
     MissingDependencyError,
     ModelError,
@@ -175,10 +174,7 @@ class VllmLM:
                     else:
                         full |= output.finished and left[i] == 0 and rooms[i] < max_tokens[i]
         if full:
-            raise ContextOverflowError(
-                f"a completion has come to the end of the model's context of {self.context_length} tokens; give a "
-                "lower max_bytes or a shorter prompt, or load the model with a larger max_model_len"
-            )
+            raise traits.context_full(self.context_length, "load the model with a larger max_model_len")
 
     def clear_cache(self) -> None:
         """Forget all sequences and rows."""

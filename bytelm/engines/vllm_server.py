@@ -31,9 +31,10 @@ from bytelm.arguments import Number
 from bytelm.engines import traits
 from bytelm.engines.completions_api import Server, drawn_of, row_of
 from bytelm.engines.row_memo import ROW_BYTES, RowMemo, Rows, Tokens
-from bytelm.errors import ContextOverflowError, InvalidArgumentError, ModelError, ServerError
+from bytelm.errors import InvalidArgumentError, ModelError, ServerError
 from bytelm.token_lm import Take, Usage, normalised
 
+_LARGER: Final = "start the server with a larger --max-model-len"
 ANSWER_ENTRIES: Final = 1 << 21  # numbers of one answer: some 64 MB of JSON
 
 
@@ -153,10 +154,7 @@ class VllmServerLM:
             if most > 0:
                 raise ServerError(f"the server {self.address} ended a completion {most} tokens before it was to")
             if room is not None and room < max_tokens[i]:
-                raise ContextOverflowError(
-                    f"a completion has come to the end of the model's context of {self.context_length} tokens; give a "
-                    "lower max_bytes or a shorter prompt, or start the server with a larger --max-model-len"
-                )
+                raise traits.context_full(self.context_length, _LARGER)
 
         with self._lock, ThreadPoolExecutor(self._connections) as pool:
             self.usage.calls += len(asked)
@@ -176,7 +174,7 @@ class VllmServerLM:
             start_id=self.start_id,
             columns=self.vocab_size,
             context_length=self.context_length,
-            larger="start the server with a larger --max-model-len",
+            larger=_LARGER,
         )
 
     def _request(self, prompt: Any, **options: Any) -> dict[str, Any]:
