@@ -30,7 +30,7 @@ Numbers
 
 Cost
     Rows at the prompt's end and at the text's end, a handful each; between them, the engine's own generation. After
-    leak a few rows more, once the other completions of its batch have ended or drawn leak too.
+    leak a few rows more. An engine that takes new sequences at any time goes on with the others meanwhile.
 
 Seeds
     The engine is given a seed for each completion, a function of (seed, i). Its draws are its own: not those of the
@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -50,11 +51,11 @@ from jaxtyping import Float64
 
 from bytelm.errors import BytelmError, ModelError
 from bytelm.filters import EOT, Filters
-from bytelm.frontier import Frontier, Node, common_ancestor
+from bytelm.frontier import Frontier, common_ancestor
 from bytelm.sampler import Completion, FinishReason, Settings, draw, settled_log_mass
 from bytelm.scheduler import JobUsage, Outcome, Request, Scheduler, Step
 from bytelm.stream import StopScanner, text_of
-from bytelm.token_lm import TokenDrawer, Usage
+from bytelm.token_lm import Draw, TokenDrawer, Usage
 from bytelm.viability import Boundary, Viability
 
 GROUP: Final = 256  # completions that are under way at a time
@@ -93,11 +94,13 @@ class HandedOver:
         self._random = random
         self._scanner = StopScanner(settings.stops)
         self._ends = frozenset(prompt.reader.eot_ids.tolist())
-        # The tokens so far, of which the first `_whole` are a node; what comes behind, and the logarithms of the
-        # probabilities of the node and of each longer sequence, relative to the prompt's anchor.
+        # Where a member was last drawn, and the bytes that there were.
+        self._place, self._placed = prompt, 0
+        # The tokens so far, of which the first `_whole` are a node of the place; the log-weights, relative to the
+        # prompt's anchor, of the node and of each longer sequence.
         self._ids: tuple[int, ...] = ()
         self._whole = 0
-        self._log_weights: list[float] | None = None
+        self._log_weights: list[float] = []
         self._boundary: Boundary | None = None  # None where they cannot go on: a member is to be drawn
         self._leaked_at: int | None = None  # bytes that there were at the last leak
         self._rest = b""  # of the text so far, what the next tokens spell: a hidden leading space
@@ -148,8 +151,7 @@ class HandedOver:
     def _append(self, token: int, after: Boundary, logprob: float) -> None:
         data = self._viability.vocab.token_bytes[token] or b""
         self._ids, self._boundary = (*self._ids, token), after
-        if self._log_weights is not None:
-            self._log_weights.append(self._log_weights[-1] + logprob)
+        self._log_weights.append(self._log_weights[-1] + logprob)
         new, self._rest = data[len(self._rest) :], self._rest[len(data) :]
         for byte in new:
             self._write(byte)
@@ -180,11 +182,9 @@ class HandedOver:
 
     def _begin(self) -> Step[None]:
         """Draw a member of the cover; where a second token in a row was leak, a symbol before."""
-        place: Frontier = self.prompt
-        before: float | None = 0.0
+        place = self.prompt
         if self.redrawn:
-            place = Frontier(place.cover.advance(bytes(self.bytes)), context=place.context, reader=place.reader)
-            before = self._log_weight(common_ancestor(place.nodes))
+            place = self._here()
             again, self._leaked_at = self._leaked_at == len(self.bytes), len(self.bytes)
             if again:
                 symbol = int((yield from draw(place, Filters(), self._random.random(1)))[0])
@@ -197,15 +197,10 @@ class HandedOver:
                 place = place.advance(bytes([symbol]))
         if not place.opening:
             yield from evaluate_mass(place)
-        self._draw_member(place, before)
+        self._draw_member(place)
 
-    def _draw_member(self, place: Frontier, before: float | None) -> None:
-        """Go on from a member of a place's cover, drawn by its posterior.
-
-        Args:
-            place: All that its mass needs is evaluated.
-            before: Logarithm of the weight of its anchor, if that is known.
-        """
+    def _draw_member(self, place: Frontier) -> None:
+        """Go on from a member of the cover of the text so far, all evaluated that its mass needs; by its posterior."""
         uniforms = self._random.random(2)
         node = place.nodes[0]  # the root, where no byte has been drawn yet
         if not place.opening:
@@ -220,7 +215,8 @@ class HandedOver:
         known: Any = node  # cover.py's, with its boundary
         self._ids, self._boundary, self._whole = node.token_ids, known.boundary, node.depth
         self._rest = leftover
-        self._log_weights = None if before is None else [before + place.weights[node]]
+        self._place, self._placed = place, len(self.bytes)
+        self._log_weights = [place.weights[node]]
         row = place.row(node)
         if place.opening or not leftover or row is None:
             return
@@ -238,26 +234,32 @@ class HandedOver:
         token = picked(np.exp(row.astype(np.float64)), self._random.random())
         self.take(token, float(row[token]))
 
-    def _log_weight(self, node: Node) -> float | None:
-        """The log-weight of a node relative to the prompt's anchor, if the tokens so far begin with it."""
-        beyond = node.depth - self._whole
-        if self._log_weights is None or not 0 <= beyond < len(self._log_weights):
-            return None
-        return self._log_weights[beyond] if self._ids[: node.depth] == node.token_ids else None
+    def _here(self) -> Frontier:
+        """The end of the text so far, its weights relative to the prompt's anchor.
+
+        All that is to be evaluated lies beyond the common ancestor of its nodes, where that is among the tokens drawn;
+        else it lies not far from where the member was drawn, from which the evaluation goes on.
+        """
+        place, placed = self._place, self._placed
+        if len(self.bytes) < placed:  # a stop string began before
+            place, placed = self.prompt, 0
+        since = bytes(self.bytes[placed:])
+        if not since:
+            return place.copy()
+        cover = place.cover.advance(since)
+        ancestor = common_ancestor(tuple(dict.fromkeys((*cover.nodes, *cover.ending))))
+        beyond = ancestor.depth - self._whole
+        if not 0 <= beyond < len(self._log_weights) or self._ids[: ancestor.depth] != ancestor.token_ids:
+            return place.advance(since)
+        weights = {ancestor: self._log_weights[beyond]}
+        return Frontier(cover, context=place.context, reader=place.reader, weights=weights)
 
     def _score(self) -> Step[float]:
         """Log-probability of what was written."""
-        prompt, ended = self.prompt, self.finish_reason == "eot"
+        ended = self.finish_reason == "eot"
         if not self.bytes and not ended:
             return 0.0
-        cover = prompt.cover.advance(bytes(self.bytes))
-        ancestor = common_ancestor(tuple(dict.fromkeys((*cover.nodes, *cover.ending))))
-        log_weight = self._log_weight(ancestor)
-        if log_weight is None:  # a text so short, or so many ways to spell it, that they part before the drawn tokens
-            place = prompt.advance(bytes(self.bytes))
-        else:
-            place = Frontier(cover, context=prompt.context, reader=prompt.reader, weights={ancestor: log_weight})
-        return (yield from settled_log_mass(place, ended=ended)) - prompt.log_mass()
+        return (yield from settled_log_mass(self._here(), ended=ended)) - self.prompt.log_mass()
 
 
 def evaluate_mass(place: Frontier) -> Step[None]:
@@ -282,54 +284,81 @@ def picked(masses: Float64[np.ndarray, " n"], uniform: float) -> int:
 def completions(
     items: Sequence[HandedOver], engine: TokenDrawer, scheduler: Scheduler
 ) -> Iterator[Outcome[Completion]]:
-    """Run completions together, and yield their outcomes as they end.
+    """Run completions together, and yield their outcomes.
 
     Raises:
         ModelError: A call failed; what was yielded before stands, and what could still be scored is yielded first.
     """
     for start in range(0, len(items), GROUP):
-        group = dict(enumerate(items[start : start + GROUP], start))
-        usages = dict.fromkeys(group, JobUsage())
-        while group:
-            yield from _ended(group, usages, scheduler)
-            try:
-                _draw(group, usages, engine)
-            except Exception:
-                with contextlib.suppress(BytelmError):
-                    over = {index: item for index, item in group.items() if item.finish_reason}
-                    yield from _ended(over, usages, scheduler)
-                raise
+        group = _Group(dict(enumerate(items[start : start + GROUP], start)), engine, scheduler)
+        try:
+            engine.draw_tokens(group.more)
+        except Exception:
+            with contextlib.suppress(BytelmError):
+                group.advance([index for index, item in group.going.items() if item.finish_reason])
+            yield from group.outcomes()
+            raise
+        yield from group.outcomes()
 
 
-def _ended(
-    group: dict[int, HandedOver], usages: dict[int, JobUsage], scheduler: Scheduler
-) -> Iterator[Outcome[Completion]]:
-    """Take each item of a group to where the engine goes on; those that have ended leave the group."""
-    places = list(group)
-    for outcome in scheduler.run([group[index].next() for index in places], label="sampling"):
-        index, spent, done = places[outcome.index], outcome.usage, outcome.result
-        usages[index] = usages[index].plus(spent.calls, spent.tokens_fed, spent.rows)
-        if done is not None:
-            del group[index]
-            yield Outcome(index, done, usages[index])
+class _Group:
+    """Completions that are under way together.
 
+    Args:
+        items: By index.
+        engine: Draws their tokens.
+        scheduler: Runs what they need beside that.
 
-def _draw(group: dict[int, HandedOver], usages: dict[int, JobUsage], engine: TokenDrawer) -> None:
-    """Let the engine draw the tokens of a group, until each has ended or drawn leak."""
-    if not group:
-        return
-    places, going = list(group), list(group.values())
-    before = [item.drawn for item in going]
-    counters: Usage | None = getattr(engine, "usage", None)
-    earlier = None if counters is None else counters.copy()
-    engine.draw_tokens(
-        [item.sequence for item in going],
-        seeds=[item.new_seed() for item in going],
-        max_tokens=[item.room for item in going],
-        take=lambda i, token, logprob: going[i].take(token, logprob),
-    )
-    drawn = [item.drawn - earlier_ for item, earlier_ in zip(going, before, strict=True)]
-    fed = None if counters is None or earlier is None else counters.since(earlier).tokens_fed
-    for index, count in zip(places, drawn, strict=True):
-        share = None if fed is None else round(fed * count / max(sum(drawn), 1))
-        usages[index] = usages[index].plus(calls=count, fed=share)
+    Attributes:
+        going: Those that have not ended.
+    """
+
+    def __init__(self, items: dict[int, HandedOver], engine: TokenDrawer, scheduler: Scheduler) -> None:
+        self.going = items
+        self._scheduler = scheduler
+        self._waiting = deque(items)  # which the engine's threads append to
+        self._drawn = dict.fromkeys(items, 0)
+        self._rows = dict.fromkeys(items, JobUsage())
+        self._done: dict[int, Completion] = {}
+        self._counters: Usage | None = getattr(engine, "usage", None)
+        self._earlier = None if self._counters is None else self._counters.copy()
+
+    def more(self) -> list[Draw]:
+        """What the engine is to begin with: each item that waits, taken to where the engine goes on."""
+        draws: list[Draw] = []
+        while self._waiting and not draws:  # while some came to their ends, others may have drawn their last token
+            places = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            self.advance(places)
+            draws = [self._draw(index, self.going[index]) for index in places if index in self.going]
+        return draws
+
+    def advance(self, places: Sequence[int]) -> None:
+        """Take items to where the engine goes on, or to their ends."""
+        for outcome in self._scheduler.run([self.going[index].next() for index in places], label="sampling"):
+            index, spent = places[outcome.index], outcome.usage
+            self._rows[index] = self._rows[index].plus(spent.calls, spent.tokens_fed, spent.rows)
+            if outcome.result is not None:
+                self._done[index] = outcome.result
+                del self.going[index]
+
+    def _draw(self, index: int, item: HandedOver) -> Draw:
+        def take(token: int, logprob: float) -> bool:
+            self._drawn[index] += 1
+            goes_on = item.take(token, logprob)
+            if not goes_on:
+                self._waiting.append(index)
+            return goes_on
+
+        return Draw(item.sequence, item.new_seed(), item.room, take)
+
+    def outcomes(self) -> Iterator[Outcome[Completion]]:
+        """The completions that have ended. What the engine fed is shared out by the tokens drawn."""
+        fed: int | None = None
+        if self._counters is not None and self._earlier is not None:
+            rows = sum(usage.tokens_fed or 0 for usage in self._rows.values())
+            fed = max(self._counters.since(self._earlier).tokens_fed - rows, 0)
+        whole = max(sum(self._drawn.values()), 1)
+        for index, completion in self._done.items():
+            count = self._drawn[index]
+            share = None if fed is None else round(fed * count / whole)
+            yield Outcome(index, completion, self._rows[index].plus(calls=count, fed=share))

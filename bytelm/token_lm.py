@@ -77,7 +77,25 @@ class TokenLM(Protocol):
         ...
 
 
-Take: TypeAlias = Callable[[int, int, float], bool]
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A sequence after which an engine is to draw tokens.
+
+    Attributes:
+        sequence: Token ids, at least one.
+        seed: Of the draws, from 0 to below 2⁶³. What is drawn depends on no other sequence's seed.
+        max_tokens: Most tokens, at least 1.
+        take: Called with each token that was drawn and its natural log-probability, in order. Where it returns False,
+            the sequence is done with.
+    """
+
+    sequence: Sequence[int]
+    seed: int
+    max_tokens: int
+    take: Callable[[int, float], bool]
+
+
+More: TypeAlias = Callable[[], Sequence[Draw]]
 
 
 @runtime_checkable
@@ -90,17 +108,13 @@ class TokenDrawer(Protocol):
 
     hands_over: bool
 
-    def draw_tokens(
-        self, sequences: Sequence[Sequence[int]], *, seeds: Sequence[int], max_tokens: Sequence[int], take: Take
-    ) -> None:
-        """Draw tokens after each sequence, all of them side by side, from the rows as they are: at temperature 1.
+    def draw_tokens(self, more: More) -> None:
+        """Draw tokens after sequences, side by side, from the rows as they are: at temperature 1.
 
         Args:
-            sequences: Token ids, at least one each.
-            seeds: Of each one's draws, from 0 to below 2⁶³. What is drawn for a sequence depends on no other's seed.
-            max_tokens: Most tokens after each, at least 1.
-            take: Called with the index of a sequence, a token that was drawn after it, and the token's natural
-                log-probability, in order. A sequence for which it returns False is done with.
+            more: Gives the sequences that are to begin. It is asked at the start, and again whenever sequences are done
+                with: after each, or after all that were under way. When it gives none and none is under way, all is
+                done. It may ask this engine for rows.
 
         Raises:
             ContextOverflowError: A sequence has come to the end of the model's context. The others go on to their ends

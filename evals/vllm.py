@@ -2,9 +2,11 @@
 
 The methods write after the same prompts, on one engine in this process, one method after the other in each round, with
 an empty prefix cache.
-    *tokens*: vLLM's own generation at temperature 1, from the prompts as its tokenizer encodes them, all in one call.
     *handover*: bytes at temperature 1, all in one call; vLLM draws the tokens (bytelm/handover.py). *handover, alone*:
     the same prompts one after another.
+    *tokens*: vLLM's own generation at temperature 1, from the prompts as its tokenizer encodes them, all in one call: as
+    many tokens after each prompt as the text has that *handover* wrote there in the same round. Its time is told for
+    each byte of that text.
     *rows*: bytes at temperature 1 by the sampler, which asks for rows, all in one call. *rows, alone*: one after another.
 Times are wall times a byte of new text, of this machine on this day; only their ratios within one run mean anything. Each
 is the median over the rounds.
@@ -24,10 +26,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from evals.output import add_output_options, draw_bars, put_out, read_result
-from evals.prompts import BYTES_PER_TOKEN, PROMPTS
+from evals.prompts import PROMPTS
 from evals.records import command_of
 
-METHODS: Final = ("tokens", "handover", "handover, alone", "rows", "rows, alone")
+METHODS: Final = ("handover", "tokens", "handover, alone", "rows", "rows, alone")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         if min(options.bytes, options.limit, options.rounds) < 1:
             parser.error("--bytes, --limit and --rounds must be at least 1")
-        methods = list(dict.fromkeys(["tokens", *(name.strip() for name in options.methods.split(";"))]))
+        methods = list(dict.fromkeys(["handover", "tokens", *(name.strip() for name in options.methods.split(";"))]))
         if unknown := set(methods) - set(METHODS):
             parser.error(f"no method is called {', '.join(sorted(unknown))}; there are {'; '.join(METHODS)}")
         result = _measure(options, methods, sys.argv[1:] if arguments is None else list(arguments))
@@ -117,18 +119,25 @@ def _methods(lm: Any, prompts: Sequence[str], size: int) -> dict[str, Callable[[
     engine = lm.token_lm
     llm, params = engine._llm, engine._vllm.SamplingParams  # noqa: SLF001 - vLLM's own generation
     encoded = [{"prompt_token_ids": ids} for ids in lm.tokenizer(list(prompts)).input_ids]
-    count = max(1, round(size / BYTES_PER_TOKEN))
+    written: list[bytes] = []
 
     def tokens(seed: int) -> tuple[int, int]:
+        texts = [prompt.encode() + text for prompt, text in zip(prompts, written, strict=True)]
+        counts = [
+            max(1, len(lm.tokenizer(text.decode(errors="ignore")).input_ids) - len(before["prompt_token_ids"]))
+            for text, before in zip(texts, encoded, strict=True)
+        ]
         asked = [
             params(temperature=1.0, seed=1000 * seed + i, max_tokens=count, ignore_eos=True, detokenize=False)
-            for i in range(len(prompts))
+            for i, count in enumerate(counts)
         ]
-        outputs = llm.generate(encoded, asked, use_tqdm=False)
-        return sum(len(lm.spell(output.outputs[0].token_ids)) for output in outputs), 0
+        llm.generate(encoded, asked, use_tqdm=False)
+        return sum(map(len, written)), 0
 
     def together(seed: int, *, handover: bool) -> tuple[int, int]:
         done = lm.sample_batch(prompts, max_bytes=size, seed=seed, handover=handover)
+        if handover:
+            written[:] = [c.bytes for c in done]
         return sum(len(c.bytes) for c in done), sum(c.usage.redrawn for c in done)
 
     def alone(seed: int, *, handover: bool) -> tuple[int, int]:

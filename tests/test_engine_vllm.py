@@ -129,7 +129,7 @@ def test_contract(engine: VllmLM, smollm2: ByteLM) -> None:
 
 def test_rows_come_as_arrays(engine: VllmLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows go past vLLM's lists of Python numbers; where they cannot, as it may be one day, they are the same."""
-    from bytelm.engines import vllm
+    from bytelm.engines import vllm_requests
 
     kinds, rows = [], []
     row = VllmLM._row
@@ -139,9 +139,9 @@ def test_rows_come_as_arrays(engine: VllmLM, monkeypatch: pytest.MonkeyPatch) ->
         return row(self, entries)
 
     monkeypatch.setattr(VllmLM, "_row", seen)
-    for keep in (vllm.keep_arrays, lambda _: None):
+    for keep in (vllm_requests.keep_arrays, lambda _: None):
         engine.clear_cache()
-        monkeypatch.setattr(vllm, "keep_arrays", keep)
+        monkeypatch.setattr(vllm_requests, "keep_arrays", keep)
         rows.append(engine.next_token_logprobs([(504, 3575, 282)]))
 
     assert kinds == [np.ndarray, list]

@@ -23,6 +23,7 @@ from bytelm.errors import (
     VocabularyMismatchError,
 )
 from bytelm.testing import check_engine
+from tests.drawing import draw_all
 from tests.tiny import byte_bpe_tokenizer, default_tokenizer
 
 LONGEST = 60  # max_model_len
@@ -245,17 +246,13 @@ def test_completions_are_handed_over() -> None:
 def test_the_end_of_the_context() -> None:
     """What vLLM has no room for is refused here; a completion that comes to the end is an error, the others' end first."""
     lm = engine()
-    taken: list[list[int]] = [[], []]
-
-    def take(i: int, token: int, _: float) -> bool:
-        taken[i].append(token)
-        return len(taken[i]) < 20
+    taken: list[list[Any]] = []
 
     assert lm.context_length == LONGEST - 1
     with pytest.raises(ContextOverflowError, match="max_model_len"):
         lm.next_token_logprobs([range(LONGEST)])
     with pytest.raises(ContextOverflowError, match="max_model_len"):
-        lm.draw_tokens([range(LONGEST - 3), (5,)], seeds=[1, 2], max_tokens=[9, 30], take=take)
+        draw_all(lm, [range(LONGEST - 3), (5,)], [1, 2], max_tokens=30, count=20, found=taken)
     assert [len(line) for line in taken] == [3, 20]
 
 
@@ -284,7 +281,7 @@ def test_what_vllm_raises(error: Exception, kind: type[Exception], words: str) -
 
 def test_a_process_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where vLLM's process is killed from outside and vLLM waits for its answer for ever, the call ends all the same."""
-    monkeypatch.setattr("bytelm.engines.vllm.WATCH_S", 0.01)
+    monkeypatch.setattr("bytelm.engines.vllm_requests.WATCH_S", 0.01)
     lm = engine()
     answers: queue.Queue[Exception] = queue.Queue()
     lm._engine.engine_core = SimpleNamespace(outputs_queue=answers, resources=SimpleNamespace(engine_dead=False))

@@ -23,6 +23,7 @@ from bytelm.errors import (
     VocabularyMismatchError,
 )
 from bytelm.testing import check_engine
+from tests.drawing import draw_all
 from tests.tiny import byte_bpe_tokenizer, default_tokenizer
 
 LONGEST = 60  # max_model_len
@@ -260,7 +261,7 @@ def test_a_completion_that_breaks_off(stub: Stub, fault: str, words: str) -> Non
     stub.fault = fault
 
     with pytest.raises(ServerError, match=words):
-        lm.draw_tokens([(5, 6)], seeds=[1], max_tokens=[7], take=lambda *_: True)
+        draw_all(lm, [(5, 6)], [1], max_tokens=7)
 
 
 def test_a_server_that_is_lost(stub: Stub) -> None:
@@ -282,15 +283,11 @@ def test_the_end_of_the_context(stub: Stub) -> None:
     assert lm.context_length == LONGEST - 1
     with pytest.raises(ContextOverflowError, match="--max-model-len"):
         lm.next_token_logprobs([range(LONGEST)])
-    taken: list[int] = []
-
-    def take(_: int, token: int, __: float) -> bool:
-        taken.append(token)
-        return True
+    taken: list[list[Any]] = []
 
     with pytest.raises(ContextOverflowError, match="--max-model-len"):
-        lm.draw_tokens([range(LONGEST - 3)], seeds=[1], max_tokens=[9], take=take)
-    assert len(taken) == 3
+        draw_all(lm, [range(LONGEST - 3)], [1], max_tokens=9, found=taken)
+    assert len(taken[0]) == 3
 
 
 def test_which_model(stub: Stub) -> None:

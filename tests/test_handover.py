@@ -16,8 +16,9 @@ from bytelm import ByteLM, Ensemble, TableLM
 from bytelm.errors import ContextOverflowError, InvalidArgumentError, ModelError
 from bytelm.handover import HandedOver
 from bytelm.sampler import Completion
-from bytelm.token_lm import Take, TokenDrawer
+from bytelm.token_lm import More, TokenDrawer
 from evals.lazy import p_value
+from tests.drawing import draw_all, each_of
 from tests.oracle import Enumeration, HashLM, depth_for
 from tests.strategies import Toy, byte_level, sentencepiece
 from tests.test_exactness import allowed_ids
@@ -39,15 +40,13 @@ class Drawing(HashLM):
             self._rows[tuple(ids)] = super().row(ids)
         return self._rows[tuple(ids)]
 
-    def draw_tokens(
-        self, sequences: Sequence[Sequence[int]], *, seeds: Sequence[int], max_tokens: Sequence[int], take: Take
-    ) -> None:
-        for i, sequence in enumerate(sequences):
-            ids, random = list(sequence), np.random.default_rng(seeds[i])
-            for _ in range(max_tokens[i]):
+    def draw_tokens(self, more: More) -> None:
+        for draw in each_of(more):
+            ids, random = list(draw.sequence), np.random.default_rng(draw.seed)
+            for _ in range(draw.max_tokens):
                 edges = np.cumsum(np.exp(self.row(ids)))
                 token = int(np.searchsorted(edges, random.random() * edges[-1], side="right"))
-                if not take(i, token, float(self.row(ids)[token])):
+                if not draw.take(token, float(self.row(ids)[token])):
                     break
                 ids.append(token)
 
@@ -225,17 +224,15 @@ class Table(TableLM):
     context_length: int | None = None
     fails_after: int | None = None
 
-    def draw_tokens(
-        self, sequences: Sequence[Sequence[int]], *, seeds: Sequence[int], max_tokens: Sequence[int], take: Take
-    ) -> None:
-        for i, sequence in enumerate(sequences):
+    def draw_tokens(self, more: More) -> None:
+        for i, draw in enumerate(each_of(more)):
             if i == self.fails_after:
                 raise ModelError("the engine failed")
-            ids, random = list(sequence), np.random.default_rng(seeds[i])
-            for _ in range(max_tokens[i]):
+            ids, random = list(draw.sequence), np.random.default_rng(draw.seed)
+            for _ in range(draw.max_tokens):
                 row = self.next_token_logprobs([ids])[0]
                 token = int(random.choice(len(row), p=np.exp(row) / np.exp(row).sum()))
-                if not take(i, token, float(row[token])):
+                if not draw.take(token, float(row[token])):
                     break
                 ids.append(token)
 
@@ -370,14 +367,7 @@ SEQUENCES = [(5, 6, 7, 8, 9), (5,), (6, 5), (40, 41, 42, 43, 44, 45, 46, 47, 48,
 
 
 def tokens_of(engine: Any, sequences: Sequence[Sequence[int]], seeds: Sequence[int], count: int) -> list[list[Any]]:
-    found: list[list[Any]] = [[] for _ in sequences]
-
-    def take(i: int, token: int, logprob: float) -> bool:
-        found[i].append((token, logprob))
-        return len(found[i]) < count
-
-    engine.draw_tokens(sequences, seeds=seeds, max_tokens=[100] * len(sequences), take=take)
-    return found
+    return draw_all(engine, sequences, seeds, max_tokens=100, count=count)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma3", "mamba"])
@@ -427,14 +417,10 @@ def test_the_end_of_the_context(engines: dict[str, Any]) -> None:
     """A sequence that comes to the end of the context is an error, after the others have gone on to their ends."""
     engine = engines["llama"]
     long = tuple(range(5, 5 + engine.context_length - 3))
-    found: list[list[int]] = [[], []]
-
-    def take(i: int, token: int, _: float) -> bool:
-        found[i].append(token)
-        return len(found[i]) < 30
+    found: list[list[Any]] = []
 
     with pytest.raises(ContextOverflowError, match="max_bytes"):
-        engine.draw_tokens([tuple(i % 300 for i in long), (5,)], seeds=[1, 2], max_tokens=[50, 50], take=take)
+        draw_all(engine, [tuple(i % 300 for i in long), (5,)], [1, 2], max_tokens=50, count=30, found=found)
 
     assert [len(line) for line in found] == [4, 30]
 

@@ -26,29 +26,23 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from bytelm.engines.forward import failing
 from bytelm.engines.traits import context_full
 from bytelm.errors import ModelError
-from bytelm.token_lm import Take, Usage
+from bytelm.token_lm import Draw, Usage
 
 
 def generate(
     model: Any,
-    sequences: Sequence[tuple[int, ...]],
+    draws: Sequence[Draw],
     *,
-    seeds: Sequence[int],
-    max_tokens: Sequence[int],
-    take: Take,
     usage: Usage,
     padded: bool,
     max_batch: int,
     context_length: int | None,
 ) -> None:
-    """`TokenDrawer.draw_tokens` for a transformers model in evaluation mode.
+    """Draw tokens after sequences until all are done with, by a transformers model in evaluation mode.
 
     Args:
         model: The model.
-        sequences: Token ids, at least one each.
-        seeds: As `TokenDrawer.draw_tokens` has them.
-        max_tokens: The same.
-        take: The same.
+        draws: The sequences.
         usage: Passes and tokens are counted here.
         padded: Whether sequences of different lengths may go together.
         max_batch: Sequences that go together, at most.
@@ -62,20 +56,14 @@ def generate(
         raise ModelError(
             f"{type(model).__name__} has no generate, so it cannot draw tokens itself; pass handover=False"
         )
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    full: list[int] = []
-    while order:
-        length = len(sequences[order[0]])
-        batch = [i for i in order if padded or len(sequences[i]) == length][:max_batch]
-        order = [i for i in order if i not in set(batch)]
-        lines = [
-            _Line(
-                i, max_tokens[i], None if context_length is None else context_length + 1 - len(sequences[i]), seeds[i]
-            )
-            for i in batch
-        ]
-        _generate(model, [sequences[i] for i in batch], lines, take, usage)
-        full += [line.index for line in lines if line.full]
+    waiting = sorted((_Line(draw, context_length) for draw in draws), key=lambda line: line.length)
+    full = False
+    while waiting:
+        fitting = [line for line in waiting if padded or line.length == waiting[0].length]
+        batch = fitting[:max_batch]
+        waiting = [line for line in waiting if line not in batch]
+        _generate(model, batch, usage)
+        full |= any(line.full for line in batch)
     if full:
         raise context_full(context_length)
 
@@ -83,29 +71,32 @@ def generate(
 class _Line:
     """A sequence that is generated: how far it may go, and its random numbers."""
 
-    def __init__(self, index: int, most: int, room: int | None, seed: int) -> None:
-        self.index = index
-        self.left = most
-        self.room = most if room is None else room
-        self.random = np.random.Generator(np.random.Philox(seed))
-        self.live = self.room > 0 and most > 0
-        self.full = self.room <= 0 < most
+    def __init__(self, draw: Draw, context_length: int | None) -> None:
+        self.ids = tuple(draw.sequence)
+        self.length = len(self.ids)
+        self.left = draw.max_tokens
+        self.room = self.left if context_length is None else context_length + 1 - self.length
+        self.random = np.random.Generator(np.random.Philox(draw.seed))
+        self.live = self.room > 0 and self.left > 0
+        self.full = self.room <= 0 < self.left
+        self._take = draw.take
 
-    def took(self, *, goes_on: bool) -> None:
-        """Count a token."""
+    def take(self, token: int, logprob: float) -> None:
+        """Hand a token on."""
+        goes_on = self._take(token, logprob)
         self.left, self.room = self.left - 1, self.room - 1
         self.live = goes_on and self.left > 0 and self.room > 0
         self.full = goes_on and self.left > 0 and self.room <= 0
 
 
-def _generate(model: Any, sequences: Sequence[tuple[int, ...]], lines: list[_Line], take: Take, usage: Usage) -> None:
+def _generate(model: Any, lines: list[_Line], usage: Usage) -> None:
     if not any(line.live for line in lines):
         return
-    width = max(map(len, sequences))
-    ids = torch.tensor([(*(sequence[:1] * (width - len(sequence))), *sequence) for sequence in sequences])
-    mask = torch.tensor([[0] * (width - len(sequence)) + [1] * len(sequence) for sequence in sequences])
+    width = max(line.length for line in lines)
+    ids = torch.tensor([(*(line.ids[:1] * (width - line.length)), *line.ids) for line in lines])
+    mask = torch.tensor([[0] * (width - line.length) + [1] * line.length for line in lines])
     device = model.get_input_embeddings().weight.device
-    usage.tokens_fed += sum(map(len, sequences)) - len(lines)
+    usage.tokens_fed += sum(line.length - 1 for line in lines)
 
     def choose(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Leave one token of each sequence."""
@@ -120,7 +111,7 @@ def _generate(model: Any, sequences: Sequence[tuple[int, ...]], lines: list[_Lin
         chosen = logprobs.gather(-1, tokens)
         for line, token, logprob in zip(lines, tokens[:, 0].tolist(), chosen[:, 0].tolist(), strict=True):
             if line.live:
-                line.took(goes_on=take(line.index, token, logprob))
+                line.take(token, logprob)
         return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.to(scores.device), 0.0)
 
     def over(input_ids: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:

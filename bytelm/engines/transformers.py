@@ -22,6 +22,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,7 +45,7 @@ from bytelm.errors import (
     InvalidTypeError,
     ModelError,
 )
-from bytelm.token_lm import Take, Usage
+from bytelm.token_lm import More, Usage
 
 LEAST_BUDGET: Final = 128 << 20
 
@@ -165,28 +166,23 @@ class TransformersLM:
         with self._lock:
             return self._memo.answer(asked, lambda missing: self._computed(missing, self.mode))
 
-    def draw_tokens(
-        self, sequences: Sequence[Sequence[int]], *, seeds: Sequence[int], max_tokens: Sequence[int], take: Take
-    ) -> None:
+    def draw_tokens(self, more: More) -> None:
         """Draw tokens by the model's own ``generate``; see `TokenDrawer.draw_tokens` and generating.py.
 
         Raises:
             ContextOverflowError: A sequence has come to the end of the model's context.
             ModelError: The model failed, or has no ``generate``.
         """
-        asked = [self._checked(sequence) for sequence in sequences]
         with self._lock, self._forward.evaluating():
-            generate(
-                self.model,
-                asked,
-                seeds=seeds,
-                max_tokens=max_tokens,
-                take=take,
-                usage=self.usage,
-                padded=self.mode == "tree",
-                max_batch=self.max_batch,
-                context_length=self.context_length,
-            )
+            while draws := more():
+                generate(
+                    self.model,
+                    [replace(draw, sequence=self._checked(draw.sequence)) for draw in draws],
+                    usage=self.usage,
+                    padded=self.mode == "tree",
+                    max_batch=self.max_batch,
+                    context_length=self.context_length,
+                )
 
     def clear_cache(self) -> None:
         """Forget all keys, values and rows."""

@@ -5,12 +5,13 @@ Rules
     asks for is given to it at once; prompts are token ids.
     A row is the whole of what vLLM calls the raw log-probabilities, one token after the sequence: ``logprobs=-1``.
     `draw_tokens` hands generation over: rows of a whole vocabulary are what vLLM is slow at, and tokens what it is
-    fast at. Sequences are taken out of the batch one by one, as soon as they are done with.
+    fast at. Sequences are taken out of the batch one by one, as soon as they are done with, and others put in; rows
+    that are asked for meanwhile are computed in the same steps.
 
 Cost
     A row costs a step of the model and a sort of the vocabulary in vLLM's process. vLLM would then make Python numbers
-    of it, one by one, which takes several times as long as all else: `keep_arrays` goes past that. What a sequence
-    shares with earlier ones is in the prefix cache by whole blocks.
+    of it, one by one, which takes several times as long as all else: `keep_arrays` (vllm_requests.py) goes past that.
+    What a sequence shares with earlier ones is in the prefix cache by whole blocks.
 
 Does not
     Score by ``prompt_logprobs``: those would be rows at every position, all of them in memory as Python numbers, and
@@ -24,11 +25,9 @@ Traps
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -38,16 +37,14 @@ from jaxtyping import Float32
 
 from bytelm.engines import traits
 from bytelm.engines.row_memo import ROW_BYTES, Row, RowMemo, Rows, Tokens
+from bytelm.engines.vllm_requests import Requests, Told, explained
 from bytelm.errors import (
     BytelmError,
     InvalidArgumentError,
     MissingDependencyError,
-    ModelError,
-    OutOfMemoryError,
 )
-from bytelm.token_lm import Take, Usage, normalised
+from bytelm.token_lm import Draw, More, Usage, normalised
 
-WATCH_S: Final = 1.0
 # Set here, as the rows would not be what they are.
 _OURS: Final = ("model", "max_logprobs", "logprobs_mode", "runner", "convert", "skip_tokenizer_init")
 
@@ -110,8 +107,7 @@ class VllmLM:
         self.usage = Usage()
         self._name = str(model)
         self._memo = RowMemo(row_bytes)
-        self._numbers = itertools.count()
-        self._fresh: set[str] = set()  # requests that have said nothing yet
+        self._requests = Requests(self._engine, self.usage)
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -137,48 +133,52 @@ class VllmLM:
         with self._lock:
             return self._memo.answer(asked, self._computed)
 
-    def draw_tokens(
-        self, sequences: Sequence[Sequence[int]], *, seeds: Sequence[int], max_tokens: Sequence[int], take: Take
-    ) -> None:
+    def draw_tokens(self, more: More) -> None:
         """Draw tokens by vLLM's own sampler; see `TokenDrawer.draw_tokens`.
 
         Raises:
             ContextOverflowError: A sequence has come to the end of the model's context.
             ModelError: vLLM failed.
         """
-        asked = [self._checked(sequence) for sequence in sequences]
-        rooms = [self.context_length + 1 - len(sequence) for sequence in asked]
-        left = [min(most, room) for most, room in zip(max_tokens, rooms, strict=True)]
-        kind = self._vllm.sampling_params.RequestOutputKind.DELTA
         full = False
-        with self._lock, self._requests() as running:
-            for i, sequence in enumerate(asked):
-                params = self._vllm.SamplingParams(
-                    temperature=1.0,
-                    seed=seeds[i],
-                    max_tokens=left[i],
-                    logprobs=0,
-                    ignore_eos=True,  # an end is a token like others: `take` knows what it means
-                    detokenize=False,
-                    output_kind=kind,
-                )
-                self._add(running, i, sequence, params)
-            while running:
-                for i, output in self._step(running):
-                    drawn = output.outputs[0]
-                    for token, entry in zip(drawn.token_ids, drawn.logprobs, strict=True):
-                        left[i] -= 1
-                        if not take(i, int(token), float(entry[token].logprob)):
-                            self._drop(running, i)
-                            break
-                    else:
-                        full |= output.finished and left[i] == 0 and rooms[i] < max_tokens[i]
+
+        def begin(draw: Draw) -> None:
+            sequence = self._checked(draw.sequence)
+            room = self.context_length + 1 - len(sequence)
+            left = min(room, draw.max_tokens)
+            params = self._vllm.SamplingParams(
+                temperature=1.0,
+                seed=draw.seed,
+                max_tokens=left,
+                logprobs=0,
+                ignore_eos=True,  # an end is a token like others: `take` knows what it means
+                detokenize=False,
+                output_kind=self._vllm.sampling_params.RequestOutputKind.DELTA,
+            )
+
+            def told(output: Any) -> bool:
+                nonlocal left, full
+                drawn = output.outputs[0]
+                for token, entry in zip(drawn.token_ids, drawn.logprobs, strict=True):
+                    left -= 1
+                    if not draw.take(int(token), float(entry[token].logprob)):
+                        return False
+                full |= left == 0 and room < draw.max_tokens
+                return True
+
+            self._requests.add(running, sequence, params, told)
+
+        with self._lock, self._requests.together() as running:
+            while (draws := more()) or running:
+                for draw in draws:
+                    begin(draw)
+                self._requests.step()
         if full:
             raise traits.context_full(self.context_length, "load the model with a larger max_model_len")
 
     def clear_cache(self) -> None:
         """Forget all sequences and rows."""
-        with self._lock, self._requests():
+        with self._lock, self._requests.together():
             self._memo.clear()
             self._llm.reset_prefix_cache()
 
@@ -199,15 +199,22 @@ class VllmLM:
     def _computed(self, sequences: list[Tokens]) -> Rows:
         kind = self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY
         rows: Rows = {}
-        with self._requests() as running:
-            for i, sequence in enumerate(sequences):
-                params = self._vllm.SamplingParams(
-                    temperature=0.0, max_tokens=1, logprobs=-1, flat_logprobs=True, detokenize=False, output_kind=kind
-                )
-                self._add(running, i, sequence, params, as_arrays=True)
+        params = self._vllm.SamplingParams(
+            temperature=0.0, max_tokens=1, logprobs=-1, flat_logprobs=True, detokenize=False, output_kind=kind
+        )
+
+        def asking(sequence: Tokens) -> Told:
+            def told(output: Any) -> bool:
+                rows[sequence] = self._row(output.outputs[0].logprobs)
+                return True
+
+            return told
+
+        with self._requests.together() as running:
+            for sequence in sequences:
+                self._requests.add(running, sequence, params, asking(sequence), as_arrays=True)
             while running:
-                for i, output in self._step(running):
-                    rows[sequences[i]] = self._row(output.outputs[0].logprobs)
+                self._requests.step()
         return rows
 
     def _row(self, entries: Any) -> Row:
@@ -215,59 +222,6 @@ class VllmLM:
         row = np.full(self.vocab_size, -np.inf, np.float32)
         row[np.asarray(entries.token_ids, np.int64)] = np.asarray(entries.logprobs, np.float32)
         return normalised(row)
-
-    # ---- requests
-
-    @contextlib.contextmanager
-    def _requests(self) -> Iterator[dict[str, int]]:
-        """The requests under way, by id. None is left behind, and what vLLM raises is an error of bytelm's."""
-        running: dict[str, int] = {}
-        self._fresh.clear()
-        try:
-            with watched(self._engine.engine_core):
-                yield running
-        except BaseException as error:
-            with contextlib.suppress(Exception):
-                self._engine.abort_request(list(running))
-            if isinstance(error, BytelmError) or not isinstance(error, Exception):
-                raise
-            raise explained(error, f"vLLM failed on {len(running)} sequence(s)") from error
-
-    def _add(self, running: dict[str, int], i: int, sequence: Tokens, params: Any, *, as_arrays: bool = False) -> None:
-        name = str(next(self._numbers))
-        prompt = {"type": "token", "prompt_token_ids": list(sequence)}
-        inner = self._engine.add_request(name, prompt, params)
-        running[name] = i
-        self._fresh.add(name)
-        if as_arrays:
-            with contextlib.suppress(AttributeError, KeyError):  # where vLLM is built otherwise: only slower
-                keep_arrays(self._engine.output_processor.request_states[inner].logprobs_processor)
-
-    def _step(self, running: dict[str, int]) -> list[tuple[int, Any]]:
-        """One step of vLLM: what it says of which sequence."""
-        found = []
-        self.usage.calls += 1
-        for output in self._engine.step():
-            if output.request_id not in running:
-                continue
-            drawn, reason = output.outputs[0].token_ids, output.outputs[0].finish_reason
-            if output.request_id in self._fresh:
-                self._fresh.discard(output.request_id)
-                self.usage.tokens_fed += len(output.prompt_token_ids) - (output.num_cached_tokens or 0) - 1
-            self.usage.tokens_fed += len(drawn)
-            if output.finished and reason not in ("length", "stop"):
-                raise ModelError(f"vLLM gave a sequence up ({reason}); its log says why")
-            i = running[output.request_id]
-            if output.finished:
-                del running[output.request_id]
-            found.append((i, output))
-        return found
-
-    def _drop(self, running: dict[str, int], i: int) -> None:
-        """Take a sequence out of the batch."""
-        for name in [name for name, other in running.items() if other == i]:
-            self._engine.abort_request([name])
-            del running[name]
 
 
 def library() -> Any:
@@ -285,65 +239,6 @@ def library() -> Any:
             "see docs/engines.md. A server that runs elsewhere needs none of it: engine='vllm-server'"
         ) from error
     return vllm
-
-
-@contextlib.contextmanager
-def watched(core: Any) -> Iterator[None]:
-    """Let a call end where vLLM's process was killed from outside: vLLM would wait for its answer for ever.
-
-    Args:
-        core: What speaks with that process; without one, there is nothing to watch.
-    """
-    answers, resources = getattr(core, "outputs_queue", None), getattr(core, "resources", None)
-    if answers is None or resources is None:
-        yield
-        return
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(WATCH_S):
-            if resources.engine_dead:
-                answers.put(RuntimeError("the process was killed"))  # which vLLM turns into an EngineDeadError
-                return
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
-
-
-def keep_arrays(processor: Any) -> None:
-    """Let what vLLM's process sends of one request's log-probabilities stay arrays; it would make Python lists of them.
-
-    Args:
-        processor: vLLM's, of one request.
-
-    Raises:
-        AttributeError: It is not built as it was.
-    """
-    usual = processor._update_sample_logprobs  # noqa: SLF001 - there is no public way
-
-    def keep(lists: Any) -> None:
-        if len(lists[0]) == 1:
-            processor.logprobs = SimpleNamespace(token_ids=lists[0][0], logprobs=lists[1][0])
-        else:
-            usual(lists)
-
-    processor._update_sample_logprobs = keep  # noqa: SLF001
-
-
-def explained(error: Exception, what: str) -> ModelError:
-    """What vLLM raised, as an error of bytelm's."""
-    told = f"{what}: {type(error).__name__}: {str(error).strip()[:500]}"
-    if "Dead" in type(error).__name__:
-        return ModelError(f"{told}; its process has ended, and its log says why: load the model anew")
-    if isinstance(error, MemoryError) or "out of memory" in told.lower() or "memory" in told.lower():
-        return OutOfMemoryError(
-            f"{told}; give a lower max_model_len or max_num_seqs, a higher gpu_memory_utilization (on a CPU: the "
-            "environment variable VLLM_CPU_KVCACHE_SPACE), or share the model out with tensor_parallel_size"
-        )
-    return ModelError(told)
 
 
 def _tokenizer(model: str, given: Any, options: dict[str, Any]) -> Any:

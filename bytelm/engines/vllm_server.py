@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -32,7 +32,7 @@ from bytelm.engines import traits
 from bytelm.engines.completions_api import Server, drawn_of, row_of
 from bytelm.engines.row_memo import ROW_BYTES, RowMemo, Rows, Tokens
 from bytelm.errors import InvalidArgumentError, ModelError, ServerError
-from bytelm.token_lm import Take, Usage, normalised
+from bytelm.token_lm import Draw, More, Usage, normalised
 
 _LARGER: Final = "start the server with a larger --max-model-len"
 ANSWER_ENTRIES: Final = 1 << 21  # numbers of one answer: some 64 MB of JSON
@@ -94,6 +94,7 @@ class VllmServerLM:
         self.usage = Usage()
         self._connections = connections
         self._lock = threading.RLock()
+        self._counting = threading.Lock()
         self.vocab_size = self._columns()
         traits.check_vocabulary(self.tokenizer, self.vocab_size)
         self.eot_ids = traits.end_ids(_configurations(place), self.tokenizer, self.vocab_size, eot_ids)
@@ -123,45 +124,44 @@ class VllmServerLM:
         with self._lock:
             return self._memo.answer(asked, self._computed)
 
-    def draw_tokens(
-        self, sequences: Sequence[Sequence[int]], *, seeds: Sequence[int], max_tokens: Sequence[int], take: Take
-    ) -> None:
-        """Draw tokens by the server's own sampler; see `TokenDrawer.draw_tokens`.
+    def draw_tokens(self, more: More) -> None:
+        """Draw tokens by the server's own sampler, each sequence over a connection; see `TokenDrawer.draw_tokens`.
 
         Raises:
             ContextOverflowError: A sequence has come to the end of the model's context.
             ServerError: The server was lost, or answers with an error; what was drawn by then was taken.
         """
-        asked = [self._checked(sequence) for sequence in sequences]
-        taking = threading.Lock()
-
-        def taken(i: int, token: int, logprob: float) -> bool:
-            with taking:
-                self.usage.tokens_fed += 1
-                return take(i, token, logprob)
-
-        def draw(i: int) -> None:
-            room = None if self.context_length is None else self.context_length + 1 - len(asked[i])
-            most = max_tokens[i] if room is None else min(room, max_tokens[i])
-            request = self._request(
-                asked[i], max_tokens=most, temperature=1.0, seed=seeds[i], logprobs=0, **_AS_THE_MODEL_IS
-            )
-            with contextlib.closing(self._server.stream(request)) as parts:
-                for token, logprob in (drawn for part in parts for drawn in drawn_of(part, self.address)):
-                    most -= 1
-                    if not taken(i, token, logprob):
-                        return
-            if most > 0:
-                raise ServerError(f"the server {self.address} ended a completion {most} tokens before it was to")
-            if room is not None and room < max_tokens[i]:
-                raise traits.context_full(self.context_length, _LARGER)
-
+        running: set[Future[None]] = set()
         with self._lock, ThreadPoolExecutor(self._connections) as pool:
-            self.usage.calls += len(asked)
-            self.usage.tokens_fed += sum(map(len, asked))
-            futures = [pool.submit(draw, i) for i in range(len(asked))]
-        for future in futures:
-            future.result()
+            while (draws := more()) or running:
+                running |= {pool.submit(self._drawn, draw, self._checked(draw.sequence)) for draw in draws}
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+
+    def _drawn(self, draw: Draw, sequence: Tokens) -> None:
+        """Let the server go on from one sequence, until it is done with."""
+        room = draw.max_tokens if self.context_length is None else self.context_length + 1 - len(sequence)
+        most = min(room, draw.max_tokens)
+        self._count(calls=1, fed=len(sequence))
+        request = self._request(
+            sequence, max_tokens=most, temperature=1.0, seed=draw.seed, logprobs=0, **_AS_THE_MODEL_IS
+        )
+        with contextlib.closing(self._server.stream(request)) as parts:
+            for token, logprob in (drawn for part in parts for drawn in drawn_of(part, self.address)):
+                most -= 1
+                self._count(fed=1)
+                if not draw.take(token, logprob):
+                    return
+        if most > 0:
+            raise ServerError(f"the server {self.address} ended a completion {most} tokens before it was to")
+        if room < draw.max_tokens:
+            raise traits.context_full(self.context_length, _LARGER)
+
+    def _count(self, *, calls: int = 0, fed: int = 0) -> None:
+        with self._counting:
+            self.usage.calls += calls
+            self.usage.tokens_fed += fed
 
     def clear_cache(self) -> None:
         """Forget all rows; the server keeps its cache."""
@@ -183,8 +183,7 @@ class VllmServerLM:
     def _rows(self, sequences: Sequence[Tokens]) -> list[tuple[Any, Any]]:
         """Ids and log-probabilities of each sequence's row, by one request."""
         request = self._request([*map(list, sequences)], max_tokens=1, temperature=0.0, logprobs=-1)
-        self.usage.calls += 1
-        self.usage.tokens_fed += sum(map(len, sequences))
+        self._count(calls=1, fed=sum(map(len, sequences)))
         choices = self._server.complete(request)
         if len(choices) != len(sequences):
             raise ServerError(
