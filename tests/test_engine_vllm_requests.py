@@ -243,6 +243,31 @@ def test_completions_are_handed_over() -> None:
     assert lm._engine.requests == {}
 
 
+@pytest.mark.parametrize(("size", "count", "seed"), [(5, 24, 1), (2, 4, 22), (3, 4, 15), (4, 4, 20)])
+def test_drawing_goes_on_while_rows_are_computed(size: int, count: int, seed: int) -> None:
+    """Completions that end, or draw leak, ask for rows in the steps in which the others are drawn; none is lost.
+
+    Of few and short ones the last may be drawn while another's rows are computed.
+    """
+    lm = engine()
+    step, mixed = lm._engine.step, []
+
+    def watched() -> Any:
+        mixed.append({request.params.logprobs for request in lm._engine.requests.values()})
+        return step()
+
+    lm._engine.step = watched
+    plain = ByteLM(TableLM(default_tokenizer(), seed=3, order=2, temperature=2.0, eot_ids=(0, 5, 6)))
+    prompts = ["the ", "return n"] * (count // 2)
+    completions = ByteLM(lm).sample_batch(prompts, max_bytes=size, seed=seed)
+
+    assert {0, -1} in mixed
+    for prompt, completion in zip(prompts, completions, strict=True):
+        ended = completion.finish_reason == "eot"
+        assert completion.logprob == pytest.approx(plain.logprob(completion.bytes, prompt, eot=ended), abs=1e-4)
+    assert lm._engine.requests == {}
+
+
 def test_the_end_of_the_context() -> None:
     """What vLLM has no room for is refused here; a completion that comes to the end is an error, the others' end first."""
     lm = engine()

@@ -269,6 +269,19 @@ def test_an_item_is_a_function_of_its_seed_alone(table: Table) -> None:
     assert lm.sample("the ", max_bytes=9).bytes != lm.sample("the ", max_bytes=9).bytes
 
 
+def test_what_leak_and_the_end_cost(leaky: tuple[ByteLM, Drawing, Enumeration]) -> None:
+    """A handful of rows at the prompt's end, at the text's end and at each leak, however long the text is."""
+    _, model, _ = leaky
+    model.eot_ids, kept = frozenset(), model.eot_ids
+    try:
+        completions = ByteLM(model).sample_batch([b"a"] * 6, max_bytes=60, seed=1, handover=True)
+    finally:
+        model.eot_ids = kept
+    for completion in completions:
+        assert completion.usage.redrawn > 4
+        assert completion.usage.rows <= 3 * (completion.usage.redrawn + 2)
+
+
 def test_stop_strings_end_it(table: Table) -> None:
     """A stop string ends a completion and is no part of it, inside a token and across two, and in the first token."""
     lm = ByteLM(table)
