@@ -106,18 +106,20 @@ def failing(lm: Any) -> Iterator[None]:
         lm._engine.step = step
 
 
-def test_contract(engine: VllmLM, smollm2: ByteLM) -> None:
+@pytest.mark.parametrize(("seed", "tolerance"), [(2, 1e-3), (0, 1e-2)])
+def test_contract(engine: VllmLM, smollm2: ByteLM, seed: int, tolerance: float) -> None:
     """The engine keeps the contract. Its rows are those of transformers in float32: within 1e-3 nats after text.
 
-    The contract's sequences are drawn at random. After a pair of rare tokens a row of float32 is 7e-4 from that of
-    float64 in transformers itself, and one of vLLM 6e-3; what a cache does wrong is far larger.
+    The contract's sequences are drawn at random. After some pairs of rare tokens float32 does not say what the row is:
+    of the pairs of seed 1 one is 1.5e-2 nats from float64 in transformers itself (and 6e-3 in vLLM), of those of seed 0
+    two are 3e-3 and 6e-3 in vLLM; seed 2 has no such pair. What a cache does wrong is far larger.
     """
 
     def make() -> VllmLM:
         engine.clear_cache()
         return engine
 
-    report = check_engine(make, tolerance=1e-2, reference=smollm2.token_lm, failing=failing)
+    report = check_engine(make, tolerance=tolerance, reference=smollm2.token_lm, failing=failing, seed=seed)
     encoded = [tuple(ids) for ids in engine.tokenizer([p for p in PROMPTS if p]).input_ids]
     sequences = [ids[:n] for ids in encoded for n in range(1, len(ids) + 1)]
     far = np.abs(engine.next_token_logprobs(sequences) - smollm2.token_lm.next_token_logprobs(sequences)).max()
