@@ -132,6 +132,16 @@ class Cover:
         hidden = viability.vocab.lead if lead else b""
         return cls(viability, b"", (_whole(root, viability),), hidden=len(hidden)).advance(hidden)
 
+    def beyond(self, node: Node, data: bytes) -> Cover:
+        """The cover of x and ``data``, where every sequence that covers them begins with a node that ends among them.
+
+        Raises:
+            UnreachablePrefixError: No such sequence spells them.
+        """
+        text = self._text + data
+        begun = Cover(self.viability, text[: node.end], (_whole(node, self.viability),), hidden=self._hidden)
+        return begun.advance(text[node.end :])
+
     @property
     def nodes(self) -> tuple[Node, ...]:
         """The boundary nodes, oldest (longest leftover) first."""

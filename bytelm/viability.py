@@ -139,6 +139,16 @@ class Viability:
     # --- construction ------------------------------------------------------------------------------------------------
 
     @cached_property
+    def added_bytes(self) -> tuple[bytes, ...]:
+        """The bytes of the added tokens that text becomes."""
+        return tuple(self.vocab.token_bytes[token] or b"" for token in self._spells)
+
+    @cached_property
+    def added_beginnings(self) -> frozenset[bytes]:
+        """What these begin with, not the whole of them."""
+        return frozenset(data[:end] for data in self.added_bytes for end in range(1, len(data)))
+
+    @cached_property
     def _merged_ids(self) -> frozenset[int]:
         return frozenset(self.vocab.pieces.values())
 
@@ -200,7 +210,7 @@ class Viability:
         if not self._spells_characters(boundary, token, data, partial):
             return
         reached = bool(self.merges.reachable[token])
-        for nodes, word, is_cut in self._options(boundary):
+        for nodes, word, is_cut in self.options(boundary):
             if not reached and not (is_cut and self._wholes.seals(data, token)):
                 continue
             if not is_cut and not self.merges.unbroken(boundary.last, token):
@@ -212,7 +222,7 @@ class Viability:
             if self._futures.settled(after, token, partial, grown) if reached else self._readings.stops(after):
                 yield Path(after, grown if reached else None, sealed=not reached)
 
-    def _options(self, boundary: Boundary) -> Iterator[tuple[Nodes, bytes | None, bool]]:
+    def options(self, boundary: Boundary) -> Iterator[tuple[Nodes, bytes | None, bool]]:
         """Where a token may begin: the nodes to walk from, the pre-token so far, whether there is a cut before."""
         tracked = self._wholes.begin()
         if boundary.last < 0:
@@ -282,7 +292,7 @@ class Viability:
         if hi <= lo:
             return out
         if self._outside is None or not boundary.partial:
-            for nodes, _, is_cut in self._options(boundary):
+            for nodes, _, is_cut in self.options(boundary):
                 fits = self._fits.ordinary(nodes, boundary.partial, lo, hi)
                 out |= fits if is_cut else fits & self.merges.unbroken_range(boundary.last, lo, hi)
             out &= self._reachable[lo:hi]
@@ -319,7 +329,7 @@ class Viability:
         """`extend` for a byte token; a lead byte fits where some character that it begins can be read."""
         data = self.trie.spelled[rank]
         if self.trie.left[rank] and not boundary.partial and not self.form:
-            return any(self._readings.spelled_by_bytes(nodes, data) for nodes, _, _ in self._options(boundary))
+            return any(self._readings.spelled_by_bytes(nodes, data) for nodes, _, _ in self.options(boundary))
         possible = self._spells_characters(
             boundary, int(self.trie.order[rank]), data, unfinished(boundary.partial + data)
         )
@@ -333,7 +343,7 @@ class Viability:
         """Tokens that stand for whole pre-tokens."""
         ranks = self._wholes.ranks
         first, last = np.searchsorted(ranks, (lo, hi))
-        for nodes, _, is_cut in self._options(boundary) if last > first else ():
+        for nodes, _, is_cut in self.options(boundary) if last > first else ():
             if is_cut:
                 out[ranks[first:last] - lo] |= self._fits.sealed(nodes, ranks)[first:last]
 

@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from bytelm import ByteLM, Ensemble, TableLM
+from bytelm.cover import Cover
 from bytelm.errors import ContextOverflowError, InvalidArgumentError, ModelError
 from bytelm.handover import HandedOver
 from bytelm.sampler import Completion
+from bytelm.sure_cuts import sure_cut
 from bytelm.token_lm import More, TokenDrawer
 from evals.lazy import p_value
 from tests.drawing import draw_all, each_of
@@ -282,6 +284,23 @@ def test_what_leak_and_the_end_cost(leaky: tuple[ByteLM, Drawing, Enumeration]) 
         assert completion.usage.rows <= 3 * (completion.usage.redrawn + 2)
 
 
+def test_the_cover_of_a_text_is_begun_near_its_end(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the last sure cut, where there is one: the log-probabilities are the same."""
+    found: list[int | None] = []
+
+    def watched(*arguments: Any) -> int | None:
+        found.append(sure_cut(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr("bytelm.handover.NEAR", 1)  # this table leaks every few bytes
+    monkeypatch.setattr("bytelm.handover.sure_cut", watched)
+    table.eot_ids = frozenset()
+    lm = ByteLM(table)
+    for completion in lm.sample_batch(["the "] * 4, max_bytes=200, seed=6):
+        assert completion.logprob == pytest.approx(lm.logprob(completion.bytes, "the "), abs=1e-8)
+    assert sum(cut is not None for cut in found) > 20
+
+
 def test_stop_strings_end_it(table: Table) -> None:
     """A stop string ends a completion and is no part of it, inside a token and across two, and in the first token."""
     lm = ByteLM(table)
@@ -436,6 +455,31 @@ def test_the_end_of_the_context(engines: dict[str, Any]) -> None:
         draw_all(engine, [tuple(i % 300 for i in long), (5,)], [1, 2], max_tokens=50, count=30, found=found)
 
     assert [len(line) for line in found] == [4, 30]
+
+
+@pytest.mark.slow
+def test_what_a_long_text_costs(smollm2: ByteLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SmolLM2 through generate: a few rows, and a few steps of the cover, whatever the length of the text."""
+    steps = 0
+    step = Cover._step
+
+    def counted(self: Cover, byte: int) -> Cover:
+        nonlocal steps
+        steps += 1
+        return step(self, byte)
+
+    prompts = ["The capital of France is", "def fibonacci(n):"]
+    lm = ByteLM(smollm2.token_lm)
+    monkeypatch.setattr(Cover, "_step", counted)
+    completions = lm.sample_batch(prompts, max_bytes=250, seed=2, handover=True)
+    leaked = sum(c.usage.redrawn for c in completions)
+
+    assert sum(len(c.bytes) for c in completions) > 300
+    assert steps < sum(map(len, prompts)) + (2 + leaked) * 80
+    assert sum(c.usage.rows for c in completions) < (4 + leaked) * 6
+    for prompt, completion in zip(prompts, completions, strict=True):
+        ended = completion.finish_reason == "eot"
+        assert completion.logprob == pytest.approx(lm.logprob(completion.bytes, prompt, eot=ended), abs=1e-3)
 
 
 @pytest.mark.slow

@@ -41,6 +41,7 @@ ORDER = (
     "fits",
     "viability",
     "cover",
+    "sure_cuts",
     "verification",
     "token_lm",
     "gguf_metadata",
