@@ -36,7 +36,7 @@ from bytelm.rows import RowReader, RowStore
 from bytelm.sampler import Completion, Generation, Settings, full_row
 from bytelm.scheduler import Outcome, Scheduler, Step
 from bytelm.scoring import CoverItem, byte_logprobs, in_turn, members, text_logprob, windows
-from bytelm.token_lm import TokenDrawer, TokenLM
+from bytelm.token_lm import RIDE, TokenDrawer, TokenLM
 from bytelm.viability import Viability
 
 T = TypeVar("T")
@@ -96,7 +96,12 @@ class ByteLM(Completing):
     def _read_as(self, viability: Viability, prompts: PromptReader) -> None:
         self.viability, self._prompts = viability, prompts
         self._store, self._covers = RowStore(), CoverCache(viability)
-        self._reader = RowReader(viability.trie, vocab_size=self.token_lm.vocab_size, eot_ids=self.eot_ids)
+        self._reader = RowReader(
+            viability.trie,
+            vocab_size=self.token_lm.vocab_size,
+            eot_ids=self.eot_ids,
+            ride=getattr(self.token_lm, "ride", RIDE),
+        )
 
     @classmethod
     def from_pretrained(

@@ -40,7 +40,7 @@ from bytelm.errors import ModelError, UnreachablePrefixError
 from bytelm.filters import EOT, SYMBOLS
 from bytelm.frontier import Frontier, Purpose
 from bytelm.lemma import log_sum
-from bytelm.sampler import NEGLIGIBLE, RIDE, evaluate, evaluate_all
+from bytelm.sampler import NEGLIGIBLE, evaluate, evaluate_all
 from bytelm.scheduler import Step, on, together
 from bytelm.token_lm import TokenLM
 
@@ -95,7 +95,8 @@ class Solo:
     def evaluate(self) -> Step[None]:
         """Evaluate what its row depends on most."""
         if self.frontier is not None:
-            yield from on(self.token_lm, evaluate(self.frontier, self.frontier.missing(RIDE)))
+            nodes = self.frontier.missing(self.frontier.reader.ride)
+            yield from on(self.token_lm, evaluate(self.frontier, nodes))
 
     def evaluate_all(self) -> Step[None]:
         """Evaluate all."""

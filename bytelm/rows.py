@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int32, Int64
 
 from bytelm.errors import VocabularyMismatchError
+from bytelm.token_lm import RIDE
 from bytelm.trie import Trie
 
 STORE_BYTES: Final = 128 * 2**20
@@ -40,12 +41,14 @@ class RowReader:
         trie: The spellable tokens, in byte order.
         vocab_size: Columns of a row; may exceed the vocabulary.
         eot_ids: The ids that end a text. One of them that also spells something counts as the end alone.
+        ride: The share of the mass from which a node is evaluated along with another that is needed: what a token more
+            in a call costs, beside a call of its own.
 
     Raises:
         VocabularyMismatchError: A token has no column.
     """
 
-    def __init__(self, trie: Trie, *, vocab_size: int, eot_ids: Iterable[int]) -> None:
+    def __init__(self, trie: Trie, *, vocab_size: int, eot_ids: Iterable[int], ride: float = RIDE) -> None:
         order = trie.order
         if len(order) and int(order.max()) >= vocab_size:
             raise VocabularyMismatchError(
@@ -55,6 +58,7 @@ class RowReader:
         self.trie = trie
         self.order: Int32[np.ndarray, " tokens"] = order
         self.vocab_size = vocab_size
+        self.ride = ride
         self.eot_ids = np.array(sorted(eot_ids), np.int64)
         self.everything: Float64[np.ndarray, " tokens"] = np.ones(len(order))
         self._rank: Int64[np.ndarray, " vocab"] = np.full(vocab_size, -1, np.int64)

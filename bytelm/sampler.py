@@ -5,7 +5,8 @@ Rules
     alone whose pieces have the lengths of the exact probabilities: see certificate.py. (To draw afresh after each
     evaluation favours what was known first; the tests hold such a sampler and see it fail.)
     What is evaluated at a step depends on the text so far, never on u.
-    When a call is needed anyway, everything unknown of more than `RIDE` of the mass rides along in it.
+    When a call is needed anyway, what is unknown of so much of the mass rides along in it as is worth its cost on this
+    engine (`RowReader.ride`): it would be asked for later with about that probability.
     A prompt's nodes are all known beforehand: they are one request.
 
 Numbers
@@ -40,7 +41,6 @@ from bytelm.frontier import Frontier, Node, Purpose
 from bytelm.scheduler import JobUsage, Request, Step
 from bytelm.stream import StopScanner, text_of
 
-RIDE: Final = 1e-3
 NEGLIGIBLE: Final = 1e-12
 
 FinishReason: TypeAlias = Literal["eot", "stop", "length"]
@@ -193,7 +193,7 @@ def draw(
             symbols[symbols < 0] = np.flatnonzero(raised)[-1]
             return symbols
         floor = raised
-        yield from evaluate(frontier, frontier.missing(RIDE), done)
+        yield from evaluate(frontier, frontier.missing(frontier.reader.ride), done)
 
 
 def settled(

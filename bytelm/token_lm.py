@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 ROW_TOLERANCE: Final = 1e-4  # how far log Σ exp(row) may be from 0: float32 rows of 2¹⁸ columns stay within 1e-5
+RIDE: Final = 1e-3  # what a token more in a call costs, beside a call of its own, where an engine does not say it
 FAR: Final = 1e-2  # the same for a row that is still to be normalised
 
 

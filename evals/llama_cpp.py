@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import os
 import sys
 import time
@@ -23,7 +22,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from evals.output import add_output_options, put_out, read_result
 from evals.prompts import BYTES_PER_TOKEN, PROMPTS
+from evals.records import command_of
 
 METHODS: Final = ("tokens", "lazy", "drawn", "transformers")
 
@@ -75,18 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="threads of each engine (default 1)")
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="how often all is run (default 1)")
     parser.add_argument("--methods", default=",".join(METHODS), help="of %(default)s")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--out", type=Path, help="write the result here too")
+    add_output_options(parser, plot=None)
     options = parser.parse_args(arguments)
-    if min(options.bytes, options.limit, options.threads, options.rounds) < 1:
-        parser.error("--bytes, --limit, --threads and --rounds must be at least 1")
-    methods = list(dict.fromkeys(["tokens", *options.methods.split(",")]))
-    if unknown := set(methods) - set(METHODS):
-        parser.error(f"no method is called {', '.join(sorted(unknown))}; there are {', '.join(METHODS)}")
-    result = _measure(options, methods, sys.argv[1:] if arguments is None else list(arguments))
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1)) if options.json else _show(result)
+    if options.read is not None:
+        result = read_result(options)
+    else:
+        if min(options.bytes, options.limit, options.threads, options.rounds) < 1:
+            parser.error("--bytes, --limit, --threads and --rounds must be at least 1")
+        methods = list(dict.fromkeys(["tokens", *options.methods.split(",")]))
+        if unknown := set(methods) - set(METHODS):
+            parser.error(f"no method is called {', '.join(sorted(unknown))}; there are {', '.join(METHODS)}")
+        result = _measure(options, methods, sys.argv[1:] if arguments is None else list(arguments))
+    put_out(result, options, show=_show)
     return 0
 
 
@@ -145,7 +146,7 @@ def _measure(options: argparse.Namespace, methods: Sequence[str], arguments: Seq
             }
         )
     return {
-        "command": "python -m evals.llama_cpp " + " ".join(arguments),
+        "command": command_of("evals.llama_cpp", arguments),
         "model": options.model,
         "cores": os.cpu_count(),
         "threads": options.threads,

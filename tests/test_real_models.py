@@ -159,3 +159,21 @@ def test_exact_bytes_cost_about_a_call_a_token(name: str) -> None:
             tokens += len(lm.viability.vocab.encode(whole)) - len(lm.viability.vocab.encode(prompt))
 
         assert calls <= 1.3 * tokens + 3
+
+
+def test_what_rides_along_is_for_the_engine_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a token costs as much as a call, fewer are fed, in about as many calls, and the greedy bytes are the same."""
+    token_lm: Any = model("demo").token_lm
+    monkeypatch.setattr(token_lm, "ride", 1.0, raising=False)
+    fed, calls, written = [], [], []
+    for lm in (model("demo"), ByteLM(token_lm)):
+        token_lm.clear_cache()
+        before = token_lm.usage.copy()
+        written.append([lm.sample(prompt, temperature=0, max_bytes=100).bytes for prompt in PROMPTS[:3]])
+        spent = token_lm.usage.since(before)
+        fed.append(spent.tokens_fed)
+        calls.append(spent.calls)
+
+    assert written[0] == written[1]
+    assert fed[1] < 0.9 * fed[0]
+    assert calls[1] < 1.1 * calls[0]

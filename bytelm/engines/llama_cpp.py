@@ -40,7 +40,7 @@ from bytelm.errors import (
 )
 from bytelm.gguf_metadata import read_metadata
 from bytelm.gguf_tokenizer import CONTROL, USER_DEFINED, named_tokens, tokenizer_json
-from bytelm.token_lm import Usage, checked_rows
+from bytelm.token_lm import RIDE, Usage, checked_rows
 from bytelm.verification.corpus import documents
 
 BATCH: Final = 32  # below 64, from which on llama.cpp sums attention in another order
@@ -71,6 +71,8 @@ class LlamaCppLM:
         usage: Calls of llama.cpp and tokens fed since the construction.
         n_batch: Most tokens of a call.
         context_length: The longest sequence that it takes.
+        ride: What a token more in a call costs, beside a call of its own: as much, as llama.cpp's time on a CPU goes by
+            tokens; next to nothing where calls are of two tokens anyhow.
         mode: "tree", or "whole" where the model's state cannot be stepped back.
 
     Raises:
@@ -129,6 +131,11 @@ class LlamaCppLM:
         if n_batch is None:
             self._probe()
         self.usage = Usage()
+
+    @property
+    def ride(self) -> float:
+        """What a token more in a call costs, beside a call of its own."""
+        return RIDE if self._context.pair else 1.0
 
     @property
     def n_batch(self) -> int:
