@@ -38,9 +38,9 @@ from bytelm.combination import (
 )
 from bytelm.errors import ModelError, UnreachablePrefixError
 from bytelm.filters import EOT, SYMBOLS
-from bytelm.frontier import Frontier, Purpose
+from bytelm.frontier import Frontier
 from bytelm.lemma import log_sum
-from bytelm.sampler import NEGLIGIBLE, evaluate, evaluate_all
+from bytelm.sampler import evaluate, evaluate_all, settled_log_mass
 from bytelm.scheduler import Step, on, together
 from bytelm.token_lm import TokenLM
 
@@ -114,13 +114,7 @@ class Solo:
         """The logarithm of the probability of the text so far, with ``end`` of its end there, all evaluated for it."""
         if (frontier := self.frontier) is None:
             return -math.inf
-        purpose: Purpose = "end" if end else "mass"
-        while True:
-            log_mass = frontier.log_end_mass() if end else frontier.log_mass()
-            nodes = frontier.missing(purpose=purpose)
-            if not nodes or frontier.log_bound(purpose) < log_mass + math.log(NEGLIGIBLE):
-                return log_mass
-            yield from on(self.token_lm, evaluate(frontier, nodes, 1.0))
+        return (yield from on(self.token_lm, settled_log_mass(frontier, ended=end)))
 
     def row(self) -> Float64[np.ndarray, "257"]:
         """Its row, once all is evaluated; −∞ throughout where it gives the text probability 0."""
