@@ -28,12 +28,13 @@ from bytelm.arguments import Number, Text, eot_ids_of, stride_of, tolerance_of
 from bytelm.byte_state import ByteState
 from bytelm.completing import Completing
 from bytelm.errors import InvalidArgumentError
+from bytelm.evaluation import full_row
 from bytelm.fim import FIMFormat, Mode, check_mode, declared, end_ids, find_format, infill_prompt
 from bytelm.frontier import Cover, Frontier
 from bytelm.handover import HandedOver, HandingOver, can_hand_over, completions
 from bytelm.prompts import CoverCache, Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.rows import RowReader, RowStore
-from bytelm.sampler import Completion, Generation, Settings, full_row
+from bytelm.sampler import Completion, Generation, Settings
 from bytelm.scheduler import Outcome, Scheduler, Step
 from bytelm.scoring import CoverItem, byte_logprobs, in_turn, members, text_logprob, windows
 from bytelm.token_lm import RIDE, TokenDrawer, TokenLM

@@ -24,8 +24,8 @@ from jaxtyping import Float64
 
 from bytelm.arguments import Number, Text, integer, tolerance_of
 from bytelm.errors import InvalidArgumentError
+from bytelm.evaluation import full_row
 from bytelm.frontier import Cover, Frontier, Node
-from bytelm.sampler import full_row
 from bytelm.scheduler import Step
 
 Answer: TypeAlias = Callable[[Step[Any]], Any]

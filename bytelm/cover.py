@@ -17,6 +17,7 @@ Invariant (after `advance`)
 Step
     Reading a byte narrows each node's range by one. A token that is then spelled in full begins a new node (a child).
     A node with nothing left in its range is dropped: what it stood for is spelled by its children.
+    Of several bytes at once, only the last needs to know which of a range are viable, and few are left in it by then.
 
 Cost
     A few binary searches a node; on real text three to five nodes are alive, all spelled in a window no longer than
@@ -33,7 +34,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float, Float64
 
 from bytelm.errors import UnreachablePrefixError
 
@@ -173,12 +174,20 @@ class Cover:
         Raises:
             UnreachablePrefixError: No token sequence that the tokenizer can emit spells the longer text.
         """
-        cover = self
-        for byte in data:
-            cover = cover._step(byte)
+        cover, last = self, len(data) - 1
+        try:
+            for at, byte in enumerate(data):
+                cover = cover._step(byte, more=at < last)
+        except UnreachablePrefixError:
+            if last == 0:
+                raise
+            cover = self
+            for byte in data:
+                cover = cover.advance(bytes([byte]))  # says at which byte
         return cover
 
-    def _step(self, byte: int) -> Cover:
+    def _step(self, byte: int, *, more: bool = False) -> Cover:
+        """Read a byte; where there are ``more`` to come, nodes with nothing viable left may stay until then."""
         viability, trie = self.viability, self.viability.trie
         text = self._text + bytes([byte])
         kept: list[_Alive] = []
@@ -190,18 +199,18 @@ class Cover:
             if lo == hi:
                 continue
             mask, base = entry.mask, entry.base
-            if mask is None:
+            if mask is None and not more:
                 mask, base = viability.mask(node.boundary, lo, hi), lo
             longer = trie.equal_to(leftover, lo, hi)
             for rank in range(lo, longer):
-                if mask[rank - base]:
+                if mask is None or mask[rank - base]:
                     token = int(trie.order[rank])
                     boundary = viability.extend(node.boundary, token)
                     if boundary is not None:
                         born.append(_whole(Node(node, token, len(text), boundary), viability))
             # Before the first byte the root stays: everything is relative to it, and the empty text may end there.
             first = node.parent is None and len(text) == self._hidden
-            if first or mask[longer - base : hi - base].any():
+            if first or (longer < hi if mask is None else mask[longer - base : hi - base].any()):
                 kept.append(_Alive(node, lo, hi, mask, base))
         if not kept and not born:
             prefix = text[self._hidden :]
@@ -231,13 +240,18 @@ class Cover:
             return entry.lo, entry.hi, self.viability.mask(node.boundary, entry.lo, entry.hi)
         return entry.lo, entry.hi, entry.mask[entry.lo - entry.base : entry.hi - entry.base]
 
+    def follows(self, node: Node, token_id: int) -> bytes:
+        """The bytes of a token, if it may follow a node; or none."""
+        data = self.viability.vocab.token_bytes[token_id] if token_id < len(self.viability.vocab) else None
+        return data if data and self.viability.extend(node.boundary, token_id) is not None else b""
+
     def _entry(self, node: Node) -> _Alive:
         for entry in self._alive:
             if entry.node is node:
                 return entry
         raise KeyError(node)
 
-    def masses(self, node: Node, probs: Float64[np.ndarray, " tokens"]) -> Masses:
+    def masses(self, node: Node, probs: Float[np.ndarray, " tokens"]) -> Masses:
         """Sum a node's next-token probabilities by the byte that follows the leftover.
 
         Args:
@@ -253,7 +267,7 @@ class Cover:
         following = np.zeros(256)
         values, starts = trie.split(longer, hi, depth)
         if len(values):
-            following[values] = np.add.reduceat(weights, starts - lo)
+            following[values] = np.add.reduceat(weights, starts - lo, dtype=np.float64)
         return Masses(following, exact)
 
 

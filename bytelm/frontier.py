@@ -76,8 +76,9 @@ class Cover(Protocol):
     def prefix(self) -> bytes: ...  # noqa: D102
     def advance(self, data: bytes) -> Cover: ...  # noqa: D102
     def leftover(self, node: Any) -> bytes: ...  # noqa: D102
-    def masses(self, node: Any, probs: Float64[np.ndarray, " tokens"]) -> Masses: ...  # noqa: D102
+    def masses(self, node: Any, probs: Float[np.ndarray, " tokens"]) -> Masses: ...  # noqa: D102
     def viable(self, node: Any) -> tuple[int, int, Bool[np.ndarray, " n"]]: ...  # noqa: D102
+    def follows(self, node: Any, token_id: int) -> bytes: ...  # noqa: D102
 
 
 class Frontier:
@@ -197,8 +198,7 @@ class Frontier:
             top = path.pop()
             while path and (row := self.row(top)) is not None:
                 below = path.pop()
-                prob = self.reader.prob(row, below.token_id)
-                self.weights[below] = self.weights[top] + math.log(prob) if prob > 0 else -math.inf
+                self.weights[below] = self.weights[top] + row.logprob(below.token_id)
                 top = below
             if self.weights[top] > -math.inf and (path or self.row(top) is None):
                 front.setdefault(top, []).append(node)
@@ -214,7 +214,9 @@ class Frontier:
     def _flow(self, node: Node, row: Row) -> Masses:
         masses = self._masses.get(node)
         if masses is None:
-            masses = self._masses[node] = self.cover.masses(node, row.probs)
+            lo, hi, _ = self.cover.viable(node)
+            probs = row.some_probs(lo, hi) if self.cover.leftover(node) else row.probs
+            masses = self._masses[node] = self.cover.masses(node, probs)
         return masses
 
     def log_mass(self) -> float:
@@ -308,6 +310,18 @@ class Frontier:
                 self._reach[node] = reach
             reached |= self._reach[node]
         return reached
+
+    def log_most(self) -> float:
+        """Logarithm of what P(x) is at most, relative to the anchor: no masses over the whole vocabulary are summed."""
+        most = [self.weights[top] for top in self._front]
+        for node in self.nodes:
+            log_weight = self.weights.get(node, -math.inf)
+            if log_weight > -math.inf and (row := self._rows.get(node)) is not None:
+                if self.cover.leftover(node):
+                    mass = float(self._flow(node, row).next.sum())
+                    log_weight += math.log(mass) if mass > 0 else -math.inf
+                most.append(log_weight)
+        return log_sum(most)
 
     # ---- what is asked for, and told
 

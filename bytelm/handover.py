@@ -49,13 +49,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float
 
 from bytelm.cover import Node
 from bytelm.errors import BytelmError, ModelError
+from bytelm.evaluation import settled_log_mass
 from bytelm.filters import EOT, Filters
 from bytelm.frontier import Frontier, common_ancestor
-from bytelm.sampler import Completion, FinishReason, Settings, draw, settled_log_mass
+from bytelm.sampler import Completion, FinishReason, Settings, draw
 from bytelm.scheduler import JobUsage, Outcome, Request, Scheduler, Step
 from bytelm.stream import StopScanner, text_of
 from bytelm.sure_cuts import sure_cut
@@ -297,13 +298,13 @@ def evaluate_mass(place: Frontier) -> Step[None]:
             place.learn(nodes, rows)
 
 
-def picked(masses: Float64[np.ndarray, " n"], uniform: float) -> int:
+def picked(masses: Float[np.ndarray, " n"], uniform: float) -> int:
     """The index on which a uniform number falls, among masses in any proportion to probabilities.
 
     >>> [picked(np.array([1.0, 0.0, 3.0]), uniform) for uniform in (0.0, 0.2, 0.3, 0.99)]
     [0, 0, 2, 2]
     """
-    edges = np.cumsum(masses)
+    edges = np.cumsum(masses, dtype=np.float64)
     index = int(np.searchsorted(edges, uniform * edges[-1], side="right"))
     return min(index, int(np.flatnonzero(masses)[-1]))
 

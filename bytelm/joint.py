@@ -37,10 +37,10 @@ from bytelm.combination import (
     weights_at,
 )
 from bytelm.errors import ModelError, UnreachablePrefixError
+from bytelm.evaluation import evaluate, evaluate_all, settled_log_mass
 from bytelm.filters import EOT, SYMBOLS
 from bytelm.frontier import Frontier
 from bytelm.lemma import log_sum
-from bytelm.sampler import evaluate, evaluate_all, settled_log_mass
 from bytelm.scheduler import Step, on, together
 from bytelm.token_lm import TokenLM
 

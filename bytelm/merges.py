@@ -84,6 +84,7 @@ class Merges:
         self.trees = self._derive(base, merges, np.asarray(lengths)) if trees is None else trees
         self.phase, self.rank, self.left, self.right = self.trees
         self.reachable: Bool[np.ndarray, " ids"] = self.phase > _UNREACHED
+        self._reachable_ranks = self.reachable[trie.order]
         self._columns: tuple[Sequence[int], ...] = tuple(array("q", row.tobytes()) for row in self.trees)
         self._index()
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
@@ -196,7 +197,7 @@ class Merges:
         """`unbroken_range` for the whole vocabulary, as packed bits."""
         bits = self._kept.get(a)
         if bits is None:
-            bits = self._kept[a] = np.packbits(~self._broken(a) & self.reachable[self.trie.order])
+            bits = self._kept[a] = np.packbits(~self._broken(a) & self._reachable_ranks)
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         else:

@@ -13,15 +13,20 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from bytelm.arguments import bytes_of
-from bytelm.cover import Cover
+from bytelm.cover import Cover, Node
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
+from bytelm.frontier import common_ancestor
+from bytelm.sure_cuts import sure_cut
 from bytelm.viability import Viability
+
+NEAR: Final = 32  # bytes up to which a cover is taken along the text
 
 
 @dataclass(frozen=True)
@@ -216,14 +221,47 @@ class CoverCache:
         ]
         nearest = max(before, key=lambda kept: len(kept.text), default=None)
         if nearest is None:
-            cover = Cover.empty(self.viability, lead=prompt.lead).advance(prompt.text)
+            cover = self._grown(Cover.empty(self.viability, lead=prompt.lead), prompt.text)
         else:
-            cover = self._covers[nearest].advance(prompt.text[len(nearest.text) :])
+            cover = self._grown(self._covers[nearest], prompt.text[len(nearest.text) :])
         self._covers[prompt] = cover
         self._covers.move_to_end(prompt)
         while len(self._covers) > self.size:
             self._covers.popitem(last=False)
         return cover
+
+    def _grown(self, cover: Cover, data: bytes) -> Cover:
+        """The cover of a text and what follows; of much text by way of its last sure cut (sure_cuts.py).
+
+        The tokens up to there are those of the tokenizer, where some sequence that begins with them spells the text: it
+        is only asked for a guess, as its tokens of a text that ends inside a character may be others.
+        """
+        if len(data) <= NEAR:
+            return cover.advance(data)
+        if cover.prefix:  # where they meet, the nodes that are there are gone on from
+            cover, data = cover.advance(data[:NEAR]), data[NEAR:]
+        start: Any = common_ancestor((*cover.nodes, *cover.ending))
+        cut = sure_cut(self.viability, start.boundary, cover.leftover(start) + data)
+        node = None if cut is None else self._guessed(start, cover.prefix + data, start.end + cut)
+        if node is not None:
+            with contextlib.suppress(UnreachablePrefixError):
+                return cover.beyond(node, data)
+        return cover.advance(data)
+
+    def _guessed(self, node: Node, text: bytes, end: int) -> Node | None:
+        """The node of the tokenizer's own tokens of a text up to a place, if a node is among those before it."""
+        vocab = self.viability.vocab
+        ids = vocab.source.encode(text.decode(errors="ignore"), add_special_tokens=False).ids
+        if tuple(ids[: node.depth]) != node.token_ids:
+            return None
+        for token in ids[node.depth :]:
+            if node.end >= end:
+                break
+            boundary = self.viability.extend(node.boundary, token)
+            if boundary is None:
+                return None
+            node = Node(node, token, node.end + len(vocab.token_bytes[token] or b""), boundary)
+        return node if node.end == end else None
 
 
 def _is_id(segment: object) -> bool:

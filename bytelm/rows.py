@@ -1,20 +1,22 @@
 """A model's rows as the byte layer uses them: probabilities of spellable tokens in byte order, and of the end of text.
 
 Rules
-    A row is turned once, when it arrives: exponentials in float64, put in trie order, so that the tokens that begin
-    with some bytes are a slice of it. The ids that end a text become one number; special tokens that do not are
+    A row is turned once, when its masses are first asked for: exponentials, put in trie order, so that the tokens that
+    begin with some bytes are a slice of it. The ids that end a text become one number; special tokens that do not are
     dropped, and are part of the leak.
+    Logarithms in float32 become probabilities in float32, whose rounding is less than their own, unless one of them is
+    too small for it: no token may become impossible. Sums are in float64.
 
 Cost
-    One gather and one exponential of the vocabulary, and 8 bytes for each spellable token.
+    One gather and one exponential of the vocabulary; 8 bytes a token (16 where rows are float64).
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float, Float64, Int32, Int64
@@ -24,14 +26,52 @@ from bytelm.token_lm import RIDE
 from bytelm.trie import Trie
 
 STORE_BYTES: Final = 128 * 2**20
+LEAST_LOGPROB: Final = -80.0  # float32 has full precision down to exp(-87)
 
 
-@dataclass(frozen=True, slots=True)
 class Row:
-    """What a model says after a node: probabilities of the spellable tokens in trie order, and of the end of text."""
+    """What a model says after a node: of the spellable tokens in trie order, and of the end of text.
 
-    probs: Float64[np.ndarray, " tokens"]
-    eot: float
+    Args:
+        reader: Of its tokenizer.
+        logprobs: By token id; not to be written to any more.
+
+    Attributes:
+        logprobs: As given.
+        eot: The probability that the text ends.
+    """
+
+    __slots__ = ("_probs", "_reader", "eot", "logprobs")
+
+    def __init__(self, reader: RowReader, logprobs: Float[np.ndarray, " vocab"]) -> None:
+        self._reader = reader
+        self._probs: Float[np.ndarray, " tokens"] | None = None
+        self.logprobs = logprobs
+        self.eot = reader.eot(logprobs)
+
+    @property
+    def probs(self) -> Float[np.ndarray, " tokens"]:
+        """Probabilities of the spellable tokens in trie order, made when they are first asked for."""
+        if self._probs is None:
+            self._probs = self._reader.probs(self.logprobs)
+        return self._probs
+
+    def some_probs(self, lo: int, hi: int) -> Float[np.ndarray, " tokens"]:
+        """The same for a range of ranks; the others may be 0."""
+        return self._reader.probs(self.logprobs, ranks=(lo, hi)) if self._probs is None else self._probs
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes, once its probabilities are made."""
+        return 2 * self.logprobs.nbytes
+
+    def logprob(self, token_id: int) -> float:
+        """The log-probability of a token, as a part of a text."""
+        return -math.inf if token_id in self._reader.ends else float(self.logprobs[token_id])
+
+    def likeliest(self) -> int:
+        """The likeliest of all ids."""
+        return int(self.logprobs.argmax())
 
 
 class RowReader:
@@ -57,28 +97,46 @@ class RowReader:
             )
         self.trie = trie
         self.order: Int32[np.ndarray, " tokens"] = order
+        self._order = order.astype(np.intp)  # numpy gathers by these twice as fast
         self.vocab_size = vocab_size
         self.ride = ride
         self.eot_ids = np.array(sorted(eot_ids), np.int64)
         self.everything: Float64[np.ndarray, " tokens"] = np.ones(len(order))
-        self._rank: Int64[np.ndarray, " vocab"] = np.full(vocab_size, -1, np.int64)
-        self._rank[order] = np.arange(len(order))
-        self._ends = self._rank[self.eot_ids]
+        self.ends = frozenset(self.eot_ids.tolist())
+        rank: Int64[np.ndarray, " vocab"] = np.full(vocab_size, -1, np.int64)
+        rank[order] = np.arange(len(order))
+        self._ends = rank[self.eot_ids]
         self._ends = self._ends[self._ends >= 0]
 
-    def read(self, row: Float[np.ndarray, " vocab"], *, ranks: tuple[int, int] | None = None) -> Row:
-        """Read one row of natural log-probabilities.
+    def read(self, row: Float[np.ndarray, " vocab"]) -> Row:
+        """Read one row of natural log-probabilities, by token id; it is not to be written to any more."""
+        # A view would keep the rows of a whole call alive.
+        block: Any = row.base
+        return Row(self, row if block is None or getattr(block, "nbytes", 0) == row.nbytes else row.copy())
+
+    def probs(
+        self, row: Float[np.ndarray, " vocab"], *, ranks: tuple[int, int] | None = None
+    ) -> Float[np.ndarray, " tokens"]:
+        """Probabilities of the spellable tokens in trie order.
 
         Args:
-            row: By token id.
+            row: Natural log-probabilities, by token id.
             ranks: Read only the tokens of these ranks, where no others are asked about; the others are 0.
         """
-        lo, hi = (0, len(self.order)) if ranks is None else ranks
-        probs = np.zeros(len(self.order))
-        probs[lo:hi] = row[self.order[lo:hi]]
-        np.exp(probs[lo:hi], out=probs[lo:hi])
+        wide = np.float64 if too_small(row) else row.dtype
+        if ranks is None:
+            probs = np.take(row, self._order).astype(wide, copy=False)
+            np.exp(probs, out=probs)
+        else:
+            lo, hi = ranks
+            probs = np.zeros(len(self.order), wide)
+            np.exp(row[self._order[lo:hi]], out=probs[lo:hi], dtype=wide)
         probs[self._ends] = 0.0
-        return Row(probs, float(np.exp(row[self.eot_ids].astype(np.float64)).sum()))
+        return probs
+
+    def eot(self, row: Float[np.ndarray, " vocab"]) -> float:
+        """The probability of the end of text in a row as the model gave it."""
+        return float(np.exp(row[self.eot_ids].astype(np.float64)).sum())
 
     def logprobs(
         self, row: Float[np.ndarray, " vocab"], token_ids: Int32[np.ndarray, " n"] | Int64[np.ndarray, " n"]
@@ -86,9 +144,16 @@ class RowReader:
         """The log-probabilities of tokens in a row as the model gave it, as parts of a text."""
         return np.where(np.isin(token_ids, self.eot_ids), -np.inf, row[token_ids].astype(np.float64))
 
-    def prob(self, row: Row, token_id: int) -> float:
-        """The probability of a token in a row."""
-        return float(row.probs[self._rank[token_id]])
+
+def too_small(row: Float[np.ndarray, " n"]) -> bool:
+    """Whether a probability is too small for full precision in float32, and not 0.
+
+    >>> too_small(np.array([-0.1, -200.0], np.float32)), too_small(np.array([0.0, -np.inf], np.float32))
+    (True, False)
+    """
+    if row.min(initial=0.0) >= LEAST_LOGPROB:
+        return False
+    return bool(row.min(initial=0.0, where=row > -np.inf) < LEAST_LOGPROB)
 
 
 class RowStore:
@@ -112,8 +177,8 @@ class RowStore:
     def put(self, node: object, row: Row) -> None:
         """Keep a row; older ones make room."""
         if node not in self._rows:
-            self._bytes += row.probs.nbytes
+            self._bytes += row.nbytes
         self._rows[node] = row
         self._rows.move_to_end(node)
         while self._bytes > self.max_bytes and self._rows:
-            self._bytes -= self._rows.popitem(last=False)[1].probs.nbytes
+            self._bytes -= self._rows.popitem(last=False)[1].nbytes

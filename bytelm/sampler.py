@@ -8,12 +8,13 @@ Rules
     When a call is needed anyway, what is unknown of so much of the mass rides along in it as is worth its cost on this
     engine (`RowReader.ride`): it would be asked for later with about that probability.
     A prompt's nodes are all known beforehand: they are one request.
+    Greedy bytes come by the token where one token decides them (leaps.py).
 
 Numbers
     The distribution drawn from is the filtered one, without the leak (filters.py).
     ``Completion.logprob`` is ln P(bytes | prefix) by the lemma, of what was drawn and unfiltered: the difference of two
     log-masses, not a sum of roundings. What lazy evaluation left open of it is evaluated at the end, in one request at
-    most, unless it is certain to change less than `NEGLIGIBLE`.
+    most, unless it is certain to change less than `NEGLIGIBLE` (evaluation.py).
     The random numbers of item i are a Philox stream keyed by (seed, i), so neither the batch nor its size changes a
     byte of it.
 
@@ -28,7 +29,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -36,12 +37,12 @@ from jaxtyping import Float64, Int64
 from bytelm.arguments import Number, Text, integer
 from bytelm.certificate import lower_bounds
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, ModelError
+from bytelm.evaluation import evaluate, evaluate_all, full_row, settled_log_mass
 from bytelm.filters import EOT, SYMBOLS, Filters
-from bytelm.frontier import Frontier, Node, Purpose
-from bytelm.scheduler import JobUsage, Request, Step
+from bytelm.frontier import Frontier
+from bytelm.leaps import greedy_bytes
+from bytelm.scheduler import JobUsage, Step
 from bytelm.stream import StopScanner, text_of
-
-NEGLIGIBLE: Final = 1e-12
 
 FinishReason: TypeAlias = Literal["eot", "stop", "length"]
 LogitsProcessor: TypeAlias = Callable[[bytes, Float64[np.ndarray, "257"]], Float64[np.ndarray, "257"]]
@@ -116,49 +117,6 @@ class SampleOptions(StreamOptions, total=False):
 def random_stream(seed: int, index: int) -> np.random.Generator:
     """The random numbers of one item: a function of the seed and of its place alone."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
-
-
-def evaluate(frontier: Frontier, nodes: Sequence[Node], done: float = 0.0) -> Step[None]:
-    """Ask for the rows after some nodes."""
-    if nodes:
-        rows = yield Request(frontier.sequences(nodes), done)
-        frontier.learn(nodes, rows)
-
-
-def evaluate_all(frontier: Frontier) -> Step[None]:
-    """Evaluate every node of any mass: one request, as all of them are known beforehand."""
-    while nodes := frontier.missing():
-        rows = yield Request(frontier.sequences(nodes))
-        if not frontier.complete:  # or another job, which shares the frontier, has been told the same
-            frontier.learn(nodes, rows)
-
-
-def full_row(frontier: Frontier, *, tol: float = 0.0) -> Step[tuple[Float64[np.ndarray, "257"], float]]:
-    """The row ln P(b | x), and a bound on its total variation from the exact one.
-
-    With ``tol`` above 0 nodes are evaluated, the heaviest first, only until the bound is no greater. The row then holds
-    what flows through evaluated nodes alone, over P(x) as far as it does; the mass that it lacks or has too much is at
-    most U / P(x), for any set of symbols.
-
-    Raises:
-        ModelError: The model gives the prefix probability 0.
-    """
-    while True:
-        log_mass = frontier.log_mass()
-        bound = 0.0
-        if not frontier.complete:
-            bound = math.exp(min(frontier.log_bound() - log_mass, 0.0)) if log_mass > -math.inf else 1.0
-        if frontier.complete or bound <= tol:
-            break
-        yield from evaluate(frontier, frontier.missing(1.0 if tol > 0 else 0.0))
-    if log_mass == -math.inf:
-        raise ModelError(
-            f"the model gives the prefix {frontier.cover.prefix[-40:]!r} probability 0, so "
-            "nothing can be said of what follows"
-        )
-    scale, known = frontier.known()
-    with np.errstate(divide="ignore"):
-        return np.log(known) + (scale - log_mass), bound
 
 
 def draw(
@@ -256,6 +214,10 @@ class Writing(ABC, Generic[P]):
     @abstractmethod
     def _note_leak(self) -> None: ...
 
+    def _advance(self, symbol: int) -> None:
+        self.frontier = self.frontier.advance(bytes([symbol]))
+        self._recent.append(self.frontier)
+
     @abstractmethod
     def score(self) -> Step[float]:
         """Log-probability of what was drawn, after the last step."""
@@ -279,8 +241,7 @@ class Writing(ABC, Generic[P]):
             self.finish_reason = "eot"
             return
         self.bytes.append(symbol)
-        self.frontier = self.frontier.advance(bytes([symbol]))
-        self._recent.append(self.frontier)
+        self._advance(symbol)
         if length := self._scanner.push(symbol):
             del self.bytes[len(self.bytes) - length :]
             self.frontier = self._recent[-1 - length]
@@ -310,6 +271,9 @@ class Generation(Writing[Frontier]):
     """A completion of one byte model."""
 
     _log_start: float | None = None
+    _sure: bytes = b""  # what is certain to come
+    _unread: bytes = b""  # what was written since the frontier
+    _leapt = False
 
     def _begin(self) -> Step[None]:
         """Evaluate the prompt."""
@@ -318,6 +282,8 @@ class Generation(Writing[Frontier]):
         self._log_start = self.frontier.log_mass()
 
     def _draw(self) -> Step[int]:
+        if self._sure:
+            return self._pop(self._sure)
         settings = self.settings
         uniform = np.zeros(1) if settings.filters.greedy else self._random.random(1)
         if not settings.lazy or settings.logits_processor is not None:
@@ -326,11 +292,28 @@ class Generation(Writing[Frontier]):
             row, _ = yield from full_row(self.frontier)
             return self._drawn(settings.logits_processor, row, uniform)
         done = len(self.bytes) / settings.max_bytes
+        if settings.filters.greedy and settings.lazy and (sure := (yield from greedy_bytes(self.frontier, done))):
+            self._leapt = True
+            return self._pop(sure)
+        self._leapt = False
         symbols = yield from draw(self.frontier, settings.filters, uniform, done)
         return int(symbols[0])
 
+    def _pop(self, sure: bytes) -> int:
+        self._sure = sure[1:]
+        return sure[0]
+
+    def _advance(self, symbol: int) -> None:
+        """Advance by the bytes that are certain together at once, unless a stop string may end the text among them."""
+        self._unread += bytes([symbol])
+        if self._sure and not self._scanner.longest and len(self.bytes) < self.settings.max_bytes:
+            return
+        self.frontier = self.frontier.advance(self._unread)
+        self._recent.append(self.frontier)
+        self._unread = b""
+
     def _note_leak(self) -> None:
-        if self.frontier.complete:
+        if not self._leapt and self.frontier.complete:
             scale, known = self.frontier.known()
             leak = max(0.0, 1 - math.exp(scale - self.frontier.log_mass()) * float(known.sum()))
             self.largest_leak = max(leak, self.largest_leak or 0.0)
@@ -340,17 +323,6 @@ class Generation(Writing[Frontier]):
         if self._log_start is None or (not self.bytes and self.finish_reason != "eot"):
             return 0.0
         return (yield from settled_log_mass(self.frontier, ended=self.finish_reason == "eot")) - self._log_start
-
-
-def settled_log_mass(frontier: Frontier, *, ended: bool) -> Step[float]:
-    """Logarithm of P(x), or with ``ended`` of P(x, end of text), once what is open of it is `NEGLIGIBLE`."""
-    purpose: Purpose = "end" if ended else "mass"
-    while True:
-        log_mass = frontier.log_end_mass() if ended else frontier.log_mass()
-        nodes = frontier.missing(purpose=purpose)
-        if not nodes or frontier.log_bound(purpose) < log_mass + math.log(NEGLIGIBLE):
-            return log_mass
-        yield from evaluate(frontier, nodes, 1.0)
 
 
 def processed(processor: LogitsProcessor, so_far: bytes, row: Float64[np.ndarray, "257"]) -> Float64[np.ndarray, "257"]:

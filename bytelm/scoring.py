@@ -130,9 +130,9 @@ class Ledger:
         def read(node: Node, array: Float[np.ndarray, " vocab"]) -> None:
             # The leftover only grows, so its tokens are all among those of the first cover.
             ranks = self.reader.trie.range(covers[uses[node][0]].leftover(node))
-            row = self.reader.read(array, ranks=ranks)
+            eot, probs = self.reader.eot(array), self.reader.probs(array, ranks=ranks)
             for position in uses[node]:
-                mass = row.eot if position == last else float(covers[position].masses(node, row.probs).next.sum())
+                mass = eot if position == last else float(covers[position].masses(node, probs).next.sum())
                 terms[position].append(self.weights[node] + math.log(mass) if mass > 0 else -math.inf)
 
         yield from self.weigh(uses, read, whole=itertools.chain.from_iterable(whole), span=span)
@@ -161,16 +161,16 @@ class Ledger:
         terms: list[float] = []
 
         def read(node: Node, array: Float[np.ndarray, " vocab"]) -> None:
-            row = self.reader.read(array, ranks=self.reader.trie.range(covers[uses[node][0]].leftover(node)))
+            probs = self.reader.probs(array, ranks=self.reader.trie.range(covers[uses[node][0]].leftover(node)))
             weight = self.weights[node]
             for position in uses[node]:
                 masses = np.zeros(SYMBOLS)
                 if node in alive[position]:
-                    masses[:EOT] = covers[position].masses(node, row.probs).next
+                    masses[:EOT] = covers[position].masses(node, probs).next
                 if position == 0 and covers[0].leftover(node) and masses.any():
                     terms.append(weight + math.log(masses.sum()))
                 if node in ending[position]:
-                    masses[EOT] = row.eot
+                    masses[EOT] = self.reader.eot(array)
                 with np.errstate(divide="ignore"):
                     log_rows[position] = np.logaddexp(log_rows[position], weight + np.log(masses))
 

@@ -8,10 +8,10 @@ import math
 import numpy as np
 import pytest
 
+from bytelm.evaluation import evaluate, evaluate_all, full_row
 from bytelm.frontier import Frontier, common_ancestor
 from bytelm.lemma import cover, end_logprob, prefix_logprob, sequence_logprob
 from bytelm.rows import RowStore
-from bytelm.sampler import evaluate, evaluate_all, full_row
 from tests.toy import Toy, drawn_rows
 
 TOKENS = (b"a", b"b", b"ab", b"ba", b"aab", None, b"bb", b"abab")

@@ -15,12 +15,13 @@ import pytest
 from bytelm.certificate import lower_bounds
 from bytelm.combination import Combine, combined, conditional, weights_of
 from bytelm.ensemble_state import JointWriting
+from bytelm.evaluation import evaluate_all
 from bytelm.filters import SYMBOLS, Filters
 from bytelm.frontier import Frontier
 from bytelm.joint import Joint, Score, Solo
 from bytelm.joint_sampler import joint_draw, joint_row
 from bytelm.lemma import prefix_logprob
-from bytelm.sampler import Settings, evaluate_all, random_stream, settled
+from bytelm.sampler import Settings, random_stream, settled
 from bytelm.scheduler import Scheduler, Step
 from evals.lazy import p_value
 from tests.test_sampler import DRAWS, FILTERS, P_THRESHOLD, TOYS, exact_row, random_toy

@@ -54,6 +54,8 @@ ORDER = (
     "rows",
     "scheduler",
     "frontier",
+    "evaluation",
+    "leaps",
     "stream",
     "sampler",
     "scoring",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from bytelm.cover import Cover
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
+from bytelm.frontier import common_ancestor
 from bytelm.prompts import CoverCache, Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.viability import Viability
 from tests.tiny import byte_bpe_tokenizer, sentencepiece_bpe_tokenizer
@@ -145,3 +148,51 @@ def test_covers_go_on_from_the_nearest_that_is_kept() -> None:
     for n in range(5):
         covers.cover(Prompt((), b"a" * n, lead=True))
     assert len(covers._covers) == 3
+
+
+@pytest.mark.parametrize("name", ["smollm2", "llama3", "gemma3", "gpt2"])
+def test_a_long_prompt_begins_at_its_last_sure_cut(load_tokenizer: Callable[[str], Any], name: str) -> None:
+    """Its cover is the one that is taken along the text; so is that of a longer one, which shares the nodes."""
+    viability = Viability.from_tokenizer(load_tokenizer(name))
+    pick = random.Random(4)
+    pieces = ["def f(", "x", "):\n    ", "return", "  ", "\n", "é", "漢字", "it's ", "12,345", "\t", " the quick", "…"]
+    for _ in range(12):
+        text = "".join(pick.choices(pieces, k=40)).encode()
+        texts = [text[: pick.randrange(40, 70)], text[: pick.randrange(71, len(text))], text]
+        covers = CoverCache(viability)
+        for part in texts:
+            mine, whole = covers.cover(Prompt((), part, lead=True)), Cover.empty(viability).advance(part)
+            assert mine.prefix == whole.prefix
+            assert [n.token_ids for n in mine.nodes] == [n.token_ids for n in whole.nodes]
+            assert [n.token_ids for n in mine.ending] == [n.token_ids for n in whole.ending]
+
+
+def test_a_long_prompt_takes_few_steps(load_tokenizer: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cover is not taken along 8,000 bytes, and nodes are shared with the prompt that it begins with."""
+    viability = Viability.from_tokenizer(load_tokenizer("smollm2"))
+    covers, text = CoverCache(viability), b"the quick brown fox jumps over it, " * 230
+    steps, plain = 0, Cover._step
+
+    def counted(self: Cover, byte: int, **more: bool) -> Cover:
+        nonlocal steps
+        steps += 1
+        return plain(self, byte, **more)
+
+    monkeypatch.setattr(Cover, "_step", counted)
+    short = covers.cover(Prompt((), text[:4000], lead=True))
+    longer = covers.cover(Prompt((), text, lead=True))
+
+    assert steps < 150
+    start: Any = common_ancestor((*short.nodes, *short.ending))
+    assert all(start in node.path() for node in longer.nodes)
+
+
+def test_a_long_prompt_that_nothing_spells_says_where(load_tokenizer: Callable[[str], Any]) -> None:
+    """As a short one does."""
+    viability = Viability.from_tokenizer(load_tokenizer("smollm2"))
+    with pytest.raises(UnreachablePrefixError) as caught:
+        CoverCache(viability).cover(
+            Prompt((), b"the quick brown fox " * 5 + b"\xff and so on, and on and on", lead=True)
+        )
+
+    assert caught.value.position == 100

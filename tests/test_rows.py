@@ -20,16 +20,16 @@ def test_a_row_is_in_trie_order_and_ends_are_summed() -> None:
 
     np.testing.assert_allclose(row.probs, [0.05, 0.1, 0.3, 0.1])  # a, a, ab, b
     assert row.eot == pytest.approx(0.35)
-    assert [reader.prob(row, i) for i in (0, 2, 3, 5)] == pytest.approx([0.1, 0.05, 0.3, 0.1])
+    assert np.exp([row.logprob(i) for i in (0, 2, 3, 5)]) == pytest.approx([0.1, 0.05, 0.3, 0.1])
+    assert row.likeliest() == 3
 
 
 def test_a_part_of_a_row_is_that_part() -> None:
     """Ranks that are not asked for are 0, the others as in the whole row."""
     reader = RowReader(Trie(TOKENS), vocab_size=8, eot_ids=[1])
-    whole, part = reader.read(ROW), reader.read(ROW, ranks=(1, 3))
+    whole, part = reader.probs(ROW), reader.probs(ROW, ranks=(1, 3))
 
-    assert part.probs.tolist() == [0, whole.probs[1], whole.probs[2], 0]
-    assert part.eot == whole.eot
+    assert part.tolist() == [0, whole[1], whole[2], 0]
 
 
 def test_an_end_symbol_that_spells_something_is_the_end_alone() -> None:
@@ -37,7 +37,8 @@ def test_an_end_symbol_that_spells_something_is_the_end_alone() -> None:
     reader = RowReader(Trie(TOKENS), vocab_size=8, eot_ids=[3])
     row = reader.read(ROW.astype(np.float32))
 
-    assert reader.prob(row, 3) == 0
+    assert row.logprob(3) == -np.inf
+    assert not row.probs[2]
     assert row.eot == pytest.approx(0.3, rel=1e-6)
     assert np.exp(reader.logprobs(ROW, np.array([3, 0]))) == pytest.approx([0, 0.1])
 
@@ -55,8 +56,9 @@ def test_a_token_without_a_column_is_refused() -> None:
 
 def test_the_store_forgets_what_was_used_longest_ago() -> None:
     """It never holds more than its bytes, and what was asked for lately stays."""
-    store = RowStore(max_bytes=3 * 80)
-    rows = {name: Row(np.full(10, float(i)), 0.0) for i, name in enumerate("abcde")}
+    store = RowStore(max_bytes=3 * 128)
+    reader = RowReader(Trie(TOKENS), vocab_size=8, eot_ids=[])
+    rows = {name: Row(reader, np.full(8, float(i))) for i, name in enumerate("abcde")}
     for name in "abc":
         store.put(name, rows[name])
     assert store.get("a") is rows["a"]
@@ -66,6 +68,29 @@ def test_the_store_forgets_what_was_used_longest_ago() -> None:
     assert [store.get(name) for name in "abcd"] == [rows["a"], None, rows["c"], rows["d"]]
     assert len(store) == 3
 
-    store.put("big", Row(np.zeros(100), 0.0))
+    store.put("big", Row(reader, np.zeros(100)))
 
     assert len(store) == 0
+
+
+def test_probabilities_are_float32_where_that_is_precise() -> None:
+    """No token becomes impossible that the model leaves possible."""
+    reader = RowReader(Trie(TOKENS), vocab_size=8, eot_ids=[1])
+    likely, rare = ROW.astype(np.float32), ROW.astype(np.float32)
+    rare[3] = -150.0
+
+    assert reader.read(likely).probs.dtype == np.float32
+    np.testing.assert_allclose(reader.read(likely).probs, reader.read(ROW).probs, rtol=1e-6)
+    assert reader.read(rare).probs[2] == pytest.approx(np.exp(-150.0))
+    likely[3] = -np.inf
+    assert reader.read(likely).probs.dtype == np.float32
+
+
+def test_a_row_of_a_call_does_not_keep_the_others() -> None:
+    """Alone it is kept as it is."""
+    reader = RowReader(Trie(TOKENS), vocab_size=8, eot_ids=[])
+    block = np.stack([ROW, ROW])
+
+    assert reader.read(block[1]).logprobs.base is None
+    assert reader.read(block[:1][0]).logprobs.base is None
+    assert reader.read(ROW).logprobs is ROW

@@ -15,6 +15,7 @@ import pytest
 
 from bytelm.certificate import lower_bounds
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, ModelError
+from bytelm.evaluation import evaluate, evaluate_all, full_row
 from bytelm.filters import EOT, SYMBOLS, Filters
 from bytelm.frontier import Frontier
 from bytelm.lemma import end_logprob, next_byte_logprobs, prefix_logprob
@@ -23,9 +24,6 @@ from bytelm.sampler import (
     Generation,
     Settings,
     draw,
-    evaluate,
-    evaluate_all,
-    full_row,
     processed,
     random_stream,
     settled,

@@ -108,6 +108,10 @@ class ToyCover:
         order = self.vocabulary.trie.order[lo:hi].tolist()
         return lo, hi, np.array([self.vocabulary.viable((*node.token_ids, token)) for token in order], np.bool_)
 
+    def follows(self, node: ToyNode, token: int) -> bytes:
+        spelled = self.vocabulary.token_bytes[token] if token < len(self.vocabulary.token_bytes) else None
+        return spelled if spelled and self.vocabulary.viable((*node.token_ids, token)) else b""
+
     def masses(self, node: ToyNode, probs: np.ndarray) -> ToyMasses:
         rest = self.leftover(node)
         prob = dict(zip(self.vocabulary.trie.order.tolist(), probs.tolist(), strict=True))

@@ -14,9 +14,11 @@ Traps
     by as much as the rounding itself changes it: a hundredth in total variation. So the order is kept the same, whoever
     asks for what beside it. With flash attention each token sums over the cells of its own past alone, in their order,
     and cells are taken in order as none is ever given back: what is dropped is buried, until everything is forgotten.
-    From 64 tokens on, and for a single one where threads share many cells, other kernels run. For some formats they
-    differ by the number of tokens anyhow: then every call is of two tokens and two rows (`pair`, ``n_batch`` 2), and a
-    lone token has a dummy beside it, in a sequence of dummies, for which the cache has cells to spare.
+    From 64 tokens on, and for a single one where threads share many cells, other kernels run. Weights are not packed
+    anew (``use_extra_bufts``), for which there are other kernels from 4 tokens on. For some formats they differ by the
+    number of tokens anyhow, for most of these from 8 on. Where they differ from two on, every call is of two tokens and
+    two rows (`pair`, ``n_batch`` 2), and a lone token has a dummy beside it, in a sequence of dummies, for which the
+    cache has cells to spare.
 """
 
 from __future__ import annotations
@@ -126,6 +128,7 @@ class Context:
         threads = n_threads or _processors()
         model_params, context_params = lib.llama_model_default_params(), lib.llama_context_default_params()
         context_params.flash_attn_type = 1
+        model_params.use_extra_bufts = False
         for name, value in options.items():
             _set(name, value, model_params, context_params)
         _said.clear()

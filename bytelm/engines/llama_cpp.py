@@ -32,7 +32,7 @@ from jaxtyping import Float32
 from bytelm.engines import traits
 from bytelm.engines.lines import Lines, Plan
 from bytelm.engines.llama_context import MAX_IDS, Context
-from bytelm.engines.row_memo import ROW_BYTES, RowMemo, Rows, Tokens
+from bytelm.engines.row_memo import ROW_BYTES, Row, RowMemo, Rows, Tokens
 from bytelm.errors import (
     InvalidArgumentError,
     ModelError,
@@ -40,11 +40,13 @@ from bytelm.errors import (
 )
 from bytelm.gguf_metadata import read_metadata
 from bytelm.gguf_tokenizer import CONTROL, USER_DEFINED, named_tokens, tokenizer_json
-from bytelm.token_lm import RIDE, Usage, checked_rows
+from bytelm.token_lm import RIDE, Usage, checked_rows, total
 from bytelm.verification.corpus import documents
 
 BATCH: Final = 32  # below 64, from which on llama.cpp sums attention in another order
 PROBE: Final = 23
+UNEVEN: Final = (1, 2, 3, 4, 5, 8)  # tokens of calls
+FEW: Final = (7, 3, 2)  # up to which llama.cpp has the kernels of a lone token, for one format or another
 SAME: Final = 2e-5  # nats
 TEXTS: Final = 300  # texts that a rebuilt tokenizer is compared on at construction
 
@@ -61,7 +63,7 @@ class LlamaCppLM:
             at most 8192.
         n_seq: Sequences that the cache tells apart, 1 to 254: branches that are kept, and rows of one call.
         n_batch: Most tokens of a call of llama.cpp. None: 32 where a probe at construction finds that a row does not
-            depend on how its tokens are cut into calls, else 2, with which it does not.
+            depend on how its tokens are cut into calls, else 7, 3 or 2, with which it does not.
         n_threads: Threads. None: the processors that this process may use.
         row_bytes: What remembered rows may take.
         options: Other fields of llama.cpp's ``llama_model_params`` and ``llama_context_params``, such as
@@ -143,18 +145,30 @@ class LlamaCppLM:
         return self._context.n_batch
 
     def _probe(self) -> None:
-        """Cut into calls of two tokens, if rows are others where more or fewer are fed at once."""
+        """Feed no more tokens in a call than a row is the same with as where they are fed one by one.
+
+        Where two already make another row of it, a token is never fed alone either.
+        """
         context, most = self._context, self._context.n_batch
         sequence = tuple(i * i % self.vocab_size for i in range(min(PROBE, self.context_length)))
 
-        def row(n_batch: int, *, pair: bool) -> Float32[np.ndarray, " vocab"]:
-            context.n_batch, context.pair = min(n_batch, most), pair
+        def rows(sizes: Iterable[int]) -> Float32[np.ndarray, "n vocab"]:
             self._forget()
-            return self._run(self._lines.plan([sequence]))[sequence]
+            places, found = iter(range(len(sequence))), list[Row]()
+            for size in sizes:
+                if part := list(islice(places, size)):
+                    logits = context.decode([sequence[i] for i in part], part, [[0]] * len(part), range(len(part)))
+                    found += log_softmax(logits)
+            return np.stack(found)
 
-        whole = row(most, pair=True)
-        alone, twos = (float(np.abs(row(n, pair=n == 2) - whole).max()) for n in (1, 2))
-        context.n_batch, context.pair = most if twos <= SAME else min(2, most), max(alone, twos) > SAME
+        context.pair = False
+        alone = rows([1] * PROBE)
+        for size, ways in ((most, ([most], UNEVEN)), *((n, ([n] * PROBE,)) for n in FEW)):
+            context.n_batch = min(size, most)
+            if all(np.abs(rows(sizes) - alone).max() <= SAME for sizes in ways):
+                break
+        else:
+            context.pair = True
         self._forget()
 
     def __repr__(self) -> str:
@@ -245,19 +259,19 @@ class LlamaCppLM:
         return rows
 
 
-def log_softmax(logits: Float32[np.ndarray, "n vocab"]) -> Float32[np.ndarray, "n vocab"]:
-    """Normalised rows; the sum is taken in float64.
+def log_softmax(logits: Float32[np.ndarray, "n vocab"]) -> list[Row]:
+    """Normalised rows, each by itself.
 
     Raises:
         InvalidLogitsError: A row holds NaN or +inf, or nothing but -inf.
     """
-    if not len(logits):
-        return logits
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        rows: Float32[np.ndarray, "n vocab"] = logits - logits.max(axis=1, keepdims=True)
-        rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True, dtype=np.float64)).astype(np.float32)
-    if not np.isfinite(rows.max(axis=1)).all():
-        checked_rows(rows, *rows.shape)  # says what is wrong
+        rows = [row - row.max() for row in logits]
+        for row in rows:
+            np.subtract(row, np.float32(np.log(total(row))), out=row)
+    for row in rows:
+        if not np.isfinite(row.max()):
+            checked_rows(row[None], 1, len(row))  # says what is wrong
     return rows
 
 

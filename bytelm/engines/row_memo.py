@@ -5,7 +5,7 @@ Rules
     nothing. Those used least recently are forgotten first.
 
 Memory
-    At most so many bytes of rows; each is a copy, as a row of a pass is a view into the rows of all of it.
+    At most so many bytes of rows. A row that is a view into those of a whole pass is copied.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class RowMemo:
     def _remember(self, rows: Rows) -> None:
         most = self.budget_bytes // next(iter(rows.values())).nbytes
         for sequence in list(rows)[max(len(rows) - most, 0) :]:
-            self._rows[sequence] = rows[sequence].copy()
+            row = rows[sequence]
+            self._rows[sequence] = row if row.base is None else row.copy()
         while len(self._rows) > most:
             self._rows.popitem(last=False)
