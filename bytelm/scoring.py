@@ -25,7 +25,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -180,7 +180,12 @@ class Ledger:
 
     def forget(self, cover: Cover) -> None:
         """Keep only the weights that prefixes from this one on can ask about."""
-        needed = {*cover.nodes, *cover.ending}
+        needed = set()
+        for node in {*cover.nodes, *cover.ending}:
+            path: Any = node
+            while path not in self.weights and path.parent is not None:
+                path = path.parent  # what was begun by the last byte may not be weighed yet
+            needed.add(path)
         self.weights = {node: weight for node, weight in self.weights.items() if node in needed}
 
 

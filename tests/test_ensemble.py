@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from bytelm import ByteLM, Completion, Ensemble, Prompts, TableLM, scoring
+from bytelm import ByteLM, Completion, Ensemble, Prompts, TableLM, passage, scoring
 from bytelm.combination import Combine
 from bytelm.errors import (
     BytelmError,
@@ -142,6 +142,16 @@ def test_scores_and_states_agree_with_rows(lms: list[ByteLM], combine: Combine) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("window", [1, 2, 3, 5])
+def test_a_text_is_scored_in_windows(lms: list[ByteLM], window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever a window ends, inside a token or where one ends, a product goes on with the weights it needs."""
+    ensemble, text = Ensemble(lms, combine="product"), b"the quick the aaqu then"
+    whole = ensemble.logprob(text, prefix="the")
+    monkeypatch.setattr(passage.logprobs_along, "__kwdefaults__", {"eot": False, "window": window})
+
+    assert ensemble.logprob(text, prefix="the") == pytest.approx(whole, abs=1e-9)
+
+
 def test_states_are_values_and_fall_back(lms: list[ByteLM]) -> None:
     """A state that began late rolls back beyond its beginning, and branches do not disturb one another."""
     ensemble = Ensemble(lms, combine="bayes")
