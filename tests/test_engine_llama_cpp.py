@@ -185,20 +185,28 @@ def test_batches_are_cut(engine: Make) -> None:
     assert spent(engine(n_batch=7), range(30)) == (5, 30)
 
 
-def test_calls_are_cut_in_two_where_larger_ones_give_other_rows(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A probe at the construction finds kernels whose rows depend on the number of tokens, and keeps to two."""
+@pytest.mark.parametrize(
+    ("same", "n_batch", "ride"), [(32, 32, 1.0), (7, 7, 1.0), (4, 3, 1.0), (2, 2, 1.0), (1, 2, 1e-3)]
+)
+def test_calls_have_no_more_tokens_than_leave_a_row_the_same(
+    engine: Make, monkeypatch: pytest.MonkeyPatch, same: int, n_batch: int, ride: float
+) -> None:
+    """A probe finds out up to how many tokens of a call a row is the one of a lone token; none is alone if there are none.
+
+    It costs nothing that is counted, and what the caller wants is not probed.
+    """
     from bytelm.engines import llama_context
 
     decode = llama_context.Context.decode
 
     def by_number(self: Any, tokens: Sequence[int], *arguments: Any) -> Any:
         rows = decode(self, tokens, *arguments)
-        return rows + np.arange(rows.shape[1], dtype=np.float32) * 1e-6 * (len(tokens) > 2)
+        return rows + np.arange(rows.shape[1], dtype=np.float32) * 1e-6 * (len(tokens) > same)
 
-    assert engine().n_batch == 32
     monkeypatch.setattr(llama_context.Context, "decode", by_number)
-    assert engine().n_batch == 2
-    assert engine(n_batch=9).n_batch == 9
+
+    assert (engine().n_batch, engine().ride) == (n_batch, ride)
+    assert (engine(n_batch=9).n_batch, engine(n_batch=9).ride) == (9, 1.0)
     assert engine().usage == Usage(0, 0)
 
 

@@ -167,7 +167,7 @@ class Context:
         self.n_batch = min(n_batch, int(lib.llama_n_batch(self._context)) - 1)
         self.cells = int(lib.llama_n_ctx(self._context))
         self.used = self._dummy = 0
-        self.pair, self._threads = True, threads
+        self.pair, self._threads = False, threads
 
     def close(self) -> None:
         """Give the memory back, as happens by itself when nothing refers to this any more."""

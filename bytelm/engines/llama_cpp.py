@@ -161,7 +161,6 @@ class LlamaCppLM:
                     found += log_softmax(logits)
             return np.stack(found)
 
-        context.pair = False
         alone = rows([1] * PROBE)
         for size, ways in ((most, ([most], UNEVEN)), *((n, ([n] * PROBE,)) for n in FEW)):
             context.n_batch = min(size, most)
