@@ -218,14 +218,14 @@ EXTEND = Viability.extend
 MASK = Viability.mask
 
 
-def drops_the_oldest(cover: Cover, byte: int) -> Cover:
-    made = STEP(cover, byte)
+def drops_the_oldest(cover: Cover, byte: int, *, more: bool = False) -> Cover:
+    made = STEP(cover, byte, more=more)
     alive = made._alive[1:] if len(made._alive) > 1 else made._alive
     return Cover(made.viability, made._text, alive, hidden=made._hidden)
 
 
-def drops_the_newest(cover: Cover, byte: int) -> Cover:
-    made = STEP(cover, byte)
+def drops_the_newest(cover: Cover, byte: int, *, more: bool = False) -> Cover:
+    made = STEP(cover, byte, more=more)
     alive = made._alive[:-1] if len(made._alive) > 1 else made._alive
     return Cover(made.viability, made._text, alive, hidden=made._hidden)
 
