@@ -463,10 +463,10 @@ def test_what_a_long_text_costs(smollm2: ByteLM, monkeypatch: pytest.MonkeyPatch
     steps = 0
     step = Cover._step
 
-    def counted(self: Cover, byte: int) -> Cover:
+    def counted(self: Cover, byte: int, *, more: bool = False) -> Cover:
         nonlocal steps
         steps += 1
-        return step(self, byte)
+        return step(self, byte, more=more)
 
     prompts = ["The capital of France is", "def fibonacci(n):"]
     lm = ByteLM(smollm2.token_lm)
