@@ -46,7 +46,7 @@ class Readings:
         """Whether the text may end at these nodes, which are at a character's end, or a cut may follow."""
         known = self._cuttable.get(nodes)
         if known is None:
-            known = self.ends(nodes) or any(map(self.reads_on, self._walker.cuts(nodes)))
+            known = self.ends(nodes) or any(map(self.reads_on, self._walker.onward(nodes)))
             self._cuttable[nodes] = known
         return known
 
@@ -103,8 +103,7 @@ class Readings:
         for nodes in queue:
             if self.ends(nodes):
                 return True
-            options = [*self._walker.cuts(nodes)] if INACTIVE in nodes else [nodes, *self._walker.cuts(nodes)]
-            for option in options:
+            for option in (nodes, *self._walker.onward(nodes)):
                 for letter in range(len(self._letters)):
                     after = self._read(option, letter)
                     if after is not None and after not in seen:
@@ -116,7 +115,7 @@ class Readings:
         """The nodes after one character, given by the letter that it is to all levels together."""
         out = []
         for level, node, own in zip(self._walker.levels, nodes, self._letters[letter], strict=True):
-            after = level.after(node, own)
+            after = INACTIVE if node == INACTIVE else level.after(node, own)
             if after == DEAD:
                 return None
             out.append(after)

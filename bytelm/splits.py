@@ -25,6 +25,7 @@ Source
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -282,6 +283,11 @@ class Level:
                     done.add(Claim("done", (), owed, -1 if inside else claim.before))
             self._emitted[key] = self._node(frozenset(done), fresh=False)
         return self._emitted[key]
+
+    def emissions(self, node: int) -> Iterator[int]:
+        """The nodes after claiming that the match of some added token ends here."""
+        tags = {tag for c in self._claims[node] if c.kind == "match" for tag in wins(c.threads) if tag >= 0}
+        return (after for tag in sorted(tags) if (after := self.emit(node, tag)) != DEAD)
 
     def cut(self, node: int, *, added: bool = False) -> int:
         """The node after claiming a boundary between pieces here; ``added``: an added token comes next."""

@@ -107,6 +107,23 @@ class Walker:
             if after != DEAD and ended(self.levels[at + 1 :], nodes[at + 1 :]):
                 yield (*nodes[:at], after, *(lv.start_bare for lv in self.levels[at + 1 :]))
 
+    def onward(self, nodes: Nodes) -> Iterator[Nodes]:
+        """The ways to claim a cut, where ordinary text follows it or the beginning of an added token.
+
+        Added tokens are left out where no match can be waiting for one. A single word stays text because a word
+        character follows, and an added token may begin with that; for all other claims the end of the text will do.
+        """
+        yield from self.cuts(nodes)
+        for at, level in enumerate(self.levels):
+            if not level.added or not level.threads.pattern.looks_behind:
+                continue
+            below = [INACTIVE] * (len(self.levels) - at - 1)
+            node, above = self.before_added(nodes, at)
+            if node != DEAD:
+                yield (*above, node, *below)
+            for done in level.emissions(nodes[at]) if nodes[at] != INACTIVE else ():
+                yield from self.onward((*nodes[:at], done, *below))
+
     def added(self, nodes: Nodes | None, at: int, data: bytes, tag: int) -> Nodes | None:
         """The nodes after an added token matched at level ``at``; ``nodes`` is None at the beginning of a text."""
         node, above = self.before_added(nodes, at)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from bytelm.cover import Cover
 from bytelm.errors import UnreachablePrefixError, UnsupportedTokenizerError
@@ -193,6 +193,24 @@ def test_nodes_by_hand(prefix: bytes, nodes: set[Ids], ending: set[Ids]) -> None
     cover = Cover.empty(by_hand()).advance(prefix)
 
     assert (ids_of(cover.nodes), ids_of(cover.ending)) == (nodes, ending)
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        # A single word that stays text because a word follows at once, and that word is an added token.
+        pytest.param(["a  "], id="before itself"),
+        pytest.param([" ", "a "], id="before another"),
+    ],
+)
+def test_nodes_where_a_single_word_waits_for_an_added_token(contents: list[str]) -> None:
+    """A single-word token may stay text only because an added token comes next, and then the text cannot end between them."""
+    backend = Tokenizer(models.BPE({"Ġ": 0, "a": 1, "ĠĠ": 2}, [("Ġ", "Ġ")]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_tokens([AddedToken(content, single_word=True, normalized=False) for content in contents])
+
+    check_nodes(Toy(backend, ("a", " "), total=True, longest=3, what={"added": contents}))
 
 
 @pytest.mark.parametrize(("data", "position"), NOT_UTF8.items(), ids=repr)
