@@ -51,20 +51,18 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from bytelm.cover import Node
 from bytelm.errors import BytelmError, ModelError
 from bytelm.evaluation import settled_log_mass
 from bytelm.filters import EOT, Filters
 from bytelm.frontier import Frontier, common_ancestor
+from bytelm.prompts import grown
 from bytelm.sampler import Completion, FinishReason, Settings, draw
 from bytelm.scheduler import JobUsage, Outcome, Request, Scheduler, Step
 from bytelm.stream import StopScanner, text_of
-from bytelm.sure_cuts import sure_cut
 from bytelm.token_lm import Draw, TokenDrawer, Usage
 from bytelm.viability import Boundary, Viability
 
 GROUP: Final = 256  # completions that are under way at a time
-NEAR: Final = 32  # bytes after which a cover's nodes nearly always have an ancestor among the tokens drawn
 
 HandingOver: TypeAlias = Callable[[Sequence[tuple[Any, np.random.Generator]]], Iterator[Outcome[Completion]]]
 
@@ -103,11 +101,10 @@ class HandedOver:
         # Where a member was last drawn, and the bytes that there were.
         self._place, self._placed = prompt, 0
         # The tokens so far, of which the first `_whole` are a node of the place. Of the node, and of each longer
-        # sequence, the log-weight relative to the prompt's anchor, and the boundary.
+        # sequence, the log-weight relative to the prompt's anchor.
         self._ids: tuple[int, ...] = ()
         self._whole = 0
         self._log_weights: list[float] = []
-        self._boundaries: list[Boundary] = []
         self._boundary: Boundary | None = None  # None where they cannot go on: a member is to be drawn
         self._leaked_at: int | None = None  # bytes that there were at the last leak
         self._rest = b""  # of the text so far, what the next tokens spell: a hidden leading space
@@ -159,7 +156,6 @@ class HandedOver:
         data = self._viability.vocab.token_bytes[token] or b""
         self._ids, self._boundary = (*self._ids, token), after
         self._log_weights.append(self._log_weights[-1] + logprob)
-        self._boundaries.append(after)
         new, self._rest = data[len(self._rest) :], self._rest[len(data) :]
         for byte in new:
             self._write(byte)
@@ -224,7 +220,7 @@ class HandedOver:
         self._ids, self._boundary, self._whole = node.token_ids, known.boundary, node.depth
         self._rest = leftover
         self._place, self._placed = place, len(self.bytes)
-        self._log_weights, self._boundaries = [place.weights[node]], [known.boundary]
+        self._log_weights = [place.weights[node]]
         row = place.row(node)
         if place.opening or not leftover or row is None:
             return
@@ -254,28 +250,13 @@ class HandedOver:
         since = bytes(self.bytes[placed:])
         if not since:
             return place.copy()
-        cover = self._covered(place.cover, since)
+        known: Any = place.cover  # cover.py's
+        cover = grown(known, since, lambda _: self._ids)
         ancestor = common_ancestor((*cover.nodes, *cover.ending))
         if not self._drawn_through(ancestor):
             return place.advance(since)
         weights = {ancestor: self._log_weights[ancestor.depth - self._whole]}
         return Frontier(cover, context=place.context, reader=place.reader, weights=weights)
-
-    def _covered(self, cover: Any, since: bytes) -> Any:
-        """The cover of a place's text and what follows; of much text, by way of its last sure cut (sure_cuts.py)."""
-        near, far = cover.advance(since[:NEAR]), since[NEAR:]
-        if not far:
-            return near
-        node: Any = common_ancestor((*near.nodes, *near.ending))
-        cut = sure_cut(self._viability, node.boundary, near.leftover(node) + far) if self._drawn_through(node) else None
-        if cut is None:
-            return near.advance(far)
-        end, vocab = node.end + cut, self._viability.vocab
-        boundaries = self._boundaries[node.depth - self._whole + 1 :]
-        for token, boundary in zip(self._ids[node.depth :], boundaries, strict=True):
-            if node.end < end:
-                node = Node(node, token, node.end + len(vocab.token_bytes[token] or b""), boundary)
-        return near.beyond(node, far)
 
     def _drawn_through(self, node: Any) -> bool:
         """Whether a node is the one that was drawn, or that and tokens drawn after it."""

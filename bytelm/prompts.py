@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -221,47 +221,59 @@ class CoverCache:
         ]
         nearest = max(before, key=lambda kept: len(kept.text), default=None)
         if nearest is None:
-            cover = self._grown(Cover.empty(self.viability, lead=prompt.lead), prompt.text)
+            cover = grown(Cover.empty(self.viability, lead=prompt.lead), prompt.text, self._encoded)
         else:
-            cover = self._grown(self._covers[nearest], prompt.text[len(nearest.text) :])
+            cover = grown(self._covers[nearest], prompt.text[len(nearest.text) :], self._encoded)
         self._covers[prompt] = cover
         self._covers.move_to_end(prompt)
         while len(self._covers) > self.size:
             self._covers.popitem(last=False)
         return cover
 
-    def _grown(self, cover: Cover, data: bytes) -> Cover:
-        """The cover of a text and what follows; of much text by way of its last sure cut (sure_cuts.py).
+    def _encoded(self, text: bytes) -> list[int]:
+        """The tokenizer's tokens of a text; of one that ends inside a character, perhaps others there."""
+        encoding = self.viability.vocab.source.encode(text.decode(errors="ignore"), add_special_tokens=False)
+        return list(encoding.ids)
 
-        The tokens up to there are those of the tokenizer, where some sequence that begins with them spells the text: it
-        is only asked for a guess, as its tokens of a text that ends inside a character may be others.
-        """
-        if len(data) <= NEAR:
-            return cover.advance(data)
-        if cover.prefix:  # where they meet, the nodes that are there are gone on from
-            cover, data = cover.advance(data[:NEAR]), data[NEAR:]
-        start: Any = common_ancestor((*cover.nodes, *cover.ending))
-        cut = sure_cut(self.viability, start.boundary, cover.leftover(start) + data)
-        node = None if cut is None else self._guessed(start, cover.prefix + data, start.end + cut)
-        if node is not None:
-            with contextlib.suppress(UnreachablePrefixError):
-                return cover.beyond(node, data)
+
+def grown(cover: Cover, data: bytes, spelling: Callable[[bytes], Sequence[int]]) -> Cover:
+    """The cover of a text and what follows it; of much text by way of its last sure cut (sure_cuts.py).
+
+    Args:
+        cover: Of the text.
+        data: What follows.
+        spelling: Makes tokens of the whole text, the cover's text and ``data``. They may go on beyond it, and they may
+            be a guess: up to the cut they are those of every spelling where some sequence that begins so spells the
+            text, and else they are not used.
+
+    Raises:
+        UnreachablePrefixError: No token sequence spells them.
+    """
+    if len(data) <= NEAR:
         return cover.advance(data)
+    if cover.prefix:  # where they meet, the nodes that are there are gone on from
+        cover, data = cover.advance(data[:NEAR]), data[NEAR:]
+    start: Any = common_ancestor((*cover.nodes, *cover.ending))
+    cut = sure_cut(cover.viability, start.boundary, cover.leftover(start) + data)
+    node = None if cut is None else _along(start, spelling(cover.prefix + data), start.end + cut, cover.viability)
+    if node is not None:
+        with contextlib.suppress(UnreachablePrefixError):
+            return cover.beyond(node, data)
+    return cover.advance(data)
 
-    def _guessed(self, node: Node, text: bytes, end: int) -> Node | None:
-        """The node of the tokenizer's own tokens of a text up to a place, if a node is among those before it."""
-        vocab = self.viability.vocab
-        ids = vocab.source.encode(text.decode(errors="ignore"), add_special_tokens=False).ids
-        if tuple(ids[: node.depth]) != node.token_ids:
+
+def _along(node: Node, ids: Sequence[int], end: int, viability: Viability) -> Node | None:
+    """The node that some tokens lead to at a place in the text, if they begin with a node's and are viable."""
+    if tuple(ids[: node.depth]) != node.token_ids:
+        return None
+    for token in ids[node.depth :]:
+        if node.end >= end:
+            break
+        boundary = viability.extend(node.boundary, token)
+        if boundary is None:
             return None
-        for token in ids[node.depth :]:
-            if node.end >= end:
-                break
-            boundary = self.viability.extend(node.boundary, token)
-            if boundary is None:
-                return None
-            node = Node(node, token, node.end + len(vocab.token_bytes[token] or b""), boundary)
-        return node if node.end == end else None
+        node = Node(node, token, node.end + len(viability.vocab.token_bytes[token] or b""), boundary)
+    return node if node.end == end else None
 
 
 def _is_id(segment: object) -> bool:

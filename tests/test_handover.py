@@ -292,8 +292,8 @@ def test_the_cover_of_a_text_is_begun_near_its_end(table: Table, monkeypatch: py
         found.append(sure_cut(*arguments))
         return found[-1]
 
-    monkeypatch.setattr("bytelm.handover.NEAR", 1)  # this table leaks every few bytes
-    monkeypatch.setattr("bytelm.handover.sure_cut", watched)
+    monkeypatch.setattr("bytelm.prompts.NEAR", 1)  # this table leaks every few bytes
+    monkeypatch.setattr("bytelm.prompts.sure_cut", watched)
     table.eot_ids = frozenset()
     lm = ByteLM(table)
     for completion in lm.sample_batch(["the "] * 4, max_bytes=200, seed=6):
