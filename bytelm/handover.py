@@ -18,19 +18,19 @@ Theory of operation
         P(b | x) + ℓ(x) · P(b | x) / (1 − ℓ(x))  =  P(b | x) / (1 − ℓ(x)),
 
     and what follows it depends on x·b alone, either way: the text has the sampler's distribution, to the last bit of
-    the model's own arithmetic. By the same sum, a member of x's own cover may be drawn in place of the symbol, and the
-    engine go on from there: that needs fewer rows, and is done first; at a second leak after x it is the symbol, so
-    that it comes to an end. How often it happened is in the usage (``redrawn``).
+    the model's own arithmetic. By the same sum, a member of x's own cover may be drawn in place of the symbol
+    (members.py), and the engine go on from there: that needs fewer rows, and is done first; at a second leak after x it
+    is the symbol, so that it comes to an end. How often it happened is in the usage (``redrawn``).
 
 Numbers
     ``Completion.logprob`` is what it is everywhere: ln P(bytes | prefix) by the lemma, and not the sum over the tokens
     that were drawn, which is only one of the ways to spell the text. Of the last bytes' cover only the nodes that lie
-    beyond their common ancestor are evaluated; the ancestor's weight is the product of the probabilities that the
-    engine drew its tokens with.
+    beyond their common ancestor are evaluated. The weights of the ancestor, and of the nodes on the way that was drawn
+    from there, are the products of the probabilities that the engine drew its tokens with.
 
 Cost
     Rows at the prompt's end and at the text's end, a handful each; between them, the engine's own generation. After
-    leak a few rows more. An engine that takes new sequences at any time goes on with the others meanwhile.
+    leak a row more, or none. An engine that takes new sequences at any time goes on with the others meanwhile.
     A walk over the bytes of each token that is drawn. The cover of a text's end is that of the bytes behind its last
     sure cut (sure_cuts.py) where the pre-tokenizer cuts; where it cuts nothing, the cover is taken along the text.
 
@@ -43,18 +43,17 @@ Seeds
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
 
-from bytelm.errors import BytelmError, ModelError
+from bytelm.errors import BytelmError
 from bytelm.evaluation import settled_log_mass
 from bytelm.filters import EOT, Filters
-from bytelm.frontier import Frontier, common_ancestor
+from bytelm.frontier import Frontier, Node, common_ancestor, path_down
+from bytelm.members import Member, by_shares, by_walks, picked
 from bytelm.prompts import grown
 from bytelm.sampler import Completion, FinishReason, Settings, draw
 from bytelm.scheduler import JobUsage, Outcome, Request, Scheduler, Step
@@ -186,9 +185,9 @@ class HandedOver:
 
     def _begin(self) -> Step[None]:
         """Draw a member of the cover; where a second token in a row was leak, a symbol before."""
-        place = self.prompt
+        place, way, again = self.prompt, dict[Node, float](), False
         if self.redrawn:
-            place = self._here()
+            place, way = self._here()
             again, self._leaked_at = self._leaked_at == len(self.bytes), len(self.bytes)
             if again:
                 symbol = int((yield from draw(place, Filters(), self._random.random(1)))[0])
@@ -199,38 +198,23 @@ class HandedOver:
                 if self.finish_reason:
                     return
                 place = place.advance(bytes([symbol]))
-        if not place.opening:
-            yield from evaluate_mass(place)
-        self._draw_member(place)
+        if place.opening:
+            root = place.nodes[0]  # no byte has been drawn yet
+            self._go_on(place, Member(root, place.weights[root]))
+        elif way and not again:
+            self._go_on(place, (yield from by_walks(place, way, self._random)))
+        else:
+            self._go_on(place, (yield from by_shares(place, self._random)))
 
-    def _draw_member(self, place: Frontier) -> None:
-        """Go on from a member of the cover of the text so far, all evaluated that its mass needs; by its posterior."""
-        uniforms = self._random.random(2)
-        node = place.nodes[0]  # the root, where no byte has been drawn yet
-        if not place.opening:
-            shares = place.log_shares()
-            if (top := max(shares.values(), default=-math.inf)) == -math.inf:
-                raise ModelError(
-                    f"the model gives the prefix {place.prefix[-40:]!r} probability 0, so nothing can be said of what "
-                    "follows"
-                )
-            node = list(shares)[picked(np.exp(np.array([*shares.values()]) - top), uniforms[0])]
-        leftover = place.cover.leftover(node)
-        known: Any = node  # cover.py's, with its boundary
-        self._ids, self._boundary, self._whole = node.token_ids, known.boundary, node.depth
-        self._rest = leftover
+    def _go_on(self, place: Frontier, member: Member) -> None:
+        """Go on from a member of the cover of the text so far."""
+        node: Any = member.node  # cover.py's, with its boundary
+        self._ids, self._boundary, self._whole = node.token_ids, node.boundary, node.depth
+        self._rest = place.cover.leftover(node)
         self._place, self._placed = place, len(self.bytes)
-        self._log_weights = [place.weights[node]]
-        row = place.row(node)
-        if place.opening or not leftover or row is None:
-            return
-        lo, hi, mask = place.cover.viable(node)
-        longer = place.reader.trie.equal_to(leftover, lo, hi)
-        rank = longer + picked(row.probs[longer:hi] * mask[longer - lo :], uniforms[1])
-        token = int(place.reader.order[rank])
-        after = self._after(token)
-        if after is not None:
-            self._append(token, after, math.log(row.probs[rank]))
+        self._log_weights = [member.log_weight]
+        if member.token is not None and (after := self._after(member.token)) is not None:
+            self._append(member.token, after, member.logprob)
 
     def _draw_first(self) -> Step[None]:
         """Draw the first token of all as the engine would, from the row after no token: it has to be given one."""
@@ -238,8 +222,8 @@ class HandedOver:
         token = picked(np.exp(row.astype(np.float64)), self._random.random())
         self.take(token, float(row[token]))
 
-    def _here(self) -> Frontier:
-        """The end of the text so far, its weights relative to the prompt's anchor.
+    def _here(self) -> tuple[Frontier, dict[Node, float]]:
+        """The end of the text so far, its weights relative to the prompt's anchor; and the way there that was drawn.
 
         All that is to be evaluated lies beyond the common ancestor of its nodes, where that is among the tokens drawn;
         else it lies not far from where the member was drawn, from which the evaluation goes on.
@@ -249,14 +233,15 @@ class HandedOver:
             place, placed = self.prompt, 0
         since = bytes(self.bytes[placed:])
         if not since:
-            return place.copy()
+            return place.copy(), {}
         known: Any = place.cover  # cover.py's
         cover = grown(known, since, lambda _: self._ids)
         ancestor = common_ancestor((*cover.nodes, *cover.ending))
         if not self._drawn_through(ancestor):
-            return place.advance(since)
-        weights = {ancestor: self._log_weights[ancestor.depth - self._whole]}
-        return Frontier(cover, context=place.context, reader=place.reader, weights=weights)
+            return place.advance(since), {}
+        last = max(filter(self._drawn_through, (ancestor, *cover.nodes, *cover.ending)), key=lambda node: node.depth)
+        way = {node: self._log_weights[node.depth - self._whole] for node in path_down(ancestor, last)}
+        return Frontier(cover, context=place.context, reader=place.reader, weights=way), way
 
     def _drawn_through(self, node: Any) -> bool:
         """Whether a node is the one that was drawn, or that and tokens drawn after it."""
@@ -268,26 +253,7 @@ class HandedOver:
         ended = self.finish_reason == "eot"
         if not self.bytes and not ended:
             return 0.0
-        return (yield from settled_log_mass(self._here(), ended=ended)) - self.prompt.log_mass()
-
-
-def evaluate_mass(place: Frontier) -> Step[None]:
-    """Evaluate what P(x) needs: the nodes that end before x does. All are known beforehand: one request."""
-    while nodes := place.missing(purpose="mass"):
-        rows = yield Request(place.sequences(nodes))
-        if place.missing(purpose="mass"):  # else another completion, which shares the place, has been told the same
-            place.learn(nodes, rows)
-
-
-def picked(masses: Float[np.ndarray, " n"], uniform: float) -> int:
-    """The index on which a uniform number falls, among masses in any proportion to probabilities.
-
-    >>> [picked(np.array([1.0, 0.0, 3.0]), uniform) for uniform in (0.0, 0.2, 0.3, 0.99)]
-    [0, 0, 2, 2]
-    """
-    edges = np.cumsum(masses, dtype=np.float64)
-    index = int(np.searchsorted(edges, uniform * edges[-1], side="right"))
-    return min(index, int(np.flatnonzero(masses)[-1]))
+        return (yield from settled_log_mass(self._here()[0], ended=ended)) - self.prompt.log_mass()
 
 
 def completions(

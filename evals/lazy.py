@@ -86,14 +86,21 @@ def greedy(lm: Any, prompts: Sequence[bytes], *, size: int) -> tuple[int, list[s
 
 
 def p_value(symbols: Int64[np.ndarray, " n"], probs: Float64[np.ndarray, "257"]) -> float:
-    """Chi-square of draws against probabilities, the cells with an expectation below 5 taken together."""
+    """Chi-square of draws against probabilities, the cells with an expectation below 5 taken together.
+
+    Where these together expect less than 5 too, the smallest of the others joins them.
+    """
     from scipy.stats import chisquare
 
     counts = np.bincount(symbols, minlength=len(probs)).astype(float)
     expected = probs / probs.sum() * len(symbols)
     if counts[expected == 0].any():
         return 0.0
-    small = expected < 5
+    order = np.argsort(expected)
+    count = int((expected < 5).sum())
+    while 0 < count < len(order) and expected[order[:count]].sum() < 5:
+        count += 1
+    small = np.isin(np.arange(len(order)), order[:count])
     observed = np.append(counts[~small], counts[small].sum())
     expected = np.append(expected[~small], expected[small].sum())
     if expected[-1] == 0:

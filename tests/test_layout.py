@@ -56,6 +56,7 @@ ORDER = (
     "frontier",
     "evaluation",
     "leaps",
+    "members",
     "stream",
     "sampler",
     "scoring",
