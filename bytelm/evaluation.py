@@ -31,11 +31,11 @@ def evaluate(frontier: Frontier, nodes: Sequence[Node], done: float = 0.0) -> St
         frontier.learn(nodes, rows)
 
 
-def evaluate_all(frontier: Frontier) -> Step[None]:
-    """Evaluate every node of any mass: one request, as all of them are known beforehand."""
-    while nodes := frontier.missing():
+def evaluate_all(frontier: Frontier, purpose: Purpose = "row") -> Step[None]:
+    """Evaluate every node of any mass that a purpose needs: one request, as all of them are known beforehand."""
+    while nodes := frontier.missing(purpose=purpose):
         rows = yield Request(frontier.sequences(nodes))
-        if not frontier.complete:  # or another job, which shares the frontier, has been told the same
+        if frontier.missing(purpose=purpose):  # or another job, which shares the frontier, has been told the same
             frontier.learn(nodes, rows)
 
 

@@ -30,9 +30,10 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from bytelm.errors import ModelError
+from bytelm.evaluation import evaluate, evaluate_all
 from bytelm.frontier import Frontier, Node, path_down
 from bytelm.rows import Row
-from bytelm.scheduler import Request, Step
+from bytelm.scheduler import Step
 
 TRIES: Final = 32
 
@@ -53,21 +54,13 @@ class Member(NamedTuple):
     logprob: float = 0.0
 
 
-def evaluate_mass(place: Frontier) -> Step[None]:
-    """Evaluate what P(x) needs: the nodes that end before x does. All are known beforehand: one request."""
-    while nodes := place.missing(purpose="mass"):
-        rows = yield Request(place.sequences(nodes))
-        if place.missing(purpose="mass"):  # else another completion, which shares the place, has been told the same
-            place.learn(nodes, rows)
-
-
 def by_shares(place: Frontier, random: np.random.Generator) -> Step[Member]:
     """Draw a member after evaluating all that P(x) needs.
 
     Raises:
         ModelError: The model gives x probability 0.
     """
-    yield from evaluate_mass(place)
+    yield from evaluate_all(place, "mass")
     uniforms = random.random(2)
     shares = place.log_shares()
     if (top := max(shares.values(), default=-math.inf)) == -math.inf:
@@ -128,13 +121,9 @@ def _walk(
             uniform -= prob
         if not others and node not in place.nodes:
             return None
-        if node not in rows:
-            if (known := place.row(node)) is None:
-                (array,) = yield Request(place.sequences((node,)))
-                place.learn((node,), (array,))
-                known = place.reader.read(array)
-            rows[node] = known
-        row, before = rows[node], node
+        while (row := rows.get(node) or place.row(node)) is None:
+            yield from evaluate(place, (node,))
+        rows[node], before = row, node
         for child in others:
             prob = math.exp(row.logprob(child.token_id))
             if uniform < prob:
@@ -142,13 +131,11 @@ def _walk(
                 break
             uniform -= prob
         if node is before:
-            first, masses = _longer(place, node, row) if node in place.nodes else (0, np.zeros(0))
-            whole = float(masses.sum())
-            return (
-                _going_on(place, node, log_weight, row, first + picked(masses, uniform / whole))
-                if uniform < whole
-                else None
-            )
+            if node in place.nodes:
+                first, masses = _longer(place, node, row)
+                if uniform < (whole := float(masses.sum())):
+                    return _going_on(place, node, log_weight, row, first + picked(masses, uniform / whole))
+            return None
     return Member(node, log_weight)
 
 
