@@ -23,6 +23,7 @@ from bytelm.engines.vllm import VllmLM
 from bytelm.errors import ContextOverflowError, InvalidArgumentError, ModelError
 from bytelm.packaged import packaged_directory
 from bytelm.testing import check_engine
+from bytelm.token_lm import Draw, Usage
 from evals.lazy import p_value
 from tests.test_sampler import P_THRESHOLD
 
@@ -129,7 +130,7 @@ def test_contract(engine: VllmLM, smollm2: ByteLM, seed: int, tolerance: float) 
     assert (engine.eot_ids, engine.start_id) == (smollm2.eot_ids, smollm2.token_lm.start_id)  # type: ignore[attr-defined]
 
 
-def test_rows_come_as_arrays(engine: VllmLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_vllm_tells_come_as_arrays(engine: VllmLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows go past vLLM's lists of Python numbers; where they cannot, as it may be one day, they are the same."""
     from bytelm.engines import vllm_requests
 
@@ -142,12 +143,38 @@ def test_rows_come_as_arrays(engine: VllmLM, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(VllmLM, "_row", seen)
     for keep in (vllm_requests.keep_arrays, lambda _: None):
-        engine.clear_cache()
         monkeypatch.setattr(vllm_requests, "keep_arrays", keep)
-        rows.append(engine.next_token_logprobs([(504, 3575, 282)]))
+        rows.append(engine._told([(504, 3575, 282)])[504, 3575, 282])
 
     assert kinds == [np.ndarray, list]
     assert np.array_equal(rows[0], rows[1])
+
+
+def test_rows_that_the_workers_keep_are_those_that_vllm_tells(engine: VllmLM) -> None:
+    """Of every sequence that was drawn along, some leaving the batch and others joining it; none is computed again."""
+    rng = np.random.default_rng(5)
+    starts = [tuple(rng.integers(20, 40_000, size).tolist()) for size in (3, 40, 1, 17, 70, 5, 9)]
+    drawn: dict[tuple[int, ...], list[int]] = {start: [] for start in starts}
+
+    def draw(start: tuple[int, ...], count: int) -> Draw:
+        def take(token: int, _: float) -> bool:
+            drawn[start].append(token)
+            return len(drawn[start]) < count
+
+        return Draw(start, len(start), 30, take)
+
+    waiting = [[draw(start, count)] for start, count in zip(starts[4:], (6, 2, 9), strict=True)]
+    waiting.append([draw(start, count) for start, count in zip(starts, (3, 12, 5, 1), strict=False)])
+    engine.clear_cache()
+    engine.draw_tokens(lambda: waiting.pop() if waiting else [])
+    sequences = [(*start, *tokens[:n]) for start, tokens in drawn.items() for n in range(len(tokens))]
+    spent = engine.usage.copy()
+    kept = engine.next_token_logprobs(sequences)
+
+    assert len(sequences) == 38
+    assert engine.usage.since(spent) == Usage()
+    told = engine._told(sequences)
+    assert max(np.abs(row - told[sequence]).max() for sequence, row in zip(sequences, kept, strict=True)) < 1e-3
 
 
 def test_completions_are_what_they_say(byte_lm: ByteLM, smollm2: ByteLM) -> None:

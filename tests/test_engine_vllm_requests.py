@@ -13,6 +13,7 @@ import pytest
 from bytelm import ByteLM, TableLM
 from bytelm.engines import choice
 from bytelm.engines.vllm import VllmLM
+from bytelm.engines.vllm_rows import OPTIONS, REQUEST
 from bytelm.errors import (
     ContextOverflowError,
     InvalidArgumentError,
@@ -23,6 +24,7 @@ from bytelm.errors import (
     VocabularyMismatchError,
 )
 from bytelm.testing import check_engine
+from bytelm.token_lm import Usage
 from tests.drawing import draw_all
 from tests.tiny import byte_bpe_tokenizer, default_tokenizer
 
@@ -50,6 +52,8 @@ class Engine:
         self.output_processor = SimpleNamespace(request_states={})
         self.engine_core = SimpleNamespace(shutdown=lambda: None)
         self.extra = 0.0
+        self.kept: dict[tuple[str, int], bytes] = {}  # by the worker: a request's name, and tokens drawn before
+        self.fetches = 0
 
     def add_request(self, name: str, prompt: dict[str, Any], params: SamplingParams) -> str:
         assert prompt["type"] == "token"
@@ -79,13 +83,20 @@ class Engine:
     def _token(self, name: str, request: Any) -> Any:
         params, prompt_length = request.params, len(request.ids) - request.drawn
         row = self.model.next_token_logprobs([request.ids])[0] + self.extra
+        if told := params.__dict__.get("extra_args"):
+            self.kept[told[REQUEST], request.drawn] = row.astype(np.float32).tobytes()
         if params.logprobs == -1:
             order = np.argsort(-row)
             ids = [int(order[0]), *order.tolist()]
             logprobs: Any = SimpleNamespace(token_ids=ids, logprobs=[float(row[i]) for i in ids])
             token = ids[0]
         else:
-            token = int(request.random.choice(len(row), p=np.exp(row) / np.exp(row).sum()))
+            likeliest = int(np.argmax(row))
+            token = (
+                likeliest
+                if params.temperature == 0
+                else int(request.random.choice(len(row), p=np.exp(row) / np.exp(row).sum()))
+            )
             logprobs = [{token: SimpleNamespace(logprob=float(row[token]))}]
         request.ids.append(token)
         request.drawn += 1
@@ -126,6 +137,29 @@ class LLM:
     def reset_prefix_cache(self) -> None:
         """Nothing is kept."""
 
+    def collective_rpc(self, method: str, *, args: tuple[list[tuple[str, int]]]) -> list[list[bytes | None]]:
+        """Of two workers the second has the rows."""
+        assert method == "bytelm_rows"
+        self.llm_engine.fetches += 1
+        return [[None] * len(args[0]), [self.llm_engine.kept.get(key) for key in args[0]]]
+
+
+class Forgetful(dict[Any, Any]):
+    """A worker's memory that keeps nothing."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Forget it."""
+
+
+class Mixed(dict[Any, Any]):
+    """A worker's memory that gives the last row for every key."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Give it to all."""
+        super().__setitem__(key, value)
+        for other in self:
+            super().__setitem__(other, value)
+
 
 @pytest.fixture(autouse=True)
 def vllm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -152,7 +186,13 @@ def test_options_reach_vllm() -> None:
     engine(tensor_parallel_size=2, pipeline_parallel_size=3, quantization="awq")
     engine(dtype="bfloat16", enable_prefix_caching=False)
 
-    whole = {"model": "toy", "max_logprobs": -1, "logprobs_mode": "raw_logprobs"}
+    whole = {
+        "model": "toy",
+        "max_logprobs": -1,
+        "logprobs_mode": "raw_logprobs",
+        "prefix_cache_retention_interval": None,
+        **OPTIONS,
+    }
     assert LLM.made == [
         {
             **whole,
@@ -164,8 +204,9 @@ def test_options_reach_vllm() -> None:
         },
         {**whole, "enable_prefix_caching": False, "dtype": "bfloat16"},
     ]
-    with pytest.raises(InvalidArgumentError, match="max_logprobs is set by the engine"):
-        engine(max_logprobs=20)
+    for name in ("max_logprobs", "logits_processors"):
+        with pytest.raises(InvalidArgumentError, match=f"{name} is set by the engine"):
+            engine(**{name: 20})
 
 
 def test_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, vllm: ModuleType) -> None:
@@ -188,12 +229,17 @@ def test_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, vllm: ModuleTyp
         ByteLM.from_pretrained("demo", engine="vllm")
 
 
-def test_contract() -> None:
-    """The engine keeps the contract, whatever order the answers come in, and after a step that failed."""
+@pytest.mark.parametrize("workers", ["keep", "forget", "mix up", "are not asked"])
+def test_contract(workers: str) -> None:
+    """The engine keeps the contract, whatever order the answers come in, and after a step that failed.
+
+    So it does where the workers keep no rows, or others than they say: those are asked for in vLLM's own way.
+    """
     import contextlib
     from collections.abc import Iterator
 
-    lm = engine(row_bytes=20_000)
+    lm = engine(row_bytes=20_000, **({"worker_extension_cls": "theirs"} if workers == "are not asked" else {}))
+    lm._engine.kept = {"forget": Forgetful, "mix up": Mixed}.get(workers, dict)()
 
     def make() -> Any:
         lm.clear_cache()
@@ -211,22 +257,51 @@ def test_contract() -> None:
     assert lm._engine.requests == {}
 
 
-def test_all_sequences_are_in_vllm_at_once() -> None:
+@pytest.mark.parametrize("own", [False, True])
+def test_all_sequences_are_in_vllm_at_once(*, own: bool) -> None:
     """A call's sequences are all given to vLLM before its first step, each once; known rows are not asked for."""
-    lm = engine()
+    lm = engine(**({"worker_extension_cls": "theirs"} if own else {}))
     lm.next_token_logprobs([(1,), (2, 3), (1,)])
     lm.next_token_logprobs([(2, 3), (1,)])
 
-    assert [ids for ids, _ in lm._engine.asked] == [[1], [2, 3]]
-    assert {(p.logprobs, p.max_tokens, p.flat_logprobs, p.detokenize) for _, p in lm._engine.asked} == {
-        (-1, 1, True, False)
-    }
+    asked = lm._engine.asked
+    assert [ids for ids, _ in asked] == [[1], [2, 3]]
+    assert {(p.max_tokens, p.detokenize, p.temperature) for _, p in asked} == {(1, False, 0.0)}
+    if own:  # no worker of ours: vLLM tells the whole row
+        assert {(p.logprobs, p.flat_logprobs) for _, p in asked} == {(-1, True)}
+    else:
+        assert {p.logprobs for _, p in asked} == {0}
+        assert len({p.extra_args[REQUEST] for _, p in asked}) == 2
+    assert lm._engine.fetches == (not own)
     assert (lm.usage.calls, lm.usage.tokens_fed) == (1, 3)
 
 
-def test_completions_are_handed_over() -> None:
+def test_rows_along_what_was_drawn_cost_nothing() -> None:
+    """A row that a worker has from drawing is fetched, and not computed again; where it is gone, it is."""
+    lm = engine()
+    plain = TableLM(default_tokenizer(), seed=3, order=2, temperature=2.0)
+    (line,) = draw_all(lm, [(7, 8)], [1], max_tokens=12)
+    ids = (7, 8, *(token for token, _ in line))
+    sequences = [ids[:n] for n in range(2, len(ids))]
+    spent = lm.usage.copy()
+
+    rows = lm.next_token_logprobs(sequences)
+
+    assert len(sequences) == 12
+    assert np.abs(rows - plain.next_token_logprobs(sequences)).max() < 1e-5
+    assert lm.usage.since(spent) == Usage()
+    lm.next_token_logprobs([ids])  # nothing was drawn after it
+    assert lm.usage.since(spent).tokens_fed == len(ids)
+    lm.clear_cache()
+    assert np.abs(lm.next_token_logprobs(sequences) - rows).max() < 1e-6
+    assert lm.usage.since(spent).tokens_fed == len(ids) + sum(map(len, sequences))
+
+
+@pytest.mark.parametrize("memory", [dict, Forgetful, Mixed])
+def test_completions_are_handed_over(memory: type[dict[Any, Any]]) -> None:
     """Tokens are drawn by vLLM, each request from its own seed; what is done with leaves the batch at once."""
     lm = engine()
+    lm._engine.kept = memory()
     plain = ByteLM(TableLM(default_tokenizer(), seed=3, order=2, temperature=2.0, eot_ids=(0, 5, 6)))
     prompts = ["the ", "return n", "the "]
     completions = ByteLM(lm).sample_batch(prompts, max_bytes=9, seed=1)
@@ -234,7 +309,7 @@ def test_completions_are_handed_over() -> None:
     for prompt, completion in zip(prompts, completions, strict=True):
         ended = completion.finish_reason == "eot"
         assert completion.logprob == pytest.approx(plain.logprob(completion.bytes, prompt, eot=ended), abs=1e-4)
-    drawing = [params for _, params in lm._engine.asked if params.logprobs == 0]
+    drawing = [params for _, params in lm._engine.asked if params.temperature]
     assert {(p.temperature, p.ignore_eos, p.detokenize, p.output_kind) for p in drawing} == {
         (1.0, True, False, "delta")
     }
@@ -243,17 +318,20 @@ def test_completions_are_handed_over() -> None:
     assert lm._engine.requests == {}
 
 
-@pytest.mark.parametrize(("size", "count", "seed"), [(5, 24, 1), (2, 4, 22), (3, 4, 15), (4, 4, 20)])
-def test_drawing_goes_on_while_rows_are_computed(size: int, count: int, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "count", "seed", "own"),
+    [(5, 24, 1, False), (5, 24, 1, True), (2, 4, 22, True), (3, 4, 15, True), (4, 4, 20, True)],
+)
+def test_drawing_goes_on_while_rows_are_computed(size: int, count: int, seed: int, *, own: bool) -> None:
     """Completions that end, or draw leak, ask for rows in the steps in which the others are drawn; none is lost.
 
     Of few and short ones the last may be drawn while another's rows are computed.
     """
-    lm = engine()
+    lm = engine(**({"worker_extension_cls": "theirs"} if own else {}))
     step, mixed = lm._engine.step, []
 
     def watched() -> Any:
-        mixed.append({request.params.logprobs for request in lm._engine.requests.values()})
+        mixed.append({request.params.temperature for request in lm._engine.requests.values()})
         return step()
 
     lm._engine.step = watched
@@ -261,7 +339,7 @@ def test_drawing_goes_on_while_rows_are_computed(size: int, count: int, seed: in
     prompts = ["the ", "return n"] * (count // 2)
     completions = ByteLM(lm).sample_batch(prompts, max_bytes=size, seed=seed)
 
-    assert {0, -1} in mixed
+    assert {0.0, 1.0} in mixed
     for prompt, completion in zip(prompts, completions, strict=True):
         ended = completion.finish_reason == "eot"
         assert completion.logprob == pytest.approx(plain.logprob(completion.bytes, prompt, eot=ended), abs=1e-4)

@@ -3,15 +3,16 @@
 Rules
     vLLM does all below the bytes: batching, its prefix cache, parallelism, quantised kernels. Everything that a call
     asks for is given to it at once; prompts are token ids.
-    A row is the whole of what vLLM calls the raw log-probabilities, one token after the sequence: ``logprobs=-1``.
-    `draw_tokens` hands generation over: rows of a whole vocabulary are what vLLM is slow at, and tokens what it is
-    fast at. Sequences are taken out of the batch one by one, as soon as they are done with, and others put in; rows
-    that are asked for meanwhile are computed in the same steps.
+    A row is what vLLM's sampler starts from, one token after the sequence. vLLM's workers keep those of the last steps,
+    and are asked for them (vllm_rows.py); what they cannot give is asked for as raw log-probabilities: ``logprobs=-1``.
+    `draw_tokens` hands generation over. Sequences are taken out of the batch one by one, as soon as they are done with,
+    and others put in; rows that are asked for meanwhile are computed in the same steps, or have been already.
 
 Cost
-    A row costs a step of the model and a sort of the vocabulary in vLLM's process. vLLM would then make Python numbers
-    of it, one by one, which takes several times as long as all else: `keep_arrays` (vllm_requests.py) goes past that.
-    What a sequence shares with earlier ones is in the prefix cache by whole blocks.
+    A row costs a step of the model, or nothing where the sequence is being drawn along. What a sequence shares with
+    earlier ones is in the prefix cache by whole blocks. As raw log-probabilities it would cost a sort of the vocabulary
+    for every sequence of the step, and vLLM would make Python numbers of it, one by one: `keep_arrays`
+    (vllm_requests.py) goes past the latter.
 
 Does not
     Score by ``prompt_logprobs``: those would be rows at every position, all of them in memory as Python numbers, and
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -37,7 +38,8 @@ from jaxtyping import Float32
 
 from bytelm.engines import traits
 from bytelm.engines.row_memo import ROW_BYTES, Row, RowMemo, Rows, Tokens
-from bytelm.engines.vllm_requests import Requests, Told, explained
+from bytelm.engines.vllm_requests import Requests, explained
+from bytelm.engines.vllm_rows import OPTIONS, Trail, WorkerRows
 from bytelm.errors import (
     BytelmError,
     InvalidArgumentError,
@@ -45,8 +47,13 @@ from bytelm.errors import (
 )
 from bytelm.token_lm import Draw, More, Usage, normalised
 
-# Set here, as the rows would not be what they are.
-_OURS: Final = ("model", "max_logprobs", "logprobs_mode", "runner", "convert", "skip_tokenizer_init")
+# Set here, as the rows or the draws would not be what they are.
+_OURS: Final = (
+    *("model", "max_logprobs", "logprobs_mode", "runner", "convert", "skip_tokenizer_init"),
+    "logits_processors",
+)
+# With these vLLM's workers cannot be made to keep rows.
+_WITHOUT: Final = ("speculative_config", "worker_extension_cls")
 
 
 class VllmLM:
@@ -60,7 +67,8 @@ class VllmLM:
         row_bytes: What remembered rows may take.
         options: Everything else that vLLM's ``LLM`` takes, such as ``tensor_parallel_size``,
             ``pipeline_parallel_size``, ``dtype``, ``quantization``, ``max_model_len``, ``gpu_memory_utilization``.
-            ``dtype`` is float32 on a CPU if not given, and ``enable_prefix_caching`` is on.
+            ``dtype`` is float32 on a CPU if not given, and ``enable_prefix_caching`` is on, and keeps every block
+            (``prefix_cache_retention_interval=None``).
 
     Attributes:
         usage: Steps of vLLM and tokens fed since the construction, those in its prefix cache left out.
@@ -94,7 +102,8 @@ class VllmLM:
         self.tokenizer: Any = _tokenizer(str(model), tokenizer, options)
         if isinstance(tokenizer, str | Path):
             options["tokenizer"] = str(tokenizer)
-        self._llm = _loaded(self._vllm, str(model), options)
+        keeps = not any(options.get(name) for name in _WITHOUT)
+        self._llm = _loaded(self._vllm, str(model), {**options, **OPTIONS} if keeps else options)
         self._engine: Any = self._llm.llm_engine
         config = self._llm.model_config
         self.vocab_size = int(config.get_vocab_size())
@@ -108,6 +117,7 @@ class VllmLM:
         self._name = str(model)
         self._memo = RowMemo(row_bytes)
         self._requests = Requests(self._engine, self.usage)
+        self._workers = WorkerRows(self._llm.collective_rpc if keeps else None)
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -146,6 +156,8 @@ class VllmLM:
             sequence = self._checked(draw.sequence)
             room = self.context_length + 1 - len(sequence)
             left = min(room, draw.max_tokens)
+            trail = self._workers.new_trail(sequence)
+            self._workers.remember(trail)
             params = self._vllm.SamplingParams(
                 temperature=1.0,
                 seed=draw.seed,
@@ -154,14 +166,15 @@ class VllmLM:
                 ignore_eos=True,  # an end is a token like others: `take` knows what it means
                 detokenize=False,
                 output_kind=self._vllm.sampling_params.RequestOutputKind.DELTA,
+                extra_args=trail.extra_args,
             )
 
             def told(output: Any) -> bool:
                 nonlocal left, full
-                drawn = output.outputs[0]
-                for token, entry in zip(drawn.token_ids, drawn.logprobs, strict=True):
+                for token, logprob in _drawn(output):
                     left -= 1
-                    if not draw.take(int(token), float(entry[token].logprob)):
+                    trail.add(token, logprob)
+                    if not draw.take(token, logprob):
                         return False
                 full |= left == 0 and room < draw.max_tokens
                 return True
@@ -180,6 +193,7 @@ class VllmLM:
         """Forget all sequences and rows."""
         with self._lock, self._requests.together():
             self._memo.clear()
+            self._workers.clear()
             self._llm.reset_prefix_cache()
 
     def close(self) -> None:
@@ -197,31 +211,71 @@ class VllmLM:
         )
 
     def _computed(self, sequences: list[Tokens]) -> Rows:
-        kind = self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY
         rows: Rows = {}
-        params = self._vllm.SamplingParams(
-            temperature=0.0, max_tokens=1, logprobs=-1, flat_logprobs=True, detokenize=False, output_kind=kind
-        )
+        with self._requests.together():
+            for way in (self._drawn_along, self._kept, self._told):
+                if missing := [sequence for sequence in sequences if sequence not in rows]:
+                    rows |= way(missing)
+        return rows
 
-        def asking(sequence: Tokens) -> Told:
-            def told(output: Any) -> bool:
-                rows[sequence] = self._row(output.outputs[0].logprobs)
-                return True
+    def _drawn_along(self, sequences: list[Tokens]) -> Rows:
+        """The rows that were computed while tokens were drawn, of those that the workers still keep."""
+        return self._workers.along(sequences)
 
-            return told
+    def _kept(self, sequences: list[Tokens]) -> Rows:
+        """Feed the sequences, and fetch their rows from the workers."""
+        rows: Rows = {}
+        ended: dict[Tokens, Trail] = {}
+        with self._requests.together() as running:
+            for sequence in sequences if self._workers.there else ():
+                trail = self._workers.new_trail(sequence)
 
+                def told(output: Any, trail: Trail = trail) -> bool:
+                    for token, logprob in _drawn(output):
+                        trail.add(token, logprob)
+                    ended[trail.start] = trail
+                    return True
+
+                self._requests.add(running, sequence, self._params(logprobs=0, extra_args=trail.extra_args), told)
+            while running:
+                self._requests.step()
+                rows |= self._workers.rows(ended)
+                ended.clear()
+        return rows
+
+    def _told(self, sequences: list[Tokens]) -> Rows:
+        """Feed the sequences, and let vLLM tell the rows by itself."""
+        rows: Rows = {}
+        params = self._params(logprobs=-1, flat_logprobs=True)
         with self._requests.together() as running:
             for sequence in sequences:
-                self._requests.add(running, sequence, params, asking(sequence), as_arrays=True)
+
+                def told(output: Any, sequence: Tokens = sequence) -> bool:
+                    rows[sequence] = self._row(output.outputs[0].logprobs)
+                    return True
+
+                self._requests.add(running, sequence, params, told, as_arrays=True)
             while running:
                 self._requests.step()
         return rows
+
+    def _params(self, **more: Any) -> Any:
+        """The ``SamplingParams`` of a sequence that is fed for its row."""
+        kind = self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY
+        return self._vllm.SamplingParams(temperature=0.0, max_tokens=1, detokenize=False, output_kind=kind, **more)
 
     def _row(self, entries: Any) -> Row:
         """A row from all the ids and numbers that vLLM gives, those of the token that it took twice."""
         row = np.full(self.vocab_size, -np.inf, np.float32)
         row[np.asarray(entries.token_ids, np.int64)] = np.asarray(entries.logprobs, np.float32)
         return normalised(row)
+
+
+def _drawn(output: Any) -> Iterator[tuple[int, float]]:
+    """The tokens that are new in an output of vLLM's, and their log-probabilities."""
+    new = output.outputs[0]
+    for token, entry in zip(new.token_ids, new.logprobs, strict=True):
+        yield int(token), float(entry[token].logprob)
 
 
 def library() -> Any:
@@ -253,7 +307,8 @@ def _tokenizer(model: str, given: Any, options: dict[str, Any]) -> Any:
 
 def _loaded(vllm: Any, model: str, options: dict[str, Any]) -> Any:
     """An ``LLM``, or what stands in the way of one."""
-    given = {"enable_prefix_caching": True, **options}
+    # What is asked for branches anywhere, not only where a prompt ended: all blocks stay, of sliding windows too.
+    given = {"enable_prefix_caching": True, "prefix_cache_retention_interval": None, **options}
     if vllm.platforms.current_platform.is_cpu():
         given.setdefault("dtype", "float32")
     try:
