@@ -30,10 +30,10 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from bytelm.errors import ModelError
-from bytelm.evaluation import evaluate, evaluate_all
+from bytelm.evaluation import evaluate_all
 from bytelm.frontier import Frontier, Node, path_down
 from bytelm.rows import Row
-from bytelm.scheduler import Step
+from bytelm.scheduler import Request, Step
 
 TRIES: Final = 32
 
@@ -121,8 +121,10 @@ def _walk(
             uniform -= prob
         if not others and node not in place.nodes:
             return None
-        while (row := rows.get(node) or place.row(node)) is None:
-            yield from evaluate(place, (node,))
+        if (row := rows.get(node) or place.row(node)) is None:
+            (array,) = yield Request(place.sequences((node,)))
+            place.learn((node,), (array,))
+            row = place.row(node) or place.reader.read(array)  # `place` forgets what it needs no more
         rows[node], before = row, node
         for child in others:
             prob = math.exp(row.logprob(child.token_id))
