@@ -64,6 +64,8 @@ class Trail:
         drawn = len(sequence) - len(self.start)
         return (
             0 <= drawn < len(self.tokens)
+            # The last token first: many trails may begin with one long prompt.
+            and (not drawn or sequence[-1] == self.tokens[drawn - 1])
             and sequence[: len(self.start)] == self.start
             and sequence[len(self.start) :] == tuple(self.tokens[:drawn])
         )
