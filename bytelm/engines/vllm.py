@@ -213,14 +213,10 @@ class VllmLM:
     def _computed(self, sequences: list[Tokens]) -> Rows:
         rows: Rows = {}
         with self._requests.together():
-            for way in (self._drawn_along, self._kept, self._told):
+            for way in (self._workers.along, self._kept, self._told):
                 if missing := [sequence for sequence in sequences if sequence not in rows]:
                     rows |= way(missing)
         return rows
-
-    def _drawn_along(self, sequences: list[Tokens]) -> Rows:
-        """The rows that were computed while tokens were drawn, of those that the workers still keep."""
-        return self._workers.along(sequences)
 
     def _kept(self, sequences: list[Tokens]) -> Rows:
         """Feed the sequences, and fetch their rows from the workers."""
