@@ -40,6 +40,7 @@ HELP: Final = {
     "weight_decay": "of AdamW",
     "clip": "largest norm of a gradient",
     "batch_tokens": "tokens of a step, padding included",
+    "first_weight": "how much the first token of a middle weighs in training, beside 1 of each other",
     "evaluate_every": "steps between held-out losses",
     "patience": "held-out losses without a better one, after which training ends",
     "checkpoint_every": "steps between checkpoints",

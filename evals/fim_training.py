@@ -2,7 +2,8 @@
 
 Rules
     A step is one batch: the mean loss over its labelled tokens, the gradient clipped, AdamW, a learning rate that is
-    a function of the step alone (linear warm-up, then a cosine down to 0).
+    a function of the step alone (linear warm-up, then a cosine down to 0). The first token of a middle may weigh more:
+    in PSM it is the one that has to be found beyond the suffix.
     Weights of the adapter and moments of the optimiser are float32. Under ``bfloat16`` the forward pass runs in
     autocast.
     Every so many steps the held-out loss is taken in both modes. The best adapter is the one with the lowest mean of
@@ -56,6 +57,7 @@ class Recipe:
         weight_decay: Of AdamW.
         clip: The largest norm of a gradient.
         batch_tokens: Tokens of a step, padding included.
+        first_weight: How much the first token of a middle weighs, beside 1 of each other. In training alone.
         evaluate_every: Steps between held-out losses.
         patience: Held-out losses that may pass without a better one.
         checkpoint_every: Steps between checkpoints.
@@ -72,6 +74,7 @@ class Recipe:
     weight_decay: float = 0.0
     clip: float = 1.0
     batch_tokens: int = 2600
+    first_weight: float = 1.0
     evaluate_every: int = 100
     patience: int = 4
     checkpoint_every: int = 50
@@ -86,6 +89,8 @@ class Recipe:
                 "--learning-rate and --clip must be above 0, --weight-decay at least 0, --warmup a share; got "
                 f"{self.learning_rate}, {self.clip}, {self.weight_decay}, {self.warmup}"
             )
+        if not 0 < self.first_weight < math.inf:
+            raise InvalidArgumentError(f"--first-weight must be above 0, and finite; got {self.first_weight}")
         if self.dtype not in ("float32", "bfloat16"):
             raise InvalidArgumentError(f"--dtype is float32 or bfloat16 (or auto); got {self.dtype!r}")
 
@@ -106,23 +111,29 @@ def fitting_dtype(device: str) -> str:
     return "bfloat16" if known() else "float32"
 
 
-def batch_loss(model: Any, batch: Sequence[Sample], *, dtype: str) -> tuple[torch.Tensor, int]:
-    """The summed loss of some samples, in nats, and over how many tokens: the middles and their ends, nothing else."""
+def batch_loss(
+    model: Any, batch: Sequence[Sample], *, dtype: str, first_weight: float = 1.0
+) -> tuple[torch.Tensor, float]:
+    """The summed loss of some samples, in nats, and over how many tokens: the middles and their ends, nothing else.
+
+    Both count the first token of each middle ``first_weight`` times.
+    """
     device = next(model.parameters()).device
     longest = max(len(sample.ids) for sample in batch)
     start = min(sample.first for sample in batch) - 1  # the logits of a token stand at the one before it
     ids = torch.zeros((len(batch), longest), dtype=torch.long)
-    labels = torch.full((len(batch), longest), -100)
+    weights = torch.zeros((len(batch), longest))
     for row, sample in enumerate(batch):
         ids[row, : len(sample.ids)] = torch.tensor(sample.ids)
-        labels[row, sample.first : len(sample.ids)] = ids[row, sample.first : len(sample.ids)]
+        weights[row, sample.first : len(sample.ids)] = 1.0
+        weights[row, sample.first] = first_weight
     places = torch.arange(start, longest - 1, device=device)
     narrow = torch.autocast(device.type, dtype=torch.bfloat16) if dtype == "bfloat16" else nullcontext()
     with narrow:
         logits = model(input_ids=ids.to(device), logits_to_keep=places, use_cache=False).logits
-    targets = labels[:, start + 1 :].to(device)
-    total = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
-    return total, int((targets != -100).sum())
+    targets, weights = (each[:, start + 1 :].to(device).flatten() for each in (ids, weights))
+    losses = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets, reduction="none")
+    return (losses * weights).sum(), float(weights.sum())
 
 
 def held_out_loss(
@@ -296,7 +307,8 @@ class Trainer:
             group["lr"] = rate
         self.model.train()
         self.optimiser.zero_grad(set_to_none=True)
-        total, count = batch_loss(self.model, batch, dtype=self.recipe.dtype)
+        recipe = self.recipe
+        total, count = batch_loss(self.model, batch, dtype=recipe.dtype, first_weight=recipe.first_weight)
         loss = total / count
         loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(self.weights, self.recipe.clip))

@@ -85,7 +85,7 @@ def run(world: Path, *arguments: str, quick: bool = True) -> int:
 QUICK = (
     *("--packages", "alpha", "beta", "--held-out-packages", "gamma", "--held-out-functions", "7", "--dtype", "float32"),
     *("--steps", "12", "--evaluate-every", "5", "--checkpoint-every", "3", "--batch-tokens", "700", "--rank", "4"),
-    *("--dropout", "0.1", "--learning-rate", "0.02"),
+    *("--dropout", "0.1", "--learning-rate", "0.02", "--first-weight", "2"),
 )
 
 
@@ -366,16 +366,19 @@ def test_the_loss_is_that_of_middles_and_ends(tokenizer: Any) -> None:
         *held_out_samples(list(functions_of(module("b")))[:4], encoder, Holes(), seed=2)["spm"],
     ]
 
-    expected, count = 0.0, 0
+    expected, first, count = 0.0, 0.0, 0
     for sample in samples:
         rows = torch.log_softmax(model(torch.tensor([sample.ids])).logits[0], -1)
+        first -= float(rows[sample.first - 1, sample.ids[sample.first]].detach())
         for place in range(sample.first, len(sample.ids)):
             expected -= float(rows[place - 1, sample.ids[place]].detach())
             count += 1
     total, tokens = batch_loss(model, samples, dtype="float32")
+    stressed, weight = batch_loss(model, samples, dtype="float32", first_weight=4.0)
 
-    assert tokens == count
+    assert (tokens, weight) == (count, count + 3 * len(samples))
     assert float(total.detach()) == pytest.approx(expected, rel=1e-5)
+    assert float(stressed.detach()) == pytest.approx(expected + 3 * first, rel=1e-5)
 
 
 def test_what_stands_before_the_middle_is_not_in_the_loss(tokenizer: Any) -> None:
@@ -740,6 +743,7 @@ def test_too_large_an_adapter_is_refused_before_training(world: Path, tmp_path: 
         (Recipe, {"steps": 0}),
         (Recipe, {"learning_rate": 0.0}),
         (Recipe, {"dtype": "float8"}),
+        (Recipe, {"first_weight": 0.0}),
         (Choice, {"min_chars": 9, "max_chars": 8}),
         (Choice, {"held_out_share": 1.0}),
         (Choice, {"per_package": 0}),
@@ -759,7 +763,7 @@ def test_a_diverging_run_ends(world: Path, tmp_path: Path, monkeypatch: pytest.M
     """A gradient that is no number ends training before it spoils the adapter."""
     from evals import fim_training
 
-    monkeypatch.setattr(fim_training, "batch_loss", lambda model, batch, dtype: (_nan(model), 3))
+    monkeypatch.setattr(fim_training, "batch_loss", lambda model, batch, **_: (_nan(model), 3))
 
     assert "is nan" in str(failure(world, "--out", str(tmp_path)))
 
