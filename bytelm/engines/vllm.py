@@ -48,9 +48,8 @@ from bytelm.errors import (
 from bytelm.token_lm import Draw, More, Usage, normalised
 
 # Set here, as the rows or the draws would not be what they are.
-_OURS: Final = (
-    *("model", "max_logprobs", "logprobs_mode", "runner", "convert", "skip_tokenizer_init"),
-    "logits_processors",
+_OURS: Final = frozenset(
+    ("model", "max_logprobs", "logprobs_mode", "runner", "convert", "skip_tokenizer_init", "logits_processors")
 )
 # With these vLLM's workers cannot be made to keep rows.
 _WITHOUT: Final = ("speculative_config", "worker_extension_cls")
@@ -96,7 +95,7 @@ class VllmLM:
         row_bytes: int = ROW_BYTES,
         **options: Any,
     ) -> None:
-        if ours := [name for name in _OURS if name in options]:
+        if ours := sorted(_OURS & options.keys()):
             raise InvalidArgumentError(f"{ours[0]} is set by the engine 'vllm', and cannot be given")
         self._vllm = library()
         self.tokenizer: Any = _tokenizer(str(model), tokenizer, options)
@@ -211,48 +210,46 @@ class VllmLM:
         )
 
     def _computed(self, sequences: list[Tokens]) -> Rows:
-        rows: Rows = {}
-        with self._requests.together():
-            for way in (self._workers.along, self._kept, self._told):
+        with self._requests.together() as running:
+            rows = self._workers.along(sequences)
+            for way in (self._kept, self._told):
                 if missing := [sequence for sequence in sequences if sequence not in rows]:
-                    rows |= way(missing)
+                    rows |= way(missing, running)
         return rows
 
-    def _kept(self, sequences: list[Tokens]) -> Rows:
+    def _kept(self, sequences: list[Tokens], running: set[str]) -> Rows:
         """Feed the sequences, and fetch their rows from the workers."""
         rows: Rows = {}
         ended: dict[Tokens, Trail] = {}
-        with self._requests.together() as running:
-            for sequence in sequences if self._workers.there else ():
-                trail = self._workers.new_trail(sequence)
+        for sequence in sequences if self._workers.there else ():
+            trail = self._workers.new_trail(sequence)
 
-                def told(output: Any, trail: Trail = trail) -> bool:
-                    for token, logprob in _drawn(output):
-                        trail.add(token, logprob)
-                    ended[trail.start] = trail
-                    return True
+            def told(output: Any, trail: Trail = trail) -> bool:
+                for token, logprob in _drawn(output):
+                    trail.add(token, logprob)
+                ended[trail.start] = trail
+                return True
 
-                self._requests.add(running, sequence, self._params(logprobs=0, extra_args=trail.extra_args), told)
-            while running:
-                self._requests.step()
-                rows |= self._workers.rows(ended)
-                ended.clear()
+            self._requests.add(running, sequence, self._params(logprobs=0, extra_args=trail.extra_args), told)
+        while running:
+            self._requests.step()
+            rows |= self._workers.rows(ended)
+            ended.clear()
         return rows
 
-    def _told(self, sequences: list[Tokens]) -> Rows:
+    def _told(self, sequences: list[Tokens], running: set[str]) -> Rows:
         """Feed the sequences, and let vLLM tell the rows by itself."""
         rows: Rows = {}
         params = self._params(logprobs=-1, flat_logprobs=True)
-        with self._requests.together() as running:
-            for sequence in sequences:
+        for sequence in sequences:
 
-                def told(output: Any, sequence: Tokens = sequence) -> bool:
-                    rows[sequence] = self._row(output.outputs[0].logprobs)
-                    return True
+            def told(output: Any, sequence: Tokens = sequence) -> bool:
+                rows[sequence] = self._row(output.outputs[0].logprobs)
+                return True
 
-                self._requests.add(running, sequence, params, told, as_arrays=True)
-            while running:
-                self._requests.step()
+            self._requests.add(running, sequence, params, told, as_arrays=True)
+        while running:
+            self._requests.step()
         return rows
 
     def _params(self, **more: Any) -> Any:
