@@ -150,7 +150,7 @@ def held_out_loss(
     losses: dict[Mode, float] = {}
     with torch.inference_mode():
         for mode, of_mode in samples.items():
-            total, count = 0.0, 0
+            total, count = 0.0, 0.0
             for batch in packed(of_mode, batch_tokens):
                 loss, tokens = batch_loss(model, batch, dtype=dtype)
                 total, count = total + float(loss), count + tokens
