@@ -95,13 +95,14 @@ def test_walks_have_the_posterior_whatever_way_was_drawn(prefix: bytes) -> None:
             assert member.log_weight + member.logprob == pytest.approx(total, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_what_happens_to_be_known_changes_no_draw() -> None:
     """The same random numbers draw the same members, with all rows known or none."""
     t = toy()
     for way in ways(t, b"baabab"):
         known = along(t, b"baabab", way)
         t.answer(evaluate_all(known))
-        for seed in range(20):
+        for seed in range(60):
             fresh = t.answer(by_walks(along(t, b"baabab", way), way, np.random.default_rng(seed)))
 
             assert ids_of(t.answer(by_walks(known, way, np.random.default_rng(seed)))) == ids_of(fresh)
