@@ -111,8 +111,9 @@ def place(text: str) -> tuple[int, int]:
     (12, 5)
     """
     line, _, column = text.partition(":")
-    if not (line.isdecimal() and column.isdecimal() and int(line) and int(column)):
-        raise InvalidArgumentError(f"a place is LINE:COLUMN, such as 12:5, both from 1; got {text!r}")
+    short = len(text) < 40  # Python reads no number of thousands of digits
+    if not (short and line.isdecimal() and column.isdecimal() and int(line) and int(column)):
+        raise InvalidArgumentError(f"a place is LINE:COLUMN, such as 12:5, both from 1; got {text!r:.80}")
     return int(line), int(column)
 
 
@@ -164,7 +165,8 @@ def _first(suffix: bytes, size: int) -> bytes:
 def with_line_ends_of(text: bytes, written: bytes) -> bytes:
     r"""What was written, with CRLF for its line ends if all those of a text are CRLF.
 
-    A model that was trained on LF writes LF, and a file of one kind of line ends is to stay one.
+    A model that was trained on LF writes LF, and a file of one kind of line ends is to stay one. A CR at the end is a
+    line end that was cut short, and is left out there.
 
     >>> with_line_ends_of(b"a\r\nb", b"c\nd\r\n"), with_line_ends_of(b"a\r\nb\n", b"c\n")
     (b'c\r\nd\r\n', b'c\n')
@@ -172,7 +174,7 @@ def with_line_ends_of(text: bytes, written: bytes) -> bytes:
     ends = text.count(b"\n")
     if not ends or text.count(b"\r\n") < ends:
         return written
-    return written.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    return written.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
 
 
 def default_window(context_length: int | None, max_bytes: int) -> int | None:

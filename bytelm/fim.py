@@ -66,6 +66,7 @@ class FIMFormat:
 
     Raises:
         InvalidArgumentError: An order without one of the texts, or an SPM order that does not end with the prefix.
+        InvalidTypeError: One string where there are to be several.
 
     >>> mine = FIMFormat("mine", psm=("<PRE>", "{prefix}", "<SUF>", "{suffix}", "<MID>"), ends=("<EOT>",))
     >>> mine.sentinels
@@ -81,6 +82,11 @@ class FIMFormat:
     suffix_lead: bool = False
 
     def __post_init__(self) -> None:
+        for field in ("psm", "spm", "ends", "marks"):
+            given = getattr(self, field)
+            if isinstance(given, str):
+                raise InvalidTypeError(f"{field} of the format {self.name!r} is a tuple of strings; got {given!r}")
+            object.__setattr__(self, field, tuple(given))  # a list, as from JSON, has no hash
         for order, parts in (("psm", self.psm), ("spm", self.spm)):
             if parts and (parts.count(PREFIX), parts.count(SUFFIX)) != (1, 1):
                 raise InvalidArgumentError(
@@ -112,9 +118,10 @@ class FIMFormat:
         """
         parts = {"auto": self.spm or self.psm, "spm": self.spm, "psm": self.psm}.get(mode, ())
         if not parts:
+            known = f"FORMATS[{self.name!r}]" if FORMATS.get(self.name) == self else "it"
             raise InvalidArgumentError(
                 f"no {mode} order is known for the format {self.name!r}; use mode='auto', or give the order that the "
-                f"model was trained with: format=dataclasses.replace(FORMATS[{self.name!r}], {mode}=(...))"
+                f"model was trained with: format=dataclasses.replace({known}, {mode}=(...))"
             )
         return parts
 

@@ -370,9 +370,10 @@ def finish(fresh: bytes, stops: Iterable[bytes], max_bytes: int) -> tuple[bytes,
     >>> finish(b"one", [b"\n"], 2)
     (b'on', 'length')
     """
-    found = [at for s in stops if (at := fresh.find(s)) >= 0 and at + len(s) <= max_bytes]
+    found = [(at + len(s), at) for s in stops if (at := fresh.find(s)) >= 0 and at + len(s) <= max_bytes]
     if found:
-        return fresh[: min(found)], "stop"
+        # The one that is complete first, as by bytes: how much one token spells makes no difference.
+        return fresh[: min(found)[1]], "stop"
     if len(fresh) >= max_bytes:
         return fresh[:max_bytes], "length"
     return fresh, None

@@ -81,8 +81,13 @@ def replace(path: Path, old: bytes, new: bytes) -> None:
 
 
 def _dress(path: Path, model: os.stat_result) -> None:
-    """Give a file the owner and the mode of another."""
+    """Give a file another's owner, group and mode; without the owner or the group, not the rights that were theirs."""
+    mode = stat.S_IMODE(model.st_mode)
     if hasattr(os, "chown"):
-        with contextlib.suppress(OSError):
-            os.chown(path, model.st_uid, model.st_gid)
-    path.chmod(stat.S_IMODE(model.st_mode))
+        # The group may be ours to give where the owner is not.
+        for owner, group, theirs in ((-1, model.st_gid, stat.S_ISGID | stat.S_IRWXG), (model.st_uid, -1, stat.S_ISUID)):
+            try:
+                os.chown(path, owner, group)
+            except OSError:
+                mode &= ~theirs
+    path.chmod(mode)

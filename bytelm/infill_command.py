@@ -4,13 +4,15 @@ Rules
     A file is read as bytes and its text is not changed: line ends, tabs, a byte order mark and a missing last newline
     stay. What is printed is what the model wrote. What is inserted is the same, without a last character that
     ``--max-bytes`` cut short, and with CRLF for line ends in a file that has no others.
-    Whatever can be wrong with the text and the place is said before the model is loaded, and whether the file may be
-    changed as well. With ``--in-place`` the file holds the old text until the whole new one is on the disk.
+    Whatever can be wrong with the text and the place is said before the model is loaded (but for what only its format
+    can tell), and whether the file may be changed as well. With ``--in-place`` the file holds the old text until the
+    whole new one is on the disk.
     A text too long for the model is cut to a window around the cursor (cursor.py), and that is said on standard error.
 """
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +59,8 @@ def infill(
         ),
     ] = None,
     offset: Annotated[
-        int | None, typer.Option(min=0, help="The cursor is behind so many bytes; it may be inside a character.")
+        int | None,
+        typer.Option(min=0, help="The cursor is behind so many bytes; with --mode left it may be inside a character."),
     ] = None,
     prefix: PrefixOption = None,
     suffix: SuffixOption = None,
@@ -120,7 +123,12 @@ def infill(
     except InvalidArgumentError as error:
         raise typer.BadParameter(str(error)) from None
     if in_place:
-        _check_in_place(path, after, n)
+        _check_in_place(path, before, after, n)
+    if mode != "left" and _inside_character(after):
+        raise typer.BadParameter(
+            "the cursor is inside a character, so that what is behind it is no text that a model could be shown: "
+            "--mode left completes what is before it"
+        )
     options = sampling(
         stop, escapes, max_bytes=max_bytes, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
     )
@@ -160,11 +168,14 @@ def _sides(
     """What stands before and behind the cursor.
 
     Raises:
-        InvalidArgumentError: The file is not text, or there is no such place in it.
+        InvalidArgumentError: The file or an argument is not text, or there is no such place in the file.
     """
     given = {"--at": at, "--offset": offset, "--prefix": prefix, "--suffix": suffix}
     names = [name for name, value in given.items() if value is not None]
     sides = [argument_bytes(side or "", escapes=escapes) for side in (prefix, suffix)]
+    check_text(sides[0], "--prefix", cut=True)
+    if not _inside_character(sides[1]):  # else only --mode left can do with it, which does not read it
+        check_text(sides[1], "--suffix")
     if path is None:
         if at is not None or offset is not None:
             raise typer.BadParameter(f"{names[0]} is a place in a text: give FILE, --file or --stdin too")
@@ -189,7 +200,7 @@ def _sides(
     return data[:offset], data[offset:]
 
 
-def _check_in_place(path: Path | None, after: bytes, n: int) -> None:
+def _check_in_place(path: Path | None, before: bytes, after: bytes, n: int) -> None:
     """See that one middle can go into the file.
 
     Raises:
@@ -199,9 +210,19 @@ def _check_in_place(path: Path | None, after: bytes, n: int) -> None:
         raise typer.BadParameter("--in-place changes a file: give FILE and --at or --offset")
     if n > 1:
         raise typer.BadParameter(f"--in-place inserts one middle; got -n {n}")
-    if after and after[0] & 0xC0 == 0x80:
-        raise typer.BadParameter("--in-place: the cursor is inside a character, which what is inserted would break")
+    broken = {
+        "inside a character": _inside_character(after),
+        "inside a line end, between CR and LF": before.endswith(b"\r") and after.startswith(b"\n"),
+        "before the byte order mark": not before and after.startswith(codecs.BOM_UTF8),
+    }
+    if wrong := [place for place, there in broken.items() if there]:
+        raise typer.BadParameter(f"--in-place: the cursor is {wrong[0]}, which what is inserted would break")
     writable(path)
+
+
+def _inside_character(after: bytes) -> bool:
+    """Whether what is behind the cursor begins with a byte that no character begins with."""
+    return bool(after) and after[0] & 0xC0 == 0x80
 
 
 def _whole_characters(data: bytes) -> bytes:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from bytelm.arguments import stops_of
 from bytelm.byte_lm import ByteLM
 from bytelm.engines.choice import Engine
 from bytelm.packaged import PACKAGED, packaged_directory
@@ -71,7 +72,7 @@ def load(model: str, device: str | None = None, dtype: str | None = None, engine
 
 def sampling(stop: list[str] | None, escapes: bool, **given: Any) -> dict[str, Any]:
     """The options of a completion, as the library takes them."""
-    return {**given, "stop": [argument_bytes(s, escapes=escapes) for s in stop or []]}
+    return {**given, "stop": [*stops_of([argument_bytes(s, escapes=escapes) for s in stop or []])]}
 
 
 def show_pieces(pieces: Iterable[str]) -> None:

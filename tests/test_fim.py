@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -589,6 +591,34 @@ def test_a_format_that_cannot_be_is_refused(orders: dict[str, tuple[str, ...]]) 
     """Each order holds both texts once, begins with a sentinel, and ends where the middle begins."""
     with pytest.raises(InvalidArgumentError, match="mine"):
         FIMFormat("mine", **orders)  # type: ignore[arg-type]
+
+
+def test_a_format_from_lists_is_that_from_tuples() -> None:
+    """As a file of JSON has it; one string in place of several is told. Types are checked here, so another process."""
+    code = """if True:
+        from bytelm.errors import InvalidTypeError
+        from bytelm.fim import FIMFormat
+        psm = ["<a>", "{prefix}", "<b>", "{suffix}", "<c>"]
+        listed, tupled = FIMFormat("mine", psm, ends=["<e>"]), FIMFormat("mine", tuple(psm), ends=("<e>",))
+        assert (listed, hash(listed)) == (tupled, hash(tupled))
+        try:
+            FIMFormat("mine", psm, ends="<e>")
+        except InvalidTypeError as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "ends of the format 'mine' is a tuple of strings; got '<e>'\n"
+
+
+def test_the_way_to_a_missing_order_can_be_followed() -> None:
+    """A format of one's own is not to be looked up among those known."""
+    mine = FIMFormat("mine", psm=("<a>", "{prefix}", "<b>", "{suffix}", "<c>"))
+
+    with pytest.raises(InvalidArgumentError, match=r"replace\(it, spm"):
+        mine.order("spm")
+    with pytest.raises(InvalidArgumentError, match=r"replace\(FORMATS\['granite'\], spm"):
+        FORMATS["granite"].order("spm")
 
 
 def test_a_single_completion_is_no_list() -> None:

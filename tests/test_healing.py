@@ -267,13 +267,15 @@ def test_a_token_that_ends_a_text_is_not_also_its_bytes() -> None:
         (b"abc", [b"bc"], 9, (b"a", "stop")),
         (b"abc", [b"c", b"b"], 9, (b"a", "stop")),
         (b"abc", [b"bc"], 2, (b"ab", "length")),
+        (b"abc", [b"abc", b"b"], 9, (b"a", "stop")),
+        (b"a\r\n", [b"\n", b"\r\n"], 9, (b"a", "stop")),
         (b"", [b"x"], 1, (b"", None)),
     ],
 )
 def test_where_a_completion_ends(
     fresh: bytes, stops: list[bytes], max_bytes: int, expected: tuple[bytes, str | None]
 ) -> None:
-    """The earliest stop string ends a completion if it fits within max_bytes; else its length does."""
+    """The stop string that is complete first ends a completion if it fits within max_bytes; else its length does."""
     assert finish(fresh, stops, max_bytes) == expected
 
 

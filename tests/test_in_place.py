@@ -56,7 +56,7 @@ def test_the_owner_is_kept(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "chown", lambda path, user, group: given.append((user, group)))
     replace(file, OLD, NEW)
-    assert given == [(file.stat().st_uid, file.stat().st_gid)]
+    assert given == [(-1, file.stat().st_gid), (file.stat().st_uid, -1)]
 
     def forbidden(*_: Any) -> NoReturn:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
@@ -64,6 +64,25 @@ def test_the_owner_is_kept(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "chown", forbidden)
     replace(file, NEW, OLD)
     assert file.read_bytes() == OLD
+
+
+@pytest.mark.skipif(not hasattr(os, "chown"), reason="files have no owner there")
+@pytest.mark.parametrize(("refused", "mode"), [("neither", 0o4675), ("owner", 0o675), ("group", 0o4605)])
+def test_rights_of_another_owner_or_group_are_not_given_to_ours(
+    refused: str, mode: int, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is given by itself; where that is forbidden, what the old one might do with the file, ours may not."""
+
+    def chown(path: Any, user: int, group: int) -> None:
+        if refused == ("owner" if group == -1 else "group"):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    file.chmod(0o4675)
+    monkeypatch.setattr(os, "chown", chown)
+
+    replace(file, OLD, NEW)
+
+    assert stat.S_IMODE(file.stat().st_mode) == mode
 
 
 def full(*_: Any, **__: Any) -> NoReturn:

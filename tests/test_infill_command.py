@@ -180,10 +180,16 @@ def test_pieces_are_shown_as_they_come(lm: Writer, run: Run, file: Path, monkeyp
         (["--prefix", "a", "--in-place"], "--in-place"),
         (["-", "--at", "1:1", "--in-place"], "--in-place"),
         (["FILE", "--at", "1:1", "--in-place", "-n", "2"], "-n 2"),
+        (["-e", "--prefix", r"\xE9e"], "--prefix is not text: byte 0"),
+        (["-e", "--prefix", "a", "--suffix", r"b\xE9"], "--suffix is not text: byte 1"),
+        (["-e", "--prefix", "a", "--suffix", r"\xA9"], "inside a character"),
     ],
 )
-def test_wrong_usage_exits_with_2(run: Run, file: Path, args: Sequence[str], message: str) -> None:
+def test_wrong_usage_exits_with_2(
+    run: Run, file: Path, args: Sequence[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is wrong with the place or the options is told before the model is loaded, and changes nothing."""
+    monkeypatch.setattr(infill_command, "load", lambda *_: pytest.fail("loaded"))
     names = {"FILE": str(file), "FOLDER": str(file.parent)}
 
     done = run(*(names.get(arg, arg) for arg in args), stdin=b"")
@@ -218,6 +224,18 @@ def test_a_cursor_inside_a_character(run: Run, lm: Writer, file: Path) -> None:
     assert [asked["prefix"] for asked in lm.asked] == ["né".encode()[:2]] * 2
     assert in_place.code == 2
     assert "inside a character" in in_place.err
+    seen = run(str(file), "--offset", "2")
+    assert seen.code == 2
+    assert "--mode left" in seen.err
+
+
+def test_an_empty_stop_string_is_told_before_the_model_is_loaded(run: Run, file: Path, lm: Writer) -> None:
+    """It is the library's error, and no model has been asked."""
+    done = run(str(file), "--at", "2:8", "--stop", "")
+
+    assert done.code == 1
+    assert "empty stop string" in done.err
+    assert not lm.asked
 
 
 # ---- the window
@@ -277,6 +295,31 @@ def test_in_place_keeps_windows_line_ends(run: Run, lm: Writer, file: Path) -> N
 
     assert printed.out == "urn x\n"
     assert file.read_bytes() == (BEFORE + b"urn x\n" + AFTER).replace(b"\n", b"\r\n")
+
+
+def test_a_line_end_cut_short_is_not_inserted(run: Run, lm: Writer, file: Path) -> None:
+    """Where --max-bytes ends between CR and LF, a file of CRLF gets neither."""
+    file.write_bytes(CODE.replace(b"\n", b"\r\n"))
+    lm.middle = b"urn x\r"
+
+    run(str(file), "--at", "2:8", "-i")
+
+    assert file.read_bytes() == (BEFORE + b"urn x" + AFTER).replace(b"\n", b"\r\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "offset", "message"),
+    [(b"a\r\nb\r\n", 2, "between CR and LF"), (codecs.BOM_UTF8 + b"a\n", 0, "before the byte order mark")],
+)
+def test_in_place_nothing_is_torn_apart(run: Run, file: Path, content: bytes, offset: int, message: str) -> None:
+    """A line end stays one, and a byte order mark stays first."""
+    file.write_bytes(content)
+
+    done = run(str(file), "--offset", str(offset), "-i")
+
+    assert done.code == 2
+    assert message in " ".join(done.err.split())
+    assert file.read_bytes() == content
 
 
 def test_in_place_with_a_window_changes_nothing_else(run: Run, lm: Writer, file: Path) -> None:
