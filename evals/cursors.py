@@ -59,7 +59,7 @@ def load_cursors(
 
     Raises:
         InvalidArgumentError: A number is out of range.
-        DataError: A path is not there, or has no line to put a cursor in.
+        DataError: A path is not there or has no line to put a cursor in, or two have the same name.
     """
     limit = DEFAULT_CURSORS if limit is None else limit
     for name, value, least in (("--limit", limit, 1), ("--before", before, 1), ("--after", after, 0)):
@@ -67,6 +67,12 @@ def load_cursors(
             raise InvalidArgumentError(f"{name} must be at least {least}; got {value}")
     if not paths:
         raise DataError("the benchmark cursor needs --data: files, or folders with source files")
+    names = [path.resolve().name for path in paths]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise DataError(
+            f"two paths of --data are called {twice[0]!r}, and so their cursors would be: give the folder above them, "
+            "or a copy of one by another name"
+        )
     digest, left_out, files = hashlib.sha256(), 0, 0
     problems: dict[str, Problem] = {}
     for place, path in enumerate(paths):
@@ -80,7 +86,7 @@ def load_cursors(
             raise DataError(f"{path} has no line of UTF-8 text to put a cursor in (--glob is {glob!r})")
         problems.update((problem.id, problem) for problem in found)
     data = {
-        "paths": [path.resolve().name for path in paths],
+        "paths": names,
         "glob": glob,
         "before": before,
         "after": after,

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from bytelm.errors import BytelmError, InvalidArgumentError
 from evals.fim_adapter import (
@@ -47,6 +47,8 @@ from evals.fim_manifest import check_corpus, compared, manifest_of, read_manifes
 from evals.fim_samples import SMOLLM2, Encoder, held_out_samples
 from evals.fim_settings import KINDS, parser, settings_of
 from evals.fim_training import Trainer, held_out_loss, read_checkpoint
+
+CHECKPOINT: Final = "checkpoint.pt"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,10 +112,10 @@ class Session:
         if self.options.evaluate is not None:
             return self._evaluate()
         out: Path = self.options.out
-        if (out / "checkpoint.pt").exists() and self.checkpoint is None:
-            raise InvalidArgumentError(
-                f"{str(out)!r} holds a run: go on with --resume {out / 'checkpoint.pt'}, or choose another --out"
-            )
+        goes_on = self.checkpoint is not None and self.options.resume.resolve() == (out / CHECKPOINT).resolve()
+        if not goes_on and any((out / name).exists() for name in (CHECKPOINT, "manifest.json", WEIGHTS)):
+            hint = f"go on with --resume {out / CHECKPOINT}, or " if (out / CHECKPOINT).exists() else ""
+            raise InvalidArgumentError(f"{str(out)!r} holds a run: {hint}choose another --out")
         base = load_base(self.options.model)
         encoder = Encoder(base.tokenizer, SMOLLM2)
         corpus = self._corpus()
@@ -124,12 +126,10 @@ class Session:
                 minutes=self.options.minutes,
                 stopped=stopped,
                 report=report,
-                save=lambda: trainer.checkpoint(out / "checkpoint.pt"),
+                save=lambda: trainer.checkpoint(out / CHECKPOINT),
             )
         if ended == "interrupted":
-            print(
-                f"interrupted after step {trainer.step}; go on with --resume {out / 'checkpoint.pt'}", file=sys.stderr
-            )
+            print(f"interrupted after step {trainer.step}; go on with --resume {out / CHECKPOINT}", file=sys.stderr)
             return 130
         best = trainer.result()
         written = write_adapter(out, trainer.model, best["adapter"], base)

@@ -113,7 +113,8 @@ def surroundings(device: str, given: Sequence[str]) -> dict[str, Any]:
     """The command with its options, paths by their last name; the machine; the versions."""
     import torch
 
-    shown = (Path(word).name if os.sep in word else word for word in given)
+    parts = (word.partition("=") if word.startswith("--") else ("", "", word) for word in given)
+    shown = (option + equals + (Path(value).name if os.sep in value else value) for option, equals, value in parts)
     name = torch.cuda.get_device_name() if torch.device(device).type == "cuda" else platform.machine()
     packages = ("torch", "transformers", "tokenizers", "peft")
     return {

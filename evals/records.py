@@ -6,13 +6,14 @@ Rules
     A line is written by one call and its end is its newline. What follows the last newline was being written when the
     process died: a reader passes over it, and going on cuts it off.
     If a line cannot be written (a full disk), the file is cut back to its last whole line before the error is raised.
-    Going on asks for the same settings and versions, or says which differ.
+    Going on asks for the same settings and versions, or says which differ. One run at a time adds to a file.
     A finished file may be compressed: ``.gz`` is read, not written.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gzip
 import json
 import os
@@ -21,11 +22,13 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from bytelm.errors import BytelmError
 
 Line = dict[str, Any]
+
+_BEGINNING: Final = b'{"kind": "header"'
 
 
 class RecordsError(BytelmError):
@@ -73,8 +76,13 @@ def command_of(module: str, words: Sequence[str]) -> str:
     >>> command_of("evals.fim", ["--out", "results/a.jsonl", "--data", "/home/me/src", "--resume"])
     'python -m evals.fim --out results/a.jsonl --data src'
     """
-    shown = (Path(word).name if Path(word).is_absolute() else word for word in words if word != "--resume")
-    return " ".join(["python -m", module, *shown])
+    return " ".join(["python -m", module, *(_shown(word) for word in words if word != "--resume")])
+
+
+def _shown(word: str) -> str:
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    path = Path(value)
+    return option + equals + (path.name if path.is_absolute() or ".." in path.parts else value)
 
 
 def exit_status(run: Callable[[], int], out: Path | None) -> int:
@@ -112,40 +120,59 @@ class Records:
         lines: What the file held when it was opened, and what was added.
 
     Raises:
-        RecordsError: It is there and ``resume`` is not asked for, it is of other settings, or it cannot be opened.
+        RecordsError: It is there and ``resume`` is not asked for, it is of other settings or no results file, another
+            run adds to it, or it cannot be opened.
     """
 
     def __init__(self, path: Path, header: Line, *, resume: bool) -> None:
         self.path = path
         self.lines: list[Line] = []
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            kept = path.read_bytes() if path.exists() else b""
-        except OSError as error:
-            raise RecordsError(f"cannot write {path}: {error}; give another file with --out") from error
         if path.suffix == ".gz":
             raise RecordsError(
                 f"{path} would have to be compressed, and a run adds to it: unpack it, or name it .jsonl"
             )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise RecordsError(f"cannot write {path}: {error}; give another file with --out") from error
+        try:
+            self._open(header, resume=resume)
+        except BaseException:
+            os.close(self._handle)
+            raise
+
+    def _open(self, header: Line, *, resume: bool) -> None:
+        """Take what the file holds, once it is ours alone: two runs would write over one another."""
+        path = self.path
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however that ends
+        except BlockingIOError:
+            raise RecordsError(
+                f"another run adds to {path}: wait for it, end it, or give another file with --out"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        try:
+            kept = path.read_bytes()
+        except OSError as error:
+            raise RecordsError(f"cannot read {path}: {error}; give another file with --out") from error
         if kept and not resume:
             raise RecordsError(f"{path} is there already: go on with it by --resume, or give another file with --out")
         lines = _parsed(kept, path)
         if lines:
             _check_same(lines[0], header, path)
+        elif not (kept.startswith(_BEGINNING) or _BEGINNING.startswith(kept)):
+            raise RecordsError(f"{path} is no results file: it begins with {kept[:60]!r}; give another file with --out")
         self._size = kept.rfind(b"\n") + 1
         try:
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             os.ftruncate(self._handle, self._size)
             os.lseek(self._handle, self._size, os.SEEK_SET)
         except OSError as error:
             raise RecordsError(f"cannot write {path}: {error}; give another file with --out") from error
         self.lines = lines[1:]
         if not lines:
-            try:
-                self._write({"kind": "header", **header})
-            except RecordsError:
-                os.close(self._handle)
-                raise
+            self._write({"kind": "header", **header})
 
     def add(self, line: Line) -> None:
         """Append a line, which is in the file when this returns.

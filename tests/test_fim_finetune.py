@@ -661,9 +661,17 @@ def test_a_checkpoint_keeps_to_its_run(world: Path, whole: Path, tmp_path: Path)
     assert read_checkpoint(whole / "checkpoint.pt")["step"] == 12
 
 
-def test_a_run_is_not_written_over(world: Path, whole: Path) -> None:
-    """A folder with a checkpoint is not begun anew."""
-    assert "holds a run" in str(failure(world, "--out", str(whole)))
+def test_a_run_is_not_written_over(world: Path, whole: Path, tmp_path: Path) -> None:
+    """A folder with a checkpoint is not begun anew, and takes no other run's; nor does one with a manifest alone."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "manifest.json").write_text("{}")
+    (tmp_path / "checkpoint.pt").write_bytes((whole / "checkpoint.pt").read_bytes())
+
+    assert "holds a run: go on with" in str(failure(world, "--out", str(whole)))
+    gone_on = ("--resume", str(tmp_path / "checkpoint.pt"))
+    assert "holds a run: go on with" in str(failure(world, *gone_on, "--out", str(whole), quick=False))
+    assert "holds a run: choose another" in str(failure(world, *gone_on, "--out", str(other), quick=False))
 
 
 def test_adapters_of_another_base_are_refused(world: Path, whole: Path, tmp_path: Path) -> None:

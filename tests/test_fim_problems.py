@@ -316,6 +316,8 @@ def test_bad_cursors(tree: Path, tmp_path: Path) -> None:
     """No path, a path that is not there, one without text, and numbers out of range are refused."""
     with pytest.raises(DataError, match="--data"):
         load_cursors([])
+    with pytest.raises(DataError, match="two paths of --data are called 'src'"):
+        load_cursors([tmp_path / "a" / "src", tree, tmp_path / "b" / "src"])
     with pytest.raises(DataError, match="nowhere"):
         load_cursors([tmp_path / "nowhere"])
     with pytest.raises(DataError, match="no line of UTF-8 text"):

@@ -36,6 +36,8 @@ def test_a_command_is_told_as_it_was_typed(tmp_path: Path) -> None:
     words = ["--data", str(tmp_path / "src"), "--out", "results/a.jsonl", "--resume", "--limit", "3"]
 
     assert command_of("evals.fim", words) == "python -m evals.fim --data src --out results/a.jsonl --limit 3"
+    joined = [f"--data={tmp_path}/src", "--out", "../b/a.jsonl", "--glob=*.py"]
+    assert command_of("evals.fim", joined) == "python -m evals.fim --data=src --out a.jsonl --glob=*.py"
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -110,6 +112,30 @@ def test_a_file_that_is_there_is_not_begun_anew(tmp_path: Path) -> None:
     with pytest.raises(RecordsError, match="--resume"):
         write(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b'{"my": "results"}', b"text", b'{"kind": "line"', b"\xff"])
+def test_what_is_no_results_file_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    """A file without a line end is gone on with only if it is the beginning of a header."""
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(content)
+
+    with pytest.raises(RecordsError, match="no results file"):
+        write(path, resume=True)
+    assert path.read_bytes() == content
+
+
+def test_one_run_at_a_time_adds_to_a_file(tmp_path: Path) -> None:
+    """A second run would write over the lines of the first; once that has ended, it may."""
+    path = tmp_path / "run.jsonl"
+    with Records(path, HEADER, resume=False) as file:
+        file.add(LINES[0])
+        with pytest.raises(RecordsError, match="another run adds"):
+            write(path, LINES[1:], resume=True)
+        file.add(LINES[1])
+    write(path, LINES[2:], resume=True)
+
+    assert read_records(path)[1] == LINES
 
 
 @pytest.mark.parametrize(
