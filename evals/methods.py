@@ -11,7 +11,8 @@ Cost of one completion
     call has ended that settled the first new byte; *seconds*: the whole, for *byte* with the reading of the prompt, for
     the others without. The engine's cache is emptied before each, so
     that none pays for another's prompt and the counts do not depend on what was run before.
-    *tokens*: what the tokenizer makes of the text with the completion, less what it makes of the text without.
+    *tokens*: how many the tokenizer makes of the completion by itself. The tokens that the prefix is cut into are not
+    taken from those of the whole: one that joins both would count for nothing, and has to be written all the same.
     A completion whose cost is not counted may find its problem's prompt in the cache: several times as fast, and the
     same but for the rounding of rows.
 What a method cannot take
@@ -149,12 +150,9 @@ class Filler:
         first = ended[min(deciding, len(ended)) - 1] - start if deciding and ended else seconds
         if finish == "stop":
             completion += settings.closing.encode()
-        tokens = self._length(problem.prefix + completion) - self._length(problem.prefix)
+        tokens = len(self.lm.viability.vocab.encode(completion.decode("utf-8", "ignore")))
         cost = Spent(used.calls, used.tokens_fed, tokens, round(first, 4), round(seconds, 4))
         return Written(completion, finish, cost if counted else None)
-
-    def _length(self, text: bytes) -> int:
-        return len(self.lm.viability.vocab.encode(text.decode("utf-8", "ignore")))
 
 
 def _deciding(completer: TokenCompleter, done: TokenCompletion) -> int:

@@ -18,7 +18,7 @@ from bytelm.identity import fingerprint
 from evals.methods import HEALING, METHODS, Filler, Method, Settings, Spent, Written, seed_of
 from evals.problems import Problem
 from tests.test_fim import LLAMA_LIKE, ORDERS, PUBLISHED, TOKENIZERS, P, S, encoded, id_of, model_of, published_ids
-from tests.test_healing import S_RET, FakeLM, N, U, byte_level
+from tests.test_healing import EOT, S_RET, FakeLM, N, T, U, byte_level
 from tests.tiny import byte_bpe_tokenizer, default_tokenizer, tiny_model
 
 SPM = [name for name, mode in ORDERS if mode == "spm"]
@@ -180,8 +180,22 @@ def test_the_cost_does_not_depend_on_what_ran_before(filler: Filler) -> None:
     assert first.completion == second.completion
     assert (spent(first).calls, spent(first).fed) == (spent(second).calls, spent(second).fed)
     encode = filler.lm.viability.vocab.encode
-    text = (PROBLEM.prefix + first.completion).decode("utf-8", "ignore")
-    assert spent(first).tokens == len(encode(text)) - len(encode(P))
+    assert spent(first).tokens == len(encode(first.completion.decode("utf-8", "ignore")))
+
+
+def test_the_tokens_of_a_completion_are_its_own() -> None:
+    """After "n re" comes "t": one token and the end, two calls; of "n ret" there are fewer tokens than of "n re"."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level())
+    filler = Filler(FakeLM(tokenizer, 16, [EOT], lambda ids: {EOT: 1.0} if ids[-1] == T else {T: 1.0}))
+    encode = filler.lm.viability.vocab.encode
+    assert (len(encode("n re")), len(encode("n ret"))) == (3, 2)
+
+    written = filler.complete(Problem("a", "a", b"n re", b"t", b""), "token", Settings(mode="left"))
+
+    assert (written.completion, written.finish) == (b"t", "eot")
+    assert (spent(written).tokens, spent(written).calls) == (1, 2)
 
 
 def test_where_nothing_is_counted_the_methods_share_a_prompt(filler: Filler) -> None:
@@ -219,7 +233,7 @@ def test_a_stop_that_belongs_to_the_middle_is_put_back() -> None:
     filler = Filler(TableLM(tokenizer, table=lambda ids: {letter if len(ids) % 5 else newline: 1.0}))
     problem = Problem("a", "a", b"aa", b"a\n", b"")
 
-    for method in METHODS[:1]:
+    for method in METHODS:
         assert filler.complete(problem, method, Settings(mode="left", closing="\n")).completion.endswith(b"\n")
         cut = filler.complete(problem, method, Settings(mode="left", closing="\n", max_bytes=1))
         assert (cut.completion, cut.finish) == (b"a", "length")
