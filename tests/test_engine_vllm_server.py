@@ -288,6 +288,27 @@ def test_the_end_of_the_context(stub: Stub) -> None:
     with pytest.raises(ContextOverflowError, match="--max-model-len"):
         draw_all(lm, [range(LONGEST - 3)], [1], max_tokens=9, found=taken)
     assert len(taken[0]) == 3
+    taken.clear()
+    with pytest.raises(ContextOverflowError, match="--max-model-len"):  # the others go on to their ends
+        draw_all(lm, [range(LONGEST - 3), range(LONGEST), (5,)], [1, 2, 3], max_tokens=9, found=taken)
+    assert [len(line) for line in taken] == [3, 0, 9]
+
+
+@pytest.mark.parametrize("connections", [2, 64])
+def test_a_server_that_says_nothing_holds_nobody_up(stub: Stub, connections: int) -> None:
+    """The first completion that is late ends the call: no other is waited for, sent or taken from after that."""
+    lm = engine(stub, timeout_s=0.5, connections=connections)
+    stub.fault, stub.asked = "slow", []
+    taken: list[list[Any]] = []
+    start = time.monotonic()
+
+    with pytest.raises(ServerTimeoutError):
+        draw_all(lm, [(5,)] * 12, list(range(12)), max_tokens=3, found=taken)
+
+    assert time.monotonic() - start < 1.4  # the server answers after 1.5 s
+    time.sleep(0.2)
+    assert len(stub.asked) <= connections
+    assert not any(taken)
 
 
 def test_which_model(stub: Stub) -> None:
@@ -318,6 +339,12 @@ def test_which_tokenizer(stub: Stub, tmp_path: Any) -> None:
     assert engine(stub, tokenizer=tmp_path / "toy").eot_ids == engine(stub).eot_ids == {0}
     with pytest.raises(VocabularyMismatchError, match="311 columns"):
         engine(stub, tokenizer=byte_bpe_tokenizer(vocab_size=330))
+    (tmp_path / "toy" / "generation_config.json").write_text('{"eos_token_id": [0, 5, 6]}')
+    assert engine(stub).eot_ids == engine(stub, tokenizer=tmp_path / "toy").eot_ids == {0, 5, 6}
+    (tmp_path / "toy" / "generation_config.json").write_text('{"eos_token_id": [0, 5')
+    with pytest.raises(ModelError, match=r"generation_config\.json.*give eot_ids="):
+        engine(stub, tokenizer=tmp_path / "toy")
+    assert engine(stub, tokenizer=tmp_path / "toy", eot_ids=[0, 5]).eot_ids == {0, 5}
     stub.root = str(tmp_path / "elsewhere")
     with pytest.raises(ModelError) as caught:
         engine(stub, tokenizer=None)

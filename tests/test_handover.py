@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from bytelm.errors import ContextOverflowError, InvalidArgumentError, ModelError
 from bytelm.handover import HandedOver
 from bytelm.sampler import Completion
 from bytelm.sure_cuts import sure_cut
-from bytelm.token_lm import More, TokenDrawer
+from bytelm.token_lm import Draw, More, TokenDrawer
 from evals.lazy import p_value
 from tests.drawing import draw_all, each_of
 from tests.oracle import Enumeration, HashLM, depth_for
@@ -385,14 +385,15 @@ def test_what_was_finished_is_kept(table: Table) -> None:
 # ---- transformers
 
 
+KINDS = ("llama", "gpt2", "gemma3", "mamba")
+
+
 @pytest.fixture(scope="module")
 def engines() -> dict[str, Any]:
     """Tiny models of every kind of cache, by kind."""
     from bytelm.engines.transformers import TransformersLM
 
-    return {
-        kind: TransformersLM(tiny_model(kind), default_tokenizer()) for kind in ("llama", "gpt2", "gemma3", "mamba")
-    }
+    return {kind: TransformersLM(tiny_model(kind), default_tokenizer()) for kind in (*KINDS, "phi3_longrope")}
 
 
 SEQUENCES = [(5, 6, 7, 8, 9), (5,), (6, 5), (40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51)]
@@ -402,7 +403,7 @@ def tokens_of(engine: Any, sequences: Sequence[Sequence[int]], seeds: Sequence[i
     return draw_all(engine, sequences, seeds, max_tokens=100, count=count)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma3", "mamba"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_generate_draws_from_the_rows(engines: dict[str, Any], kind: str) -> None:
     """Each token's log-probability is the one in the engine's own row, in ragged batches and past a sliding window."""
     engine = engines[kind]
@@ -418,6 +419,42 @@ def test_generate_draws_from_the_rows(engines: dict[str, Any], kind: str) -> Non
         tokens_of(engine, [sequence], [seed], 15)[0] for sequence, seed in zip(SEQUENCES, [1, 2, 3, 4], strict=True)
     ]
     assert [[t for t, _ in line] for line in found] == [[t for t, _ in line] for line in alone]
+
+
+def test_a_long_sequence_leaves_the_positions_of_the_others(engines: dict[str, Any]) -> None:
+    """Past 20 tokens this model's positions are others, for all of a batch: the short sequence is drawn without it."""
+    engine = engines["phi3_longrope"]
+    found = tokens_of(engine, [(5, 6, 7), range(5, 35)], [1, 2], 6)
+
+    for sequence, line in zip([(5, 6, 7), range(5, 35)], found, strict=True):
+        ids = list(sequence)
+        for token, logprob in line:
+            assert engine.next_token_logprobs([ids])[0][token] == pytest.approx(logprob, abs=1e-4)
+            ids.append(token)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_what_is_done_is_not_fed_beyond_the_context(engines: dict[str, Any], kind: str) -> None:
+    """A sequence that ended just before it is in the batch of another, which goes on to its own end."""
+    engine = engines[kind]
+    long = tuple(5 + i % 300 for i in range(engine.context_length - 3))
+    lines: tuple[list[Any], list[Any]] = [], []
+
+    def taking(line: list[Any], count: int) -> Callable[[int, float], bool]:
+        def take(token: int, logprob: float) -> bool:
+            line.append((token, logprob))
+            return len(line) < count
+
+        return take
+
+    waiting = [Draw(long, 1, 100, taking(lines[0], 2)), Draw((5,), 2, 100, taking(lines[1], 40))]
+    engine.draw_tokens(lambda: [waiting.pop() for _ in range(len(waiting))])
+
+    assert [len(line) for line in lines] == [2, 40]
+    ids = [5]
+    for token, logprob in lines[1]:
+        assert engine.next_token_logprobs([ids])[0][token] == pytest.approx(logprob, abs=1e-4)
+        ids.append(token)
 
 
 def test_generate_draws_as_the_row_says(engines: dict[str, Any]) -> None:
@@ -455,6 +492,10 @@ def test_the_end_of_the_context(engines: dict[str, Any]) -> None:
         draw_all(engine, [tuple(i % 300 for i in long), (5,)], [1, 2], max_tokens=50, count=30, found=found)
 
     assert [len(line) for line in found] == [4, 30]
+    found.clear()
+    with pytest.raises(ContextOverflowError, match="max_bytes"):  # no room at all
+        draw_all(engine, [(5,) * (engine.context_length + 1), (5,)], [1, 2], max_tokens=50, count=30, found=found)
+    assert [len(line) for line in found] == [0, 30]
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ Rules
     tokens, ends) is put aside while it runs.
     Shorter sequences are padded on the left only where `padded` says that this model is known to look past padding;
     elsewhere those of one length go together.
+    All of a batch are fed to the end of its call, those that are done too. So a call ends where the first of them would
+    come to the end of the context, and the others begin a new one.
 
 Does not
     Share the engine's cache of keys and values: ``generate`` makes its own.
@@ -62,7 +64,8 @@ def generate(
         fitting = [line for line in waiting if padded or line.length == waiting[0].length]
         batch = fitting[:max_batch]
         waiting = [line for line in waiting if line not in batch]
-        _generate(model, batch, usage)
+        while live := [line for line in batch if line.live]:
+            _generate(model, live, usage)
         full |= any(line.full for line in batch)
     if full:
         raise context_full(context_length)
@@ -72,26 +75,30 @@ class _Line:
     """A sequence that is generated: how far it may go, and its random numbers."""
 
     def __init__(self, draw: Draw, context_length: int | None) -> None:
-        self.ids = tuple(draw.sequence)
-        self.length = len(self.ids)
+        self.ids = [*draw.sequence]
         self.left = draw.max_tokens
-        self.room = self.left if context_length is None else context_length + 1 - self.length
+        self.room = self.left if context_length is None else context_length + 1 - len(self.ids)
         self.random = np.random.Generator(np.random.Philox(draw.seed))
         self.live = self.room > 0 and self.left > 0
         self.full = self.room <= 0 < self.left
         self._take = draw.take
 
+    @property
+    def length(self) -> int:
+        """Tokens so far."""
+        return len(self.ids)
+
     def take(self, token: int, logprob: float) -> None:
         """Hand a token on."""
         goes_on = self._take(token, logprob)
+        self.ids.append(token)
         self.left, self.room = self.left - 1, self.room - 1
         self.live = goes_on and self.left > 0 and self.room > 0
         self.full = goes_on and self.left > 0 and self.room <= 0
 
 
 def _generate(model: Any, lines: list[_Line], usage: Usage) -> None:
-    if not any(line.live for line in lines):
-        return
+    """One call: until all lines are done, or one of them has no room left."""
     width = max(line.length for line in lines)
     ids = torch.tensor([(*(line.ids[:1] * (width - line.length)), *line.ids) for line in lines])
     mask = torch.tensor([[0] * (width - line.length) + [1] * line.length for line in lines])
@@ -121,7 +128,7 @@ def _generate(model: Any, lines: list[_Line], usage: Usage) -> None:
         model.generate(
             ids.to(device),
             attention_mask=mask.to(device),
-            max_new_tokens=max(min(line.left, line.room) for line in lines if line.live),
+            max_new_tokens=min(max(line.left for line in lines), *(line.room for line in lines)),
             do_sample=False,
             logits_processor=_listed(LogitsProcessorList, choose),
             stopping_criteria=_listed(StoppingCriteriaList, over),

@@ -177,9 +177,10 @@ class TransformersLM:
             while draws := more():
                 generate(
                     self.model,
-                    [replace(draw, sequence=self._checked(draw.sequence)) for draw in draws],
+                    [replace(draw, sequence=self._checked(draw.sequence, any_length=True)) for draw in draws],
                     usage=self.usage,
-                    padded=self.mode == "tree",
+                    # Where a long sequence changes what positions are, it would do so for the others of its batch.
+                    padded=self.mode == "tree" and self._cacheable is None,
                     max_batch=self.max_batch,
                     context_length=self.context_length,
                 )
@@ -191,9 +192,10 @@ class TransformersLM:
             self._store = SlotStore()
             self._memo.clear()
 
-    def _checked(self, sequence: Any) -> Tokens:
+    def _checked(self, sequence: Any, *, any_length: bool = False) -> Tokens:
         columns = min(self._forward.inputs, self.vocab_size)
-        return traits.checked_ids(sequence, start_id=self.start_id, columns=columns, context_length=self.context_length)
+        longest = None if any_length else self.context_length
+        return traits.checked_ids(sequence, start_id=self.start_id, columns=columns, context_length=longest)
 
     def _choose_mode(self) -> tuple[Mode, str]:
         def compute(calls: list[list[Tokens]], mode: Mode) -> list[Rows]:

@@ -17,9 +17,10 @@ Does not
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
+from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -46,7 +47,8 @@ class VllmServerLM:
         model: Which of the server's models; needed where it has several.
         tokenizer: The model's tokenizer, a transformers fast tokenizer or where one is. None: from where the server
             says that it has the model from, which has to be there on this machine too, or on the hub.
-        eot_ids: Ids that end a text. None: all that the configurations beside the tokenizer and the tokenizer name.
+        eot_ids: Ids that end a text. None: all that the configurations beside the tokenizer and the tokenizer name;
+            for a tokenizer that is given as an object, those where the server says, if that is on this machine.
         start_id: What an empty sequence stands for. None: BOS, else an EOT id.
         api_key: What the server was started with, if anything.
         timeout_s: Seconds to wait for an answer, or for its next part.
@@ -97,7 +99,8 @@ class VllmServerLM:
         self._counting = threading.Lock()
         self.vocab_size = self._columns()
         traits.check_vocabulary(self.tokenizer, self.vocab_size)
-        self.eot_ids = traits.end_ids(_configurations(place), self.tokenizer, self.vocab_size, eot_ids)
+        named = _configurations(place, near=self.tokenizer is tokenizer) if eot_ids is None else SimpleNamespace()
+        self.eot_ids = traits.end_ids(named, self.tokenizer, self.vocab_size, eot_ids)
         self.start_id = traits.start_id(self.tokenizer, self.vocab_size, self.eot_ids, start_id)
         self._memo = RowMemo(row_bytes)
 
@@ -131,18 +134,41 @@ class VllmServerLM:
             ContextOverflowError: A sequence has come to the end of the model's context.
             ServerError: The server was lost, or answers with an error; what was drawn by then was taken.
         """
-        running: set[Future[None]] = set()
-        with self._lock, ThreadPoolExecutor(self._connections) as pool:
-            while (draws := more()) or running:
-                running |= {pool.submit(self._drawn, draw, self._checked(draw.sequence)) for draw in draws}
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
+        waiting: deque[tuple[Draw, Tokens]] = deque()
+        ended: queue.SimpleQueue[bool | BaseException] = queue.SimpleQueue()
+        stopped = _Stopped()
+        running, full = 0, False
 
-    def _drawn(self, draw: Draw, sequence: Tokens) -> None:
-        """Let the server go on from one sequence, until it is done with."""
+        def draw_one(draw: Draw, sequence: Tokens) -> None:
+            try:
+                ended.put(self._drawn(draw, sequence, stopped))
+            except BaseException as error:  # noqa: BLE001 - which is raised where it is waited for
+                ended.put(error)
+
+        with self._lock:
+            try:
+                while (draws := more()) or waiting or running:
+                    waiting.extend((draw, self._checked(draw.sequence, any_length=True)) for draw in draws)
+                    while waiting and running < self._connections:
+                        # Nobody waits for a thread whose server says nothing: neither this call nor the program's end.
+                        threading.Thread(target=draw_one, args=waiting.popleft(), daemon=True).start()
+                        running += 1
+                    outcome = ended.get()
+                    running -= 1
+                    if isinstance(outcome, BaseException):
+                        raise outcome
+                    full |= outcome
+            finally:
+                stopped.set()
+        if full:
+            raise traits.context_full(self.context_length, _LARGER)
+
+    def _drawn(self, draw: Draw, sequence: Tokens, stopped: _Stopped) -> bool:
+        """Let the server go on from one sequence, until it is done with; whether it came to the end of the context."""
         room = draw.max_tokens if self.context_length is None else self.context_length + 1 - len(sequence)
         most = min(room, draw.max_tokens)
+        if most <= 0:
+            return room < draw.max_tokens
         self._count(calls=1, fed=len(sequence))
         request = self._request(
             sequence, max_tokens=most, temperature=1.0, seed=draw.seed, logprobs=0, **_AS_THE_MODEL_IS
@@ -151,12 +177,11 @@ class VllmServerLM:
             for token, logprob in (drawn for part in parts for drawn in drawn_of(part, self.address)):
                 most -= 1
                 self._count(fed=1)
-                if not draw.take(token, logprob):
-                    return
+                if not stopped.take(draw, token, logprob):
+                    return False
         if most > 0:
             raise ServerError(f"the server {self.address} ended a completion {most} tokens before it was to")
-        if room < draw.max_tokens:
-            raise traits.context_full(self.context_length, _LARGER)
+        return room < draw.max_tokens
 
     def _count(self, *, calls: int = 0, fed: int = 0) -> None:
         with self._counting:
@@ -168,12 +193,12 @@ class VllmServerLM:
         with self._lock:
             self._memo.clear()
 
-    def _checked(self, sequence: Any) -> Tokens:
+    def _checked(self, sequence: Any, *, any_length: bool = False) -> Tokens:
         return traits.checked_ids(
             sequence,
             start_id=self.start_id,
             columns=self.vocab_size,
-            context_length=self.context_length,
+            context_length=None if any_length else self.context_length,
             larger=_LARGER,
         )
 
@@ -228,6 +253,24 @@ class VllmServerLM:
         )
 
 
+class _Stopped:
+    """Whether a call is over, so that no token is taken any more; threads of it may still be reading."""
+
+    def __init__(self) -> None:
+        self._over = False
+        self._lock = threading.Lock()
+
+    def set(self) -> None:
+        """Take no more tokens."""
+        with self._lock:
+            self._over = True
+
+    def take(self, draw: Draw, token: int, logprob: float) -> bool:
+        """Hand a token on, if the call is not over; whether more are wanted."""
+        with self._lock:
+            return not self._over and draw.take(token, logprob)
+
+
 # What a server takes from the model's generation_config where a request says nothing.
 _AS_THE_MODEL_IS: Final = {
     "top_p": 1.0,
@@ -270,12 +313,29 @@ def _tokenizer(given: Any, place: Any, address: str) -> Any:
         raise
 
 
-def _configurations(place: Any) -> Any:
-    """What stands beside a tokenizer about the ends of a text."""
+def _configurations(place: Any, *, near: bool) -> Any:
+    """What stands beside a tokenizer about the ends of a text.
+
+    Args:
+        place: A folder or hub id.
+        near: Whether to look on this machine alone, and do without: the tokenizer did not come from there.
+
+    Raises:
+        ModelError: It is there, and cannot be read.
+    """
     from transformers import AutoConfig, GenerationConfig
+    from transformers.utils.hub import cached_file
 
     found = SimpleNamespace(config=SimpleNamespace(), generation_config=None)
     for name, kind in (("config", AutoConfig), ("generation_config", GenerationConfig)):
-        with contextlib.suppress(Exception):  # there may be none
-            setattr(found, name, kind.from_pretrained(place))
+        file = f"{name}.json"
+        try:
+            if cached_file(place, file, local_files_only=near, _raise_exceptions_for_missing_entries=False) is not None:
+                setattr(found, name, kind.from_pretrained(place, local_files_only=near))
+        except Exception as error:  # transformers, the hub and the disk each have their own
+            if near:
+                continue
+            raise ModelError(
+                f"cannot read {file} of {str(place)!r}, which may say what ends a text: {error}; give eot_ids="
+            ) from error
     return found
