@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import sys
+from concurrent.futures import Future
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ import pytest
 from bytelm import ByteLM, TableLM
 from bytelm.engines import choice
 from bytelm.engines.vllm import VllmLM
+from bytelm.engines.vllm_requests import explained
 from bytelm.engines.vllm_rows import OPTIONS, REQUEST
 from bytelm.errors import (
     ContextOverflowError,
@@ -50,7 +52,8 @@ class Engine:
         self.raises: Exception | None = None
         self.reason: str | None = None
         self.output_processor = SimpleNamespace(request_states={})
-        self.engine_core = SimpleNamespace(shutdown=lambda: None)
+        self.ended = False
+        self.engine_core = SimpleNamespace(shutdown=self.end)
         self.extra = 0.0
         self.kept: dict[tuple[str, int], bytes] = {}  # by the worker: a request's name, and tokens drawn before
         self.fetches = 0
@@ -66,6 +69,9 @@ class Engine:
             random=np.random.default_rng(params.__dict__.get("seed")),
         )
         return f"{name}-inside"
+
+    def end(self) -> None:
+        self.ended = True
 
     def abort_request(self, names: list[str]) -> None:
         for name in names:
@@ -357,6 +363,10 @@ def test_the_end_of_the_context() -> None:
     with pytest.raises(ContextOverflowError, match="max_model_len"):
         draw_all(lm, [range(LONGEST - 3), (5,)], [1, 2], max_tokens=30, count=20, found=taken)
     assert [len(line) for line in taken] == [3, 20]
+    taken.clear()
+    with pytest.raises(ContextOverflowError, match="max_model_len"):  # no room at all
+        draw_all(lm, [range(LONGEST), (5,)], [1, 2], max_tokens=30, count=20, found=taken)
+    assert [len(line) for line in taken] == [0, 20]
 
 
 @pytest.mark.parametrize(
@@ -397,6 +407,67 @@ def test_a_process_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     lm._engine.step = step
     with pytest.raises(ModelError, match="killed; its process has ended"):
         lm.next_token_logprobs([(2,)])
+
+
+def test_a_process_that_is_killed_while_rows_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call to the workers waits for an answer of its own: that one ends too."""
+    monkeypatch.setattr("bytelm.engines.vllm_requests.WATCH_S", 0.01)
+    lm = engine()
+    answer: Future[Any] = Future()
+    resources = SimpleNamespace(engine_dead=False)
+    lm._engine.engine_core = SimpleNamespace(
+        outputs_queue=queue.Queue(), resources=resources, utility_results={1: answer}
+    )
+
+    def call(*_: Any, **__: Any) -> Any:
+        resources.engine_dead = True
+        return answer.result(timeout=10)
+
+    lm._workers._call = call
+    with pytest.raises(ModelError, match="the process was killed"):
+        lm.next_token_logprobs([(2,)])
+
+
+def test_the_other_runner_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where vLLM takes no logits processor of our kind it is loaded without, and tells rows in its own way."""
+
+    class Other(LLM):
+        def __init__(self, **options: Any) -> None:
+            if "logits_processors" in options:
+                raise ValueError("RowKeeper is not a subclass of vllm.v1.worker.gpu.sample.logits_processor")
+            super().__init__(**options)
+
+    monkeypatch.setattr(sys.modules["vllm"], "LLM", Other)
+    lm = engine()
+
+    assert OPTIONS.keys().isdisjoint(LLM.made[0])
+    plain = TableLM(default_tokenizer(), seed=3, order=2, temperature=2.0)
+    assert np.abs(lm.next_token_logprobs([(7, 8)]) - plain.next_token_logprobs([(7, 8)])).max() < 1e-5
+    assert {params.logprobs for _, params in lm._engine.asked} == {-1}
+
+
+def test_no_process_is_left_by_a_wrong_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found wrong only when vLLM runs ends its processes: the error may be kept for long."""
+    made: list[LLM] = []
+    init = LLM.__init__
+
+    def noted(self: LLM, **options: Any) -> None:
+        init(self, **options)
+        made.append(self)
+
+    monkeypatch.setattr(LLM, "__init__", noted)
+
+    with pytest.raises(InvalidArgumentError, match="eot_ids"):
+        engine(eot_ids=[10**9])
+
+    assert [each.llm_engine.ended for each in made] == [True]
+
+
+def test_memory_in_a_name_is_no_lack_of_it() -> None:
+    """Only vLLM's own words count."""
+    told = explained(RuntimeError("a kernel failed"), "vLLM cannot load 'org/memory-7b'")
+
+    assert type(told) is ModelError
 
 
 def test_rows_that_are_none() -> None:

@@ -39,7 +39,7 @@ from jaxtyping import Float32
 from bytelm.engines import traits
 from bytelm.engines.row_memo import ROW_BYTES, Row, RowMemo, Rows, Tokens
 from bytelm.engines.vllm_requests import Requests, explained
-from bytelm.engines.vllm_rows import OPTIONS, Trail, WorkerRows
+from bytelm.engines.vllm_rows import KEEPER, OPTIONS, Trail, WorkerRows
 from bytelm.errors import (
     BytelmError,
     InvalidArgumentError,
@@ -102,16 +102,20 @@ class VllmLM:
         if isinstance(tokenizer, str | Path):
             options["tokenizer"] = str(tokenizer)
         keeps = not any(options.get(name) for name in _WITHOUT)
-        self._llm = _loaded(self._vllm, str(model), {**options, **OPTIONS} if keeps else options)
+        self._llm, keeps = _loaded(self._vllm, str(model), options, keeps=keeps)
         self._engine: Any = self._llm.llm_engine
         config = self._llm.model_config
         self.vocab_size = int(config.get_vocab_size())
         self.context_length = int(config.max_model_len) - 1
-        traits.check_vocabulary(self.tokenizer, self.vocab_size)
         generation = SimpleNamespace(**(config.try_get_generation_config() or {}))
         named = SimpleNamespace(config=config.hf_config, generation_config=generation)
-        self.eot_ids = traits.end_ids(named, self.tokenizer, self.vocab_size, eot_ids)
-        self.start_id = traits.start_id(self.tokenizer, self.vocab_size, self.eot_ids, start_id)
+        try:
+            traits.check_vocabulary(self.tokenizer, self.vocab_size)
+            self.eot_ids = traits.end_ids(named, self.tokenizer, self.vocab_size, eot_ids)
+            self.start_id = traits.start_id(self.tokenizer, self.vocab_size, self.eot_ids, start_id)
+        except BaseException:
+            self._engine.engine_core.shutdown()  # an error may be kept for long, and this object with it
+            raise
         self.usage = Usage()
         self._name = str(model)
         self._memo = RowMemo(row_bytes)
@@ -152,8 +156,12 @@ class VllmLM:
         full = False
 
         def begin(draw: Draw) -> None:
-            sequence = self._checked(draw.sequence)
+            nonlocal full
+            sequence = self._checked(draw.sequence, any_length=True)
             room = self.context_length + 1 - len(sequence)
+            if room <= 0:
+                full = True
+                return
             left = min(room, draw.max_tokens)
             trail = self._workers.new_trail(sequence)
             self._workers.remember(trail)
@@ -200,12 +208,12 @@ class VllmLM:
         with self._lock:
             self._engine.engine_core.shutdown()
 
-    def _checked(self, sequence: Any) -> Tokens:
+    def _checked(self, sequence: Any, *, any_length: bool = False) -> Tokens:
         return traits.checked_ids(
             sequence,
             start_id=self.start_id,
             columns=self.vocab_size,
-            context_length=self.context_length,
+            context_length=None if any_length else self.context_length,
             larger="load the model with a larger max_model_len (if it was trained with one)",
         )
 
@@ -298,8 +306,20 @@ def _tokenizer(model: str, given: Any, options: dict[str, Any]) -> Any:
     return load_tokenizer(model if given is None else str(given), **where)
 
 
-def _loaded(vllm: Any, model: str, options: dict[str, Any]) -> Any:
-    """An ``LLM``, or what stands in the way of one."""
+def _loaded(vllm: Any, model: str, options: dict[str, Any], *, keeps: bool) -> tuple[Any, bool]:
+    """An ``LLM`` and whether its workers keep rows, or what stands in the way of one."""
+    if keeps:
+        try:
+            return _llm(vllm, model, {**options, **OPTIONS}), True
+        except BytelmError as error:
+            # vLLM has a second runner of models, by default on GPUs, with logits processors of another kind: it says so
+            # before anything is loaded, and its rows are asked for in its own way.
+            if KEEPER not in str(error):
+                raise
+    return _llm(vllm, model, options), False
+
+
+def _llm(vllm: Any, model: str, options: dict[str, Any]) -> Any:
     # What is asked for branches anywhere, not only where a prompt ended: all blocks stay, of sliding windows too.
     given = {"enable_prefix_caching": True, "prefix_cache_retention_interval": None, **options}
     if vllm.platforms.current_platform.is_cpu():

@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import InvalidStateError
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Final, TypeAlias
@@ -132,7 +133,11 @@ def watched(core: Any) -> Iterator[None]:
     def watch() -> None:
         while not over.wait(WATCH_S):
             if resources.engine_dead:
-                answers.put(RuntimeError("the process was killed"))  # which vLLM turns into an EngineDeadError
+                dead = RuntimeError("the process was killed")
+                answers.put(dead)  # which vLLM turns into an EngineDeadError
+                for answer in [*getattr(core, "utility_results", {}).values()]:  # calls to the workers wait for these
+                    with contextlib.suppress(InvalidStateError):
+                        answer.set_exception(dead)
                 return
 
     threading.Thread(target=watch, daemon=True).start()
@@ -162,12 +167,16 @@ def keep_arrays(processor: Any) -> None:
     processor._update_sample_logprobs = keep  # noqa: SLF001
 
 
+_NO_MEMORY: Final = ("out of memory", "no available memory", "not enough memory", "cannot allocate memory")
+
+
 def explained(error: Exception, what: str) -> ModelError:
     """What vLLM raised, as an error of bytelm's."""
-    told = f"{what}: {type(error).__name__}: {str(error).strip()[:500]}"
+    said = str(error).strip()[:500]
+    told = f"{what}: {type(error).__name__}: {said}"
     if "Dead" in type(error).__name__:
         return ModelError(f"{told}; its process has ended, and its log says why: load the model anew")
-    if isinstance(error, MemoryError) or "out of memory" in told.lower() or "memory" in told.lower():
+    if isinstance(error, MemoryError) or any(words in said.lower() for words in _NO_MEMORY):
         return OutOfMemoryError(
             f"{told}; give a lower max_model_len or max_num_seqs, a higher gpu_memory_utilization (on a CPU: the "
             "environment variable VLLM_CPU_KVCACHE_SPACE), or share the model out with tensor_parallel_size"

@@ -32,8 +32,9 @@ from bytelm.engines.row_memo import Rows, Tokens
 from bytelm.token_lm import normalised
 
 REQUEST: Final = "bytelm_request"  # under which a name is in ``SamplingParams.extra_args``
+KEEPER: Final = "RowKeeper"
 OPTIONS: Final = {
-    "logits_processors": ["bytelm.engines.vllm_worker:RowKeeper"],
+    "logits_processors": [f"bytelm.engines.vllm_worker:{KEEPER}"],
     "worker_extension_cls": "bytelm.engines.vllm_worker.RowTeller",
 }
 AGREE: Final = 1e-3  # how far two ways to the same log-probability may be apart, in nats
