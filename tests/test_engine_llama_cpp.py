@@ -354,6 +354,19 @@ def test_bad_sequences(engine: Make) -> None:
         lm.next_token_logprobs([])
 
 
+def test_a_model_that_was_closed(engine: Make) -> None:
+    """Its memory is given back: to ask it is an error, and to close it again is none."""
+    lm = engine()
+    lm.next_token_logprobs([(5, 6)])
+    lm.close()
+
+    with pytest.raises(ModelError, match="closed"):
+        lm.next_token_logprobs([(5, 7)])
+    with pytest.raises(ModelError, match="closed"):
+        lm.clear_cache()
+    lm.close()
+
+
 def test_bad_files(tmp_path: Path, made: dict[str, tuple[Path, Any]]) -> None:
     """A file that is missing or damaged is a ModelError with llama.cpp's own words."""
     damaged = tmp_path / "damaged.gguf"

@@ -91,6 +91,15 @@ def test_a_right_engine_passes(rule: str) -> None:
     assert report.difference == 0
 
 
+def test_a_right_engine_of_a_short_context_passes() -> None:
+    """No rule needs more than five tokens."""
+
+    class Short(Toy):
+        context_length = 5
+
+    check_engine(Short, failing=failing)
+
+
 def test_the_toy_of_the_package_passes() -> None:
     """TableLM keeps the contract; what it does not have is said not to be checked."""
     report = check_engine(lambda: TableLM(default_tokenizer(), seed=1), tolerance=0)

@@ -173,6 +173,11 @@ class Context:
         """Give the memory back, as happens by itself when nothing refers to this any more."""
         self._freed()
 
+    def _check_open(self) -> None:
+        """Refuse what would read memory that was given back."""
+        if not self._freed.alive:
+            raise ModelError("the model was closed, and its memory given back: load it anew")
+
     # ---- running
 
     def decode(
@@ -186,6 +191,7 @@ class Context:
         Raises:
             ModelError: llama.cpp failed; what the cache then holds is not known.
         """
+        self._check_open()
         lib = self._lib
         pair = self.pair or (self._threads > 1 and self.used >= SHARED_CELLS)
         if len(tokens) == 1 and pair:
@@ -226,10 +232,12 @@ class Context:
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Let ``target`` own the first ``length`` cells of ``source`` as well."""
+        self._check_open()
         self._lib.llama_memory_seq_cp(self._memory, source, target, 0, length)
 
     def drop(self, line: int, start: int) -> None:
         """Let an id no longer own its cells from position ``start`` on. They are buried, and not free."""
+        self._check_open()
         self._lib.llama_memory_seq_cp(self._memory, line, self._grave, start, -1)
         if not self._lib.llama_memory_seq_rm(self._memory, line, start, -1):
             raise ModelError(f"llama.cpp cannot drop positions {start} and on of a sequence of this model")
@@ -240,10 +248,12 @@ class Context:
 
     def first(self, line: int) -> int:
         """The first position that is still there for an id."""
+        self._check_open()
         return int(self._lib.llama_memory_seq_pos_min(self._memory, line))
 
     def clear(self) -> None:
         """Forget every sequence."""
+        self._check_open()
         self._lib.llama_memory_clear(self._memory, False)  # noqa: FBT003 - a C function
         self.used = self._dummy = 0
 

@@ -59,7 +59,7 @@ def _order(trial: Trial) -> None:
 
 
 def _prefixes(trial: Trial) -> None:
-    base, (x, y, z) = trial.drawn(11), trial.drawn(3)
+    base, (x, y, z) = trial.drawn(11), trial.drawn_exactly(3)
     calls: list[list[Tokens]] = [
         [base],
         [(*base[:-1], x)],  # a step, and its neighbours
