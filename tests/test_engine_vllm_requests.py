@@ -79,6 +79,7 @@ class Engine:
             self.requests.pop(name, None)
 
     def step(self) -> list[Any]:
+        assert self.requests  # the real one would wait for ever
         outputs = []
         for name, request in list(self.requests.items())[:5]:  # the others wait
             outputs.append(self._token(name, request))
@@ -367,6 +368,8 @@ def test_the_end_of_the_context() -> None:
     with pytest.raises(ContextOverflowError, match="max_model_len"):  # no room at all
         draw_all(lm, [range(LONGEST), (5,)], [1, 2], max_tokens=30, count=20, found=taken)
     assert [len(line) for line in taken] == [0, 20]
+    with pytest.raises(ContextOverflowError, match="max_model_len"):
+        draw_all(lm, [range(LONGEST)], [1], max_tokens=30)
 
 
 @pytest.mark.parametrize(

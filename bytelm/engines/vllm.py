@@ -192,7 +192,8 @@ class VllmLM:
             while (draws := more()) or running:
                 for draw in draws:
                     begin(draw)
-                self._requests.step()
+                if running:  # with nothing to do, a step would wait for ever
+                    self._requests.step()
         if full:
             raise traits.context_full(self.context_length, "load the model with a larger max_model_len")
 
