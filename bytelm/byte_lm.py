@@ -83,7 +83,7 @@ class ByteLM(Completing):
         self.progress = False
         self._scheduler = Scheduler(self.token_lm)
         self._infillers: dict[FIMFormat, ByteLM] = {}
-        before = bos_ids_of(self.viability)
+        before = bos_ids_of(self.viability.vocab)
         named = getattr(self.tokenizer, "bos_token_id", None)
         prompts = PromptReader(
             self.viability,

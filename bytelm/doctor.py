@@ -84,7 +84,7 @@ def examine(tokenizer: Any, *, columns: int | None, eot_ids: Collection[int]) ->
             Finding("tokenizer", "refused", str(error)),
             Finding("verdict", "refused", "this model is not supported"),
         ]
-    vocab, bos_ids = viability.vocab, bos_ids_of(viability)
+    vocab, bos_ids = viability.vocab, bos_ids_of(viability.vocab)
     findings = [*_vocabulary(vocab, columns), *_boundaries(vocab), *_ends(vocab, columns, eot_ids, bos_ids)]
     findings += [*_refusals(vocab), *_round_trips(vocab)]
     refused = sum(finding.level == "refused" for finding in findings)

@@ -305,7 +305,7 @@ def completer_of(lm: ByteLM, *, bos: bool = True) -> TokenCompleter:
         lm: The byte model.
         bos: Whether what the tokenizer puts before a text (BOS) stands before each prompt.
     """
-    context = bos_ids_of(lm.viability) if bos else ()
+    context = bos_ids_of(lm.viability.vocab) if bos else ()
     return TokenCompleter(lm.token_lm, vocab=lm.viability.vocab, eot_ids=lm.eot_ids, context=context)
 
 

@@ -25,6 +25,7 @@ from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePre
 from bytelm.frontier import common_ancestor
 from bytelm.sure_cuts import sure_cut
 from bytelm.viability import Viability
+from bytelm.vocab import Vocab
 
 NEAR: Final = 32  # bytes up to which a cover is taken along the text
 
@@ -280,9 +281,9 @@ def _is_id(segment: object) -> bool:
     return hasattr(segment, "__index__") and not isinstance(segment, bool)
 
 
-def bos_ids_of(viability: Viability) -> tuple[int, ...]:
+def bos_ids_of(vocab: Vocab) -> tuple[int, ...]:
     """What the tokenizer's own post-processor puts in front of a text."""
-    encoding = viability.vocab.source.encode("a", add_special_tokens=True)
+    encoding = vocab.source.encode("a", add_special_tokens=True)
     before: list[int] = []
     for token, special in zip(encoding.ids, encoding.special_tokens_mask, strict=True):
         if not special:

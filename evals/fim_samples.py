@@ -27,6 +27,7 @@ from typing import Final, Literal, TypeAlias
 from bytelm.errors import InvalidArgumentError, NoInfillFormatError, UnsupportedTokenizerError
 from bytelm.fim import PREFIX, SUFFIX, FIMFormat, declared, end_ids, find_format, infill_prompt
 from bytelm.pipeline import read_vocab
+from bytelm.prompts import bos_ids_of
 from bytelm.vocab import Vocab
 from evals.fim_corpus import Function
 
@@ -135,7 +136,8 @@ class Encoder:
 
     def encode(self, hole: Hole, mode: Mode) -> Sample:
         """The tokens of a hole in one order, and where its middle begins."""
-        prompt = infill_prompt(self.vocab, self.form, hole.prefix.encode(), hole.suffix.encode(), mode=mode)
+        sides = hole.prefix.encode(), hole.suffix.encode()
+        prompt = infill_prompt(self.vocab, self.form, *sides, mode=mode, before=bos_ids_of(self.vocab))
         *before, open_end = prompt
         ids: list[int] = []
         for segment in before:

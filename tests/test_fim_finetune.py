@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import math
@@ -23,6 +24,7 @@ from evals.fim_manifest import ManifestError
 from evals.fim_samples import MODES, Encoder, Hole, Holes, Sample, cut, held_out_samples, packed, training_batches
 from evals.fim_sources import find_sources, is_permissive, licence_of
 from evals.fim_training import CheckpointError, Recipe, batch_loss, held_out_loss, read_checkpoint
+from tests.test_prompts import with_template
 from tests.tiny import byte_bpe_tokenizer, sentencepiece_bpe_tokenizer, tiny_model
 
 SENTINELS = ("<gh_stars>", "<empty_output>", "<issue_closed>")
@@ -272,17 +274,23 @@ def test_samples_agree_with_the_published_ids(test_data: Path, load_tokenizer: C
     assert encoder.vocab.token_bytes[spm.ids[spm.first]] == b" return"
 
 
-def test_samples_are_what_infill_asks(tokenizer: Any) -> None:
-    """Prompt and middle of a sample are the tokens that bytelm itself reads in its infilling prompt."""
+@pytest.mark.parametrize("bos", [False, True])
+def test_samples_are_what_infill_asks(tokenizer: Any, *, bos: bool) -> None:
+    """Prompt and middle of a sample are the tokens that bytelm itself reads in its infilling prompt, BOS among them."""
     from bytelm.fim import infill_prompt
 
+    if bos:
+        tokenizer = with_template(copy.deepcopy(tokenizer), "<|endoftext|> $A")
     lm = ByteLM(tiny_model("llama", vocab_size=353), tokenizer)
+    before = lm._prompts.bos_ids
+    assert bool(before) == bos
     encoder = Encoder(tokenizer)
     text = module("a")[:101]
     for trial in range(7):
         hole = cut(text, Random(trial), Holes())
         for mode in MODES:
-            prompt = infill_prompt(encoder.vocab, encoder.form, hole.prefix.encode(), hole.suffix.encode(), mode=mode)
+            sides = hole.prefix.encode(), hole.suffix.encode()
+            prompt = infill_prompt(encoder.vocab, encoder.form, *sides, mode=mode, before=before)
             sample = encoder.encode(hole, mode)
             last = prompt[-1]
             assert isinstance(last, bytes)

@@ -11,6 +11,7 @@ import pytest
 from bytelm.cover import Cover
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
 from bytelm.frontier import common_ancestor
+from bytelm.pipeline import read_vocab
 from bytelm.prompts import CoverCache, Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.viability import Viability
 from tests.tiny import byte_bpe_tokenizer, sentencepiece_bpe_tokenizer
@@ -29,7 +30,7 @@ def with_template(tokenizer: Any, template: str) -> Any:
 
 def reader(tokenizer: Any, *, bos: bool = True, openers: frozenset[int] = frozenset()) -> PromptReader:
     viability = Viability.from_tokenizer(tokenizer)
-    before = bos_ids_of(viability)
+    before = bos_ids_of(viability.vocab)
     return PromptReader(
         viability,
         bos_ids=before if bos else (),
@@ -72,11 +73,11 @@ def test_text_never_becomes_a_special_token() -> None:
 
 def test_bos_is_what_the_post_processor_puts_in_front() -> None:
     """It is there unless it is turned off or the prefix begins with an id; what stands behind a text is none of it."""
-    assert bos_ids_of(Viability.from_tokenizer(LLAMA)) == (BOS,)
+    assert bos_ids_of(read_vocab(LLAMA)) == (BOS,)
     assert reader(LLAMA).read("a") == Prompt((BOS,), b"a", lead=True)
     assert reader(LLAMA, bos=False).read("a") == Prompt((), b"a", lead=True)
     both = with_template(sentencepiece_bpe_tokenizer(prepend=True), "<s> <s> $A </s>")
-    assert bos_ids_of(Viability.from_tokenizer(both)) == (BOS, BOS)
+    assert bos_ids_of(read_vocab(both)) == (BOS, BOS)
 
 
 def test_the_hidden_space_is_at_the_start_of_a_text_alone() -> None:
