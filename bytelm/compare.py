@@ -88,7 +88,8 @@ def show_comparison(prompt: bytes, outcomes: Sequence[Outcome], *, suffix: bytes
     written = [["prompt", show_bytes(prompt)]]
     if suffix is not None:
         written = [["prefix", show_bytes(prompt)], ["suffix", show_bytes(suffix)]]
-    written += [[outcome.method, show_bytes(outcome.completion)] for outcome in outcomes]
+    nothing = "(nothing: it ends the text at once)"
+    written += [[outcome.method, show_bytes(outcome.completion) or nothing] for outcome in outcomes]
     highest = np.max([outcome.next_byte_probs for outcome in outcomes], axis=0)
     rows = [["next byte", *(outcome.method for outcome in outcomes)]]
     for value in np.argsort(-highest, kind="stable")[:top].tolist():

@@ -40,7 +40,8 @@ def run(command: str) -> str:
         case _:
             raise SystemExit(f"a console example runs bytelm or an evaluation, and nothing else: {command}")
     done = subprocess.run([sys.executable, *words], capture_output=True, cwd=ROOT, check=False)
-    return (done.stdout + done.stderr).decode().rstrip("\n") + "\n"
+    printed = (done.stdout + done.stderr).decode().rstrip("\n")
+    return re.sub(r" +$", "", printed, flags=re.MULTILINE) + "\n"  # tables are padded to the width of the screen
 
 
 def alike(expected: str, actual: str) -> bool:

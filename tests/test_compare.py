@@ -84,3 +84,13 @@ def test_the_likeliest_bytes_of_every_method_are_shown() -> None:
         ["'a'", "0.7500", "█████████", "0.0000"],
         ["end", "of", "text", "0.2500", "███", "0.0000"],
     ]
+
+
+def test_a_method_that_writes_nothing_is_said_to() -> None:
+    """A completion without a byte is the end of the text, not a line that lacks its end."""
+    probs = np.zeros(257)
+    probs[256] = 1.0
+
+    shown = show_comparison(b"x", [Outcome("by tokens", b"", b"", probs)])
+
+    assert shown.splitlines()[1] == "by tokens  (nothing: it ends the text at once)"

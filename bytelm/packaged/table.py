@@ -175,8 +175,8 @@ PACKAGED: Mapping[str, Packaged] = MappingProxyType(
             folder=Path(__file__).parent / "smollm2_fim",
             sha256=MappingProxyType(
                 {
-                    "adapter_model.safetensors": "8378407db4fff1abb3ba050cc68581858dc7412ffe238be4efcf805ed656a6b8",
-                    "adapter_config.json": "9c35d1cca2d661d257a5cb40fe8e5a1fb4773be9820024ad2cd9c8ced504e25d",
+                    "adapter_model.safetensors": "1af10b6b7f6531fae6379d53a3f3912754d0ca8ed38f4d0e54fec459c67c4d3a",
+                    "adapter_config.json": "f2df36b067da707d5d81704a5fe7652754e00910efd87707f8e52e0567c2e2b6",
                 }
             ),
             # StarCoder's names, by which the format is found; the base has never seen these three in code.
