@@ -23,6 +23,7 @@ from bytelm.errors import BytelmError
 from evals.fim_samples import SMOLLM2
 from evals.fim_settings import Settings
 from evals.fim_training import Ended, Trainer
+from evals.records import shortened
 
 
 class ManifestError(BytelmError):
@@ -113,8 +114,7 @@ def surroundings(device: str, given: Sequence[str]) -> dict[str, Any]:
     """The command with its options, paths by their last name; the machine; the versions."""
     import torch
 
-    parts = (word.partition("=") if word.startswith("--") else ("", "", word) for word in given)
-    shown = (option + equals + (Path(value).name if os.sep in value else value) for option, equals, value in parts)
+    shown = (shortened(word, lambda value: os.sep in value) for word in given)
     name = torch.cuda.get_device_name() if torch.device(device).type == "cuda" else platform.machine()
     packages = ("torch", "transformers", "tokenizers", "peft")
     return {

@@ -128,6 +128,7 @@ class Encoder:
                 f"the format needs one token that ends a middle, and has {len(ends)}: {form.ends}"
             )
         (self.end_id,) = ends
+        self._bos_ids = bos_ids_of(self.vocab)
 
     def hole(self, function: Function, random: Random, holes: Holes) -> Hole:
         """A random hole in a function, in the tokenizer's normal form."""
@@ -137,7 +138,7 @@ class Encoder:
     def encode(self, hole: Hole, mode: Mode) -> Sample:
         """The tokens of a hole in one order, and where its middle begins."""
         sides = hole.prefix.encode(), hole.suffix.encode()
-        prompt = infill_prompt(self.vocab, self.form, *sides, mode=mode, before=bos_ids_of(self.vocab))
+        prompt = infill_prompt(self.vocab, self.form, *sides, mode=mode, before=self._bos_ids)
         *before, open_end = prompt
         ids: list[int] = []
         for segment in before:

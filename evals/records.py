@@ -76,13 +76,19 @@ def command_of(module: str, words: Sequence[str]) -> str:
     >>> command_of("evals.fim", ["--out", "results/a.jsonl", "--data", "/home/me/src", "--resume"])
     'python -m evals.fim --out results/a.jsonl --data src'
     """
-    return " ".join(["python -m", module, *(_shown(word) for word in words if word != "--resume")])
+    kept = (word for word in words if word != "--resume")
+    return " ".join(["python -m", module, *(shortened(word, _elsewhere) for word in kept)])
 
 
-def _shown(word: str) -> str:
+def shortened(word: str, elsewhere: Callable[[str], bool]) -> str:
+    """A word of a command: a value that is a path elsewhere by its last name, with its option if they are one word."""
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return option + equals + (Path(value).name if elsewhere(value) else value)
+
+
+def _elsewhere(value: str) -> bool:
     path = Path(value)
-    return option + equals + (path.name if path.is_absolute() or ".." in path.parts else value)
+    return path.is_absolute() or ".." in path.parts
 
 
 def exit_status(run: Callable[[], int], out: Path | None) -> int:

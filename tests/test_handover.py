@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from bytelm.errors import ContextOverflowError, InvalidArgumentError, ModelError
 from bytelm.handover import HandedOver
 from bytelm.sampler import Completion
 from bytelm.sure_cuts import sure_cut
-from bytelm.token_lm import Draw, More, TokenDrawer
+from bytelm.token_lm import More, TokenDrawer
 from evals.lazy import p_value
 from tests.drawing import draw_all, each_of
 from tests.oracle import Enumeration, HashLM, depth_for
@@ -438,17 +438,7 @@ def test_what_is_done_is_not_fed_beyond_the_context(engines: dict[str, Any], kin
     """A sequence that ended just before it is in the batch of another, which goes on to its own end."""
     engine = engines[kind]
     long = tuple(5 + i % 300 for i in range(engine.context_length - 3))
-    lines: tuple[list[Any], list[Any]] = [], []
-
-    def taking(line: list[Any], count: int) -> Callable[[int, float], bool]:
-        def take(token: int, logprob: float) -> bool:
-            line.append((token, logprob))
-            return len(line) < count
-
-        return take
-
-    waiting = [Draw(long, 1, 100, taking(lines[0], 2)), Draw((5,), 2, 100, taking(lines[1], 40))]
-    engine.draw_tokens(lambda: [waiting.pop() for _ in range(len(waiting))])
+    lines = draw_all(engine, [long, (5,)], [1, 2], max_tokens=100, count=[2, 40])
 
     assert [len(line) for line in lines] == [2, 40]
     ids = [5]
