@@ -31,7 +31,8 @@ from bytelm.errors import InvalidArgumentError
 from bytelm.evaluation import full_row
 from bytelm.fim import FIMFormat, Mode, check_mode, declared, end_ids, find_format, infill_prompt
 from bytelm.frontier import Cover, Frontier
-from bytelm.handover import HandedOver, HandingOver, can_hand_over, completions
+from bytelm.handing import completions
+from bytelm.handover import HandedOver, HandingOver, can_hand_over
 from bytelm.prompts import CoverCache, Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.rows import RowReader, RowStore
 from bytelm.sampler import Completion, Generation, Settings
@@ -320,8 +321,10 @@ class ByteLM(Completing):
                 f"handover=True needs an engine that draws tokens itself; {type(engine).__name__} has no draw_tokens"
             )
 
+        at_once = bool(getattr(engine, "asks_each_step", False))  # others wait for a call to end
+
         def run(places: Sequence[tuple[Frontier, np.random.Generator]]) -> Iterator[Outcome[Completion]]:
-            items = [HandedOver(place, self.viability, settings, random) for place, random in places]
+            items = [HandedOver(place, self.viability, settings, random, at_once=at_once) for place, random in places]
             return completions(items, engine, self._running())
 
         return run

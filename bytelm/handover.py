@@ -37,31 +37,25 @@ Cost
 Seeds
     The engine is given a seed for each completion, a function of (seed, i). Its draws are its own: not those of the
     sampler, nor of another engine. Where its arithmetic depends on what runs beside a sequence, as on a GPU, a draw may
-    now and then fall on the other side of a boundary.
+    now and then fall on the other side of a boundary. After leak it is given another one.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from bytelm.errors import BytelmError
 from bytelm.evaluation import settled_log_mass
 from bytelm.filters import EOT, Filters
 from bytelm.frontier import Frontier, Node, common_ancestor, path_down
 from bytelm.members import Member, by_shares, by_walks, picked
 from bytelm.prompts import grown
 from bytelm.sampler import Completion, FinishReason, Settings, draw
-from bytelm.scheduler import JobUsage, Outcome, Request, Scheduler, Step
+from bytelm.scheduler import JobUsage, Outcome, Request, Step
 from bytelm.stream import StopScanner, text_of
-from bytelm.token_lm import Draw, TokenDrawer, Usage
 from bytelm.viability import Boundary, Viability
-
-GROUP: Final = 256  # completions that are under way at a time
 
 HandingOver: TypeAlias = Callable[[Sequence[tuple[Any, np.random.Generator]]], Iterator[Outcome[Completion]]]
 
@@ -79,15 +73,25 @@ class HandedOver:
         viability: Of the tokenizer.
         settings: When to end; its filters are plain.
         random: The item's random numbers.
+        at_once: Whether a call less is worth some rows more.
 
     Attributes:
         bytes: What is written so far.
         finish_reason: None while it goes on.
+        seed: Of the engine's draws until the next leak.
         redrawn: How often a token was leak.
         drawn: Tokens that the engine drew.
     """
 
-    def __init__(self, prompt: Frontier, viability: Viability, settings: Settings, random: np.random.Generator) -> None:
+    def __init__(
+        self,
+        prompt: Frontier,
+        viability: Viability,
+        settings: Settings,
+        random: np.random.Generator,
+        *,
+        at_once: bool = False,
+    ) -> None:
         self.prompt = prompt
         self.settings = settings
         self.bytes = bytearray()
@@ -95,6 +99,8 @@ class HandedOver:
         self.redrawn = self.drawn = 0
         self._viability = viability
         self._random = random
+        self.seed = self._new_seed()
+        self._at_once = at_once
         self._scanner = StopScanner(settings.stops)
         self._ends = frozenset(prompt.reader.eot_ids.tolist())
         # Where a member was last drawn, and the bytes that there were.
@@ -120,9 +126,11 @@ class HandedOver:
         """Tokens that it may need, at most."""
         return self.settings.max_bytes - len(self.bytes) + len(self._rest)
 
-    def new_seed(self) -> int:
-        """A seed for the engine's draws."""
-        return int(self._random.integers(2**63))
+    @property
+    def guess(self) -> tuple[int, ...]:
+        """What the engine is likely to go on from after leak, before it is known; empty where nothing is."""
+        leaked = self.redrawn and self._boundary is None and self.finish_reason is None
+        return self.sequence if leaked and self._leaked_at != len(self.bytes) else ()
 
     def take(self, token: int, logprob: float) -> bool:
         """Append a token that the engine has drawn. False where it is to draw no more."""
@@ -135,8 +143,12 @@ class HandedOver:
             self._append(token, after, logprob)
             return self.finish_reason is None
         self.redrawn += 1
+        self.seed = self._new_seed()
         self._boundary = None
         return False
+
+    def _new_seed(self) -> int:
+        return int(self._random.integers(2**63))
 
     def _may_end(self) -> bool:
         """Whether the tokens so far are among the cover's sequences after which a text may end."""
@@ -202,7 +214,7 @@ class HandedOver:
             root = place.nodes[0]  # no byte has been drawn yet
             self._go_on(place, Member(root, place.weights[root]))
         elif way and not again:
-            self._go_on(place, (yield from by_walks(place, way, self._random)))
+            self._go_on(place, (yield from by_walks(place, way, self._random, at_once=self._at_once)))
         else:
             self._go_on(place, (yield from by_shares(place, self._random)))
 
@@ -254,86 +266,3 @@ class HandedOver:
         if not self.bytes and not ended:
             return 0.0
         return (yield from settled_log_mass(self._here()[0], ended=ended)) - self.prompt.log_mass()
-
-
-def completions(
-    items: Sequence[HandedOver], engine: TokenDrawer, scheduler: Scheduler
-) -> Iterator[Outcome[Completion]]:
-    """Run completions together, and yield their outcomes.
-
-    Raises:
-        ModelError: A call failed; what was yielded before stands, and what could still be scored is yielded first.
-    """
-    for start in range(0, len(items), GROUP):
-        group = _Group(dict(enumerate(items[start : start + GROUP], start)), engine, scheduler)
-        try:
-            engine.draw_tokens(group.more)
-        except Exception:
-            with contextlib.suppress(BytelmError):
-                group.advance([index for index, item in group.going.items() if item.finish_reason])
-            yield from group.outcomes()
-            raise
-        yield from group.outcomes()
-
-
-class _Group:
-    """Completions that are under way together.
-
-    Args:
-        items: By index.
-        engine: Draws their tokens.
-        scheduler: Runs what they need beside that.
-
-    Attributes:
-        going: Those that have not ended.
-    """
-
-    def __init__(self, items: dict[int, HandedOver], engine: TokenDrawer, scheduler: Scheduler) -> None:
-        self.going = items
-        self._scheduler = scheduler
-        self._waiting = deque(items)  # which the engine's threads append to
-        self._drawn = dict.fromkeys(items, 0)
-        self._rows = dict.fromkeys(items, JobUsage())
-        self._done: dict[int, Completion] = {}
-        self._counters: Usage | None = getattr(engine, "usage", None)
-        self._earlier = None if self._counters is None else self._counters.copy()
-
-    def more(self) -> list[Draw]:
-        """What the engine is to begin with: each item that waits, taken to where the engine goes on."""
-        draws: list[Draw] = []
-        while self._waiting and not draws:  # while some came to their ends, others may have drawn their last token
-            places = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            self.advance(places)
-            draws = [self._draw(index, self.going[index]) for index in places if index in self.going]
-        return draws
-
-    def advance(self, places: Sequence[int]) -> None:
-        """Take items to where the engine goes on, or to their ends."""
-        for outcome in self._scheduler.run([self.going[index].next() for index in places], label="sampling"):
-            index, spent = places[outcome.index], outcome.usage
-            self._rows[index] = self._rows[index].plus(spent.calls, spent.tokens_fed, spent.rows)
-            if outcome.result is not None:
-                self._done[index] = outcome.result
-                del self.going[index]
-
-    def _draw(self, index: int, item: HandedOver) -> Draw:
-        def take(token: int, logprob: float) -> bool:
-            self._drawn[index] += 1
-            goes_on = item.take(token, logprob)
-            if not goes_on:
-                self._waiting.append(index)
-            return goes_on
-
-        return Draw(item.sequence, item.new_seed(), item.room, take)
-
-    def outcomes(self) -> Iterator[Outcome[Completion]]:
-        """The completions that have ended. What the engine fed is shared out by the tokens drawn."""
-        fed: int | None = None
-        if self._counters is not None and self._earlier is not None:
-            rows = sum(usage.tokens_fed or 0 for usage in self._rows.values())
-            fed = max(self._counters.since(self._earlier).tokens_fed - rows, 0)
-        whole = max(sum(self._drawn.values()), 1)
-        for index, completion in self._done.items():
-            count = self._drawn[index]
-            share = None if fed is None else round(fed * count / whole)
-            yield Outcome(index, completion, self._rows[index].plus(calls=count, fed=share))

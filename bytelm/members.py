@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -75,13 +75,16 @@ def by_shares(place: Frontier, random: np.random.Generator) -> Step[Member]:
     return _going_on(place, node, place.weights[node], row, first + picked(masses, uniforms[1]))
 
 
-def by_walks(place: Frontier, way: Mapping[Node, float], random: np.random.Generator) -> Step[Member]:
+def by_walks(
+    place: Frontier, way: Mapping[Node, float], random: np.random.Generator, *, at_once: bool = False
+) -> Step[Member]:
     """Draw a member by walks from the common ancestor of all nodes.
 
     Args:
         place: The frontier of x.
         way: The nodes of the way that was drawn before, from that ancestor on, and their log-weights.
         random: Random numbers.
+        at_once: Whether the first row that a walk needs is asked for with all others that walks may come to.
 
     Raises:
         ModelError: The model gives x probability 0.
@@ -93,8 +96,9 @@ def by_walks(place: Frontier, way: Mapping[Node, float], random: np.random.Gener
             below.setdefault(node, {})[child] = None
     children = {node: sorted(found, key=lambda child: child not in way) for node, found in below.items()}
     rows: dict[Node, Row] = {}
+    comes_to = [*dict.fromkeys((*children, *place.nodes))] if at_once else []
     for _ in range(TRIES):
-        member = yield from _walk(place, way, children, rows, random)
+        member = yield from _walk(place, way, children, rows, comes_to, random)
         if member is not None:
             return member
     return (yield from by_shares(place, random))
@@ -105,6 +109,7 @@ def _walk(
     way: Mapping[Node, float],
     children: Mapping[Node, list[Node]],
     rows: dict[Node, Row],
+    comes_to: Sequence[Node],
     random: np.random.Generator,
 ) -> Step[Member | None]:
     """One walk: the member that it comes to, or None where it leaves x."""
@@ -122,9 +127,12 @@ def _walk(
         if not others and node not in place.nodes:
             return None
         if (row := rows.get(node) or place.row(node)) is None:
-            (array,) = yield Request(place.sequences((node,)))
-            place.learn((node,), (array,))
-            row = place.row(node) or place.reader.read(array)  # `place` forgets what it needs no more
+            nodes = [node, *(other for other in comes_to if other is not node and _needs(place, other, rows))]
+            arrays = yield Request(place.sequences(nodes))
+            place.learn(nodes, arrays)
+            for each, array in zip(nodes, arrays, strict=True):
+                rows[each] = place.row(each) or place.reader.read(array)  # `place` forgets what it needs no more
+            row = rows[node]
         rows[node], before = row, node
         for child in others:
             prob = math.exp(row.logprob(child.token_id))
@@ -139,6 +147,10 @@ def _walk(
                     return _going_on(place, node, log_weight, row, first + picked(masses, uniform / whole))
             return None
     return Member(node, log_weight)
+
+
+def _needs(place: Frontier, node: Node, rows: Mapping[Node, Row]) -> bool:
+    return bool(place.cover.leftover(node)) and node not in rows and place.row(node) is None
 
 
 def _longer(place: Frontier, node: Node, row: Row) -> tuple[int, Float64[np.ndarray, " n"]]:

@@ -106,6 +106,8 @@ class TokenDrawer(Protocol):
 
     Attributes:
         hands_over: Whether completions are handed over to it where the caller says nothing.
+        asks_each_step: Optional, False if it is not there: whether `draw_tokens` asks for more after each step, while
+            others are under way. What is likely to be needed is then begun before it is certain (handing.py).
     """
 
     hands_over: bool

@@ -184,6 +184,58 @@ def test_rows_that_the_workers_keep_are_those_that_vllm_tells(engine: VllmLM) ->
     assert max(np.abs(row - usual[sequence]).max() for sequence, row in zip(sequences, kept, strict=True)) < 1e-3
 
 
+def spent(engine: VllmLM, sequences: list[tuple[int, ...]]) -> int:
+    """Tokens fed for the rows of some sequences."""
+    before = engine.usage.copy()
+    engine.next_token_logprobs(sequences)
+    return engine.usage.since(before).tokens_fed
+
+
+def test_what_is_shared_is_not_fed_again(engine: VllmLM, smollm2: ByteLM) -> None:
+    """To the token, where sequences part inside a block: after one that has ended, of one that is drawn, and together."""
+    trunk = tuple(
+        engine.tokenizer("The prefix cache has what sequences share with those that were there before. " * 4)[
+            "input_ids"
+        ][:50]
+    )
+    engine.clear_cache()
+    assert spent(engine, [trunk]) == 50
+    branches = [(*trunk[:at], 504, 3575) for at in (1, 20, 31, 33, 45, 50)]
+    assert [spent(engine, [branch]) for branch in branches] == [2] * 6
+
+    during: list[int] = []
+    waiting = [[Draw(trunk[:20], 3, 30, lambda *_: len(during) < 1)]]
+
+    def more() -> list[Draw]:
+        if waiting:
+            return waiting.pop()
+        during.append(spent(engine, [(*trunk[:18], 504)]))
+        return []
+
+    engine.clear_cache()
+    engine.draw_tokens(more)
+    assert during[0] <= 1 + engine.usage.calls  # the row's own token, and what was drawn meanwhile
+    engine.clear_cache()
+    assert spent(engine, [trunk[:40], trunk[:45], trunk]) <= 40 + 5 + 10
+    far = engine.next_token_logprobs(branches) - smollm2.token_lm.next_token_logprobs(branches)
+    assert np.abs(far).max() < 1e-3
+
+
+def test_what_vllm_gives_away_is_not_shared(settings: None, smollm2: ByteLM) -> None:
+    """Rows are right where the cache is so small that blocks change hands all the time."""
+    small = VllmLM(packaged_directory("demo"), num_gpu_blocks_override=12, **{**OPTIONS, "max_model_len": 128})
+    try:
+        text = small.tokenizer("Nothing is right because it was right before: blocks change hands. " * 6)["input_ids"]
+        rng = np.random.default_rng(4)
+        for _ in range(25):
+            cuts = [int(rng.integers(1, 60)) for _ in range(6)]
+            asked = [(*text[:cut], *text[cut // 2 : cut // 2 + 3]) for cut in cuts]
+            rows = small.next_token_logprobs(asked)
+            assert np.abs(rows - smollm2.token_lm.next_token_logprobs(asked)).max() < 1e-3
+    finally:
+        small.close()
+
+
 def test_completions_are_what_they_say(byte_lm: ByteLM, smollm2: ByteLM) -> None:
     """Handed over by default: log-probabilities by the lemma as transformers has them, and the seed's own bytes."""
     completions = byte_lm.sample_batch(PROMPTS, max_bytes=40, seed=3)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from bytelm import ByteLM, Ensemble, TableLM
 from bytelm.cover import Cover
 from bytelm.errors import ContextOverflowError, InvalidArgumentError, ModelError
+from bytelm.handing import _Guess
 from bytelm.handover import HandedOver
 from bytelm.sampler import Completion
 from bytelm.sure_cuts import sure_cut
@@ -282,6 +283,66 @@ def test_what_leak_and_the_end_cost(leaky: tuple[ByteLM, Drawing, Enumeration]) 
     for completion in completions:
         assert completion.usage.redrawn > 4
         assert completion.usage.rows <= 3 * (completion.usage.redrawn + 2)
+
+
+class Stepwise(Drawing):
+    """The same, a token of each sequence at a step; it may be asked for rows, and for more, between two steps."""
+
+    asks_each_step = True
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.steps = 0
+        self._running: list[tuple[Draw, list[int], np.random.Generator]] = []
+
+    def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+        self._step()  # as vLLM does
+        return super().next_token_logprobs(sequences)
+
+    def draw_tokens(self, more: More) -> None:
+        while (draws := [*more()]) or self._running:
+            self._running += [(draw, [*draw.sequence], np.random.default_rng(draw.seed)) for draw in draws]
+            self._step()
+
+    def _step(self) -> None:
+        self.steps += 1
+        running, self._running = self._running, []
+        for draw, ids, random in running:
+            edges = np.cumsum(np.exp(self.row(ids)))
+            token = int(np.searchsorted(edges, random.random() * edges[-1], side="right"))
+            if draw.take(token, float(self.row(ids)[token])) and len(ids) + 1 - len(draw.sequence) < draw.max_tokens:
+                self._running.append((draw, [*ids, token], random))
+
+
+def test_guesses_change_no_text(leaky: tuple[ByteLM, Drawing, Enumeration], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without guesses, alone and in a batch, however much is kept of them: the same bytes."""
+    _, model, _ = leaky
+    lm = ByteLM(Stepwise(model.tokenizer, 5, frozenset()))
+    guesses: list[_Guess] = []
+
+    def guess(*arguments: Any) -> _Guess:
+        guesses.append(_Guess(*arguments))
+        return guesses[-1]
+
+    def written() -> list[bytes]:
+        return [c.bytes for c in lm.sample_batch([b"a", b"b", b"ab"] * 4, max_bytes=40, seed=1, handover=True)]
+
+    monkeypatch.setattr("bytelm.handing._Guess", guess)
+    texts = written()
+    kept = [len(guess.drawn) for guess in guesses if guess.right is not None]
+    assert max(kept) > 1
+    assert sum(guess.right is None for guess in guesses) == 0
+    assert len(guesses) > 20
+    alone = lm.sample_batch([b"a"], max_bytes=40, seed=1, handover=True)[0]
+    assert alone.bytes == texts[0]
+    assert alone.usage.redrawn > 2
+    for limit in (1, 3):
+        monkeypatch.setattr("bytelm.handing.GUESSED", limit)
+        assert written() == texts
+    guesses.clear()
+    monkeypatch.setattr(Stepwise, "asks_each_step", False)
+    assert written() == texts
+    assert not guesses
 
 
 def test_the_cover_of_a_text_is_begun_near_its_end(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:

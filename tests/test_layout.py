@@ -64,6 +64,7 @@ ORDER = (
     "byte_state",
     "fim",
     "handover",
+    "handing",
     "completing",
     "byte_lm",
     "combination",

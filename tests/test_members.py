@@ -108,6 +108,21 @@ def test_what_happens_to_be_known_changes_no_draw() -> None:
             assert ids_of(t.answer(by_walks(known, way, np.random.default_rng(seed)))) == ids_of(fresh)
 
 
+@pytest.mark.parametrize("prefix", [b"aab", b"abab", b"baabab"])
+def test_rows_asked_for_at_once_change_no_draw(prefix: bytes) -> None:
+    """The same members by the same random numbers, and never more than one request."""
+    t = toy()
+    for way in ways(t, prefix)[::3]:
+        for seed in range(20):
+            draws = []
+            for at_once in (False, True):
+                t.model.asked.clear()
+                step = by_walks(along(t, prefix, way), way, np.random.default_rng(seed), at_once=at_once)
+                draws.append(ids_of(t.answer(step)))
+            assert draws[0] == draws[1]
+            assert len(t.model.asked) <= 1
+
+
 def test_walks_ask_for_fewer_rows() -> None:
     """A walk that keeps to the way needs none; on the average it takes fewer than shares do."""
     t = toy(spread=4.0)

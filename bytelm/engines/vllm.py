@@ -10,9 +10,9 @@ Rules
 
 Cost
     A row costs a step of the model, or nothing where the sequence is being drawn along. What a sequence shares with
-    earlier ones is in the prefix cache by whole blocks. As raw log-probabilities it would cost a sort of the vocabulary
-    for every sequence of the step, and vLLM would make Python numbers of it, one by one: `keep_arrays`
-    (vllm_requests.py) goes past the latter.
+    earlier ones is in the prefix cache by whole blocks, on a CPU to the token (vllm_tails.py). As raw log-probabilities
+    it would cost a sort of the vocabulary for every sequence of the step, and vLLM would make Python numbers of it, one
+    by one: `keep_arrays` (vllm_requests.py) goes past the latter.
 
 Does not
     Score by ``prompt_logprobs``: those would be rows at every position, all of them in memory as Python numbers, and
@@ -39,7 +39,7 @@ from jaxtyping import Float32
 from bytelm.engines import traits
 from bytelm.engines.row_memo import ROW_BYTES, Row, RowMemo, Rows, Tokens
 from bytelm.engines.vllm_requests import Requests, explained
-from bytelm.engines.vllm_rows import KEEPER, OPTIONS, Trail, WorkerRows
+from bytelm.engines.vllm_rows import CONNECTOR, KEEPER, OPTIONS, Trail, WorkerRows
 from bytelm.errors import (
     BytelmError,
     InvalidArgumentError,
@@ -67,12 +67,14 @@ class VllmLM:
         options: Everything else that vLLM's ``LLM`` takes, such as ``tensor_parallel_size``,
             ``pipeline_parallel_size``, ``dtype``, ``quantization``, ``max_model_len``, ``gpu_memory_utilization``.
             ``dtype`` is float32 on a CPU if not given, and ``enable_prefix_caching`` is on, and keeps every block
-            (``prefix_cache_retention_interval=None``).
+            (``prefix_cache_retention_interval=None``). On a CPU ``kv_transfer_config`` is bytelm's own (vllm_tails.py),
+            if not given.
 
     Attributes:
         usage: Steps of vLLM and tokens fed since the construction, those in its prefix cache left out.
         context_length: The longest sequence that it takes.
         hands_over: Completions are drawn by vLLM where they may be (handover.py).
+        asks_each_step: `draw_tokens` asks for new sequences after each step.
 
     Raises:
         MissingDependencyError: vLLM is not installed.
@@ -84,6 +86,7 @@ class VllmLM:
     """
 
     hands_over = True
+    asks_each_step = True
 
     def __init__(
         self,
@@ -102,6 +105,8 @@ class VllmLM:
         if isinstance(tokenizer, str | Path):
             options["tokenizer"] = str(tokenizer)
         keeps = not any(options.get(name) for name in _WITHOUT)
+        if self._vllm.platforms.current_platform.is_cpu() and options.get("enable_prefix_caching", True):
+            options.setdefault("kv_transfer_config", CONNECTOR)
         self._llm, keeps = _loaded(self._vllm, str(model), options, keeps=keeps)
         self._engine: Any = self._llm.llm_engine
         config = self._llm.model_config
@@ -202,7 +207,8 @@ class VllmLM:
         with self._lock, self._requests.together():
             self._memo.clear()
             self._workers.clear()
-            self._llm.reset_prefix_cache()
+            if not self._llm.reset_prefix_cache():
+                self._llm.reset_prefix_cache()  # a sequence that has just been dropped has its blocks for a step more
 
     def close(self) -> None:
         """End vLLM's processes, and give their memory back. The engine cannot be asked any more."""
