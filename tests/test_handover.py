@@ -19,7 +19,7 @@ from bytelm.handing import _Guess
 from bytelm.handover import HandedOver
 from bytelm.sampler import Completion
 from bytelm.sure_cuts import sure_cut
-from bytelm.token_lm import More, TokenDrawer
+from bytelm.token_lm import Draw, More, TokenDrawer
 from evals.lazy import p_value
 from tests.drawing import draw_all, each_of
 from tests.oracle import Enumeration, HashLM, depth_for
