@@ -36,7 +36,7 @@ def added_pattern(vocab: Vocab, group: Sequence[AddedToken], *, opens: bool) -> 
         content = token.content
         if token.normalized and vocab.source.normalizer is not None:
             content = vocab.source.normalizer.normalize_str(content)
-        marked = token.normalized and vocab.family == "sentencepiece"
+        marked = token.normalized and vocab.marks
         spelled = (content.replace(SPACE_MARK, " ") if marked else content).encode()
         if vocab.lead and any(c.isspace() or c == SPACE_MARK for c in content):
             spellings[content] = Spelling(LOST, token.single_word)  # it may swallow the hidden space
@@ -48,8 +48,9 @@ def added_pattern(vocab: Vocab, group: Sequence[AddedToken], *, opens: bool) -> 
             spellings[content] = Spelling(token.id, token.single_word, token.lstrip, token.rstrip)
     emitted = frozenset(spelling.tag for spelling in spellings.values() if spelling.tag >= 0)
     opening, reopening = vocab.opening if opens else "", vocab.reopening
-    if opens:  # this level sees the text before spaces become ▁
+    if opens:
         opening = opening or (SPACE_MARK if vocab.lead and emitted else "")
+    if opens or not vocab.marks:  # this level sees the text before spaces become ▁
         opening, reopening = opening.replace(SPACE_MARK, " "), reopening.replace(SPACE_MARK, " ")
     return literals_pattern(spellings, opening=opening, reopening=reopening), emitted
 

@@ -56,7 +56,7 @@ def _described(lm: ByteLM | Ensemble) -> list[Any]:
 def _spelling(vocab: Vocab) -> str:
     """A digest of what tokens spell and how text is cut; that of the tokenizer's JSON form would take seconds."""
     parts = (vocab.family, vocab.form, vocab.lead, vocab.opening, vocab.reopening, vocab.steps, vocab.added)
-    digest = hashlib.sha256(repr((*parts, vocab.ignore_merges, vocab.byte_fallback)).encode())
+    digest = hashlib.sha256(repr((*parts, vocab.ignore_merges, vocab.byte_fallback, vocab.marks)).encode())
     for spelled in vocab.token_bytes:
         digest.update(b"-" if spelled is None else b"%d:" % len(spelled) + spelled)
     digest.update(vocab.merges.tobytes())

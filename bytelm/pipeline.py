@@ -163,6 +163,7 @@ def _vocab_of(tables: Tables, backend: Tokenizer) -> Vocab:
         merges=tables.merges,
         ignore_merges=bool(model.get("ignore_merges")),
         byte_fallback=fallback,
+        marks=marks,
         source=backend,
     )
 

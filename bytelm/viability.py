@@ -167,7 +167,7 @@ class Viability:
                     pattern,
                     behavior="Added",
                     invert=False,
-                    alias=alias if normalized else {},
+                    alias=alias if normalized and vocab.marks else {},
                     forbidden=self._forbidden,
                 )
             )

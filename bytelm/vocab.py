@@ -81,6 +81,7 @@ class Vocab:
         merges: For each merge, in rank order, the ids of its left part, its right part and its result.
         ignore_merges: A whole pre-token that is in the vocabulary is taken whole.
         byte_fallback: Characters outside the vocabulary are spelled by byte tokens.
+        marks: The normalizer turns spaces into ▁, and not the pre-tokenizer, which runs after all added tokens.
         source: The tokenizer that was read; nothing here changes it.
     """
 
@@ -97,6 +98,7 @@ class Vocab:
     merges: Int32[np.ndarray, "merges 3"]
     ignore_merges: bool
     byte_fallback: bool
+    marks: bool
     source: Tokenizer
 
     def __len__(self) -> int:

@@ -220,6 +220,9 @@ def byte_level(draw: st.DrawFn, *, plain: bool = False, full: bool = False) -> T
     if full:
         pieces += [c for c in SPELL.values() if c not in pieces]
     added = [] if plain else draw(added_tokens(alphabet))
+    steps, cuts = ([], []) if plain else draw(splits(alphabet))
+    if steps:  # one of docs/tokenizers.md's corners: look-ahead for a byte whose own piece is a special token
+        added = [token for token in added if not (token.special and token.content in base)]
     ids = {piece: i for i, piece in enumerate(pieces)}
     # A token whose name in the vocabulary would be that of another byte makes more texts than those of the alphabet.
     if draw(st.booleans()) and not any(
@@ -230,13 +233,14 @@ def byte_level(draw: st.DrawFn, *, plain: bool = False, full: bool = False) -> T
         ids = dict(zip(names, draw(st.permutations(range(len(names) + 2))), strict=False))
     ignore = draw(st.booleans())
     backend = Tokenizer(models.BPE(ids, merges, ignore_merges=ignore))
-    steps, names = ([], []) if plain else draw(splits(alphabet))
     regex = not plain and draw(st.integers(0, 3)) == 0
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)]
     )
     backend.decoder = decoders.ByteLevel()
     form = draw(st.sampled_from((None, None, None, "NFC")))
+    if "\u0301" in alphabet and not all(token.normalized for token in added):
+        form = None  # another corner: a mark beside a token that is matched before the text is composed
     if form:
         backend.normalizer = normalizers.NFC()
     _add(backend, added)
@@ -245,7 +249,7 @@ def byte_level(draw: st.DrawFn, *, plain: bool = False, full: bool = False) -> T
         "merges": merges,
         "ids": ids,
         "ignore_merges": ignore,
-        "splits": names,
+        "splits": cuts,
         "gpt2_regex": regex,
     }
     what |= {"added": _described(added), "normalizer": form}
@@ -255,7 +259,7 @@ def byte_level(draw: st.DrawFn, *, plain: bool = False, full: bool = False) -> T
 @st.composite
 def sentencepiece(draw: st.DrawFn) -> Toy:
     """A BPE tokenizer over characters with byte fallback, spaces as ▁, and one of the ways to put a space in front."""
-    chosen = draw(st.sampled_from((["a", " "], ["a", "b", " "], ["a", " ", "\n"], ["é", " "], ["1", " "])))
+    chosen = draw(st.sampled_from((["a", " "], ["a", " ", "b"], ["a", " ", "\n"], ["é", " "], ["1", " "])))
     fallback = draw(st.sampled_from(("", "é", "\n", "Z")))
     alphabet = [*chosen, *([fallback] if fallback and fallback not in chosen else [])]
     base = [c.replace(" ", "▁") for c in chosen]
@@ -292,6 +296,8 @@ def sentencepiece(draw: st.DrawFn) -> Toy:
     # With a hidden leading space, added tokens are a known gap.
     added = draw(added_tokens(alphabet)) if shape in ("gemma", "metaspace-never") else []
     _add(backend, added)
+    if any(token.single_word for token in added):
+        alphabet = [*chosen[:2], "Z"]  # beside a Z it is none, and no merge takes its characters
     what = {
         "pieces": pieces,
         "merges": merges,

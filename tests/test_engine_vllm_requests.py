@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import sys
+from collections import Counter
 from concurrent.futures import Future
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from bytelm import ByteLM, TableLM
 from bytelm.engines import choice
 from bytelm.engines.vllm import VllmLM
 from bytelm.engines.vllm_requests import explained
-from bytelm.engines.vllm_rows import OPTIONS, REQUEST
+from bytelm.engines.vllm_rows import CONNECTOR, OPTIONS, REQUEST
 from bytelm.errors import (
     ContextOverflowError,
     InvalidArgumentError,
@@ -189,27 +190,33 @@ def engine(**options: Any) -> Any:
 
 
 def test_options_reach_vllm() -> None:
-    """Every option is passed on, beside those that make the rows whole; float32 on a CPU unless told otherwise."""
+    """Every option is passed on, beside those that make the rows whole; float32 on a CPU unless told otherwise.
+
+    There the prefix cache is made finer, where there is one and no other connector is given.
+    """
     engine(tensor_parallel_size=2, pipeline_parallel_size=3, quantization="awq")
     engine(dtype="bfloat16", enable_prefix_caching=False)
+    engine(kv_transfer_config={"kv_connector": "theirs"})
 
     whole = {
         "model": "toy",
         "max_logprobs": -1,
         "logprobs_mode": "raw_logprobs",
         "prefix_cache_retention_interval": None,
+        "enable_prefix_caching": True,
+        "dtype": "float32",
         **OPTIONS,
     }
     assert LLM.made == [
         {
             **whole,
-            "enable_prefix_caching": True,
-            "dtype": "float32",
+            "kv_transfer_config": CONNECTOR,
             "tensor_parallel_size": 2,
             "pipeline_parallel_size": 3,
             "quantization": "awq",
         },
         {**whole, "enable_prefix_caching": False, "dtype": "bfloat16"},
+        {**whole, "kv_transfer_config": {"kv_connector": "theirs"}},
     ]
     for name in ("max_logprobs", "logits_processors"):
         with pytest.raises(InvalidArgumentError, match=f"{name} is set by the engine"):
@@ -320,16 +327,17 @@ def test_completions_are_handed_over(memory: type[dict[Any, Any]]) -> None:
     assert {(p.temperature, p.ignore_eos, p.detokenize, p.output_kind) for p in drawing} == {
         (1.0, True, False, "delta")
     }
-    assert len({params.seed for params in drawing}) == len(drawing) >= 3
+    seeds = Counter(params.seed for params in drawing)
+    assert len(seeds) >= 3
+    assert max(seeds.values()) <= 2  # what is drawn on a guess, and again where it was wrong
     assert lm._engine.dropped
     assert lm._engine.requests == {}
 
 
 @pytest.mark.parametrize(
-    ("size", "count", "seed", "own"),
-    [(5, 24, 1, False), (5, 24, 1, True), (2, 4, 22, True), (3, 4, 15, True), (4, 4, 20, True)],
+    ("size", "count", "seeds", "own"), [(5, 24, 1, False), (5, 24, 1, True), (2, 4, 20, True), (3, 4, 20, True)]
 )
-def test_drawing_goes_on_while_rows_are_computed(size: int, count: int, seed: int, *, own: bool) -> None:
+def test_drawing_goes_on_while_rows_are_computed(size: int, count: int, seeds: int, *, own: bool) -> None:
     """Completions that end, or draw leak, ask for rows in the steps in which the others are drawn; none is lost.
 
     Of few and short ones the last may be drawn while another's rows are computed.
@@ -344,13 +352,14 @@ def test_drawing_goes_on_while_rows_are_computed(size: int, count: int, seed: in
     lm._engine.step = watched
     plain = ByteLM(TableLM(default_tokenizer(), seed=3, order=2, temperature=2.0, eot_ids=(0, 5, 6)))
     prompts = ["the ", "return n"] * (count // 2)
-    completions = ByteLM(lm).sample_batch(prompts, max_bytes=size, seed=seed)
+    for seed in range(seeds):
+        completions = ByteLM(lm).sample_batch(prompts, max_bytes=size, seed=seed)
 
+        for prompt, completion in zip(prompts, completions, strict=True):
+            ended = completion.finish_reason == "eot"
+            assert completion.logprob == pytest.approx(plain.logprob(completion.bytes, prompt, eot=ended), abs=1e-4)
+        assert lm._engine.requests == {}
     assert {0.0, 1.0} in mixed
-    for prompt, completion in zip(prompts, completions, strict=True):
-        ended = completion.finish_reason == "eot"
-        assert completion.logprob == pytest.approx(plain.logprob(completion.bytes, prompt, eot=ended), abs=1e-4)
-    assert lm._engine.requests == {}
 
 
 def test_the_end_of_the_context() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from bytelm import lemma
 from bytelm.byte_lm import ByteLM
@@ -100,6 +101,26 @@ def test_rows_over_splits_are_the_enumeration(toy: Toy, seed: int) -> None:
 def test_rows_of_sentencepiece_are_the_enumeration(toy: Toy, seed: int) -> None:
     """So they are with ▁ for spaces, byte fallback and a hidden leading space."""
     check(toy, seed)
+
+
+@pytest.mark.parametrize("marks", ["normalizer", "pre-tokenizer"])
+@pytest.mark.parametrize("content", [" é ", "▁é▁", "é ", "é▁", "é"])
+@pytest.mark.parametrize("normalized", [True, False])
+def test_spaces_in_added_tokens(content: str, *, normalized: bool, marks: str) -> None:
+    """A normalizer makes ▁ of the spaces that `normalized` added tokens see; a pre-tokenizer comes after them all."""
+    spelled = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "é", "▁", "▁▁", "é▁▁"]
+    merges = [("▁", "▁"), ("é", "▁▁")]
+    ids = {token: i for i, token in enumerate(spelled)}
+    backend = Tokenizer(models.BPE(ids, merges, unk_token="<unk>", byte_fallback=True))
+    if marks == "normalizer":
+        backend.normalizer = normalizers.Replace(" ", "▁")
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    backend.add_tokens([AddedToken(content, normalized=normalized)])
+    backend.add_special_tokens([AddedToken("<end>", special=True)])
+
+    check(Toy(backend, ("é", " "), False, 3, {"content": content}), 0)
 
 
 @few
