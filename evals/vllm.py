@@ -10,6 +10,8 @@ an empty prefix cache.
     *rows*: bytes at temperature 1 by the sampler, which asks for rows, all in one call. *rows, alone*: one after another.
 Times are wall times a byte of new text, of this machine on this day; only their ratios within one round mean anything.
 What is told of several rounds is the median of their times, and the median of their ratios.
+    *steps*, *fed*: vLLM's steps, and the tokens that they fed, against those of *tokens* over all rounds. These are counts:
+    what else the machine does has no say in them, but for the order in which a step's sequences come.
     *difference*: the largest difference in any entry of the rows after the prompts, in nats, from transformers in float32.
 """
 
@@ -24,6 +26,9 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Int64
 
 from evals.output import add_output_options, draw_bars, put_out, read_result
 from evals.prompts import PROMPTS
@@ -75,6 +80,8 @@ def _measure(options: argparse.Namespace, chosen: Sequence[str], arguments: Sequ
     engine: Any = lm.token_lm
     methods = _methods(lm, prompts, options.bytes)
     times: dict[str, list[float]] = {method: [] for method in chosen}
+    counts = {method: np.zeros(2, np.int64) for method in chosen}
+    meter = _Meter(engine._engine)  # noqa: SLF001 - vLLM's own engine
     redrawn, drawn = 0, 0
     once = _methods(lm, prompts, 4)
     for method in chosen:
@@ -82,9 +89,10 @@ def _measure(options: argparse.Namespace, chosen: Sequence[str], arguments: Sequ
     for number in track(range(options.rounds), description="rounds", console=Console(stderr=True), transient=True):
         for method in chosen:
             engine.clear_cache()
-            start = time.perf_counter()
+            start, before = time.perf_counter(), meter.read()
             size, strays = methods[method](number + 1)
             times[method].append((time.perf_counter() - start) / max(size, 1))
+            counts[method] += meter.read() - before
             if method == "handover":
                 redrawn, drawn = redrawn + strays, drawn + size
     difference = _difference(lm, prompts, options.model)
@@ -94,6 +102,8 @@ def _measure(options: argparse.Namespace, chosen: Sequence[str], arguments: Sequ
             "method": method,
             "ms_per_byte": 1000 * statistics.median(times[method]),
             "time_against_tokens": ratio(times[method], times["tokens"]),
+            "steps_against_tokens": float(counts[method][0] / counts["tokens"][0]),
+            "fed_against_tokens": float(counts[method][1] / counts["tokens"][1]),
             "alone_against_together": ratio(times[alone], times[method])
             if (alone := f"{method}, alone") in times
             else None,
@@ -110,7 +120,38 @@ def _measure(options: argparse.Namespace, chosen: Sequence[str], arguments: Sequ
         "redrawn_per_1000_bytes": 1000 * redrawn / max(drawn, 1),
         "difference": difference,
         "ms_per_byte_by_round": {method: [1000 * each for each in line] for method, line in times.items()},
+        "steps_and_tokens_fed": {method: both.tolist() for method, both in counts.items()},
     }
+
+
+class _Meter:
+    """Counts what vLLM does, whoever asks for it.
+
+    Args:
+        engine: vLLM's ``LLMEngine``.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._steps = self._fed = 0
+        self._seen: set[str] = set()
+        step = engine.step
+
+        def counted() -> Any:
+            outputs = step()
+            self._steps += 1
+            for output in outputs:
+                self._fed += len(output.outputs[0].token_ids)
+                if output.request_id not in self._seen:
+                    self._seen.add(output.request_id)
+                    self._fed += len(output.prompt_token_ids) - (output.num_cached_tokens or 0) - 1
+            return outputs
+
+        engine.step = counted
+
+    def read(self) -> Int64[np.ndarray, " 2"]:
+        """Steps so far, and tokens fed. Requests begun after it may have names that were there before."""
+        self._seen.clear()
+        return np.array([self._steps, self._fed])
 
 
 def _methods(lm: Any, prompts: Sequence[str], size: int) -> dict[str, Callable[[int], tuple[int, int]]]:
@@ -157,8 +198,6 @@ def _methods(lm: Any, prompts: Sequence[str], size: int) -> dict[str, Callable[[
 
 def _difference(lm: Any, prompts: Sequence[str], model: str) -> float:
     """The largest difference of a row after a prompt's tokens, or some of them, from transformers in float32."""
-    import numpy as np
-
     from bytelm import ByteLM
 
     reference = ByteLM.from_pretrained(model, dtype="float32").token_lm
