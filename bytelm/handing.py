@@ -2,7 +2,8 @@
 
 Theory of operation
     An item (handover.py) says what the engine is to go on from, and takes the tokens until one of them is leak or the
-    text ends. Then it waits; all that wait are taken on together, with the rows that they need.
+    text ends. Then it waits; all that wait are taken on together, a round of rows at a time, and who comes to wait
+    joins at the next round. Each goes on as soon as it is ready, beside the rows that others still need.
     After leak the member that was left is the likeliest to be drawn again. An engine that asks for new sequences at
     each step is let go on from there at once, on a *guess*, while the rows are computed by which the member is drawn.
     Where the guess was right, what was drawn on it stands; else it is thrown away.
@@ -13,7 +14,8 @@ Invariant
     A guess has no say in its being right: the member is drawn without a look at it.
 
 Cost
-    Without guesses a leak has its sequence miss two steps of the others or more; with one that is right, one step.
+    A leak has its sequence miss a step of the others, in which nobody knows of it yet. Without a guess, or with one
+    that is wrong, it misses those in which the rows are computed as well.
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import deque
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
 from bytelm.errors import BytelmError
 from bytelm.handover import HandedOver
 from bytelm.sampler import Completion
-from bytelm.scheduler import JobUsage, Outcome, Scheduler
+from bytelm.scheduler import Bar, Jobs, JobUsage, Outcome, Scheduler, close_all
 from bytelm.token_lm import Draw, TokenDrawer, Usage
 
 GROUP: Final = 256  # completions that are under way at a time
@@ -43,16 +45,23 @@ def completions(
     Raises:
         ModelError: A call failed; what was yielded before stands, and what could still be scored is yielded first.
     """
-    for start in range(0, len(items), GROUP):
-        group = _Group(dict(enumerate(items[start : start + GROUP], start)), engine, scheduler)
-        try:
-            engine.draw_tokens(group.more)
-        except Exception:
-            with contextlib.suppress(BytelmError):
-                group.advance([index for index, item in group.going.items() if item.finish_reason])
+    bar = scheduler.bar("sampling", len(items))
+    try:
+        for start in range(0, len(items), GROUP):
+            group = _Group(dict(enumerate(items[start : start + GROUP], start)), engine, scheduler, bar)
+            try:
+                engine.draw_tokens(group.more)
+            except Exception:
+                with contextlib.suppress(BytelmError):
+                    group.finish()
+                yield from group.outcomes()
+                raise
+            finally:
+                group.close()
             yield from group.outcomes()
-            raise
-        yield from group.outcomes()
+    finally:
+        if bar:
+            bar.close()
 
 
 class _Guess:
@@ -84,10 +93,14 @@ class _Group:
         going: Those that have not ended.
     """
 
-    def __init__(self, items: dict[int, HandedOver], engine: TokenDrawer, scheduler: Scheduler) -> None:
+    def __init__(
+        self, items: dict[int, HandedOver], engine: TokenDrawer, scheduler: Scheduler, bar: Bar | None
+    ) -> None:
         self.going = items
         self._scheduler = scheduler
+        self._bar = bar
         self._waiting = deque(items)  # which the engine's threads append to
+        self._running: Jobs[Completion | None] = {}
         self._drawn = dict.fromkeys(items, 0)
         self._rows = dict.fromkeys(items, JobUsage())
         self._done: dict[int, Completion] = {}
@@ -97,31 +110,43 @@ class _Group:
         self._counters: Usage | None = getattr(engine, "usage", None)
         self._earlier = None if self._counters is None else self._counters.copy()
 
-    def more(self) -> list[Draw]:
-        """What the engine is to begin with: each item that waits, taken to where it goes on, or first on a guess."""
-        guesses = self._on_guesses() if self._guesses_at_all else {}
-        draws = [*guesses.values()]
-        while places := self._ready(guesses):  # while some came to their ends, others may have drawn their last token
-            self.advance(places)
-            draws += [self._draw(index, self.going[index]) for index in places if self._begins(index)]
-            if draws:
-                break
-        return draws
+    def more(self) -> Iterator[Draw]:
+        """What the engine is to begin with: each item that waits, once it is known where it goes on, or on a guess."""
+        while self._waiting or self._running:
+            if self._guesses_at_all:
+                yield from self._on_guesses()
+            for index in self._advance():
+                if self._begins(index):
+                    yield self._draw(index, self.going[index])
 
-    def _ready(self, guesses: Container[int]) -> list[int]:
-        """The items that wait, but those on whose guesses the engine is to begin first."""
-        waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        self._waiting.extend(index for index in waiting if index in guesses)
-        return [index for index in waiting if index not in guesses]
+    def _advance(self) -> Iterator[int]:
+        """Take the items that wait a round further; those that are where the engine goes on, or at their ends."""
+        if self._bar:
+            self._bar.show(len(self.going))
+        while self._waiting and len(self._running) < self._scheduler.max_jobs:
+            index = self._waiting.popleft()
+            yield from self._noted(self._scheduler.begin(self._running, index, self.going[index].next()))
+        yield from self._noted(self._scheduler.round(self._running))
 
-    def advance(self, places: Sequence[int]) -> None:
-        """Take items to where the engine goes on, or to their ends."""
-        for outcome in self._scheduler.run([self.going[index].next() for index in places], label="sampling"):
-            index, spent = places[outcome.index], outcome.usage
+    def _noted(self, outcomes: Iterator[Outcome[Completion | None]]) -> Iterator[int]:
+        for outcome in outcomes:
+            index, spent = outcome.index, outcome.usage
             self._rows[index] = self._rows[index].plus(spent.calls, spent.tokens_fed, spent.rows)
             if outcome.result is not None:
                 self._done[index] = outcome.result
                 del self.going[index]
+            yield index
+
+    def finish(self) -> None:
+        """Score the items that have come to their ends; nothing more is drawn."""
+        self.close()
+        self._waiting = deque(index for index, item in self.going.items() if item.finish_reason)
+        while self._waiting or self._running:
+            deque(self._advance(), maxlen=0)
+
+    def close(self) -> None:
+        """Let go of what still needs rows."""
+        close_all(self._running)
 
     def _draw(self, index: int, item: HandedOver) -> Draw:
         return Draw(item.sequence, item.seed, item.room, partial(self._take, index))
@@ -133,16 +158,14 @@ class _Group:
             self._waiting.append(index)
         return goes_on
 
-    def _on_guesses(self) -> dict[int, Draw]:
-        """Draws after the guesses of items that wait since the last step."""
-        draws: dict[int, Draw] = {}
-        for index in self._waiting:
+    def _on_guesses(self) -> Iterator[Draw]:
+        """Draws after the guesses of items that have come to wait."""
+        for index in [*self._waiting]:
             item = self.going[index]
             # Far enough from the end of the context that a wrong guess does not come to it.
             if index not in self._guesses and item.guess and len(item.guess) + GUESSED < self._context:
                 guess = self._guesses[index] = _Guess(item.guess, min(GUESSED, item.room))
-                draws[index] = Draw(item.guess, item.seed, item.room, partial(self._keep, index, guess))
-        return draws
+                yield Draw(item.guess, item.seed, item.room, partial(self._keep, index, guess))
 
     def _keep(self, index: int, guess: _Guess, token: int, logprob: float) -> bool:
         """Take a token on a guess: for later, or if the guess was right, at once."""

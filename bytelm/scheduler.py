@@ -25,7 +25,7 @@ import contextlib
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
@@ -100,12 +100,22 @@ class Outcome(Generic[T]):
 
 
 @dataclass(slots=True)
-class _Job(Generic[T]):
+class Job(Generic[T]):
     """A step that runs: what it has asked for and not yet been told."""
 
     step: Step[T]
     request: Request | None = None
     usage: JobUsage = JobUsage()
+
+
+Jobs: TypeAlias = dict[int, Job[T]]  # by the index that their outcomes have
+
+
+def close_all(running: Jobs[Any]) -> None:
+    """Let go of steps that have not ended."""
+    for job in running.values():
+        job.step.close()
+    running.clear()
 
 
 def on(token_lm: TokenLM, step: Step[T]) -> Step[T]:
@@ -197,27 +207,41 @@ class Scheduler:
             ModelError: A call failed or gave rows that cannot be; what was yielded before stands.
         """
         waiting = deque(enumerate(steps))
-        running: dict[int, _Job[T]] = {}
-        bar = _Bar(label, len(steps)) if self.progress and sys.stderr.isatty() else None
+        running: Jobs[T] = {}
+        bar = self.bar(label, len(steps))
         try:
             while waiting or running:
                 while waiting and len(running) < self.max_jobs:
-                    index, step = waiting.popleft()
-                    running[index] = _Job(step)
-                    yield from self._resume(running, index, None)
+                    yield from self.begin(running, *waiting.popleft())
                 if bar:
                     bar.show(len(waiting) + len(running), (job.request for job in running.values()))
-                rows = self._round(running)
-                for index, job in list(running.items()):
-                    yield from self._resume(running, index, [rows[place] for place in self._places(job.request)])
+                yield from self.round(running)
         finally:
             if bar:
                 bar.close()
-            for job in running.values():
-                job.step.close()
+            close_all(running)
+
+    def bar(self, label: str, total: int) -> Bar | None:
+        """A progress bar for so many jobs, where one is wanted and there is a terminal."""
+        return Bar(label, total) if self.progress and sys.stderr.isatty() else None
+
+    def begin(self, running: Jobs[T], index: int, step: Step[T]) -> Iterator[Outcome[T]]:
+        """Let a step join those that run, up to its first request; yield its outcome if it ends before."""
+        running[index] = Job(step)
+        yield from self._resume(running, index, None)
+
+    def round(self, running: Jobs[T]) -> Iterator[Outcome[T]]:
+        """Tell all steps what they have asked for; yield the outcomes of those that end.
+
+        Raises:
+            ModelError: A call failed or gave rows that cannot be.
+        """
+        rows = self._rows(running)
+        for index, job in list(running.items()):
+            yield from self._resume(running, index, [rows[place] for place in self._places(job.request)])
 
     @staticmethod
-    def _resume(running: dict[int, _Job[T]], index: int, rows: Rows | None) -> Iterator[Outcome[T]]:
+    def _resume(running: Jobs[T], index: int, rows: Rows | None) -> Iterator[Outcome[T]]:
         """Run a job up to its next request; yield its outcome if it ends instead."""
         job = running[index]
         job.request = None
@@ -238,9 +262,9 @@ class Scheduler:
         engines = request.engines or (self.token_lm,) * len(request.sequences)
         return [(id(engine), sequence) for engine, sequence in zip(engines, request.sequences, strict=True)]
 
-    def _round(self, running: dict[int, _Job[T]]) -> dict[_Place, Float[np.ndarray, " vocab"]]:
+    def _rows(self, running: Jobs[T]) -> dict[_Place, Float[np.ndarray, " vocab"]]:
         """One round: everything that the jobs ask for, in as few calls as ``max_rows`` allows."""
-        asked: dict[_Place, _Job[T]] = {}
+        asked: dict[_Place, Job[T]] = {}
         engines: dict[int, TokenLM] = {id(self.token_lm): self.token_lm}
         wanted: dict[int, set[_Place]] = {}
         for job in running.values():
@@ -306,7 +330,7 @@ def rows_in(vocab_size: int) -> int:
     return max(1, min(512, CALL_BYTES // (4 * vocab_size)))
 
 
-class _Bar:
+class Bar:
     """A progress bar that appears once its work has taken two seconds."""
 
     def __init__(self, label: str, total: int) -> None:
@@ -314,7 +338,7 @@ class _Bar:
         self._began = time.monotonic()
         self._progress: Progress | None = None
 
-    def show(self, left: int, requests: Iterator[Request | None]) -> None:
+    def show(self, left: int, requests: Iterable[Request | None] = ()) -> None:
         """Move the bar: jobs that ended count whole, the others by what they say of themselves."""
         if self._progress is None:
             if time.monotonic() - self._began < PATIENCE_S:

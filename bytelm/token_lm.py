@@ -97,7 +97,7 @@ class Draw:
     take: Callable[[int, float], bool]
 
 
-More: TypeAlias = Callable[[], Sequence[Draw]]
+More: TypeAlias = Callable[[], Iterable[Draw]]
 
 
 @runtime_checkable
@@ -107,7 +107,8 @@ class TokenDrawer(Protocol):
     Attributes:
         hands_over: Whether completions are handed over to it where the caller says nothing.
         asks_each_step: Optional, False if it is not there: whether `draw_tokens` asks for more after each step, while
-            others are under way. What is likely to be needed is then begun before it is certain (handing.py).
+            others are under way, and begins with each sequence before it asks for the next. What is likely to be needed
+            is then begun before it is certain (handing.py).
     """
 
     hands_over: bool
@@ -116,9 +117,9 @@ class TokenDrawer(Protocol):
         """Draw tokens after sequences, side by side, from the rows as they are: at temperature 1.
 
         Args:
-            more: Gives the sequences that are to begin. It is asked at the start, and again whenever sequences are done
-                with: after each, or after all that were under way. When it gives none and none is under way, all is
-                done. It may ask this engine for rows.
+            more: Gives the sequences that are to begin, each as soon as it is known; between two of them it may ask
+                this engine for rows. It is asked at the start, and again whenever sequences are done with: after each,
+                or after all that were under way. When it gives none and none is under way, all is done.
 
         Raises:
             ContextOverflowError: A sequence has come to the end of the model's context. The others go on to their ends

@@ -17,7 +17,7 @@ from bytelm.cover import Cover
 from bytelm.errors import ContextOverflowError, InvalidArgumentError, ModelError
 from bytelm.handing import _Guess
 from bytelm.handover import HandedOver
-from bytelm.sampler import Completion
+from bytelm.sampler import Completion, Settings
 from bytelm.sure_cuts import sure_cut
 from bytelm.token_lm import Draw, More, TokenDrawer
 from evals.lazy import p_value
@@ -293,16 +293,22 @@ class Stepwise(Drawing):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.steps = 0
+        self.steps_for_rows = 1
         self._running: list[tuple[Draw, list[int], np.random.Generator]] = []
 
     def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-        self._step()  # as vLLM does
+        for _ in range(self.steps_for_rows):  # as vLLM does
+            self._step()
         return super().next_token_logprobs(sequences)
 
     def draw_tokens(self, more: More) -> None:
-        while (draws := [*more()]) or self._running:
-            self._running += [(draw, [*draw.sequence], np.random.default_rng(draw.seed)) for draw in draws]
+        asked_for = True
+        while asked_for or self._running:
             self._step()
+            asked_for = False
+            for draw in more():
+                self._running.append((draw, [*draw.sequence], np.random.default_rng(draw.seed)))
+                asked_for = True
 
     def _step(self) -> None:
         self.steps += 1
@@ -317,7 +323,9 @@ class Stepwise(Drawing):
 def test_guesses_change_no_text(leaky: tuple[ByteLM, Drawing, Enumeration], monkeypatch: pytest.MonkeyPatch) -> None:
     """With and without guesses, alone and in a batch, however much is kept of them: the same bytes."""
     _, model, _ = leaky
-    lm = ByteLM(Stepwise(model.tokenizer, 5, frozenset()))
+    engine = Stepwise(model.tokenizer, 5, frozenset())
+    engine.steps_for_rows = 2
+    lm = ByteLM(engine)
     guesses: list[_Guess] = []
 
     def guess(*arguments: Any) -> _Guess:
@@ -343,6 +351,21 @@ def test_guesses_change_no_text(leaky: tuple[ByteLM, Drawing, Enumeration], monk
     monkeypatch.setattr(Stepwise, "asks_each_step", False)
     assert written() == texts
     assert not guesses
+
+
+def test_nobody_waits_for_another(leaky: tuple[ByteLM, Drawing, Enumeration]) -> None:
+    """Completions in a batch take the steps that the longest of them takes alone: each goes on as soon as it may."""
+    _, model, _ = leaky
+
+    def steps(seeds: Sequence[int]) -> int:
+        engine = Stepwise(model.tokenizer, 5, frozenset())
+        lm: Any = ByteLM(engine)
+        run = lm._handing_over(Settings(max_bytes=60), handover=True)
+        outcomes = [*run([(lm._frontier(lm._read(b"a")), np.random.default_rng(seed)) for seed in seeds])]
+        assert all(outcome.result.usage.redrawn > 2 for outcome in outcomes)
+        return engine.steps
+
+    assert steps(range(12)) <= max(steps([seed]) for seed in range(12)) + 2
 
 
 def test_the_cover_of_a_text_is_begun_near_its_end(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,7 +174,7 @@ class TransformersLM:
             ModelError: The model failed, or has no ``generate``.
         """
         with self._lock, self._forward.evaluating():
-            while draws := more():
+            while draws := [*more()]:
                 generate(
                     self.model,
                     [replace(draw, sequence=self._checked(draw.sequence, any_length=True)) for draw in draws],

@@ -194,11 +194,14 @@ class VllmLM:
             self._requests.add(running, sequence, params, told)
 
         with self._lock, self._requests.together() as running:
-            while (draws := more()) or running:
-                for draw in draws:
-                    begin(draw)
+            asked_for = True
+            while asked_for or running:
                 if running:  # with nothing to do, a step would wait for ever
                     self._requests.step()
+                asked_for = False
+                for draw in more():
+                    begin(draw)
+                    asked_for = True
         if full:
             raise traits.context_full(self.context_length, "load the model with a larger max_model_len")
 

@@ -145,19 +145,27 @@ class VllmServerLM:
             except BaseException as error:  # noqa: BLE001 - which is raised where it is waited for
                 ended.put(error)
 
+        def start() -> None:
+            nonlocal running
+            while waiting and running < self._connections:
+                # Nobody waits for a thread whose server says nothing: neither this call nor the program's end.
+                threading.Thread(target=draw_one, args=waiting.popleft(), daemon=True).start()
+                running += 1
+
         with self._lock:
             try:
-                while (draws := more()) or waiting or running:
-                    waiting.extend((draw, self._checked(draw.sequence, any_length=True)) for draw in draws)
-                    while waiting and running < self._connections:
-                        # Nobody waits for a thread whose server says nothing: neither this call nor the program's end.
-                        threading.Thread(target=draw_one, args=waiting.popleft(), daemon=True).start()
-                        running += 1
+                while True:
+                    for draw in more():
+                        waiting.append((draw, self._checked(draw.sequence, any_length=True)))
+                        start()
+                    if not running:
+                        break
                     outcome = ended.get()
                     running -= 1
                     if isinstance(outcome, BaseException):
                         raise outcome
                     full |= outcome
+                    start()
             finally:
                 stopped.set()
         if full:
