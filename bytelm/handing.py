@@ -14,8 +14,9 @@ Invariant
     A guess has no say in its being right: the member is drawn without a look at it.
 
 Cost
-    A leak has its sequence miss a step of the others, in which nobody knows of it yet. Without a guess, or with one
-    that is wrong, it misses those in which the rows are computed as well.
+    A leak has its sequence miss the step in which it was drawn, and where the engine does not wait for its caller, as
+    vLLM with processes of its own, the one that is under way when it is seen. Without a guess, or with one that is
+    wrong, it misses those in which the rows are computed as well.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What exact bytes cost on vLLM: ``python -m evals.vllm``.
 
-The methods write after the same prompts, on one engine in this process, one method after the other in each round, with
-an empty prefix cache.
+The methods write after the same prompts, on one engine, one method after the other in each round, with an empty prefix
+cache. vLLM has processes of its own, as it mostly does, or with ``--in-process`` none.
     *handover*: bytes at temperature 1, all in one call; vLLM draws the tokens (bytelm/handover.py). *handover, alone*:
     the same prompts one after another.
     *tokens*: vLLM's own generation at temperature 1, from the prompts as its tokenizer encodes them, all in one call: as
@@ -45,6 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=16, metavar="N", help=f"prompts, of {len(PROMPTS)} (default 16)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often all is run (default 3)")
     parser.add_argument("--methods", default=";".join(METHODS), help="of %(default)s")
+    parser.add_argument(
+        "--in-process",
+        action="store_true",
+        help="have vLLM in this process: VLLM_ENABLE_V1_MULTIPROCESSING=0",
+    )
     parser.add_argument("--block-size", type=int, default=32, help="tokens of a block of the prefix cache (default 32)")
     add_output_options(parser)
     options = parser.parse_args(arguments)
@@ -68,6 +73,8 @@ def _measure(options: argparse.Namespace, chosen: Sequence[str], arguments: Sequ
     from bytelm import ByteLM
 
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output has the result
+    if options.in_process:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     prompts = PROMPTS[: options.limit]
     lm = ByteLM.from_pretrained(
         options.model,

@@ -344,6 +344,64 @@ def test_a_script_and_an_engine_that_dies(tmp_path: Path, settings: None) -> Non
     assert "load the model anew" in run.stdout
 
 
+IN_PROCESS = """
+import os
+from bytelm import ByteLM
+from bytelm.engines.vllm import VllmLM
+from bytelm.errors import InvalidArgumentError
+from bytelm.packaged import packaged_directory
+from bytelm.testing import check_engine
+
+def spent(engine, sequence):
+    before = engine.usage.copy()
+    engine.next_token_logprobs([sequence])
+    return engine.usage.since(before).tokens_fed
+
+def main():
+    options = dict(max_model_len=256, block_size=32, enforce_eager=True, max_num_seqs=32)
+    engine = VllmLM(packaged_directory("demo"), **options)
+    assert not hasattr(engine._engine.engine_core, "resources"), "vLLM has a process of its own"
+    reference = ByteLM.from_pretrained("demo", dtype="float32")
+    def make():
+        engine.clear_cache()
+        return engine
+    check_engine(make, reference=reference.token_lm, seed=2, tolerance=1e-3)
+
+    sequence = tuple(range(1000, 1045))
+    assert spent(make(), sequence) == 45
+    assert spent(engine, (*sequence[:40], 7)) == 1  # to the token; by whole blocks it would be 9
+    assert spent(make(), sequence) == 45
+
+    (completion,) = ByteLM(engine).sample_batch(["The capital of Fra"], max_bytes=40, seed=1)
+    exact = reference.logprob(completion.bytes, "The capital of Fra")
+    assert abs(exact - completion.logprob) < 1e-2, (exact, completion)
+    try:
+        VllmLM(packaged_directory("demo"), **options)
+    except InvalidArgumentError:
+        engine.close()
+    engine = VllmLM(packaged_directory("demo"), **options)
+    assert spent(engine, sequence) == 45
+    engine.close()
+    print("all was well")
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_in_this_process(tmp_path: Path, settings: None) -> None:
+    """With vLLM told to have no process of its own: the contract, the cache to the token, one engine after another."""
+    path = tmp_path / "script.py"
+    path.write_text(IN_PROCESS, encoding="utf-8")
+    environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+
+    run = subprocess.run(
+        [sys.executable, str(path)], capture_output=True, text=True, timeout=300, check=False, env=environment
+    )
+
+    assert "all was well" in run.stdout, run.stderr[-3000:]
+
+
 def test_costs(tmp_path: Path, settings: None) -> None:
     """The evaluation of vLLM's costs runs, and its table has all methods."""
     from evals.vllm import METHODS, main

@@ -142,8 +142,9 @@ class LLM:
             hf_config=SimpleNamespace(eos_token_id=6),
         )
 
-    def reset_prefix_cache(self) -> None:
+    def reset_prefix_cache(self, *, reset_connector: bool) -> bool:
         """Nothing is kept."""
+        return reset_connector
 
     def collective_rpc(self, method: str, *, args: tuple[list[tuple[str, int]]]) -> list[list[bytes | None]]:
         """Of two workers the second has the rows."""
@@ -173,12 +174,16 @@ class Mixed(dict[Any, Any]):
 def vllm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module `vllm`, put in the place of the real one."""
     module, params, logprobs = ModuleType("vllm"), ModuleType("vllm.sampling_params"), ModuleType("vllm.logprobs")
+    distributed, transfer = ModuleType("vllm.distributed"), ModuleType("vllm.distributed.kv_transfer")
     stand_in: Any = module
+    stand_in.distributed = distributed
+    distributed.kv_transfer = transfer  # type: ignore[attr-defined]
+    transfer.has_kv_transfer_group = lambda: False  # type: ignore[attr-defined]
     stand_in.LLM, stand_in.SamplingParams, stand_in.sampling_params = LLM, SamplingParams, params
     stand_in.platforms = SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda: True))
     params.RequestOutputKind = SimpleNamespace(DELTA="delta", FINAL_ONLY="final")  # type: ignore[attr-defined]
     logprobs.FlatLogprobs = object  # type: ignore[attr-defined]
-    for each in (module, params, logprobs):
+    for each in (module, params, logprobs, distributed, transfer):
         monkeypatch.setitem(sys.modules, each.__name__, each)
     monkeypatch.setattr(LLM, "made", [])
     return module
@@ -189,7 +194,7 @@ def engine(**options: Any) -> Any:
     return VllmLM("toy", **{"tokenizer": default_tokenizer(), **options})
 
 
-def test_options_reach_vllm() -> None:
+def test_options_reach_vllm(vllm: Any) -> None:
     """Every option is passed on, beside those that make the rows whole; float32 on a CPU unless told otherwise.
 
     There the prefix cache is made finer, where there is one and no other connector is given.
@@ -221,6 +226,9 @@ def test_options_reach_vllm() -> None:
     for name in ("max_logprobs", "logits_processors"):
         with pytest.raises(InvalidArgumentError, match=f"{name} is set by the engine"):
             engine(**{name: 20})
+    vllm.distributed.kv_transfer.has_kv_transfer_group = lambda: True
+    with pytest.raises(InvalidArgumentError, match="lives in this process itself"):
+        engine()
 
 
 def test_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, vllm: ModuleType) -> None:

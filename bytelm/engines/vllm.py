@@ -78,7 +78,7 @@ class VllmLM:
 
     Raises:
         MissingDependencyError: vLLM is not installed.
-        InvalidArgumentError: An option is unknown, or out of range.
+        InvalidArgumentError: An option is unknown, or out of range; or this process itself has an engine, and no room.
         OutOfMemoryError: There is not enough memory.
         ModelError: The model cannot be loaded.
         UnsupportedTokenizerError: The tokenizer has no fast form.
@@ -105,6 +105,11 @@ class VllmLM:
         if isinstance(tokenizer, str | Path):
             options["tokenizer"] = str(tokenizer)
         keeps = not any(options.get(name) for name in _WITHOUT)
+        if self._vllm.distributed.kv_transfer.has_kv_transfer_group():
+            raise InvalidArgumentError(
+                "an engine 'vllm' with a KV connector lives in this process itself, where vLLM has room for no other: "
+                "close it, or let each have processes of its own (VLLM_ENABLE_V1_MULTIPROCESSING=1 in the environment)"
+            )
         if self._vllm.platforms.current_platform.is_cpu() and options.get("enable_prefix_caching", True):
             options.setdefault("kv_transfer_config", CONNECTOR)
         self._llm, keeps = _loaded(self._vllm, str(model), options, keeps=keeps)
@@ -210,8 +215,9 @@ class VllmLM:
         with self._lock, self._requests.together():
             self._memo.clear()
             self._workers.clear()
-            if not self._llm.reset_prefix_cache():
-                self._llm.reset_prefix_cache()  # a sequence that has just been dropped has its blocks for a step more
+            # Twice where a sequence has just ended, as its blocks are held until the connector is asked.
+            if not self._llm.reset_prefix_cache(reset_connector=True):
+                self._llm.reset_prefix_cache(reset_connector=True)
 
     def close(self) -> None:
         """End vLLM's processes, and give their memory back. The engine cannot be asked any more."""
@@ -297,6 +303,7 @@ def library() -> Any:
     """
     try:
         import vllm
+        import vllm.distributed.kv_transfer
         import vllm.sampling_params
     except (ImportError, OSError, RuntimeError) as error:
         raise MissingDependencyError(

@@ -168,6 +168,12 @@ class TailSharer(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             self._ended.append(_Donor(request, computed, blocks))
         return False, None
 
+    def reset_cache(self) -> bool:
+        """Hold no block, and let no sequence begin with what was there: vLLM's cache is to be cleared."""
+        self._let_go()
+        self._ended.clear()
+        return True
+
     def _let_go(self) -> None:
         """Let vLLM have the blocks of sequences that ended, after all others that are free.
 

@@ -10,7 +10,8 @@ Rules
 
 Cost
     A copy of a step's logits. At most `KEEP_BYTES` of them; the oldest steps go first, so that a row which is asked for
-    late is missing, and has to be computed anew.
+    late is missing, and has to be computed anew. A copy takes the place of the one that goes: on a CPU memory that is
+    new to the process takes three times as long to write as the copy.
 
 Interfaces
     vLLM's documented ones: ``logits_processors``, ``worker_extension_cls``, ``SamplingParams.extra_args``. This module
@@ -22,6 +23,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
+from weakref import WeakSet
 
 import torch
 from vllm.distributed import get_tensor_model_parallel_rank
@@ -48,11 +50,16 @@ class _Steps:
         self._bytes = 0
 
     def keep(self, places: dict[Key, int], logits: torch.Tensor) -> None:
-        """Keep a step: where in its logits the row of each key is."""
-        self._steps.append((places, logits))
-        self._bytes += logits.nbytes
-        while self._bytes > self._budget and len(self._steps) > 1:
-            self._bytes -= self._steps.popleft()[1].nbytes
+        """Keep a copy of a step: where in its logits the row of each key is."""
+        copy: torch.Tensor | None = None
+        while self._steps and self._bytes + logits.nbytes > self._budget:
+            copy = self._steps.popleft()[1]
+            self._bytes -= copy.nbytes
+        if copy is None or len(copy) < len(logits) or copy[0].shape != logits[0].shape or copy.dtype != logits.dtype:
+            copy = torch.empty_like(logits)
+        copy[: len(logits)] = logits
+        self._steps.append((places, copy))
+        self._bytes += copy.nbytes
 
     def logprobs(self, key: Key) -> bytes | None:
         """The natural log-probabilities of a row, float32; None where it is not here."""
@@ -63,7 +70,8 @@ class _Steps:
         return None
 
 
-STEPS: Final = _Steps(KEEP_BYTES)  # of this process; the keys of two engines in one process differ
+# Those of the engines that live in this process; the keys of two of them differ.
+KEPT: Final[WeakSet[_Steps]] = WeakSet()
 
 
 class RowKeeper(LogitsProcessor):  # type: ignore[misc] # vLLM publishes no types to those who do without it
@@ -71,6 +79,8 @@ class RowKeeper(LogitsProcessor):  # type: ignore[misc] # vLLM publishes no type
 
     def __init__(self, _config: Any, _device: torch.device, _pinned: bool) -> None:  # noqa: FBT001 - vLLM's signature
         self._first = get_tensor_model_parallel_rank() == 0
+        self._steps = _Steps(KEEP_BYTES)
+        KEPT.add(self._steps)
         self._requests: dict[int, tuple[str, list[int]]] = {}
 
     def is_argmax_invariant(self) -> bool:
@@ -88,7 +98,7 @@ class RowKeeper(LogitsProcessor):  # type: ignore[misc] # vLLM publishes no type
         """
         if self._first and self._requests:
             places = {(name, len(drawn)): index for index, (name, drawn) in self._requests.items()}
-            STEPS.keep(places, logits.clone())
+            self._steps.keep(places, logits)
         return logits
 
 
@@ -102,4 +112,8 @@ class RowTeller:
 
     def bytelm_rows(self, keys: Sequence[Sequence[Any]]) -> list[bytes | None]:
         """The rows of some keys, as the bytes of float32 log-probabilities; None for what is not here."""
-        return [STEPS.logprobs((str(name), int(drawn))) for name, drawn in keys]
+        return [_row((str(name), int(drawn))) for name, drawn in keys]
+
+
+def _row(key: Key) -> bytes | None:
+    return next((row for steps in KEPT if (row := steps.logprobs(key)) is not None), None)
