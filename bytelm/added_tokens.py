@@ -33,11 +33,7 @@ def added_pattern(vocab: Vocab, group: Sequence[AddedToken], *, opens: bool) -> 
     """
     spellings: dict[str, Spelling] = {}
     for token in group:
-        content = token.content
-        if token.normalized and vocab.source.normalizer is not None:
-            content = vocab.source.normalizer.normalize_str(content)
-        marked = token.normalized and vocab.marks
-        spelled = (content.replace(SPACE_MARK, " ") if marked else content).encode()
+        content, spelled = _matched(vocab, token), spelled_in_text(vocab, token)
         if vocab.lead and any(c.isspace() or c == SPACE_MARK for c in content):
             spellings[content] = Spelling(LOST, token.single_word)  # it may swallow the hidden space
         elif token.special:
@@ -53,6 +49,19 @@ def added_pattern(vocab: Vocab, group: Sequence[AddedToken], *, opens: bool) -> 
     if opens or not vocab.marks:  # this level sees the text before spaces become ▁
         opening, reopening = opening.replace(SPACE_MARK, " "), reopening.replace(SPACE_MARK, " ")
     return literals_pattern(spellings, opening=opening, reopening=reopening), emitted
+
+
+def spelled_in_text(vocab: Vocab, token: AddedToken) -> bytes:
+    """The bytes of a text in which an added token is found."""
+    content = _matched(vocab, token)
+    return (content.replace(SPACE_MARK, " ") if token.normalized and vocab.marks else content).encode()
+
+
+def _matched(vocab: Vocab, token: AddedToken) -> str:
+    """What is looked for, in a text that is normalized where the token is."""
+    if token.normalized and vocab.source.normalizer is not None:
+        return str(vocab.source.normalizer.normalize_str(token.content))
+    return token.content
 
 
 @dataclass(frozen=True, slots=True)

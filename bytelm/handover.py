@@ -247,7 +247,7 @@ class HandedOver:
         if not since:
             return place.copy(), {}
         known: Any = place.cover  # cover.py's
-        cover = grown(known, since, lambda _: self._ids)
+        cover = grown(known, since, lambda _: self._ids, meeting=False)
         ancestor = common_ancestor((*cover.nodes, *cover.ending))
         if not self._drawn_through(ancestor):
             return place.advance(since), {}

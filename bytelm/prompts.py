@@ -237,7 +237,7 @@ class CoverCache:
         return list(encoding.ids)
 
 
-def grown(cover: Cover, data: bytes, spelling: Callable[[bytes], Sequence[int]]) -> Cover:
+def grown(cover: Cover, data: bytes, spelling: Callable[[bytes], Sequence[int]], *, meeting: bool = True) -> Cover:
     """The cover of a text and what follows it; of much text by way of its last sure cut (sure_cuts.py).
 
     Args:
@@ -246,13 +246,14 @@ def grown(cover: Cover, data: bytes, spelling: Callable[[bytes], Sequence[int]])
         spelling: Makes tokens of the whole text, the cover's text and ``data``. They may go on beyond it, and they may
             be a guess: up to the cut they are those of every spelling where some sequence that begins so spells the
             text, and else they are not used.
+        meeting: Whether the nodes where the two meet are to be those that one gets along the text.
 
     Raises:
         UnreachablePrefixError: No token sequence spells them.
     """
     if len(data) <= NEAR:
         return cover.advance(data)
-    if cover.prefix:  # where they meet, the nodes that are there are gone on from
+    if cover.prefix and meeting:
         cover, data = cover.advance(data[:NEAR]), data[NEAR:]
     start: Any = common_ancestor((*cover.nodes, *cover.ending))
     cut = sure_cut(cover.viability, start.boundary, cover.leftover(start) + data)

@@ -37,7 +37,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from bytelm.added_tokens import added_pattern
+from bytelm.added_tokens import added_pattern, spelled_in_text
 from bytelm.characters import forbidden_points, outside_points
 from bytelm.fits import Fits
 from bytelm.futures import Futures
@@ -95,10 +95,13 @@ class Viability:
         trie: Its tokens in byte order.
         merges: Its merge trees.
         form: Its normal form, or None.
+        steps: Its pre-tokenizer's, but for those that never find what they look for.
     """
 
     def __init__(self, vocab: Vocab) -> None:
         self.vocab = vocab
+        # Spaces are ▁ by the time that a pre-tokenizer sees them.
+        self.steps = tuple(step for step in vocab.steps if not (vocab.marks and step.pattern in (" ", r"\ ")))
         self.trie = Trie(vocab.token_bytes, vocab.order)
         self._forbidden = forbidden_points(vocab)
         self.form = NormalForm(vocab.form, self.trie, self._forbidden) if vocab.form else None
@@ -149,6 +152,11 @@ class Viability:
         return frozenset(data[:end] for data in self.added_bytes for end in range(1, len(data)))
 
     @cached_property
+    def special_spellings(self) -> Trie:
+        """The text of the special tokens, which stays text."""
+        return Trie([spelled_in_text(self.vocab, token) for token in self.vocab.added if token.special])
+
+    @cached_property
     def _merged_ids(self) -> frozenset[int]:
         return frozenset(self.vocab.pieces.values())
 
@@ -171,7 +179,7 @@ class Viability:
                     forbidden=self._forbidden,
                 )
             )
-        for step in vocab.steps:
+        for step in self.steps:
             pattern = compile_pattern(step.pattern, classes=step.classes)
             levels.append(
                 Level(pattern, behavior=step.behavior, invert=step.invert, alias=alias, forbidden=self._forbidden)

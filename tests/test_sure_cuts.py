@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from bytelm.cover import Cover
 from bytelm.errors import UnreachablePrefixError
@@ -94,11 +95,73 @@ def test_where_nothing_is_sure() -> None:
     assert sure_cut(viability, start, b"\xff\xff") is None
 
 
+def uncut(added: list[AddedToken], merges: list[tuple[str, str]]) -> Viability:
+    """A sentencepiece tokenizer of a few letters, whose pre-tokenizer cuts nothing."""
+    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *"abcxy▁", *(a + b for a, b in merges)]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    backend = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True))
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.pre_tokenizer = pre_tokenizers.Split(
+        " ", "merged_with_previous"
+    )  # as Gemma's, which finds no space any more
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    for token in added:
+        (backend.add_special_tokens if token.special else backend.add_tokens)([token])
+    return Viability.from_tokenizer(backend)
+
+
+def test_where_nothing_cuts() -> None:
+    """A place that no token can lie across is as good as a cut; of a token that may still come, too."""
+    viability = uncut([AddedToken("a  b", normalized=False)], [("a", "b"), ("▁", "▁"), ("b", "▁")])
+    start = viability.start()
+
+    assert not viability.steps
+    assert sure_cut(viability, start, b"cab") == 1  # where no more comes, all of "ab" is there
+    assert sure_cut(viability, start, b"caba") == 3
+    assert sure_cut(viability, start, b"cba  c") == 5
+    assert sure_cut(viability, start, b"cba  ") == 2
+    assert sure_cut(viability, start, b"cba  b") == 2
+    assert sure_cut(viability, start, b"cca  b     ") == 2  # one token after the other lies across all later places
+    assert sure_cut(viability, start, b"ab") is None
+    assert sure_cut(viability, start, "cé".encode()) == 1
+    assert sure_cut(viability, start, "cé".encode() + b"\xc3") == 3  # not inside a character that is spelled by bytes
+    for text in (
+        b"cab",
+        b"cba  c",
+        b"cba  ",
+        b"cba  b",
+        b"cca  b     ",
+        b"c" * 40,
+        b"a  b" * 20 + b"a",
+        "cé".encode() + b"\xc3",
+    ):
+        for place in range(len(text)):
+            checked(viability, text[:place], text[place:])
+
+
+def test_added_tokens_where_nothing_cuts() -> None:
+    """Where it is still open whether an added token is found, no place beyond it is sure."""
+    inside = uncut([AddedToken("ab", normalized=False), AddedToken("xab yyy", special=True, normalized=False)], [])
+    text = b"ccccccccxab yy"  # with one more y, "ab" is no token
+
+    assert checked(inside, b"", text) == 8
+    for place in range(len(text)):
+        checked(inside, text[:place], text[place:])
+    assert checked(inside, b"", text + b"c") == len(text)
+
+    beside = uncut([AddedToken("ab", normalized=False, single_word=True)], [])
+    assert checked(beside, b"", b"ccc ab\xc3") == 0  # of é, beside which "ab" is no word; or of ×
+
+
+CUTTING = ["cl100k", "deepseek_v3", "gpt2", "llama3", "o200k", "qwen3", "smollm2", "tekken"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cl100k", "deepseek_v3", "gpt2", "llama3", "o200k", "qwen3", "smollm2", "tekken"])
+@pytest.mark.parametrize("name", [*CUTTING, "gemma3", "llama2", "mistral_v3"])
 def test_real_tokenizers(load_tokenizer: Callable[[str], Any], name: str) -> None:
-    """Of real split patterns, with digits, contractions, letters of other scripts and runs of white space."""
+    """With digits, contractions, letters of other scripts and runs of white space, for patterns that split and for none."""
     viability = Viability.from_tokenizer(load_tokenizer(name))
     pieces = [TEXT[i : i + 3] for i in range(0, len(TEXT), 3)] + list("  \n\t'0129aZé漢🙂.,(-")
+    pieces += ["<start_of_turn>", "</s>", "[INST]", "\n\n", "    ", "<td>"]
 
     assert check(viability, pieces, seed=2, texts=150, length=14) > 150 * 8
