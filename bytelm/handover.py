@@ -32,7 +32,7 @@ Cost
     Rows at the prompt's end and at the text's end, a handful each; between them, the engine's own generation. After
     leak a row more, or none. An engine that takes new sequences at any time goes on with the others meanwhile.
     A walk over the bytes of each token that is drawn. The cover of a text's end is that of the bytes behind its last
-    sure cut (sure_cuts.py) where the pre-tokenizer cuts; where it cuts nothing, the cover is taken along the text.
+    sure cut (sure_cuts.py); where none is found, the cover is taken along the text.
 
 Seeds
     The engine is given a seed for each completion, a function of (seed, i). Its draws are its own: not those of the

@@ -168,9 +168,12 @@ def test_a_long_prompt_begins_at_its_last_sure_cut(load_tokenizer: Callable[[str
             assert [n.token_ids for n in mine.ending] == [n.token_ids for n in whole.ending]
 
 
-def test_a_long_prompt_takes_few_steps(load_tokenizer: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["smollm2", "gemma3"])
+def test_a_long_prompt_takes_few_steps(
+    load_tokenizer: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """The cover is not taken along 8,000 bytes, and nodes are shared with the prompt that it begins with."""
-    viability = Viability.from_tokenizer(load_tokenizer("smollm2"))
+    viability = Viability.from_tokenizer(load_tokenizer(name))
     covers, text = CoverCache(viability), b"the quick brown fox jumps over it, " * 230
     steps, plain = 0, Cover._step
 
