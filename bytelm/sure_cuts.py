@@ -88,20 +88,18 @@ def sure_cut(viability: Viability, boundary: Boundary, data: bytes) -> int | Non
 
 def _uncrossed(viability: Viability, data: bytes) -> int | None:
     """The last place in ``data`` that no token can lie across, where nothing cuts but added tokens; or None."""
-    vocab, tries = viability.vocab, (viability.trie, viability.special_spellings)
-    if any(token.single_word for token in vocab.added):
-        return None
+    tokens, special = viability.trie, viability.special_spellings
     # Whether a special token's text that began before the data goes on beyond it, none of the places here tells.
-    if len(data) < viability.special_spellings.longest:
+    if viability.has_single_words or len(data) < special.longest:
         return None
-    longest, start = max(trie.longest for trie in tries), len(data)
+    longest, start = max(tokens.longest, special.longest), len(data)
     while start:
         start = max(0, 2 * start - len(data) - 2 * longest)
         reached, found = start and start + longest - 1, 0  # by what begins before
         for at in range(start, len(data)):
             if reached <= at and data[at] & 0xC0 != 0x80:
                 found = at
-            reached = max(reached, *(_reach(trie, data, at) for trie in tries))
+            reached = max(reached, _reach(tokens, data, at), _reach(special, data, at))
         if found:
             return found
     return None

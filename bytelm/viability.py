@@ -152,6 +152,11 @@ class Viability:
         return frozenset(data[:end] for data in self.added_bytes for end in range(1, len(data)))
 
     @cached_property
+    def has_single_words(self) -> bool:
+        """Whether some added token is one only beside certain characters."""
+        return any(token.single_word for token in self.vocab.added)
+
+    @cached_property
     def special_spellings(self) -> Trie:
         """The text of the special tokens, which stays text."""
         return Trie([spelled_in_text(self.vocab, token) for token in self.vocab.added if token.special])

@@ -345,7 +345,6 @@ def test_a_script_and_an_engine_that_dies(tmp_path: Path, settings: None) -> Non
 
 
 IN_PROCESS = """
-import os
 from bytelm import ByteLM
 from bytelm.engines.vllm import VllmLM
 from bytelm.errors import InvalidArgumentError

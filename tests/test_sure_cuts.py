@@ -101,9 +101,7 @@ def uncut(added: list[AddedToken], merges: list[tuple[str, str]]) -> Viability:
     vocab = {piece: i for i, piece in enumerate(pieces)}
     backend = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True))
     backend.normalizer = normalizers.Replace(" ", "▁")
-    backend.pre_tokenizer = pre_tokenizers.Split(
-        " ", "merged_with_previous"
-    )  # as Gemma's, which finds no space any more
+    backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")  # as Gemma's: it finds no space any more
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     for token in added:
         (backend.add_special_tokens if token.special else backend.add_tokens)([token])
@@ -153,11 +151,23 @@ def test_added_tokens_where_nothing_cuts() -> None:
     assert checked(beside, b"", b"ccc ab\xc3") == 0  # of é, beside which "ab" is no word; or of ×
 
 
-CUTTING = ["cl100k", "deepseek_v3", "gpt2", "llama3", "o200k", "qwen3", "smollm2", "tekken"]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*CUTTING, "gemma3", "llama2", "mistral_v3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cl100k",
+        "deepseek_v3",
+        "gpt2",
+        "llama3",
+        "o200k",
+        "qwen3",
+        "smollm2",
+        "tekken",
+        "gemma3",
+        "llama2",
+        "mistral_v3",
+    ],
+)
 def test_real_tokenizers(load_tokenizer: Callable[[str], Any], name: str) -> None:
     """With digits, contractions, letters of other scripts and runs of white space, for patterns that split and for none."""
     viability = Viability.from_tokenizer(load_tokenizer(name))
