@@ -115,7 +115,7 @@ class _Group:
         """What the engine is to begin with: each item that waits, once it is known where it goes on, or on a guess."""
         while self._waiting or self._running:
             if self._guesses_at_all:
-                yield from self._on_guesses()
+                yield from self._on_guesses()  # of leak that was seen among tokens drawn on a guess
             for index in self._advance():
                 if self._begins(index):
                     yield self._draw(index, self.going[index])
@@ -150,7 +150,11 @@ class _Group:
         close_all(self._running)
 
     def _draw(self, index: int, item: HandedOver) -> Draw:
-        return Draw(item.sequence, item.seed, item.room, partial(self._take, index))
+        return Draw(item.sequence, item.seed, item.room, partial(self._told, index))
+
+    def _told(self, index: int, token: int, logprob: float) -> bool | Draw:
+        """Take a token; where it was leak, the engine is to go on from the guess, if there is one."""
+        return self._take(index, token, logprob) or self._on_a_guess(index) or False
 
     def _take(self, index: int, token: int, logprob: float) -> bool:
         self._drawn[index] += 1
@@ -162,19 +166,31 @@ class _Group:
     def _on_guesses(self) -> Iterator[Draw]:
         """Draws after the guesses of items that have come to wait."""
         for index in [*self._waiting]:
-            item = self.going[index]
-            # Far enough from the end of the context that a wrong guess does not come to it.
-            if index not in self._guesses and item.guess and len(item.guess) + GUESSED < self._context:
-                guess = self._guesses[index] = _Guess(item.guess, min(GUESSED, item.room))
-                yield Draw(item.guess, item.seed, item.room, partial(self._keep, index, guess))
+            if (draw := self._on_a_guess(index)) is not None:
+                yield draw
 
-    def _keep(self, index: int, guess: _Guess, token: int, logprob: float) -> bool:
+    def _on_a_guess(self, index: int) -> Draw | None:
+        """The draw after an item's guess, where it has one and none is under way."""
+        item = self.going[index]
+        # Far enough from the end of the context that a wrong guess does not come to it.
+        if (
+            not self._guesses_at_all
+            or index in self._guesses
+            or not item.guess
+            or len(item.guess) + GUESSED >= self._context
+        ):
+            return None
+        guess = self._guesses[index] = _Guess(item.guess, min(GUESSED, item.room))
+        return Draw(item.guess, item.seed, item.room, partial(self._keep, index, guess))
+
+    def _keep(self, index: int, guess: _Guess, token: int, logprob: float) -> bool | Draw:
         """Take a token on a guess: for later, or if the guess was right, at once."""
         if guess.right is None:
             guess.drawn.append((token, logprob))
             return len(guess.drawn) < guess.limit
-        guess.right = guess.right and self._take(index, token, logprob)
-        return guess.right
+        goes_on = guess.right and self._told(index, token, logprob)
+        guess.right = goes_on is True
+        return goes_on
 
     def _begins(self, index: int) -> bool:
         """Whether a draw is to begin for an item: it goes on, and not with what was drawn on its guess."""

@@ -47,6 +47,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from bytelm.cover import Node as CoverNode
 from bytelm.evaluation import settled_log_mass
 from bytelm.filters import EOT, Filters
 from bytelm.frontier import Frontier, Node, common_ancestor, path_down
@@ -105,12 +106,12 @@ class HandedOver:
         self._ends = frozenset(prompt.reader.eot_ids.tolist())
         # Where a member was last drawn, and the bytes that there were.
         self._place, self._placed = prompt, 0
-        # The tokens so far, of which the first `_whole` are a node of the place. Of the node, and of each longer
+        # The tokens so far, of which the first `_whole` are a node of the place. Of that node, and of each longer
         # sequence, the log-weight relative to the prompt's anchor.
-        self._ids: tuple[int, ...] = ()
+        self._node: Any = None
         self._whole = 0
         self._log_weights: list[float] = []
-        self._boundary: Boundary | None = None  # None where they cannot go on: a member is to be drawn
+        self._goes_on = False  # else a member is to be drawn
         self._leaked_at: int | None = None  # bytes that there were at the last leak
         self._rest = b""  # of the text so far, what the next tokens spell: a hidden leading space
 
@@ -119,7 +120,8 @@ class HandedOver:
     @property
     def sequence(self) -> tuple[int, ...]:
         """What the engine goes on from."""
-        return self.prompt.context + self._ids
+        ids: tuple[int, ...] = self._node.token_ids
+        return self.prompt.context + ids
 
     @property
     def room(self) -> int:
@@ -129,7 +131,7 @@ class HandedOver:
     @property
     def guess(self) -> tuple[int, ...]:
         """What the engine is likely to go on from after leak, before it is known; empty where nothing is."""
-        leaked = self.redrawn and self._boundary is None and self.finish_reason is None
+        leaked = self.redrawn and not self._goes_on and self.finish_reason is None
         return self.sequence if leaked and self._leaked_at != len(self.bytes) else ()
 
     def take(self, token: int, logprob: float) -> bool:
@@ -144,7 +146,7 @@ class HandedOver:
             return self.finish_reason is None
         self.redrawn += 1
         self.seed = self._new_seed()
-        self._boundary = None
+        self._goes_on = False
         return False
 
     def _new_seed(self) -> int:
@@ -153,19 +155,19 @@ class HandedOver:
     def _may_end(self) -> bool:
         """Whether the tokens so far are among the cover's sequences after which a text may end."""
         if self.prompt.opening and not self.bytes:
-            return not self._ids
-        return not self._rest and self._boundary is not None and self._viability.ends_text(self._boundary)
+            return not self._node.token_ids
+        return not self._rest and self._goes_on and self._viability.ends_text(self._node.boundary)
 
     def _after(self, token: int) -> Boundary | None:
         vocab = self._viability.vocab
         data = vocab.token_bytes[token] if token < len(vocab) else None
-        if self._boundary is None or not data or not (data.startswith(self._rest) or self._rest.startswith(data)):
+        if not self._goes_on or not data or not (data.startswith(self._rest) or self._rest.startswith(data)):
             return None
-        return self._viability.extend(self._boundary, token)
+        return self._viability.extend(self._node.boundary, token)
 
     def _append(self, token: int, after: Boundary, logprob: float) -> None:
         data = self._viability.vocab.token_bytes[token] or b""
-        self._ids, self._boundary = (*self._ids, token), after
+        self._node = CoverNode(self._node, token, self._node.end + len(data), after)
         self._log_weights.append(self._log_weights[-1] + logprob)
         new, self._rest = data[len(self._rest) :], self._rest[len(data) :]
         for byte in new:
@@ -186,8 +188,8 @@ class HandedOver:
 
     def next(self) -> Step[Completion | None]:
         """Draw what the engine is to go on from; or, where the text has ended, the completion."""
-        while self.finish_reason is None and not (self._boundary and self.sequence):
-            yield from self._begin() if self._boundary is None else self._draw_first()
+        while self.finish_reason is None and not (self._goes_on and self.sequence):
+            yield from self._begin() if not self._goes_on else self._draw_first()
         if self.finish_reason is None:
             return None
         logprob = yield from self._score()
@@ -220,9 +222,8 @@ class HandedOver:
 
     def _go_on(self, place: Frontier, member: Member) -> None:
         """Go on from a member of the cover of the text so far."""
-        node: Any = member.node  # cover.py's, with its boundary
-        self._ids, self._boundary, self._whole = node.token_ids, node.boundary, node.depth
-        self._rest = place.cover.leftover(node)
+        self._node, self._whole, self._goes_on = member.node, member.node.depth, True
+        self._rest = place.cover.leftover(member.node)
         self._place, self._placed = place, len(self.bytes)
         self._log_weights = [member.log_weight]
         if member.token is not None and (after := self._after(member.token)) is not None:
@@ -247,7 +248,7 @@ class HandedOver:
         if not since:
             return place.copy(), {}
         known: Any = place.cover  # cover.py's
-        cover = grown(known, since, lambda _: self._ids, meeting=False)
+        cover = grown(known, since, self._drawn_to, meeting=False)
         ancestor = common_ancestor((*cover.nodes, *cover.ending))
         if not self._drawn_through(ancestor):
             return place.advance(since), {}
@@ -255,10 +256,17 @@ class HandedOver:
         way = {node: self._log_weights[node.depth - self._whole] for node in path_down(ancestor, last)}
         return Frontier(cover, context=place.context, reader=place.reader, weights=way), way
 
+    def _drawn_to(self, start: Any, end: int, _: bytes) -> Any:
+        """The node at a place in the text, on the way that was drawn, if that leads through another one."""
+        node = self._node
+        while node.end > end:
+            node = node.parent
+        return node if node.end == end and node.token_ids[: start.depth] == start.token_ids else None
+
     def _drawn_through(self, node: Any) -> bool:
         """Whether a node is the one that was drawn, or that and tokens drawn after it."""
         beyond: int = node.depth - self._whole
-        return 0 <= beyond < len(self._log_weights) and self._ids[: node.depth] == node.token_ids
+        return 0 <= beyond < len(self._log_weights) and self._node.token_ids[: node.depth] == node.token_ids
 
     def _score(self) -> Step[float]:
         """Log-probability of what was written."""

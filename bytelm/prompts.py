@@ -45,6 +45,7 @@ class Prompts:
     text: str | bytes = b""
 
 
+Along: TypeAlias = Callable[[Node, int, bytes], Node | None]
 Prefix: TypeAlias = str | bytes | Sequence[int | str | bytes] | Prompts
 
 
@@ -222,30 +223,41 @@ class CoverCache:
         ]
         nearest = max(before, key=lambda kept: len(kept.text), default=None)
         if nearest is None:
-            cover = grown(Cover.empty(self.viability, lead=prompt.lead), prompt.text, self._encoded)
+            cover = grown(Cover.empty(self.viability, lead=prompt.lead), prompt.text, self._along)
         else:
-            cover = grown(self._covers[nearest], prompt.text[len(nearest.text) :], self._encoded)
+            cover = grown(self._covers[nearest], prompt.text[len(nearest.text) :], self._along)
         self._covers[prompt] = cover
         self._covers.move_to_end(prompt)
         while len(self._covers) > self.size:
             self._covers.popitem(last=False)
         return cover
 
-    def _encoded(self, text: bytes) -> list[int]:
-        """The tokenizer's tokens of a text; of one that ends inside a character, perhaps others there."""
+    def _along(self, node: Node, end: int, text: bytes) -> Node | None:
+        """The node that the tokenizer's tokens of a text lead to from another one; None where they do not."""
         encoding = self.viability.vocab.source.encode(text.decode(errors="ignore"), add_special_tokens=False)
-        return list(encoding.ids)
+        ids = tuple(encoding.ids)  # of a text that ends inside a character, perhaps others there
+        if ids[: node.depth] != node.token_ids:
+            return None
+        for token in ids[node.depth :]:
+            if node.end >= end:
+                break
+            boundary = self.viability.extend(node.boundary, token)
+            if boundary is None:
+                return None
+            node = Node(node, token, node.end + len(self.viability.vocab.token_bytes[token] or b""), boundary)
+        return node if node.end == end else None
 
 
-def grown(cover: Cover, data: bytes, spelling: Callable[[bytes], Sequence[int]], *, meeting: bool = True) -> Cover:
+def grown(cover: Cover, data: bytes, along: Along, *, meeting: bool = True) -> Cover:
     """The cover of a text and what follows it; of much text by way of its last sure cut (sure_cuts.py).
 
     Args:
         cover: Of the text.
         data: What follows.
-        spelling: Makes tokens of the whole text, the cover's text and ``data``. They may go on beyond it, and they may
-            be a guess: up to the cut they are those of every spelling where some sequence that begins so spells the
-            text, and else they are not used.
+        along: The node at a place in the whole text, the cover's and ``data``, on some spelling of it: given a node
+            that it has to lead through, the place, and the text. The spelling may go on beyond the text, and it may be
+            a guess: up to the cut it is what every spelling begins with where some sequence that begins so spells the
+            text, and else it is not used.
         meeting: Whether the nodes where the two meet are to be those that one gets along the text.
 
     Raises:
@@ -257,25 +269,11 @@ def grown(cover: Cover, data: bytes, spelling: Callable[[bytes], Sequence[int]],
         cover, data = cover.advance(data[:NEAR]), data[NEAR:]
     start: Any = common_ancestor((*cover.nodes, *cover.ending))
     cut = sure_cut(cover.viability, start.boundary, cover.leftover(start) + data)
-    node = None if cut is None else _along(start, spelling(cover.prefix + data), start.end + cut, cover.viability)
+    node = None if cut is None else along(start, start.end + cut, cover.prefix + data)
     if node is not None:
         with contextlib.suppress(UnreachablePrefixError):
             return cover.beyond(node, data)
     return cover.advance(data)
-
-
-def _along(node: Node, ids: Sequence[int], end: int, viability: Viability) -> Node | None:
-    """The node that some tokens lead to at a place in the text, if they begin with a node's and are viable."""
-    if tuple(ids[: node.depth]) != node.token_ids:
-        return None
-    for token in ids[node.depth :]:
-        if node.end >= end:
-            break
-        boundary = viability.extend(node.boundary, token)
-        if boundary is None:
-            return None
-        node = Node(node, token, node.end + len(viability.vocab.token_bytes[token] or b""), boundary)
-    return node if node.end == end else None
 
 
 def _is_id(segment: object) -> bool:

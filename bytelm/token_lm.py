@@ -88,13 +88,14 @@ class Draw:
         seed: Of the draws, from 0 to below 2⁶³. What is drawn depends on no other sequence's seed.
         max_tokens: Most tokens, at least 1.
         take: Called with each token that was drawn and its natural log-probability, in order. Where it returns False,
-            the sequence is done with.
+            the sequence is done with; where it returns another draw, as it may if the engine ``asks_each_step``, that
+            is to begin in its place.
     """
 
     sequence: Sequence[int]
     seed: int
     max_tokens: int
-    take: Callable[[int, float], bool]
+    take: Callable[[int, float], bool | Draw]
 
 
 More: TypeAlias = Callable[[], Iterable[Draw]]

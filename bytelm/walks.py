@@ -9,7 +9,8 @@ Cost
     Walking the whole vocabulary visits distinct prefixes of its tokens, in numpy, and only those where the walk has
     not met the one before it on the same level: two walks that meet go on alike, and most meet after a character or
     two. Few sets of nodes occur: a state of a split pattern is "inside a word", "after one line feed", and so on. They
-    differ mostly on one level, so each level's walks are kept, those used last and within a stated size.
+    differ mostly on one level, so each level's walks are kept, those used last and within a stated size. For the same
+    reason one token is walked by steps that were mostly taken before: a look-up a byte, for all levels together.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from bytelm.trie import Trie
 INACTIVE: Final = -1  # a level below an added token: there is no piece to split
 WHOLE: Final = 3000  # ranges beyond this are answered for the whole vocabulary, once
 _KEPT_BYTES: Final = 1 << 25
+_STEPS: Final = 1 << 16  # that are remembered: 20 MB
 
 Nodes = tuple[int, ...]
 
@@ -75,6 +77,8 @@ class Walker:
         self._walks: dict[int, _Walk] = {}
         self._added: dict[int, _Walk] = {}
         self._walked: OrderedDict[tuple[int, int], Int32[np.ndarray, " tokens"]] = OrderedDict()
+        self._steps: dict[tuple[Nodes, int], Nodes | None] = {}
+        self._cuts: dict[Nodes, tuple[Nodes, ...]] = {}
 
     def start(self, *, bare: bool) -> Nodes:
         """The nodes at the beginning of a text; ``bare``: what a text has to begin with does not apply."""
@@ -84,22 +88,39 @@ class Walker:
 
     def walk(self, nodes: Nodes, data: bytes) -> Nodes | None:
         """The nodes after some bytes with no cut among them; None where that cannot be."""
-        out = []
-        for level, node in zip(self.levels, nodes, strict=True):
-            at = node
-            for byte in data:
-                at = level.next(at, byte)
-                if at == DEAD:
-                    return None
-            out.append(at)
-        return tuple(out)
+        steps = self._steps
+        for byte in data:
+            try:
+                after = steps[nodes, byte]
+            except KeyError:
+                after = self._read(nodes, byte)
+            if after is None:
+                return None
+            nodes = after
+        return nodes
+
+    def _read(self, nodes: Nodes, byte: int) -> Nodes | None:
+        """A step that was not taken before."""
+        if len(self._steps) >= _STEPS:
+            self._steps.clear()
+        out = tuple(level.next(node, byte) for level, node in zip(self.levels, nodes, strict=True))
+        after = self._steps[nodes, byte] = None if DEAD in out else out
+        return after
 
     def before_character(self, nodes: Nodes) -> Nodes:
         """Where the levels stood before the character that these nodes are inside of, with no cut before it."""
         return tuple(level.origin(node) for level, node in zip(self.levels, nodes, strict=True))
 
-    def cuts(self, nodes: Nodes) -> Iterator[Nodes]:
+    def cuts(self, nodes: Nodes) -> tuple[Nodes, ...]:
         """The ways to claim a cut at a character's end: at one level, with those below beginning anew."""
+        known = self._cuts.get(nodes)
+        if known is None:
+            if len(self._cuts) >= _STEPS:
+                self._cuts.clear()
+            known = self._cuts[nodes] = tuple(self._cut(nodes))
+        return known
+
+    def _cut(self, nodes: Nodes) -> Iterator[Nodes]:
         for at, (level, node) in enumerate(zip(self.levels, nodes, strict=True)):
             if node == INACTIVE:
                 return

@@ -73,6 +73,7 @@ def _measure(options: argparse.Namespace, chosen: Sequence[str], arguments: Sequ
     from bytelm import ByteLM
 
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output has the result
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GB; else nearly all memory, which may not be free
     if options.in_process:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     prompts = PROMPTS[: options.limit]
@@ -141,11 +142,16 @@ class _Meter:
     def __init__(self, engine: Any) -> None:
         self._steps = self._fed = 0
         self._seen: set[str] = set()
-        step = engine.step
+        step, core = engine.step, engine.engine_core
+        heard = core.get_output
+
+        def one() -> Any:
+            outputs = heard()
+            self._steps += bool(outputs.outputs)  # without, it was an answer of the workers
+            return outputs
 
         def counted() -> Any:
             outputs = step()
-            self._steps += 1
             for output in outputs:
                 self._fed += len(output.outputs[0].token_ids)
                 if output.request_id not in self._seen:
@@ -153,6 +159,7 @@ class _Meter:
                     self._fed += len(output.prompt_token_ids) - (output.num_cached_tokens or 0) - 1
             return outputs
 
+        core.get_output = one
         engine.step = counted
 
     def read(self) -> Int64[np.ndarray, " 2"]:

@@ -184,6 +184,36 @@ def test_rows_that_the_workers_keep_are_those_that_vllm_tells(engine: VllmLM) ->
     assert max(np.abs(row - usual[sequence]).max() for sequence, row in zip(sequences, kept, strict=True)) < 1e-3
 
 
+def test_the_oldest_rows_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of rows kept in steps of any size those found are the last said of their keys, and the newest are all there."""
+    import torch
+
+    from bytelm.engines import vllm_worker
+
+    monkeypatch.setattr(vllm_worker, "KEEP_BYTES", 4 * 5 * 30)
+    rng = np.random.default_rng(1)
+    ring = vllm_worker._Ring(5, torch.device("cpu"))
+    said: dict[tuple[str, int], Any] = {}
+    lasting = []
+    for _ in range(300):
+        size = int(rng.integers(1, 9))
+        logits = torch.tensor(rng.normal(size=(size, 5)), dtype=torch.float32)
+        names = rng.choice(20, size, replace=False).tolist()
+        places = {(str(name), int(rng.integers(3))): index for index, name in enumerate(names) if index or size == 1}
+        ring.keep(places, logits)
+        for key, index in places.items():
+            said.pop(key, None)
+            said[key] = logits[index].log_softmax(-1).numpy()
+        found = {key: data for key in said if (data := ring.logprobs(key)) is not None}
+        for key, data in found.items():
+            assert np.array_equal(np.frombuffer(data, np.float32), said[key])
+        assert found.keys() >= places.keys()
+        lasting.append(len(found))
+    assert np.mean(lasting[50:]) > 15
+    ring.keep({("x", 0): 0}, torch.zeros(31, 5))  # more than there is room for
+    assert ring.logprobs(("x", 0)) is None
+
+
 def spent(engine: VllmLM, sequences: list[tuple[int, ...]]) -> int:
     """Tokens fed for the rows of some sequences."""
     before = engine.usage.copy()

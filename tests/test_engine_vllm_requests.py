@@ -15,6 +15,7 @@ import pytest
 from bytelm import ByteLM, TableLM
 from bytelm.engines import choice
 from bytelm.engines.vllm import VllmLM
+from bytelm.engines.vllm_process import GIVEN_S
 from bytelm.engines.vllm_requests import explained
 from bytelm.engines.vllm_rows import CONNECTOR, OPTIONS, REQUEST
 from bytelm.errors import (
@@ -153,6 +154,43 @@ class LLM:
         return [[None] * len(args[0]), [self.llm_engine.kept.get(key) for key in args[0]]]
 
 
+class Process:
+    """A stand-in for what speaks with a process of vLLM's: that answers between two steps, or at once if it is idle."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.utility_results: dict[int, Future[Any]] = {}
+        self.outputs_queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.told: list[tuple[str, float, int]] = []  # method, how long to wait, and requests under way
+        self.steps = 0
+        self._engine = engine
+        self._step = engine.step
+        self._open: list[tuple[int, list[Any]]] = []
+        engine.engine_core, engine.step = self, self.step  # type: ignore[assignment, method-assign]
+
+    def _send_input(self, kind: str, message: Any) -> None:
+        _, number, utility, (method, timeout, arguments, named) = message
+        assert (kind, utility, timeout, named) == ("utility", "collective_rpc", None, {})
+        rows = method == "bytelm_rows"
+        self.told.append((method, 0.0 if rows else arguments[0], len(self._engine.requests)))
+        self._open.append((number, [[self._engine.kept.get(key) for key in arguments[0]] if rows else None]))
+        if not self._engine.requests:
+            self._answer()
+
+    def _answer(self) -> None:
+        while self._open:
+            number, answer = self._open.pop(0)
+            self.utility_results.pop(number).set_result(answer)
+
+    def step(self) -> Any:
+        """The outputs that are first in the queue."""
+        if not self.outputs_queue.empty():
+            return self.outputs_queue.get().outputs
+        outputs = self._step()
+        self.steps += 1
+        self._answer()
+        return outputs
+
+
 class Forgetful(dict[Any, Any]):
     """A worker's memory that keeps nothing."""
 
@@ -175,6 +213,9 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module `vllm`, put in the place of the real one."""
     module, params, logprobs = ModuleType("vllm"), ModuleType("vllm.sampling_params"), ModuleType("vllm.logprobs")
     distributed, transfer = ModuleType("vllm.distributed"), ModuleType("vllm.distributed.kv_transfer")
+    inside = ModuleType("vllm.v1.engine")
+    inside.EngineCoreRequestType = SimpleNamespace(UTILITY="utility")  # type: ignore[attr-defined]
+    inside.EngineCoreOutputs = lambda: SimpleNamespace(outputs=[])  # type: ignore[attr-defined]
     stand_in: Any = module
     stand_in.distributed = distributed
     distributed.kv_transfer = transfer  # type: ignore[attr-defined]
@@ -183,7 +224,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     stand_in.platforms = SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda: True))
     params.RequestOutputKind = SimpleNamespace(DELTA="delta", FINAL_ONLY="final")  # type: ignore[attr-defined]
     logprobs.FlatLogprobs = object  # type: ignore[attr-defined]
-    for each in (module, params, logprobs, distributed, transfer):
+    for each in (module, params, logprobs, distributed, transfer, ModuleType("vllm.v1"), inside):
         monkeypatch.setitem(sys.modules, each.__name__, each)
     monkeypatch.setattr(LLM, "made", [])
     return module
@@ -370,6 +411,32 @@ def test_drawing_goes_on_while_rows_are_computed(size: int, count: int, seeds: i
     assert {0.0, 1.0} in mixed
 
 
+def test_a_process_of_its_own() -> None:
+    """What begins together is announced; who waits for rows is told of the steps meanwhile; the texts are the same."""
+    alone, lm = engine(), engine()
+    process = Process(lm._engine)
+    prompts = ["the ", "return n"] * 6
+    completions = ByteLM(lm).sample_batch(prompts, max_bytes=6, seed=2)
+
+    assert [c.bytes for c in completions] == [c.bytes for c in ByteLM(alone).sample_batch(prompts, max_bytes=6, seed=2)]
+    assert sum(c.usage.redrawn for c in completions) > 3
+    assert lm._engine.fetches == 0
+    assert alone._engine.fetches > 5
+    assert lm.usage.calls == process.steps
+    assert process.utility_results == {}
+    waits = [(seconds, under_way) for method, seconds, under_way in process.told if method == "bytelm_wait"]
+    assert waits == [(7 * GIVEN_S, 0)]  # six draws, and the row that the six others wait for; then others are under way
+    assert any(under_way for method, _, under_way in process.told if method == "bytelm_rows")
+    del process.told[:]
+    ByteLM(lm).sample("zzz", max_bytes=2, seed=1)
+    begun = [seconds for method, seconds, _ in process.told if method == "bytelm_wait"]
+    assert all(seconds >= 2 * GIVEN_S for seconds in begun)  # a single request is not
+    theirs = engine(worker_extension_cls="theirs")
+    asked = Process(theirs._engine).told
+    assert ByteLM(theirs).sample_batch(prompts, max_bytes=6, seed=2)[0].bytes == completions[0].bytes
+    assert asked == []  # they know nothing of bytelm's
+
+
 def test_the_end_of_the_context() -> None:
     """What vLLM has no room for is refused here; a completion that comes to the end is an error, the others' end first."""
     lm = engine()
@@ -414,7 +481,7 @@ def test_what_vllm_raises(error: Exception, kind: type[Exception], words: str) -
 
 def test_a_process_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where vLLM's process is killed from outside and vLLM waits for its answer for ever, the call ends all the same."""
-    monkeypatch.setattr("bytelm.engines.vllm_requests.WATCH_S", 0.01)
+    monkeypatch.setattr("bytelm.engines.vllm_process.WATCH_S", 0.01)
     lm = engine()
     answers: queue.Queue[Exception] = queue.Queue()
     lm._engine.engine_core = SimpleNamespace(outputs_queue=answers, resources=SimpleNamespace(engine_dead=False))
@@ -431,7 +498,7 @@ def test_a_process_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_process_that_is_killed_while_rows_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call to the workers waits for an answer of its own: that one ends too."""
-    monkeypatch.setattr("bytelm.engines.vllm_requests.WATCH_S", 0.01)
+    monkeypatch.setattr("bytelm.engines.vllm_process.WATCH_S", 0.01)
     lm = engine()
     answer: Future[Any] = Future()
     resources = SimpleNamespace(engine_dead=False)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from bytelm import ByteLM, Ensemble, TableLM
-from bytelm.cover import Cover
+from bytelm.cover import Cover, Node
 from bytelm.errors import ContextOverflowError, InvalidArgumentError, ModelError
 from bytelm.handing import _Guess
 from bytelm.handover import HandedOver
@@ -127,16 +127,16 @@ def test_the_chi_square_sees_a_wrong_treatment_of_the_leak(
     take = HandedOver.take
 
     def wrong(self: HandedOver, token: int, logprob: float) -> bool:
-        boundary = self._boundary
+        could = self._goes_on
         if take(self, token, logprob) or self.finish_reason:
             return self.finish_reason is None
-        self._boundary = boundary
+        self._goes_on = could
         if mistake == "kept":
-            self._ids = (*self._ids, token)
+            self._node = Node(self._node, token, self._node.end, self._node.boundary)
         return False
 
     def begin(self: HandedOver) -> Any:
-        if self._boundary is None:
+        if not self._goes_on:
             yield from real(self)
 
     real = HandedOver._begin

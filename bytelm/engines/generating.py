@@ -90,7 +90,7 @@ class _Line:
 
     def take(self, token: int, logprob: float) -> None:
         """Hand a token on."""
-        goes_on = self._take(token, logprob)
+        goes_on = self._take(token, logprob) is True
         self.ids.append(token)
         self.left, self.room = self.left - 1, self.room - 1
         self.live = goes_on and self.left > 0 and self.room > 0

@@ -71,10 +71,10 @@ class VllmLM:
             if not given.
 
     Attributes:
-        usage: Steps of vLLM and tokens fed since the construction, those in its prefix cache left out.
+        usage: Steps of vLLM that gave a token, and tokens fed, since the construction; those in its prefix cache apart.
         context_length: The longest sequence that it takes.
         hands_over: Completions are drawn by vLLM where they may be (handover.py).
-        asks_each_step: `draw_tokens` asks for new sequences after each step.
+        asks_each_step: `draw_tokens` asks for new sequences after each step, and takes them from `take`.
 
     Raises:
         MissingDependencyError: vLLM is not installed.
@@ -129,8 +129,8 @@ class VllmLM:
         self.usage = Usage()
         self._name = str(model)
         self._memo = RowMemo(row_bytes)
-        self._requests = Requests(self._engine, self.usage)
-        self._workers = WorkerRows(self._llm.collective_rpc if keeps else None)
+        self._requests = Requests(self._engine, self.usage, self._llm.collective_rpc, ours=keeps)
+        self._workers = WorkerRows(self._requests.ask_workers if keeps else None)
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -191,7 +191,10 @@ class VllmLM:
                 for token, logprob in _drawn(output):
                     left -= 1
                     trail.add(token, logprob)
-                    if not draw.take(token, logprob):
+                    goes_on = draw.take(token, logprob)
+                    if isinstance(goes_on, Draw):
+                        begin(goes_on)
+                    if goes_on is not True:
                         return False
                 full |= left == 0 and room < draw.max_tokens
                 return True
@@ -255,10 +258,12 @@ class VllmLM:
                 return True
 
             self._requests.add(running, sequence, self._params(logprobs=0, extra_args=trail.extra_args), told)
-        while running:
-            self._requests.step()
-            rows |= self._workers.rows(ended)
-            ended.clear()
+        while running or ended:
+            if not ended:
+                self._requests.step()
+            fetched = ended.copy()
+            ended.clear()  # more may end while these are fetched
+            rows |= self._workers.rows(fetched)
         return rows
 
     def _told(self, sequences: list[Tokens], running: set[str]) -> Rows:

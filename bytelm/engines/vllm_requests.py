@@ -2,36 +2,38 @@
 
 Rules
     vLLM goes on by steps, and a step is one for all requests under way. Whoever makes a step lets everyone be told what
-    is new of theirs: rows that are asked for while tokens are drawn come out of the same steps.
+    is new of theirs: rows that are asked for while tokens are drawn come out of the same steps. So does whoever waits
+    for the workers.
+    What is asked for while nothing is under way begins together, with the next step.
     What vLLM raises is an error of bytelm's; the requests of the block that it rises from are taken out of the batch.
-    A process of vLLM's that was killed from outside ends the call that waits for it (`watched`).
+    A process of vLLM's that was killed from outside ends the call that waits for it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import InvalidStateError
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Final, TypeAlias
 
+from bytelm.engines.vllm_process import ask, hold, watched
 from bytelm.errors import BytelmError, ModelError, OutOfMemoryError
 from bytelm.token_lm import Usage
-
-WATCH_S: Final = 1.0
 
 Told: TypeAlias = Callable[[Any], bool]
 
 
 @dataclass(slots=True)
 class _Asked:
-    """A request under way: among which, and who is told of it and says whether it goes on."""
+    """A request: among which, what it asks for, and who is told of it and says whether it goes on."""
 
     running: set[str]
+    sequence: list[int]
+    params: Any
     told: Told
+    as_arrays: bool
     fresh: bool = True  # nothing was said of it yet
 
 
@@ -41,13 +43,18 @@ class Requests:
     Args:
         engine: vLLM's ``LLMEngine``.
         usage: Steps and tokens fed are counted here.
+        call: Asks all workers, and waits: vLLM's ``LLM.collective_rpc``.
+        ours: Whether the workers know what bytelm asks for (vllm_worker.py).
     """
 
-    def __init__(self, engine: Any, usage: Usage) -> None:
+    def __init__(self, engine: Any, usage: Usage, call: Callable[..., list[Any]], *, ours: bool) -> None:
         self._engine = engine
         self._usage = usage
+        self._call = call
+        self._ours = ours
         self._numbers = itertools.count()
         self._asked: dict[str, _Asked] = {}
+        self._held: list[str] = []  # not given to vLLM yet
 
     @contextlib.contextmanager
     def together(self) -> Iterator[set[str]]:
@@ -80,18 +87,35 @@ class Requests:
             as_arrays: Whether log-probabilities stay arrays (`keep_arrays`).
         """
         name = str(next(self._numbers))
-        prompt = {"type": "token", "prompt_token_ids": list(sequence)}
-        inner = self._engine.add_request(name, prompt, params)
-        self._asked[name] = _Asked(running, told)
+        idle = not self._under_way
+        self._asked[name] = _Asked(running, list(sequence), params, told, as_arrays)
         running.add(name)
-        if as_arrays:
-            with contextlib.suppress(AttributeError, KeyError):  # where vLLM is built otherwise: only slower
-                keep_arrays(self._engine.output_processor.request_states[inner].logprobs_processor)
+        self._held.append(name)
+        if not idle:
+            self._give()
+
+    @property
+    def _under_way(self) -> bool:
+        return len(self._asked) > len(self._held)
+
+    def _give(self) -> None:
+        """Give to vLLM what it was not given yet."""
+        if self._ours and not self._under_way:
+            hold(self._engine.engine_core, len(self._held))
+        while self._held:
+            asked, name = self._asked[self._held[0]], self._held[0]
+            inner = self._engine.add_request(name, {"type": "token", "prompt_token_ids": asked.sequence}, asked.params)
+            del self._held[0]
+            if asked.as_arrays:
+                with contextlib.suppress(AttributeError, KeyError):  # where vLLM is built otherwise: only slower
+                    keep_arrays(self._engine.output_processor.request_states[inner].logprobs_processor)
 
     def step(self) -> None:
         """One step of vLLM for all requests under way: each is told what is new of it."""
-        self._usage.calls += 1
-        for output in self._engine.step():
+        self._give()
+        outputs = self._engine.step()
+        self._usage.calls += bool(outputs)  # without, it was an answer of the workers
+        for output in outputs:
             name, asked = output.request_id, self._asked.get(output.request_id)
             if asked is None:
                 continue
@@ -112,39 +136,23 @@ class Requests:
     def drop(self, names: set[str]) -> None:
         """Take requests out of the batch."""
         dropped = list(names)
+        given = [name for name in dropped if name not in self._held]
+        self._held = [name for name in self._held if name not in names]
         for name in dropped:
             self._asked.pop(name).running.discard(name)
-        self._engine.abort_request(dropped)
+        if given:
+            self._engine.abort_request(given)
 
-
-@contextlib.contextmanager
-def watched(core: Any) -> Iterator[None]:
-    """Let a call end where vLLM's process was killed from outside: vLLM would wait for its answer for ever.
-
-    Args:
-        core: What speaks with that process; without one, there is nothing to watch.
-    """
-    answers, resources = getattr(core, "outputs_queue", None), getattr(core, "resources", None)
-    if answers is None or resources is None:
-        yield
-        return
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(WATCH_S):
-            if resources.engine_dead:
-                dead = RuntimeError("the process was killed")
-                answers.put(dead)  # which vLLM turns into an EngineDeadError
-                for answer in [*getattr(core, "utility_results", {}).values()]:  # calls to the workers wait for these
-                    with contextlib.suppress(InvalidStateError):
-                        answer.set_exception(dead)
-                return
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
+    def ask_workers(self, method: str, args: tuple[Any, ...]) -> list[Any]:
+        """What all workers answer; those under way are told what is new of them meanwhile."""
+        under_way = self._under_way
+        answer = ask(self._engine.engine_core, method, args, wakes=under_way)
+        if answer is None:
+            return self._call(method, args=args)
+        while under_way and not answer.done():
+            self.step()
+        answers: list[Any] = answer.result()
+        return answers
 
 
 def keep_arrays(processor: Any) -> None:

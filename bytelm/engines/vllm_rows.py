@@ -81,7 +81,7 @@ class WorkerRows:
     """The rows that the workers of one engine keep.
 
     Args:
-        call: Asks all workers: vLLM's ``LLM.collective_rpc``. None: they keep nothing.
+        call: Asks all workers, as vLLM's ``LLM.collective_rpc`` does. None: they keep nothing.
 
     Attributes:
         there: Whether they keep anything.

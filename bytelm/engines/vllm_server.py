@@ -276,7 +276,7 @@ class _Stopped:
     def take(self, draw: Draw, token: int, logprob: float) -> bool:
         """Hand a token on, if the call is not over; whether more are wanted."""
         with self._lock:
-            return not self._over and draw.take(token, logprob)
+            return not self._over and draw.take(token, logprob) is True
 
 
 # What a server takes from the model's generation_config where a request says nothing.

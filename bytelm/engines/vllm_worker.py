@@ -9,9 +9,9 @@ Rules
     sequence of layers only the last samples.
 
 Cost
-    A copy of a step's logits. At most `KEEP_BYTES` of them; the oldest steps go first, so that a row which is asked for
-    late is missing, and has to be computed anew. A copy takes the place of the one that goes: on a CPU memory that is
-    new to the process takes three times as long to write as the copy.
+    A copy of a step's logits, into memory that is there from the start (`KEEP_BYTES` of it): on a CPU memory that is
+    new to the process takes twenty times as long to write. The oldest rows go first, so that a row which is asked for
+    late is missing, and has to be computed anew.
 
 Interfaces
     vLLM's documented ones: ``logits_processors``, ``worker_extension_cls``, ``SamplingParams.extra_args``. This module
@@ -20,7 +20,7 @@ Interfaces
 
 from __future__ import annotations
 
-from collections import deque
+import time
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 from weakref import WeakSet
@@ -37,50 +37,56 @@ KEEP_BYTES: Final = 256 << 20
 Key: TypeAlias = tuple[str, int]
 
 
-class _Steps:
-    """The logits of the last steps.
+class _Ring:
+    """The logits of the last rows, in memory that is taken and written to once, at the start.
 
     Args:
-        budget_bytes: What they may take; the newest step stays, whatever it takes.
+        columns: Of a row.
+        device: Where they are.
     """
 
-    def __init__(self, budget_bytes: int) -> None:
-        self._budget = budget_bytes
-        self._steps: deque[tuple[dict[Key, int], torch.Tensor]] = deque()
-        self._bytes = 0
+    def __init__(self, columns: int, device: torch.device) -> None:
+        # Of zeros there would be no memory yet.
+        self._rows = torch.ones((max(1, KEEP_BYTES // (4 * columns)), columns), dtype=torch.float32, device=device)
+        self._keys: list[Key | None] = [None] * len(self._rows)
+        self._places: dict[Key, int] = {}
+        self._next = 0
 
     def keep(self, places: dict[Key, int], logits: torch.Tensor) -> None:
-        """Keep a copy of a step: where in its logits the row of each key is."""
-        copy: torch.Tensor | None = None
-        while self._steps and self._bytes + logits.nbytes > self._budget:
-            copy = self._steps.popleft()[1]
-            self._bytes -= copy.nbytes
-        if copy is None or len(copy) < len(logits) or copy[0].shape != logits[0].shape or copy.dtype != logits.dtype:
-            copy = torch.empty_like(logits)
-        copy[: len(logits)] = logits
-        self._steps.append((places, copy))
-        self._bytes += copy.nbytes
+        """Keep a copy of a step: where in its logits the row of each key is. What a later step says of a key stands."""
+        count, end = len(logits), len(self._rows)
+        if count > end or logits.shape[1] != self._rows.shape[1]:
+            return  # these are computed anew
+        first = self._next if self._next + count <= end else 0
+        self._next = first + count
+        for place in range(first, self._next):
+            if (gone := self._keys[place]) is not None and self._places.get(gone) == place:
+                del self._places[gone]
+            self._keys[place] = None
+        self._rows[first : self._next] = logits
+        for key, index in places.items():
+            self._keys[first + index] = key
+            self._places[key] = first + index
 
     def logprobs(self, key: Key) -> bytes | None:
         """The natural log-probabilities of a row, float32; None where it is not here."""
-        for places, logits in reversed(self._steps):  # what a later step says stands: see `RowKeeper.apply`
-            if (index := places.get(key)) is not None:
-                row = logits[index].log_softmax(dim=-1, dtype=torch.float32)
-                return row.cpu().numpy().tobytes()
-        return None
+        if (place := self._places.get(key)) is None:
+            return None
+        return self._rows[place].log_softmax(dim=-1).cpu().numpy().tobytes()
 
 
 # Those of the engines that live in this process; the keys of two of them differ.
-KEPT: Final[WeakSet[_Steps]] = WeakSet()
+KEPT: Final[WeakSet[_Ring]] = WeakSet()
 
 
 class RowKeeper(LogitsProcessor):  # type: ignore[misc] # vLLM publishes no types to those who do without it
     """Keeps the rows of requests that carry a name of ours."""
 
-    def __init__(self, _config: Any, _device: torch.device, _pinned: bool) -> None:  # noqa: FBT001 - vLLM's signature
-        self._first = get_tensor_model_parallel_rank() == 0
-        self._steps = _Steps(KEEP_BYTES)
-        KEPT.add(self._steps)
+    def __init__(self, config: Any, device: torch.device, _pinned: bool) -> None:  # noqa: FBT001 - vLLM's signature
+        self._ring: _Ring | None = None
+        if get_tensor_model_parallel_rank() == 0:
+            self._ring = _Ring(config.model_config.get_vocab_size(), device)
+            KEPT.add(self._ring)
         self._requests: dict[int, tuple[str, list[int]]] = {}
 
     def is_argmax_invariant(self) -> bool:
@@ -96,9 +102,9 @@ class RowKeeper(LogitsProcessor):  # type: ignore[misc] # vLLM publishes no type
 
         A prompt that is fed in parts has a row after each; they have the same key, and the last one is right.
         """
-        if self._first and self._requests:
+        if self._ring is not None and self._requests:
             places = {(name, len(drawn)): index for index, (name, drawn) in self._requests.items()}
-            self._steps.keep(places, logits)
+            self._ring.keep(places, logits)
         return logits
 
 
@@ -114,6 +120,10 @@ class RowTeller:
         """The rows of some keys, as the bytes of float32 log-probabilities; None for what is not here."""
         return [_row((str(name), int(drawn))) for name, drawn in keys]
 
+    def bytelm_wait(self, seconds: float) -> None:
+        """Keep the next step waiting (vllm_process.py)."""
+        time.sleep(seconds)
+
 
 def _row(key: Key) -> bytes | None:
-    return next((row for steps in KEPT if (row := steps.logprobs(key)) is not None), None)
+    return next((row for ring in KEPT if (row := ring.logprobs(key)) is not None), None)
