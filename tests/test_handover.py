@@ -316,7 +316,10 @@ class Stepwise(Drawing):
         for draw, ids, random in running:
             edges = np.cumsum(np.exp(self.row(ids)))
             token = int(np.searchsorted(edges, random.random() * edges[-1], side="right"))
-            if draw.take(token, float(self.row(ids)[token])) and len(ids) + 1 - len(draw.sequence) < draw.max_tokens:
+            goes_on = draw.take(token, float(self.row(ids)[token]))
+            if isinstance(goes_on, Draw):
+                self._running.append((goes_on, [*goes_on.sequence], np.random.default_rng(goes_on.seed)))
+            elif goes_on and len(ids) + 1 - len(draw.sequence) < draw.max_tokens:
                 self._running.append((draw, [*ids, token], random))
 
 
