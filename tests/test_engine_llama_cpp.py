@@ -154,7 +154,7 @@ def test_contract(engine: Make, kind: str, rule: str) -> None:
 
     report = check_engine(make, tolerance=NEAR[kind], failing=failing, rules=[rule])
 
-    assert not report.findings[0].skipped
+    assert bool(report.findings[0].skipped) == (rule == "drawing"), "it leaves drawing to bytelm"
 
 
 def spent(lm: LlamaCppLM, *sequences: Sequence[int]) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -42,6 +43,7 @@ class Stub(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # connections that wait to be taken; 5 of them else, and the next are reset
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -136,8 +138,9 @@ class Handler(BaseHTTPRequestHandler):
                 return
             if self.server.fault == "breaks":
                 return
-        self.event({"choices": [{"index": 0, "text": "", "logprobs": None, "finish_reason": "length"}]})
-        self.wfile.write(b"data: [DONE]\n\n")
+        with contextlib.suppress(OSError):
+            self.event({"choices": [{"index": 0, "text": "", "logprobs": None, "finish_reason": "length"}]})
+            self.wfile.write(b"data: [DONE]\n\n")
 
     def event(self, data: dict[str, Any]) -> None:
         self.wfile.write(b"data: " + json.dumps(data).encode() + b"\n\n")

@@ -13,7 +13,8 @@ Rules
     Tokens are drawn from the tokenizer's ordinary ones under a fixed seed; a seed gives the same sequences everywhere.
 
 Cost
-    Some 40 short sequences alone, and some 400 more in batches. The engine is made anew for each of the former.
+    Some 50 short sequences alone, and some 400 more in batches. The engine is made anew for each of the former. A
+    `TokenDrawer` draws some 300 tokens.
 
 Does not
     Say that a model is right: an engine that feeds its model the wrong tokens from the first call on does so in the

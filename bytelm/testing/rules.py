@@ -10,6 +10,7 @@ import numpy as np
 
 from bytelm.engines.traits import check_tokenizer, check_vocabulary
 from bytelm.errors import BytelmError, ContextOverflowError
+from bytelm.testing.drawing import drawing
 from bytelm.testing.trial import LONGEST, BrokenRuleError, Tokens, Trial, UncheckedRuleError
 from bytelm.token_lm import TokenLM, Usage
 
@@ -182,4 +183,5 @@ RULES: Final[Mapping[str, Rule]] = {
     "bad ids": Rule("ids below 0 or beyond the columns are refused with a BytelmError", _bad_ids),
     "context": Rule("a sequence beyond context_length is refused with a ContextOverflowError", _context),
     "counters": Rule("usage only grows, and a first call costs something", _counters),
+    "drawing": Rule("tokens that it draws itself come from its rows, and are told as agreed", drawing),
 }
