@@ -2,7 +2,7 @@
 
 Rules
     Some sequences are drawn along side by side. One is done with after a token, one goes on to the engine's own limit,
-    one is left for another where the engine asks each step, and one is known only when others are done with.
+    one is left for another where the engine asks each step, and one is known only when the engine asks again.
     Each token's log-probability is compared with the right row's. A seed draws the same tokens alone as in company.
     Of many first tokens drawn after one sequence, those of its likeliest half come as often as the row says.
 
@@ -10,7 +10,7 @@ Cost
     Some 300 tokens, nearly all of them first ones, and rows of ten short sequences.
 
 Does not
-    Test the draws further: at another temperature, or with a token of every ten left out, the half is another one.
+    Test the draws further. Another temperature shows in that half; a single token that never comes does not.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def drawing(trial: Trial) -> None:
 
 
 def _run(engine: TokenDrawer, lines: Sequence[_Line], late: _Line | None = None) -> None:
-    """Draw along some sequences, and along one that is known only when others are done with, after a look at a row."""
+    """Draw along some sequences, and along one that is known only when the engine asks again, after a look at a row."""
     waiting = [lines, *([] if late is None else [[late]])]
 
     def more() -> Iterator[Draw]:
