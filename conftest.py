@@ -17,7 +17,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 # At the end of the path: evals/ is found here, and bytelm where it is installed.
 sys.path.append(str(Path(__file__).parent))
-pytest_plugins = ["tests.shapes"]  # before anything of bytelm is there
+pytest_plugins = ["tests.support.shapes"]  # before anything of bytelm is there
 
 DOCTEST_OPTIONS = ELLIPSIS | NORMALIZE_WHITESPACE
 

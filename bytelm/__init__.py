@@ -14,26 +14,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from bytelm.byte_lm import ByteLM as ByteLM
-    from bytelm.byte_state import ByteState as ByteState
-    from bytelm.ensemble import Ensemble as Ensemble
+    from bytelm.byte_lm.model import ByteLM as ByteLM
+    from bytelm.byte_lm.state import ByteState as ByteState
+    from bytelm.cover.prefix import Prompts as Prompts
+    from bytelm.ensemble.model import Ensemble as Ensemble
     from bytelm.errors import BytelmError as BytelmError
-    from bytelm.prompts import Prompts as Prompts
-    from bytelm.sampler import Completion as Completion
-    from bytelm.scoring import CoverItem as CoverItem
+    from bytelm.inference.scoring import CoverItem as CoverItem
+    from bytelm.sampling.generation import Completion as Completion
     from bytelm.token_lm import TableLM as TableLM
     from bytelm.token_lm import TokenLM as TokenLM
 
 __version__ = "0.1.0"
 
 _WHERE: Final = {
-    "ByteLM": "byte_lm",
-    "ByteState": "byte_state",
+    "ByteLM": "byte_lm.model",
+    "ByteState": "byte_lm.state",
     "BytelmError": "errors",
-    "Completion": "sampler",
-    "CoverItem": "scoring",
-    "Ensemble": "ensemble",
-    "Prompts": "prompts",
+    "Completion": "sampling.generation",
+    "CoverItem": "inference.scoring",
+    "Ensemble": "ensemble.model",
+    "Prompts": "cover.prefix",
     "TableLM": "token_lm",
     "TokenLM": "token_lm",
 }

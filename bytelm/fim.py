@@ -1,8 +1,8 @@
 r"""Fill in the middle: the formats that models were trained with, as data, and the prompt that a format makes.
 
 Rules
-    A prompt is a list of token ids and texts (prompts.py): sentinels are ids, so no text can spell one, and the text
-    before the last is encoded by itself. Around them stands nothing that the format does not name; in front, BOS.
+    A prompt is a list of token ids and texts (cover/prefix.py): sentinels are ids, so no text can spell one, and the
+    text before the last is encoded by itself. Around them stands nothing that the format does not name; in front, BOS.
     Text that spells a sentinel stays text. Some tokenizers (Qwen's, DeepSeek's) do not declare their sentinels special
     and would turn such text into them: `declared` reads those anew, with the sentinels and the ends declared special.
     All ids that end a middle end the text: those of the model, and those of the format that the tokenizer has.
@@ -36,12 +36,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, NoInfillFormatError, UnreachablePrefixError
-from bytelm.sampler import SampleOptions
+from bytelm.sampling.generation import SampleOptions
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from bytelm.vocab import Vocab
+    from bytelm.tokenizer.vocab import Vocab
 
 Mode: TypeAlias = Literal["auto", "spm", "psm", "left"]
 

@@ -42,16 +42,16 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64
 
 from bytelm.arguments import stops_of
-from bytelm.byte_lm import ByteLM
+from bytelm.byte_lm.model import ByteLM
+from bytelm.cover.prefix import Prompt, bos_ids_of
 from bytelm.errors import BytelmError, InvalidArgumentError, InvalidTypeError
-from bytelm.filters import EOT
 from bytelm.fim import FIMFormat, Mode
-from bytelm.pipeline import read_vocab
-from bytelm.prompts import Prompt, bos_ids_of
-from bytelm.scheduler import Request, Scheduler, Step
+from bytelm.inference.scheduler import Request, Scheduler, Step
+from bytelm.sampling.filters import EOT
 from bytelm.token_lm import TokenLM, checked_rows
-from bytelm.trie import Trie
-from bytelm.vocab import Vocab
+from bytelm.tokenizer.prefix_index import Trie
+from bytelm.tokenizer.tokenizer_json import read_vocab
+from bytelm.tokenizer.vocab import Vocab
 
 Healing = Literal["none", "one", "many"]
 FinishReason = Literal["eot", "stop", "length"]
@@ -355,7 +355,7 @@ def completer_at(lm: ByteLM, prompt: Prompt, like: TokenCompleter | None = None)
         # The tokenizer would put its hidden leading space before any text that it is given.
         if prompt.lead or not vocab.lead:
             return vocab.encode(text)
-        return lm._prompts.encoded(text.encode(), lead=False)  # noqa: SLF001 - one with prompts.py
+        return lm._prompts.encoded(text.encode(), lead=False)  # noqa: SLF001 - one with cover/prefix.py
 
     made = TokenCompleter(lm.token_lm, vocab=vocab, eot_ids=lm.eot_ids) if like is None else copy.copy(like)
     made.context, made.lead, made.encode = prompt.context, vocab.lead if prompt.lead else b"", encode

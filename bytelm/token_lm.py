@@ -103,13 +103,13 @@ More: TypeAlias = Callable[[], Iterable[Draw]]
 
 @runtime_checkable
 class TokenDrawer(Protocol):
-    """What an engine has on top of `TokenLM` if it can draw tokens itself (handover.py).
+    """What an engine has on top of `TokenLM` if it can draw tokens itself (sampling/engine_draws.py).
 
     Attributes:
         hands_over: Whether completions are handed over to it where the caller says nothing.
         asks_each_step: Optional, False if it is not there: whether `draw_tokens` asks for more after each step, while
             others are under way, and begins with each sequence before it asks for the next. What is likely to be needed
-            is then begun before it is certain (handing.py).
+            is then begun before it is certain (sampling/engine_batch.py).
     """
 
     hands_over: bool

@@ -1,6 +1,6 @@
 """Agreement with the tokenizer itself: ``python -m evals.conformance [TOKENIZER…]``.
 
-What is compared, and how a disagreement is settled: bytelm/verification/trial.py. ``bytelm doctor MODEL --verify`` is
+What is compared, and how a disagreement is settled: bytelm/testing/tokenizers/trial.py. ``bytelm doctor MODEL --verify`` is
 the short form for one model.
 """
 
@@ -24,11 +24,11 @@ from unittest.mock import patch
 from rich.console import Console
 from rich.progress import track
 
-from bytelm.verification.definition import read_backend
-from bytelm.verification.trial import FEW, Report, Trial
-from bytelm.viability import Viability
-from evals.output import write_result
-from evals.records import command_of
+from bytelm.testing.tokenizers.definition import read_backend
+from bytelm.testing.tokenizers.trial import FEW, Report, Trial
+from bytelm.tokenizer.viability.viability import Viability
+from evals.report.output import write_result
+from evals.report.records import command_of
 
 PART = 1000  # prefixes of one task: each reads the tokenizer anew, and all are shared out among the processes
 

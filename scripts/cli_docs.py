@@ -1,6 +1,6 @@
 """Write docs/cli.md from the command's own help, so that the page cannot say anything else.
 
-python scripts/cli_docs.py --check     fail if the page is not what the help says (tests/test_cli.py)
+python scripts/cli_docs.py --check     fail if the page is not what the help says (tests/cli/test_main.py)
 python scripts/cli_docs.py --write     write the page
 """
 
@@ -38,7 +38,7 @@ is a terminal and the work takes over two seconds. With `--json` the result is J
 
 def help_of(*words: str) -> str:
     """What ``bytelm WORDS --help`` prints, 100 columns wide."""
-    code = "import sys; from bytelm.cli import main; main(sys.argv[1:])"
+    code = "import sys; from bytelm.cli.main import main; main(sys.argv[1:])"
     # typer reads the width from one variable, the standard library from the other.
     environment = {**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100"}
     environment.pop("BYTELM_MODEL", None)

@@ -34,7 +34,7 @@ def run(command: str) -> str:
     """What a command prints, with the interpreter that runs this script."""
     match shlex.split(command):
         case ["bytelm", *words]:
-            words = ["-c", "import sys; from bytelm.cli import main; main(sys.argv[1:])", *words]
+            words = ["-c", "import sys; from bytelm.cli.main import main; main(sys.argv[1:])", *words]
         case ["python", "-m", str(module), *words] if module.startswith("evals."):
             words = ["-m", module, *words]
         case _:

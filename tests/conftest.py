@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
-from tests.cells import cells, run, run_once, walls  # noqa: F401 - fixtures
+from tests.evals.sandbox.programs import cells, run, run_once, walls  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     from bytelm import ByteLM

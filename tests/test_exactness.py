@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from bytelm import lemma
-from bytelm.byte_lm import ByteLM
+from bytelm.byte_lm.model import ByteLM
 from bytelm.errors import UnsupportedTokenizerError
+from bytelm.testing.tokenizers.definition import Ids
 from bytelm.token_lm import TableLM
-from bytelm.verification.definition import Ids
-from tests.oracle import Enumeration, HashLM, depth_for
-from tests.strategies import Toy, byte_level, sentencepiece
+from tests.support.oracle import Enumeration, HashLM, depth_for
+from tests.support.strategies import Toy, byte_level, sentencepiece
 
 few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 AHEAD = 4

@@ -20,6 +20,7 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from bytelm import ByteLM, Completion, TableLM
+from bytelm.cover.prefix import CoverCache, Prompt
 from bytelm.errors import (
     BytelmError,
     InvalidArgumentError,
@@ -28,10 +29,9 @@ from bytelm.errors import (
     UnreachablePrefixError,
 )
 from bytelm.fim import FORMATS, FIMFormat, Mode, declared, find_format
-from bytelm.pipeline import read_vocab
-from bytelm.prompts import CoverCache, Prompt
-from tests.test_prompts import with_template
-from tests.tiny import byte_bpe_tokenizer, default_tokenizer, sentencepiece_bpe_tokenizer
+from bytelm.tokenizer.tokenizer_json import read_vocab
+from tests.cover.test_prefix import with_template
+from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer, sentencepiece_bpe_tokenizer
 
 P, S = "if x:\n    ret", "\n\nprint(3)\n"
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from bytelm import ByteLM
-from bytelm.engines.transformers import TransformersLM
+from bytelm.engines.transformers.engine import TransformersLM
 from bytelm.healing import Healing, infill_completer
-from tests.tiny import byte_bpe_tokenizer, tiny_model
+from tests.support.tiny import byte_bpe_tokenizer, tiny_model
 
 SENTINELS = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
 END = 256

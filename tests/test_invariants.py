@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bytelm.cover import Cover, Node
+from bytelm.cover.cover import Cover, Node
 from bytelm.errors import UnreachablePrefixError
-from bytelm.trie import Trie
-from bytelm.verification.definition import Definition, Ids
-from bytelm.verification.judge import Judge
-from bytelm.viability import Boundary, Viability
-from tests.hostile import CHANGING, HOSTILE
+from bytelm.testing.tokenizers.definition import Definition, Ids
+from bytelm.testing.tokenizers.judge import Judge
+from bytelm.tokenizer.prefix_index import Trie
+from bytelm.tokenizer.viability.viability import Boundary, Viability
+from tests.support.hostile import CHANGING, HOSTILE
 
 # What may follow, so that splits look ahead: the prefix itself and one of each kind.
 FOLLOWING = ("", " ", "a", "\n", "1", "'", ".", "é", "日", "  a", "\n\nb", "\u2028")

@@ -151,12 +151,12 @@ def test_modules_open_with_a_docstring_and_stay_short(path: Path) -> None:
     [
         ("bytelm", {"torch", "transformers", "typer", "rich"}),
         ("bytelm.lemma", {"torch", "transformers"}),
-        ("bytelm.vocab", {"torch", "transformers"}),
-        ("bytelm.cover", {"torch", "transformers"}),
-        ("bytelm.sampler", {"torch", "transformers"}),
-        ("bytelm.scheduler", {"torch", "transformers"}),
-        ("bytelm.byte_lm", {"torch", "transformers"}),
-        ("bytelm.cli", {"torch", "transformers"}),
+        ("bytelm.tokenizer.vocab", {"torch", "transformers"}),
+        ("bytelm.cover.cover", {"torch", "transformers"}),
+        ("bytelm.sampling.generation", {"torch", "transformers"}),
+        ("bytelm.inference.scheduler", {"torch", "transformers"}),
+        ("bytelm.byte_lm.model", {"torch", "transformers"}),
+        ("bytelm.cli.main", {"torch", "transformers"}),
     ],
 )
 def test_import_is_light(module: str, absent: set[str]) -> None:

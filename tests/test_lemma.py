@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bytelm.lemma import cover, end_logprob, log_sum, next_byte_logprobs, prefix_logprob, sequence_logprob
-from tests.toy import Ids, TableRows, drawn_rows
+from tests.support.toy import Ids, TableRows, drawn_rows
 
 TOKENS = (b"a", b"b", b"ab", None, b"a", b"\xff", b"bab", b"aa", None)
 EOTS = (3, 8)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from bytelm import ByteLM
-from bytelm.engines.transformers import TransformersLM
-from bytelm.rows import RowStore
-from evals.prompts import PROMPTS
+from bytelm.engines.transformers.engine import TransformersLM
+from bytelm.inference.rows import RowStore
+from evals.cost.prompts import PROMPTS
 
 pytestmark = pytest.mark.slow
 

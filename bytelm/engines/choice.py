@@ -44,12 +44,12 @@ def load_engine(
     if gguf_file is not None:
         options["gguf_file"] = gguf_file
     if engine == "transformers":
-        from bytelm.engines import transformers
+        from bytelm.engines.transformers import engine as transformers
 
         return transformers.load(str(packaged_directory(name)) if is_packaged(name) else name, **given, **options)
     if engine == "llama-cpp":
-        from bytelm.engines import llama_cpp
-        from bytelm.engines.llama_context import library
+        from bytelm.engines.llama_cpp import engine as llama_cpp
+        from bytelm.engines.llama_cpp.context import library
 
         if not is_packaged(name):
             return llama_cpp.load(name, **options)
@@ -57,12 +57,12 @@ def load_engine(
         ends = getattr(PACKAGED[name], "eos_ids", None)
         return llama_cpp.load(packaged_gguf(name), **{"eot_ids": ends, **options})
     if engine == "vllm":
-        from bytelm.engines import vllm
+        from bytelm.engines.vllm import engine as vllm
 
         vllm.library()  # before the model is fetched
         return vllm.load(str(packaged_directory(name)) if is_packaged(name) else name, **given, **options)
     if engine == "vllm-server":
-        from bytelm.engines import vllm_server
+        from bytelm.engines.vllm_server import engine as vllm_server
 
         return vllm_server.VllmServerLM(name, **options)
     raise InvalidArgumentError(f"no engine is called {engine!r}; there are {', '.join(map(repr, ENGINES))}")

@@ -1,7 +1,7 @@
 """From a GGUF file to an ordinary model folder: float32 weights, configuration, and a tokenizer that is right.
 
-transformers dequantises the weights. The tokenizer is that of `bytelm.gguf_tokenizer`, not of transformers, whose own
-conversion loses steps.
+transformers dequantises the weights. The tokenizer is that of `bytelm.tokenizer.gguf.tokenizer`, not of transformers,
+whose own conversion loses steps.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from bytelm.errors import ModelError
-from bytelm.gguf_metadata import read_metadata
-from bytelm.gguf_tokenizer import named_tokens, tokenizer_json
 from bytelm.packaged.table import PackagedModel
+from bytelm.tokenizer.gguf.metadata import read_metadata
+from bytelm.tokenizer.gguf.tokenizer import named_tokens, tokenizer_json
 
 _CONSTRAINTS = "try the versions in bytelm's constraints.txt"
 

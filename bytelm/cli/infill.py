@@ -1,0 +1,234 @@
+r"""The command ``bytelm infill``: at a cursor in a file, in what standard input brings, or between two arguments.
+
+Rules
+    A file is read as bytes and its text is not changed: line ends, tabs, a byte order mark and a missing last newline
+    stay. What is printed is what the model wrote. What is inserted is the same, without a last character that
+    ``--max-bytes`` cut short, and with CRLF for line ends in a file that has no others.
+    Whatever can be wrong with the text and the place is said before the model is loaded (but for what only its format
+    can tell), and whether the file may be changed as well. With ``--in-place`` the file holds the old text until the
+    whole new one is on the disk.
+    A text too long for the model is cut to a window around the cursor (cursor.py), and that is said on standard error.
+"""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bytelm.cli.atomic_edit import replace, writable
+from bytelm.cli.cursor import STOPS, StopAt, check_text, default_window, offset_at, place, window, with_line_ends_of
+from bytelm.cli.io import argument_bytes, read_file
+from bytelm.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    EngineOption,
+    EscapesOption,
+    JsonOption,
+    MaxBytesOption,
+    MinPOption,
+    ModelOption,
+    NumberOption,
+    PrefixOption,
+    SeedOption,
+    StopOption,
+    SuffixOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    load,
+    sampling,
+    show_completions,
+    show_pieces,
+)
+from bytelm.errors import InvalidArgumentError
+from bytelm.fim import Mode
+from bytelm.sampling.generation import Completion
+
+STDIN = Path("-")
+
+
+def infill(
+    file: Annotated[Path | None, typer.Argument(help="A file with the cursor in it; - is standard input.")] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LINE:COLUMN", help="The cursor is before this character of this line, both from 1; a tab is one."
+        ),
+    ] = None,
+    offset: Annotated[
+        int | None,
+        typer.Option(min=0, help="The cursor is behind so many bytes; with --mode left it may be inside a character."),
+    ] = None,
+    prefix: PrefixOption = None,
+    suffix: SuffixOption = None,
+    file_option: Annotated[Path | None, typer.Option("--file", "-f", help="The same as FILE.")] = None,
+    stdin: Annotated[
+        bool,
+        typer.Option(
+            "--stdin",
+            help="Read standard input: a text with the cursor in it, or the side that --prefix or --suffix leaves out.",
+        ),
+    ] = False,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", "-i", help="Insert the middle into the file, in place of printing it.")
+    ] = False,
+    stop_at: Annotated[
+        StopAt, typer.Option(help="Stop before the end of the line, before a line with nothing in it, or nowhere.")
+    ] = "eot",
+    window_: Annotated[
+        int | None,
+        typer.Option(
+            "--window",
+            min=1,
+            help="Show the model no more than these bytes around the cursor; what surely fits if not given.",
+        ),
+    ] = None,
+    mode: Annotated[
+        Mode, typer.Option(help="The order that the model reads; left: the prefix alone, for any model.")
+    ] = "auto",
+    format_: Annotated[
+        str | None, typer.Option("--format", help="The prompt format; found by the tokenizer's tokens if not given.")
+    ] = None,
+    escapes: EscapesOption = False,
+    model: ModelOption = "demo-fim",
+    temperature: TemperatureOption = 1.0,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    min_p: MinPOption = None,
+    max_bytes: MaxBytesOption = 256,
+    stop: StopOption = None,
+    seed: SeedOption = None,
+    n: NumberOption = 1,
+    as_json: JsonOption = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    engine: EngineOption = "transformers",
+) -> None:
+    """Complete the middle at a cursor, wherever it is. Prints the middle alone, as it is generated.
+
+    \b
+    Examples:
+      bytelm infill add.py --at 2:8 --temperature 0 --stop-at newline
+      bytelm infill add.py --at 2:8 --in-place
+      bytelm infill -e --prefix "def add(a, b):\\n    ret" --suffix "\\n\\nprint(add(1, 2))\\n"
+      git show :add.py | bytelm infill --stdin --offset 22 --json
+      bytelm infill -m demo --prefix "The capital of Fra" --mode left --max-bytes 3
+    """
+    path = _one_text(file, file_option, stdin=stdin)
+    try:
+        before, after = _sides(path, prefix, suffix, at, offset, escapes=escapes)
+    except InvalidArgumentError as error:
+        raise typer.BadParameter(str(error)) from None
+    if in_place:
+        _check_in_place(path, before, after, n)
+    if mode != "left" and _inside_character(after):
+        raise typer.BadParameter(
+            "the cursor is inside a character, so that what is behind it is no text that a model could be shown: "
+            "--mode left completes what is before it"
+        )
+    options = sampling(
+        stop, escapes, max_bytes=max_bytes, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
+    )
+    options["stop"] += STOPS[stop_at]
+    lm = load(model, device, dtype, engine)
+    size = default_window(getattr(lm.token_lm, "context_length", None), max_bytes) if window_ is None else window_
+    left, right = window(before, b"" if mode == "left" else after, size)
+    if len(left) < len(before) or (mode != "left" and len(right) < len(after)):
+        typer.echo(
+            f"bytelm: of the {len(before)} bytes before the cursor the model is shown {len(left)}, of the {len(after)} "
+            f"behind it {len(right)} (--window {size})",
+            err=True,
+        )
+    if n == 1 and not (as_json or in_place):
+        show_pieces(lm.infill_stream(left, right, mode=mode, format=format_, **options))
+        return
+    done = lm.infill(left, right, mode=mode, format=format_, n=n, **options)
+    completions = [done] if isinstance(done, Completion) else done
+    if in_place and path is not None:
+        text, middle = before + after, _whole_characters(completions[0].bytes)
+        replace(path, text, before + with_line_ends_of(text, middle) + after)
+    if as_json or not in_place:
+        show_completions(completions, as_json=as_json)
+
+
+def _one_text(file: Path | None, file_option: Path | None, *, stdin: bool) -> Path | None:
+    """The file, or standard input, with the cursor in it; None if there is neither."""
+    given = [path for path in (file, file_option, STDIN if stdin else None) if path is not None]
+    if len(given) > 1:
+        raise typer.BadParameter("give the text as FILE, by --file or by --stdin, not by two of them")
+    return given[0] if given else None
+
+
+def _sides(
+    path: Path | None, prefix: str | None, suffix: str | None, at: str | None, offset: int | None, *, escapes: bool
+) -> tuple[bytes, bytes]:
+    """What stands before and behind the cursor.
+
+    Raises:
+        InvalidArgumentError: The file or an argument is not text, or there is no such place in the file.
+    """
+    given = {"--at": at, "--offset": offset, "--prefix": prefix, "--suffix": suffix}
+    names = [name for name, value in given.items() if value is not None]
+    sides = [argument_bytes(side or "", escapes=escapes) for side in (prefix, suffix)]
+    check_text(sides[0], "--prefix", cut=True)
+    if not _inside_character(sides[1]):  # else only --mode left can do with it, which does not read it
+        check_text(sides[1], "--suffix")
+    if path is None:
+        if at is not None or offset is not None:
+            raise typer.BadParameter(f"{names[0]} is a place in a text: give FILE, --file or --stdin too")
+        if not names:
+            raise typer.BadParameter("no text: give FILE and --at, or --prefix and --suffix")
+        return sides[0], sides[1]
+    if len(names) != 1 or (path != STDIN and names[0] in {"--prefix", "--suffix"}):
+        raise typer.BadParameter(
+            f"where is the cursor in {path}? Give --at LINE:COLUMN or --offset BYTES, or for standard input --prefix "
+            f"or --suffix, and not both; got {' and '.join(names) or 'none'}"
+        )
+    data, name = read_file(path), "standard input" if path == STDIN else str(path)
+    check_text(data, name, cut=suffix is not None)  # a prefix may end anywhere
+    if prefix is not None:
+        return sides[0], data
+    if suffix is not None:
+        return data, sides[1]
+    if at is not None:
+        offset = offset_at(data, *place(at), name=name)
+    if offset is None or offset > len(data):
+        raise InvalidArgumentError(f"--offset {offset} is beyond the end of {name}, which has {len(data)} bytes")
+    return data[:offset], data[offset:]
+
+
+def _check_in_place(path: Path | None, before: bytes, after: bytes, n: int) -> None:
+    """See that one middle can go into the file.
+
+    Raises:
+        FileWriteError: The file may not be changed.
+    """
+    if path is None or path == STDIN:
+        raise typer.BadParameter("--in-place changes a file: give FILE and --at or --offset")
+    if n > 1:
+        raise typer.BadParameter(f"--in-place inserts one middle; got -n {n}")
+    broken = {
+        "inside a character": _inside_character(after),
+        "inside a line end, between CR and LF": before.endswith(b"\r") and after.startswith(b"\n"),
+        "before the byte order mark": not before and after.startswith(codecs.BOM_UTF8),
+    }
+    if wrong := [place for place, there in broken.items() if there]:
+        raise typer.BadParameter(f"--in-place: the cursor is {wrong[0]}, which what is inserted would break")
+    writable(path)
+
+
+def _inside_character(after: bytes) -> bool:
+    """Whether what is behind the cursor begins with a byte that no character begins with."""
+    return bool(after) and after[0] & 0xC0 == 0x80
+
+
+def _whole_characters(data: bytes) -> bytes:
+    """What was written, without a character that was cut short."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return data[: error.start]
+    return data

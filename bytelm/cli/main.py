@@ -1,0 +1,366 @@
+r"""The command ``bytelm``: what the library does, from a shell.
+
+Rules
+    Standard output holds the result and nothing else; progress and errors go to standard error, progress only where
+    that is a terminal. With ``--json`` the result is JSON, one object a line.
+    A text is an argument, a file or standard input, taken byte for byte: a trailing newline is part of it.
+    Exit codes: 0 done, 1 an error of bytelm (one line, no traceback), 2 wrong usage, 130 interrupted.
+
+Does not
+    Compute anything: each command reads its arguments, asks the library, and prints.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Final, NoReturn
+
+import typer
+
+from bytelm import __version__
+from bytelm.cli.demo import CURSOR, PROMPT, compare, show_comparison
+from bytelm.cli.ensemble import ensemble
+from bytelm.cli.eval import SETTINGS, evaluate
+from bytelm.cli.infill import infill
+from bytelm.cli.io import argument_bytes, patience, print_json, read_text
+from bytelm.cli.options import (
+    MODEL_HELP,
+    DeviceOption,
+    DtypeOption,
+    EngineOption,
+    EscapesOption,
+    FileOption,
+    JsonOption,
+    MaxBytesOption,
+    MinPOption,
+    ModelOption,
+    NumberOption,
+    SeedOption,
+    StopOption,
+    SuffixOption,
+    TemperatureOption,
+    Text,
+    TopKOption,
+    TopPOption,
+    load,
+    sampling,
+    show_completions,
+    show_pieces,
+)
+from bytelm.cli.tables import bar, columns, show_byte, show_bytes, show_cover, show_prob
+from bytelm.errors import BytelmError
+from bytelm.packaged import PACKAGED
+from bytelm.sampling.filters import EOT
+from bytelm.testing.doctor import examine_model, verify_model
+
+LN2: Final = math.log(2.0)
+
+app = typer.Typer(
+    name="bytelm",
+    help="Any tokenized language model as an exact language model over bytes.",
+    epilog=f"Texts are taken byte for byte. A model is a folder, a hub id, or one of {', '.join(PACKAGED)}.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and exit with its code."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app(args, prog_name="bytelm")
+    except BytelmError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def fail(message: str) -> NoReturn:
+    """Say what went wrong in one line, and exit with 1."""
+    print("bytelm: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(1)
+
+
+def show_version(asked: bool) -> bool:
+    """Answer --version."""
+    if asked:
+        typer.echo(f"bytelm {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def options(
+    version: Annotated[  # its callback answers it
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What comes before the subcommand."""
+
+
+# ---- the commands
+
+
+@app.command()
+def sample(
+    text: Text = None,
+    file: FileOption = None,
+    escapes: EscapesOption = False,
+    model: ModelOption = "demo",
+    temperature: TemperatureOption = 1.0,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    min_p: MinPOption = None,
+    max_bytes: MaxBytesOption = 256,
+    stop: StopOption = None,
+    seed: SeedOption = None,
+    n: NumberOption = 1,
+    as_json: JsonOption = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    engine: EngineOption = "transformers",
+) -> None:
+    """Complete a text, wherever it ends. Prints the new text alone, as it is generated.
+
+    \b
+    Examples:
+      bytelm sample "The capital of Fra" --max-bytes 20 --temperature 0
+      bytelm sample -e "def fibonacci(n):\\n    ret" --stop "\\n\\n" --seed 1
+      git diff | bytelm sample -n 3 --json
+    """
+    prompt = read_text(text, file, escapes=escapes)
+    options_ = sampling(
+        stop, escapes, max_bytes=max_bytes, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
+    )
+    lm = load(model, device, dtype, engine)
+    if n == 1 and not as_json:
+        show_pieces(lm.stream(prompt, **options_))
+        return
+    show_completions(lm.sample_batch([prompt] * n, **options_), as_json=as_json)
+
+
+app.command()(infill)
+app.command()(ensemble)
+app.command("eval", context_settings=SETTINGS)(evaluate)
+
+
+@app.command("next")
+def next_(
+    text: Text = None,
+    file: FileOption = None,
+    escapes: EscapesOption = False,
+    model: ModelOption = "demo",
+    top: Annotated[int, typer.Option(min=1, max=257, help="How many bytes to show.")] = 10,
+    as_json: JsonOption = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    engine: EngineOption = "transformers",
+) -> None:
+    """The distribution of the next byte, as a table with bars.
+
+    \b
+    Examples:
+      bytelm next "The capital of Fra"
+      bytelm next -e "naïve caf\\xc3" --top 3
+      bytelm next --json "Once upon a ti" | jq .logprob
+    """
+    prompt = read_text(text, file, escapes=escapes)
+    lm = load(model, device, dtype, engine)
+    logprobs = lm.next_byte_logprobs(prompt).tolist()
+    shown = sorted(range(257), key=lambda value: (-logprobs[value], value))[:top]
+    if as_json:
+        for value in shown:
+            byte = None if value == EOT else value
+            print_json({"byte": byte, "shown": show_byte(value), "logprob": logprobs[value]})
+        return
+    probs = [math.exp(value) for value in logprobs]
+    rows = [[show_byte(value), show_prob(probs[value]), bar(probs[value])] for value in shown]
+    rest = sum(probs) - sum(probs[value] for value in shown)
+    if top < 257:
+        rows.append([f"{257 - top} others", show_prob(max(rest, 0.0)), bar(rest)])
+    rows.append(["leak", show_prob(max(1.0 - sum(probs), 0.0)), ""])
+    typer.echo(columns(rows, right=[False, True]))
+
+
+@app.command()
+def score(
+    text: Text = None,
+    file: FileOption = None,
+    escapes: EscapesOption = False,
+    model: ModelOption = "demo",
+    prefix: Annotated[str, typer.Option(help="What stands before the text; it is not scored.")] = "",
+    eot: Annotated[bool, typer.Option("--eot", help="The text ends there: score the end too.")] = False,
+    per_byte: Annotated[bool, typer.Option("--per-byte", help="One JSON line for each byte.")] = False,
+    stride: Annotated[
+        int | None,
+        typer.Option(min=1, help="Score a text longer than the model's context in pieces of this many bytes."),
+    ] = None,
+    as_json: JsonOption = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    engine: EngineOption = "transformers",
+) -> None:
+    """The log-probability of a text and its bits per byte.
+
+    \b
+    Examples:
+      bytelm score --file README.md
+      bytelm score --prefix "The capital of " "France"
+      bytelm score --per-byte < poem.txt > surprisal.jsonl
+    """
+    if per_byte and eot:
+        raise typer.BadParameter("--per-byte lists bytes; --eot adds the end of the text, which is none")
+    data = read_text(text, file, escapes=escapes)
+    before = argument_bytes(prefix, escapes=escapes)
+    lm = load(model, device, dtype, engine)
+    if per_byte:
+        for offset, (value, logprob) in enumerate(
+            zip(data, lm.byte_logprobs(data, before, stride=stride).tolist(), strict=True)
+        ):
+            record = {"offset": offset, "byte": value, "shown": show_byte(value), "logprob": logprob}
+            print_json({**record, "bits": -logprob / LN2})
+        return
+    total = lm.logprob(data, before, eot=eot, stride=stride)
+    bits_per_byte = -total / LN2 / len(data) if data else math.nan
+    if as_json:
+        print_json({"bytes": len(data), "logprob": total, "bits_per_byte": bits_per_byte, "eot": eot})
+        return
+    rows = [["bytes", str(len(data))], ["log-probability", f"{total:.4f} nats"]]
+    rows.append(["bits per byte", f"{bits_per_byte:.4f}" if data else "none: the text is empty"])
+    typer.echo(columns(rows))
+
+
+@app.command()
+def explain(
+    text: Text = None,
+    file: FileOption = None,
+    escapes: EscapesOption = False,
+    model: ModelOption = "demo",
+    top: Annotated[int, typer.Option(min=1, help="How many token sequences to show.")] = 10,
+    as_json: JsonOption = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    engine: EngineOption = "transformers",
+) -> None:
+    """The cover of a text: the token sequences that spell it, their probabilities, and how they sum.
+
+    \b
+    Examples:
+      bytelm explain "The capital of Fra"
+      bytelm explain -e "def f():\\n    ret" --top 5
+    """
+    prompt = read_text(text, file, escapes=escapes)
+    lm = load(model, device, dtype, engine)
+    cover = lm.cover(prompt)
+    total = lm.logprob(prompt)
+    spelled = [[show_bytes(lm.spell([token])) for token in item.token_ids] for item in cover[:top]]
+    if as_json:
+        for item, pieces in zip(cover, spelled, strict=False):
+            print_json(
+                {
+                    "token_ids": list(item.token_ids),
+                    "tokens": pieces,
+                    "logprob": item.logprob,
+                    "share": math.exp(item.logprob - total),
+                }
+            )
+        return
+    typer.echo(show_cover(cover, spelled, total=total, length=len(prompt)))
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    as_json: JsonOption = False,
+    verified: Annotated[
+        bool, typer.Option("--verify", help="Compare with the tokenizer itself, at some difficult prefixes.")
+    ] = False,
+    prefixes: Annotated[int, typer.Option(min=1, help="How many prefixes --verify compares.")] = 60,
+) -> None:
+    """What bytelm can do with a model: its tokenizer, what is exact, what is refused. Loads no weights.
+
+    \b
+    Examples:
+      bytelm doctor demo
+      bytelm doctor path/to/model --json
+      bytelm doctor path/to/model --verify
+
+    Exit code 1 if the model is refused.
+    """
+    with patience(f"examining {model}"):
+        findings = examine_model(model)
+        if verified:
+            findings = [*findings, *verify_model(model, prefixes=prefixes)]
+    if as_json:
+        for finding in findings:
+            print_json({"topic": finding.topic, "level": finding.level, "text": finding.text})
+    else:
+        marks = {"ok": "", "note": "!", "refused": "✗"}
+        typer.echo(columns([[marks[finding.level], finding.topic, finding.text] for finding in findings]))
+    if any(finding.level == "refused" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    text: Text = None,
+    file: FileOption = None,
+    escapes: EscapesOption = False,
+    infilling: Annotated[
+        bool, typer.Option("--infill", help="Fill in at a cursor; what stands behind it is --suffix.")
+    ] = False,
+    suffix: SuffixOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            envvar="BYTELM_MODEL",
+            help=f"{MODEL_HELP} demo if not given, demo-fim to fill in.",
+        ),
+    ] = None,
+    max_bytes: Annotated[int, typer.Option(min=1, help="New bytes of each method.")] = 43,
+    as_json: JsonOption = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    engine: EngineOption = "transformers",
+) -> None:
+    """One prompt, or one cursor, completed by tokens, by token healing and by bytes, side by side.
+
+    \b
+    Examples:
+      bytelm demo
+      bytelm demo "The capital of Fra"
+      bytelm demo --infill
+      bytelm demo -e "for i in ran" --suffix ":\\n    print(i)\\n"
+    """
+    given = text is not None or file is not None
+    prompt, behind = CURSOR if infilling or suffix is not None else (PROMPT, None)
+    if given:
+        prompt, behind = read_text(text, file, escapes=escapes), None if behind is None else b""
+    if suffix is not None:
+        behind = argument_bytes(suffix, escapes=escapes)
+    lm = load(model or ("demo" if behind is None else "demo-fim"), device, dtype, engine)
+    outcomes = compare(lm, prompt, behind, max_bytes=max_bytes)
+    if not as_json:
+        typer.echo(show_comparison(prompt, outcomes, suffix=behind))
+        return
+    for outcome in outcomes:
+        probs = {show_byte(value): float(prob) for value, prob in enumerate(outcome.next_byte_probs) if prob > 0}
+        print_json(
+            {
+                "method": outcome.method,
+                "backed_up": show_bytes(outcome.backed_up),
+                "completion": show_bytes(outcome.completion),
+                "next_byte": probs,
+            }
+        )

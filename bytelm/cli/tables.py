@@ -1,0 +1,158 @@
+r"""Bytes, probabilities and tables as a person reads them in a terminal.
+
+Rules
+    A byte is shown as Python shows it between quotes: ``'e'``, ``'\n'``, ``'\xe2'``. A string of bytes is shown as text
+    where it is text, with escapes for what does not print and for the bytes of characters that are cut.
+    A bar is as long as its probability, on a scale where a full bar is 1, in eighths of a column.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+from typing import Final
+
+from rich.cells import cell_len
+
+from bytelm.inference.scoring import CoverItem
+from bytelm.lemma import log_sum
+from bytelm.sampling.filters import EOT
+
+BAR_WIDTH: Final = 24
+_EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
+_SHORT: Final = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def show_byte(value: int) -> str:
+    r"""One byte in quotes, or "end of text" for 256.
+
+    >>> print(show_byte(101), show_byte(10), show_byte(0xE2), show_byte(256))
+    'e' '\n' '\xe2' end of text
+    """
+    if value == EOT:
+        return "end of text"
+    return repr(chr(value)) if value < 0x80 else f"'\\x{value:02x}'"
+
+
+def show_bytes(data: bytes) -> str:
+    r"""Bytes as text on one line.
+
+    >>> print(show_bytes("né\n".encode() + b"\xe2\x82"))
+    né\n\xe2\x82
+    """
+    shown = []
+    for c in data.decode("utf-8", errors="surrogateescape"):
+        if 0xDC80 <= ord(c) <= 0xDCFF:  # how surrogateescape keeps a byte that is not UTF-8
+            shown.append(f"\\x{ord(c) - 0xDC00:02x}")
+        elif c in _SHORT:
+            shown.append(_SHORT[c])
+        elif c.isprintable():
+            shown.append(c)
+        else:
+            shown.append("".join(f"\\x{b:02x}" for b in c.encode()))
+    return "".join(shown)
+
+
+def read_escapes(text: str) -> bytes:
+    r"""The bytes of an argument in which ``\n``, ``\t``, ``\r``, ``\\``, ``\0``, ``\xNN`` and ``\uNNNN`` are escapes.
+
+    Raises:
+        ValueError: An escape that is none of these.
+
+    >>> read_escapes(r"ret\n\xe2")
+    b'ret\n\xe2'
+    """
+    simple = {"n": b"\n", "t": b"\t", "r": b"\r", "\\": b"\\", "0": b"\0"}
+    data, rest = bytearray(), text
+    while rest:
+        head, slash, rest = rest.partition("\\")
+        data += head.encode("utf-8", errors="surrogateescape")
+        if not slash:
+            break
+        kind, digits = rest[:1], {"x": 2, "u": 4, "U": 8}.get(rest[:1], 0)
+        code = rest[1 : 1 + digits]
+        if kind in simple:
+            data += simple[kind]
+        elif digits and len(code) == digits and all(c in "0123456789abcdefABCDEF" for c in code):
+            data += bytes([int(code, 16)]) if kind == "x" else chr(int(code, 16)).encode()
+        else:
+            raise ValueError(f"\\{kind}{code} is no escape; write \\\\ for a backslash")
+        rest = rest[1 + digits :]
+    return bytes(data)
+
+
+def bar(prob: float, width: int = BAR_WIDTH) -> str:
+    """A bar for a probability between 0 and 1.
+
+    >>> bar(0.5, 4), bar(0.0, 4), bar(1.0, 4), bar(0.28, 4)
+    ('██', '', '████', '█▏')
+    """
+    whole, eighths = divmod(round(min(max(prob, 0.0), 1.0) * width * 8), 8)
+    return _EIGHTHS[8] * whole + (_EIGHTHS[eighths] if eighths else "")
+
+
+def show_prob(prob: float) -> str:
+    """A probability with four decimals; a smaller one in powers of ten.
+
+    >>> show_prob(0.25), show_prob(0.0), show_prob(3e-7)
+    ('0.2500', '0.0000', '3.0e-07')
+    """
+    return f"{prob:.4f}" if prob == 0 or prob >= 0.00005 else f"{prob:.1e}"
+
+
+def columns(rows: Iterable[Sequence[str]], right: Sequence[bool] = ()) -> str:
+    """Rows of cells as lines of aligned columns, two spaces apart; ``right`` tells which are flush right.
+
+    >>> print(columns([["a", "1"], ["bcd", "22"]], right=[False, True]))
+    a     1
+    bcd  22
+    """
+    table = [list(row) for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    flags = [*right, *([False] * (len(widths) - len(right)))]
+    lines = []
+    for row in table:
+        cells = []
+        for cell, width, flag in zip(row, widths, flags, strict=True):
+            padding = " " * (width - cell_len(cell))
+            cells.append(padding + cell if flag else cell + padding)
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def show_cover(cover: Sequence[CoverItem], spelled: Sequence[Sequence[str]], *, total: float, length: int) -> str:
+    """A table of a cover's likeliest members, of the others, and of their sum.
+
+    Args:
+        cover: The members, likeliest first.
+        spelled: The tokens of the first of them, as they are shown.
+        total: The log-probability of the text.
+        length: Its bytes.
+    """
+    shared = common_length([item.token_ids for item in cover[: len(spelled)]])
+    hidden = max(shared - 2, 0)  # two tokens of the common beginning are enough to know the place
+    rows = [["log P", "share", "", "tokens"]]
+    for item, pieces in zip(cover, spelled, strict=False):
+        share = math.exp(item.logprob - total)
+        line = ("… " if hidden else "") + "|".join(pieces[hidden:])
+        rows.append([f"{item.logprob:.4f}", show_prob(share), bar(share, 12), line])
+    others = cover[len(spelled) :]
+    if others:
+        logprob = log_sum(item.logprob for item in others)
+        rows.append([f"{logprob:.4f}", show_prob(math.exp(logprob - total)), "", f"{len(others)} other sequences"])
+    added = log_sum(item.logprob for item in cover)
+    rows.append([f"{added:.4f}", show_prob(math.exp(added - total)), "", f"sum of all {len(cover)}"])
+    rows.append([f"{total:.4f}", "", "", f"log P of the {length} bytes"])
+    return columns(rows, right=[True, True])
+
+
+def common_length(sequences: Sequence[tuple[int, ...]]) -> int:
+    """How many tokens all the sequences begin with alike; 0 for a single sequence.
+
+    >>> common_length([(1, 2, 3), (1, 2, 4)]), common_length([(1, 2)])
+    (2, 0)
+    """
+    if len(sequences) < 2:
+        return 0
+    return sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, zip(*sequences, strict=False)))

@@ -1,0 +1,275 @@
+"""The cover of a byte prefix, as boundary nodes advanced a byte at a time.
+
+Rules
+    This file knows bytes and token ids. It never sees a model or a tensor of one.
+
+Theory of operation
+    cover(x) holds the viable token sequences whose bytes begin with x and whose last token holds x's last byte. Each is
+    u·t: a *boundary node* u that spells x up to some place, and one more token t that begins with the *leftover* s =
+    what of x lies beyond u. So the cover is known by its nodes: the tokens that may follow u and begin with s are a
+    range of the trie under a mask.
+
+Invariant (after `advance`)
+    `nodes` holds every viable u that spells a prefix of x and has a viable right neighbour longer than its leftover,
+    and every viable u that spells x itself (before the first byte, the root too). They are distinct as sequences, so
+    the events u·t are disjoint and complete.
+
+Step
+    Reading a byte narrows each node's range by one. A token that is then spelled in full begins a new node (a child).
+    A node with nothing left in its range is dropped: what it stood for is spelled by its children.
+    Of several bytes at once, only the last needs to know which of a range are viable, and few are left in it by then.
+
+Cost
+    A few binary searches a node; on real text three to five nodes are alive, all spelled in a window no longer than
+    the longest token.
+
+Source
+    Our cover is Phan's cover encodings and Vieira's covering; our nodes are the inner frontier of Hayase's tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64
+
+from bytelm.errors import UnreachablePrefixError
+
+if TYPE_CHECKING:
+    from bytelm.tokenizer.viability.viability import Boundary, Viability
+
+
+class Node:
+    """A boundary node: a viable token sequence that spells a prefix of the text. Compared by identity.
+
+    Attributes:
+        parent: The node without its last token; None at the root.
+        token_id: The last token, -1 at the root.
+        end: Bytes of the internal text (hidden leading space included) that the sequence spells.
+        depth: Number of tokens.
+        boundary: What may follow (tokenizer/viability/viability.py).
+    """
+
+    __slots__ = ("__weakref__", "_ids", "boundary", "depth", "end", "parent", "token_id")
+
+    def __init__(self, parent: Node | None, token_id: int, end: int, boundary: Boundary) -> None:
+        self.parent = parent
+        self.token_id = token_id
+        self.end = end
+        self.depth: int = parent.depth + 1 if parent else 0
+        self.boundary = boundary
+        self._ids: tuple[int, ...] | None = None if parent else ()
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The sequence, without any context before the text."""
+        if self._ids is None:
+            ids: list[int] = []
+            node = self
+            while node._ids is None and node.parent is not None:
+                ids.append(node.token_id)
+                node = node.parent
+            self._ids = (*(node._ids or ()), *reversed(ids))  # noqa: SLF001
+        return self._ids
+
+    def path(self) -> Iterator[Node]:
+        """This node and its ancestors, up to the root."""
+        node: Node | None = self
+        while node is not None:
+            yield node
+            node = node.parent
+
+    def __repr__(self) -> str:
+        return f"Node({list(self.token_ids)}, end={self.end})"
+
+
+@dataclass(frozen=True, slots=True)
+class Masses:
+    """What a node's next-token distribution says about the bytes to come.
+
+    Attributes:
+        next: For each byte b, the mass of the viable tokens that begin with the leftover followed by b.
+        exact: Viable tokens that spell just the leftover, with their probabilities; each is a child of the node.
+    """
+
+    next: Float64[np.ndarray, "256"]
+    exact: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Alive:
+    """A node with its range of ranks, and the mask of a range that holds it."""
+
+    node: Node
+    lo: int
+    hi: int
+    mask: Bool[np.ndarray, " n"] | None
+    base: int
+
+
+class Cover:
+    """All boundary nodes at a byte prefix. Immutable: `advance` returns another cover.
+
+    >>> cover = Cover.empty(viability).advance(b"Hel")  # doctest: +SKIP
+    >>> [node.token_ids for node in cover.nodes]  # doctest: +SKIP
+    [(), (39,), (2797,)]
+    """
+
+    __slots__ = ("_alive", "_hidden", "_text", "viability")
+
+    def __init__(self, viability: Viability, text: bytes, alive: tuple[_Alive, ...], *, hidden: int) -> None:
+        self.viability = viability
+        self._text = text  # internal: with the hidden leading space
+        self._alive = alive
+        self._hidden = hidden
+
+    @classmethod
+    def empty(cls, viability: Viability, *, lead: bool = True) -> Cover:
+        """The cover of the empty prefix; ``lead``: the tokenizer's hidden leading space applies."""
+        root = Node(None, -1, 0, viability.start(lead=lead))
+        hidden = viability.vocab.lead if lead else b""
+        return cls(viability, b"", (_whole(root, viability),), hidden=len(hidden)).advance(hidden)
+
+    def beyond(self, node: Node, data: bytes) -> Cover:
+        """The cover of x and ``data``, where every sequence that covers them begins with a node that ends among them.
+
+        Raises:
+            UnreachablePrefixError: No such sequence spells them.
+        """
+        text = self._text + data
+        begun = Cover(self.viability, text[: node.end], (_whole(node, self.viability),), hidden=self._hidden)
+        return begun.advance(text[node.end :])
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The boundary nodes, oldest (longest leftover) first."""
+        return tuple(entry.node for entry in self._alive)
+
+    @property
+    def prefix(self) -> bytes:
+        """The byte prefix x."""
+        return self._text[self._hidden :]
+
+    def __len__(self) -> int:
+        return len(self._alive)
+
+    @property
+    def ending(self) -> tuple[Node, ...]:
+        """The nodes that spell x and are canonical: the text may end there."""
+        if len(self._text) == self._hidden:
+            return tuple(entry.node for entry in self._alive if entry.node.parent is None)
+        at_end = (entry.node for entry in self._alive if entry.node.end == len(self._text))
+        return tuple(node for node in at_end if self.viability.ends_text(node.boundary))
+
+    def leftover(self, node: Node) -> bytes:
+        """What of x lies beyond a node (at the start of a text, with the hidden leading space)."""
+        return self._text[node.end :]
+
+    def advance(self, data: bytes) -> Cover:
+        """The cover of x followed by ``data``.
+
+        Raises:
+            UnreachablePrefixError: No token sequence that the tokenizer can emit spells the longer text.
+        """
+        cover, last = self, len(data) - 1
+        try:
+            for at, byte in enumerate(data):
+                cover = cover._step(byte, more=at < last)
+        except UnreachablePrefixError:
+            if last == 0:
+                raise
+            cover = self
+            for byte in data:
+                cover = cover.advance(bytes([byte]))  # says at which byte
+        return cover
+
+    def _step(self, byte: int, *, more: bool = False) -> Cover:
+        """Read a byte; where there are ``more`` to come, nodes with nothing viable left may stay until then."""
+        viability, trie = self.viability, self.viability.trie
+        text = self._text + bytes([byte])
+        kept: list[_Alive] = []
+        born: list[_Alive] = []
+        for entry in self._alive:
+            node = entry.node
+            leftover = text[node.end :]
+            lo, hi = trie.range(leftover, entry.lo, entry.hi)
+            if lo == hi:
+                continue
+            mask, base = entry.mask, entry.base
+            if mask is None and not more:
+                mask, base = viability.mask(node.boundary, lo, hi), lo
+            longer = trie.equal_to(leftover, lo, hi)
+            for rank in range(lo, longer):
+                if mask is None or mask[rank - base]:
+                    token = int(trie.order[rank])
+                    boundary = viability.extend(node.boundary, token)
+                    if boundary is not None:
+                        born.append(_whole(Node(node, token, len(text), boundary), viability))
+            # Before the first byte the root stays: everything is relative to it, and the empty text may end there.
+            first = node.parent is None and len(text) == self._hidden
+            if first or (longer < hi if mask is None else mask[longer - base : hi - base].any()):
+                kept.append(_Alive(node, lo, hi, mask, base))
+        if not kept and not born:
+            prefix = text[self._hidden :]
+            raise UnreachablePrefixError(self._unreachable(prefix), prefix=prefix, position=len(prefix) - 1)
+        return Cover(viability, text, (*kept, *born), hidden=self._hidden)
+
+    def _unreachable(self, prefix: bytes) -> str:
+        at = len(prefix) - 1
+        before = prefix[max(0, at - 20) : at]
+        message = f"no token sequence that the tokenizer emits spells byte {at} (0x{prefix[at]:02X}) after {before!r}"
+        form = self.viability.form
+        if form is not None:
+            text = prefix.decode("utf-8", "ignore")
+            if (normal := form.apply(text)) != text:
+                return f"{message}: the tokenizer turns text into {form.form}; give {normal[-40:]!r} or normalize=True"
+        try:
+            prefix.decode()
+        except UnicodeDecodeError as error:
+            if error.end < len(prefix) or "unexpected end" not in error.reason:
+                return f"{message}: the text is not UTF-8 there, and this tokenizer encodes only text"
+        return f"{message}; ask for a shorter prefix, or see `bytelm doctor` for what this tokenizer cannot spell"
+
+    def viable(self, node: Node) -> tuple[int, int, Bool[np.ndarray, " n"]]:
+        """The ranks ``lo:hi`` of the tokens that begin with a node's leftover, and which of them may follow it."""
+        entry = self._entry(node)
+        if entry.mask is None:
+            return entry.lo, entry.hi, self.viability.mask(node.boundary, entry.lo, entry.hi)
+        return entry.lo, entry.hi, entry.mask[entry.lo - entry.base : entry.hi - entry.base]
+
+    def follows(self, node: Node, token_id: int) -> bytes:
+        """The bytes of a token, if it may follow a node; or none."""
+        data = self.viability.vocab.token_bytes[token_id] if token_id < len(self.viability.vocab) else None
+        return data if data and self.viability.extend(node.boundary, token_id) is not None else b""
+
+    def _entry(self, node: Node) -> _Alive:
+        for entry in self._alive:
+            if entry.node is node:
+                return entry
+        raise KeyError(node)
+
+    def masses(self, node: Node, probs: Float[np.ndarray, " tokens"]) -> Masses:
+        """Sum a node's next-token probabilities by the byte that follows the leftover.
+
+        Args:
+            node: One of `nodes`.
+            probs: Probabilities of all spellable tokens, in trie order.
+        """
+        trie = self.viability.trie
+        lo, hi, mask = self.viable(node)
+        weights = probs[lo:hi] * mask
+        depth = len(self._text) - node.end
+        longer = trie.equal_to(self._text[node.end :], lo, hi) if depth else lo
+        exact = tuple((int(trie.order[rank]), float(probs[rank])) for rank in range(lo, longer) if mask[rank - lo])
+        following = np.zeros(256)
+        values, starts = trie.split(longer, hi, depth)
+        if len(values):
+            following[values] = np.add.reduceat(weights, starts - lo, dtype=np.float64)
+        return Masses(following, exact)
+
+
+def _whole(node: Node, viability: Viability) -> _Alive:
+    return _Alive(node, 0, len(viability.trie), None, 0)

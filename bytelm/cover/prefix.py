@@ -1,0 +1,291 @@
+"""What a prefix argument means: tokens that are fixed, then bytes that the cover takes over.
+
+Rules
+    A prefix is text, or a list of segments: an int is one token and a hard boundary (BOS, a sentinel, a turn marker), a
+    ``str`` is UTF-8, ``bytes`` are themselves. Text never becomes a special token; only an int does.
+    The last segment, if it is text, is the *byte prefix*: tokens may span its end. A text segment before the last is
+    encoded canonically, by itself.
+    In front of everything stand the tokens that the tokenizer's own post-processor puts before a text (BOS), unless the
+    prefix begins with an int: then the caller says what stands there.
+    A tokenizer's hidden leading space belongs to the start of a text: to a text segment that is first, or that has only
+    BOS before it. After any other token there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from bytelm.arguments import bytes_of
+from bytelm.cover.cover import Cover, Node
+from bytelm.cover.sure_cuts import sure_cut
+from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
+from bytelm.inference.frontier import common_ancestor
+from bytelm.tokenizer.viability.viability import Viability
+from bytelm.tokenizer.vocab import Vocab
+
+NEAR: Final = 32  # bytes up to which a cover is taken along the text
+
+
+@dataclass(frozen=True)
+class Prompts:
+    r"""A prefix for an ensemble whose members each have their own: a chat template for one, with its own tokens.
+
+    Attributes:
+        prefixes: One for each member; for a member that is an ensemble it may be `Prompts` in turn.
+        text: The beginning of what they all write: it stands behind each of the prefixes.
+
+    >>> Prompts([[1, "user: hi", 2], "Q: hi\nA: "], text="Hel")  # doctest: +SKIP
+    """
+
+    prefixes: Sequence[Prefix]
+    text: str | bytes = b""
+
+
+Along: TypeAlias = Callable[[Node, int, bytes], Node | None]
+Prefix: TypeAlias = str | bytes | Sequence[int | str | bytes] | Prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prefix, read.
+
+    Attributes:
+        context: Token ids before the byte prefix.
+        text: The byte prefix.
+        lead: Whether the tokenizer's hidden leading space applies to it.
+    """
+
+    context: tuple[int, ...]
+    text: bytes
+    lead: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JointPrompt:
+    """A prefix, read by every member of an ensemble.
+
+    Attributes:
+        members: What each has to itself.
+        text: The bytes that they share.
+    """
+
+    members: tuple[Prompt | JointPrompt, ...]
+    text: bytes
+
+
+def extended(prompt: Any, text: bytes) -> Any:
+    """A prompt with more text behind it."""
+    if isinstance(prompt, JointPrompt):
+        return JointPrompt(prompt.members, prompt.text + text)
+    return Prompt(prompt.context, prompt.text + text, prompt.lead)
+
+
+class PromptReader:
+    """Reads prefixes for one tokenizer.
+
+    Args:
+        viability: Of the tokenizer.
+        bos_ids: What is put before a text.
+        openers: Ids after which a text still begins: whatever this tokenizer's texts may begin with.
+        vocab_size: Ids have to be below it.
+        normalize: Whether text is brought to the tokenizer's normal form, where it has one.
+    """
+
+    def __init__(
+        self,
+        viability: Viability,
+        *,
+        bos_ids: tuple[int, ...],
+        openers: frozenset[int],
+        vocab_size: int,
+        normalize: bool = False,
+    ) -> None:
+        self.viability = viability
+        self.bos_ids = bos_ids
+        self.openers = openers | frozenset(bos_ids)
+        self.vocab_size = vocab_size
+        self.normalize = normalize
+
+    def over(self, viability: Viability) -> PromptReader:
+        """A reader with another view of the tokenizer, and the same settings."""
+        return PromptReader(
+            viability,
+            bos_ids=self.bos_ids,
+            openers=self.openers,
+            vocab_size=self.vocab_size,
+            normalize=self.normalize,
+        )
+
+    def read(self, prefix: Prefix) -> Prompt:
+        """Read a prefix.
+
+        Raises:
+            InvalidTypeError: It is neither text nor a list of ints and texts.
+            InvalidArgumentError: An id that the model has no column for.
+            UnreachablePrefixError: A text segment before the last has no encoding.
+        """
+        if isinstance(prefix, Prompts):
+            raise InvalidTypeError("Prompts hold one prefix for each member of an ensemble, and this is a single model")
+        segments = [prefix] if isinstance(prefix, str | bytes) else prefix
+        if not isinstance(segments, list | tuple):
+            raise InvalidTypeError(
+                f"a prefix is str, bytes, or a list of token ids and texts; got {type(prefix).__name__}: {prefix!r:.80}"
+            )
+        context: tuple[int, ...] = ()
+        if not (segments and _is_id(segments[0])):
+            context = self.bos_ids
+        text = b""
+        for place, segment in enumerate(segments):
+            if _is_id(segment):
+                context = (*context, self._id(segment, place))
+            elif place == len(segments) - 1:
+                text = self.bytes_of(segment, f"segment {place} of the prefix")
+            else:
+                data = self.bytes_of(segment, f"segment {place} of the prefix")
+                context = (
+                    *context,
+                    *self.encoded(data, lead=self._opens(context), name=f"segment {place} of the prefix"),
+                )
+        return Prompt(context, text, self._opens(context))
+
+    def bytes_of(self, text: object, name: str = "a text") -> bytes:
+        """The bytes of a text argument, brought to the normal form if that is asked for."""
+        data = bytes_of(text, name)
+        form = self.viability.form
+        if not (self.normalize and form is not None):
+            return data
+        try:
+            return form.apply(data.decode()).encode()
+        except UnicodeDecodeError as error:
+            # A character that is cut short at the end stays as it is.
+            return form.apply(data[: error.start].decode()).encode() + data[error.start :]
+
+    def _opens(self, context: tuple[int, ...]) -> bool:
+        return self.openers.issuperset(context)
+
+    def _id(self, segment: Any, place: int) -> int:
+        if not 0 <= segment < self.vocab_size:
+            raise InvalidArgumentError(
+                f"segment {place} of the prefix is token {segment}, and the model knows ids from 0 to "
+                f"{self.vocab_size - 1}"
+            )
+        return int(segment)
+
+    def encoded(self, data: bytes, *, lead: bool, name: str = "a text") -> tuple[int, ...]:
+        """The canonical ids of a text by itself; ``lead``: the hidden leading space applies to it.
+
+        Raises:
+            UnreachablePrefixError: It has none.
+        """
+        if not data:
+            return ()
+        ending = Cover.empty(self.viability, lead=lead).advance(data).ending
+        if not ending:
+            raise UnreachablePrefixError(
+                f"{name} ends with {data[-20:]!r}, where no encoding ends (inside a "
+                "character?); only the last segment may stop anywhere",
+                prefix=data,
+                position=len(data),
+            )
+        return ending[0].token_ids
+
+
+class CoverCache:
+    """The covers of the prompts asked about last, to go on from where a longer one is asked about.
+
+    Nodes are compared by identity, so prompts that share a cover share what is known of its nodes; that is why covers
+    of different contexts are kept apart.
+
+    Args:
+        viability: Makes covers of the empty prefix.
+        size: How many are kept.
+    """
+
+    def __init__(self, viability: Viability, *, size: int = 16) -> None:
+        self.viability = viability
+        self.size = size
+        self._covers: OrderedDict[Prompt, Cover] = OrderedDict()
+
+    def cover(self, prompt: Prompt) -> Cover:
+        """The cover of a prompt's byte prefix.
+
+        Raises:
+            UnreachablePrefixError: No token sequence spells it.
+        """
+        before = [
+            kept
+            for kept in self._covers
+            if (kept.context, kept.lead) == (prompt.context, prompt.lead) and prompt.text.startswith(kept.text)
+        ]
+        nearest = max(before, key=lambda kept: len(kept.text), default=None)
+        if nearest is None:
+            cover = grown(Cover.empty(self.viability, lead=prompt.lead), prompt.text, self._along)
+        else:
+            cover = grown(self._covers[nearest], prompt.text[len(nearest.text) :], self._along)
+        self._covers[prompt] = cover
+        self._covers.move_to_end(prompt)
+        while len(self._covers) > self.size:
+            self._covers.popitem(last=False)
+        return cover
+
+    def _along(self, node: Node, end: int, text: bytes) -> Node | None:
+        """The node that the tokenizer's tokens of a text lead to from another one; None where they do not."""
+        encoding = self.viability.vocab.source.encode(text.decode(errors="ignore"), add_special_tokens=False)
+        ids = tuple(encoding.ids)  # of a text that ends inside a character, perhaps others there
+        if ids[: node.depth] != node.token_ids:
+            return None
+        for token in ids[node.depth :]:
+            if node.end >= end:
+                break
+            boundary = self.viability.extend(node.boundary, token)
+            if boundary is None:
+                return None
+            node = Node(node, token, node.end + len(self.viability.vocab.token_bytes[token] or b""), boundary)
+        return node if node.end == end else None
+
+
+def grown(cover: Cover, data: bytes, along: Along, *, meeting: bool = True) -> Cover:
+    """The cover of a text and what follows it; of much text by way of its last sure cut (sure_cuts.py).
+
+    Args:
+        cover: Of the text.
+        data: What follows.
+        along: The node at a place in the whole text, the cover's and ``data``, on some spelling of it: given a node
+            that it has to lead through, the place, and the text. The spelling may go on beyond the text, and it may be
+            a guess: up to the cut it is what every spelling begins with where some sequence that begins so spells the
+            text, and else it is not used.
+        meeting: Whether the nodes where the two meet are to be those that one gets along the text.
+
+    Raises:
+        UnreachablePrefixError: No token sequence spells them.
+    """
+    if len(data) <= NEAR:
+        return cover.advance(data)
+    if cover.prefix and meeting:
+        cover, data = cover.advance(data[:NEAR]), data[NEAR:]
+    start: Any = common_ancestor((*cover.nodes, *cover.ending))
+    cut = sure_cut(cover.viability, start.boundary, cover.leftover(start) + data)
+    node = None if cut is None else along(start, start.end + cut, cover.prefix + data)
+    if node is not None:
+        with contextlib.suppress(UnreachablePrefixError):
+            return cover.beyond(node, data)
+    return cover.advance(data)
+
+
+def _is_id(segment: object) -> bool:
+    return hasattr(segment, "__index__") and not isinstance(segment, bool)
+
+
+def bos_ids_of(vocab: Vocab) -> tuple[int, ...]:
+    """What the tokenizer's own post-processor puts in front of a text."""
+    encoding = vocab.source.encode("a", add_special_tokens=True)
+    before: list[int] = []
+    for token, special in zip(encoding.ids, encoding.special_tokens_mask, strict=True):
+        if not special:
+            break
+        before.append(token)
+    return tuple(before)

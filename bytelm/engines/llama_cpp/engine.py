@@ -1,0 +1,336 @@
+"""A GGUF file on llama.cpp as a `TokenLM`: the quantised model itself, at the speed that llama.cpp has on a CPU.
+
+Rules
+    The tokenizer is rebuilt from the file (tokenizer/gguf/tokenizer.py) and compared with llama.cpp's own on some
+    hundred difficult texts at construction: one that splits any of them in another way is refused.
+    Sequences stay in llama.cpp's cache, each prefix once, whatever branches come and go (lines.py); all that a call
+    asks for goes in one decode (context.py), and the rows come back as an array.
+    A model with a recurrent state cannot be stepped back: its sequences are fed from their first token on.
+
+Numbers
+    llama.cpp computes with the quantised weights, and rounds what it multiplies with them to 8 bits: its rows are not
+    those of the same file in the transformers engine, which unpacks the weights to float32. They are the same rows,
+    whatever was asked before and beside (context.py says how).
+
+Memory
+    The cache has ``n_ctx`` cells and some to spare, made at the construction. When they are used up, everything is
+    forgotten and what is asked for is fed anew: to give single lines up would take cells out of order. Rows are
+    remembered up to ``row_bytes``. After an error everything is forgotten.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float32
+
+from bytelm.engines.llama_cpp.context import MAX_IDS, Context
+from bytelm.engines.llama_cpp.lines import Lines, Plan
+from bytelm.engines.row_memo import ROW_BYTES, Row, RowMemo, Rows, Tokens
+from bytelm.engines.transformers import traits
+from bytelm.errors import (
+    InvalidArgumentError,
+    ModelError,
+    UnsupportedTokenizerError,
+)
+from bytelm.token_lm import RIDE, Usage, checked_rows, total
+from bytelm.tokenizer.gguf.metadata import read_metadata
+from bytelm.tokenizer.gguf.tokenizer import CONTROL, USER_DEFINED, named_tokens, tokenizer_json
+from bytelm.tokenizer.hard_texts import documents
+
+BATCH: Final = 32  # below 64, from which on llama.cpp sums attention in another order
+PROBE: Final = 23
+UNEVEN: Final = (1, 2, 3, 4, 5, 8)  # tokens of calls
+FEW: Final = (7, 3, 2)  # up to which llama.cpp has the kernels of a lone token, for one format or another
+SAME: Final = 2e-5  # nats
+TEXTS: Final = 300  # texts that a rebuilt tokenizer is compared on at construction
+
+
+class LlamaCppLM:
+    """A GGUF file that answers `TokenLM.next_token_logprobs`. Threads may share it.
+
+    Args:
+        path: The file.
+        tokenizer: Its tokenizer, a transformers fast tokenizer; rebuilt from the file if not given.
+        eot_ids: Ids that end a text. None: those at which llama.cpp ends one.
+        start_id: What an empty sequence stands for. None: BOS, else an EOT id.
+        n_ctx: Tokens that the cache holds, and the longest sequence. None: the context that the model was trained with,
+            at most 8192.
+        n_seq: Sequences that the cache tells apart, 1 to 254: branches that are kept, and rows of one call.
+        n_batch: Most tokens of a call of llama.cpp. None: 32 where a probe at construction finds that a row does not
+            depend on how its tokens are cut into calls, else 7, 3 or 2, with which it does not.
+        n_threads: Threads. None: the processors that this process may use.
+        row_bytes: What remembered rows may take.
+        options: Other fields of llama.cpp's ``llama_model_params`` and ``llama_context_params``, such as
+            ``n_gpu_layers``, ``type_k``, ``flash_attn_type``.
+
+    Attributes:
+        usage: Calls of llama.cpp and tokens fed since the construction.
+        n_batch: Most tokens of a call.
+        context_length: The longest sequence that it takes.
+        ride: What a token more in a call costs, beside a call of its own: as much, as llama.cpp's time on a CPU goes by
+            tokens; next to nothing where calls are of two tokens anyhow.
+        mode: "tree", or "whole" where the model's state cannot be stepped back.
+
+    Raises:
+        MissingDependencyError: llama-cpp-python is not installed.
+        ModelError: The file cannot be loaded, or there is not enough memory.
+        UnsupportedTokenizerError: The file's tokenizer is of a kind that cannot be rebuilt, or what is rebuilt is not
+            llama.cpp's.
+        VocabularyMismatchError: The given tokenizer is not the model's.
+        InvalidArgumentError: An option is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        tokenizer: Any = None,
+        eot_ids: Iterable[int] | None = None,
+        start_id: int | None = None,
+        n_ctx: int | None = None,
+        n_seq: int = 64,
+        n_batch: int | None = None,
+        n_threads: int | None = None,
+        row_bytes: int = ROW_BYTES,
+        **options: Any,
+    ) -> None:
+        for name, value, least in (
+            ("n_ctx", 1 if n_ctx is None else n_ctx, 1),
+            ("n_seq", n_seq, 1),
+            ("n_batch", 1 if n_batch is None else n_batch, 1),
+            ("n_threads", 1 if n_threads is None else n_threads, 1),
+            ("row_bytes", row_bytes, 0),
+        ):
+            if value < least:
+                raise InvalidArgumentError(f"{name} must be at least {least}, not {value!r}")
+        if n_seq > MAX_IDS:
+            raise InvalidArgumentError(f"n_seq must be at most {MAX_IDS}, llama.cpp's own limit, not {n_seq}")
+        self.path = Path(path).expanduser()
+        if not self.path.is_file():
+            raise ModelError(f"there is no file {str(path)!r}; the engine 'llama-cpp' loads one GGUF file")
+        self._context = Context(
+            self.path, n_ctx=n_ctx, n_seq=n_seq, n_batch=n_batch or BATCH, n_threads=n_threads, options=options
+        )
+        self.vocab_size = self._context.columns
+        self.context_length = self._context.context_length
+        self.tokenizer: Any = gguf_tokenizer(self.path, self._context) if tokenizer is None else tokenizer
+        traits.check_tokenizer(self.tokenizer)
+        traits.check_vocabulary(self.tokenizer, self.vocab_size)
+        given = self._context.ends() if eot_ids is None else eot_ids
+        self.eot_ids = traits.end_ids(None, self.tokenizer, self.vocab_size, given)
+        self.start_id = traits.start_id(self.tokenizer, self.vocab_size, self.eot_ids, start_id)
+        self.mode: Final = "whole" if self._context.stateful else "tree"
+        self.usage = Usage()
+        self._lines = Lines(self._context.n_seq, self._context, self._context.window)
+        self._memo = RowMemo(row_bytes)
+        self._lock = threading.RLock()
+        if n_batch is None:
+            self._probe()
+        self.usage = Usage()
+
+    @property
+    def ride(self) -> float:
+        """What a token more in a call costs, beside a call of its own."""
+        return RIDE if self._context.pair else 1.0
+
+    @property
+    def n_batch(self) -> int:
+        """Most tokens of a call."""
+        return self._context.n_batch
+
+    def _probe(self) -> None:
+        """Feed no more tokens in a call than a row is the same with as where they are fed one by one.
+
+        Where two already make another row of it, a token is never fed alone either.
+        """
+        context, most = self._context, self._context.n_batch
+        sequence = tuple(i * i % self.vocab_size for i in range(min(PROBE, self.context_length)))
+
+        def rows(sizes: Iterable[int]) -> Float32[np.ndarray, "n vocab"]:
+            self._forget()
+            places, found = iter(range(len(sequence))), list[Row]()
+            for size in sizes:
+                if part := list(islice(places, size)):
+                    logits = context.decode([sequence[i] for i in part], part, [[0]] * len(part), range(len(part)))
+                    found += log_softmax(logits)
+            return np.stack(found)
+
+        alone = rows([1] * PROBE)
+        for size, ways in ((most, ([most], UNEVEN)), *((n, ([n] * PROBE,)) for n in FEW)):
+            context.n_batch = min(size, most)
+            if all(np.abs(rows(sizes) - alone).max() <= SAME for sizes in ways):
+                break
+        else:
+            context.pair = True
+        self._forget()
+
+    def __repr__(self) -> str:
+        return f"LlamaCppLM({self.path.name}, {self.vocab_size} columns, mode={self.mode!r})"
+
+    def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> Float32[np.ndarray, "n vocab"]:
+        """Natural log-probabilities of the token after each sequence, in the order given.
+
+        A sequence is fed as it stands, with no BOS put in front; the empty one is fed as ``start_id``. Sequences that
+        share a prefix share its cost, with one another and with earlier calls.
+
+        Returns:
+            Normalised rows, float32.
+
+        Raises:
+            InvalidArgumentError: There are no sequences, or an id is below 0.
+            InvalidTypeError: A sequence is no sequence of ids.
+            VocabularyMismatchError: An id is none of the model's.
+            ContextOverflowError: A sequence is longer than ``context_length``.
+            InvalidLogitsError: The model returned NaN or an infinite logit.
+            ModelError: llama.cpp failed.
+        """
+        asked = [self._checked(sequence) for sequence in sequences]
+        with self._lock:
+            try:
+                return self._memo.answer(asked, self._computed)
+            except BaseException:
+                self.clear_cache()  # what was planned may not have been fed
+                raise
+
+    def clear_cache(self) -> None:
+        """Forget all sequences and rows."""
+        with self._lock:
+            self._forget()
+            self._memo.clear()
+
+    def close(self) -> None:
+        """Give the memory of the model and its cache back. The engine cannot be asked any more."""
+        with self._lock:
+            self._context.close()
+
+    def _forget(self) -> None:
+        self._context.clear()
+        self._lines.clear()
+
+    def _checked(self, sequence: Any) -> Tokens:
+        return traits.checked_ids(
+            sequence,
+            start_id=self.start_id,
+            columns=self.vocab_size,
+            context_length=self.context_length,
+            larger="load the model with a larger n_ctx (if it was trained with one)",
+        )
+
+    def _computed(self, sequences: list[Tokens]) -> Rows:
+        rows: Rows = {}
+        if self.mode == "whole":
+            for sequence in sequences:
+                self._forget()
+                rows |= self._run(self._lines.plan([sequence]))
+            return rows
+        while sequences:
+            plan = self._lines.plan(sequences)
+            if not self._context.has_room(len(plan)):
+                self._forget()
+                plan = self._lines.plan(sequences)
+            if not self._context.has_room(len(plan)):  # nor for all of them at once in an empty cache
+                self._forget()
+                half = len(sequences) // 2
+                return rows | self._computed(sequences[:half]) | self._computed(sequences[half:])
+            rows |= self._run(plan)
+            sequences = plan.left
+        return rows
+
+    def _run(self, plan: Plan) -> Rows:
+        """Feed a plan, and return its rows."""
+        rows: Rows = {}
+        size = self._context.n_batch
+        for first in range(0, len(plan), size):
+            part = slice(first, first + size)
+            wanted = [i for i in range(first, min(first + size, len(plan))) if i in plan.wanted]
+            inside = [i - first for i in wanted]
+            logits = self._context.decode(plan.tokens[part], plan.positions[part], plan.ids[part], inside)
+            self.usage.calls += 1
+            self.usage.tokens_fed += len(plan.tokens[part])
+            rows.update(zip((plan.wanted[i] for i in wanted), log_softmax(logits), strict=True))
+        self._lines.fed(plan)
+        return rows
+
+
+def log_softmax(logits: Float32[np.ndarray, "n vocab"]) -> list[Row]:
+    """Normalised rows, each by itself.
+
+    Raises:
+        InvalidLogitsError: A row holds NaN or +inf, or nothing but -inf.
+    """
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        rows = [row - row.max() for row in logits]
+        for row in rows:
+            np.subtract(row, np.float32(np.log(total(row))), out=row)
+    for row in rows:
+        if not np.isfinite(row.max()):
+            checked_rows(row[None], 1, len(row))  # says what is wrong
+    return rows
+
+
+def gguf_tokenizer(path: Path, context: Context) -> Any:
+    """The tokenizer of a GGUF file, found to be llama.cpp's.
+
+    Raises:
+        UnsupportedTokenizerError: It is of a kind that cannot be rebuilt, or differs from llama.cpp's.
+    """
+    import json
+
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    advice = "give the model's own as tokenizer=, such as AutoTokenizer.from_pretrained(…)"
+    try:
+        metadata = read_metadata(path, "tokenizer.") | {"tokenizer.ggml.add_bos_token": context.adds_bos}
+        kinds = metadata["tokenizer.ggml.token_type"]
+        for i in [i for i, kind in enumerate(kinds) if kind == USER_DEFINED and context.is_control(i)]:
+            kinds[i] = CONTROL  # by its name: </s> in Gemma's file
+        backend = Tokenizer.from_str(json.dumps(tokenizer_json(metadata)))
+    except (ValueError, KeyError) as error:
+        raise UnsupportedTokenizerError(f"the tokenizer of {path.name} cannot be rebuilt: {error}; {advice}") from error
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **named_tokens(metadata))
+    if "tokenizer.chat_template" in metadata:
+        tokenizer.chat_template = metadata["tokenizer.chat_template"]
+    sentinels = [token for token in metadata["tokenizer.ggml.tokens"] if token.startswith("<")][:64]
+    for document in islice(documents(0, sentinels), TEXTS):
+        text = document.decode("utf-8", "ignore")
+        ours, theirs = plain_ids(tokenizer, text), context.tokenize(text.encode())
+        if ours != theirs:
+            raise UnsupportedTokenizerError(
+                f"the tokenizer rebuilt from {path.name} is not llama.cpp's: it makes {ours} of {text!r}, llama.cpp "
+                f"{theirs}; {advice}"
+            )
+    return tokenizer
+
+
+def plain_ids(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text in which nothing is a special token, with none put before it."""
+    backend = tokenizer.backend_tokenizer
+    before = backend.encode_special_tokens
+    backend.encode_special_tokens = True
+    try:
+        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+    finally:
+        backend.encode_special_tokens = before
+    return ids
+
+
+def load(name_or_path: str | Path, *, gguf_file: str | None = None, **options: Any) -> LlamaCppLM:
+    """Load a GGUF file, or a packaged model's.
+
+    Args:
+        name_or_path: The file; or with ``gguf_file`` its folder.
+        gguf_file: Name of the file in that folder.
+        options: Arguments of `LlamaCppLM`.
+
+    Raises:
+        ModelError: There is no such file, or it cannot be loaded.
+    """
+    path = Path(name_or_path).expanduser()
+    return LlamaCppLM(path if gguf_file is None else path / gguf_file, **options)

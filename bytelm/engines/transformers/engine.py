@@ -1,0 +1,287 @@
+"""Any causal language model of transformers as a `TokenLM`, with a key-value cache that branches.
+
+Rules
+    The model is the caller's: device, dtype, quantisation and attention are left as they are. The cache that it is
+    configured for (static, quantised, hybrid, sliding) is never used: keys and values go to a `SlotStore` of our own,
+    so nothing depends on whether that cache could be cropped.
+    The definition of a row is a plain forward pass over its sequence alone. At construction every shortcut is compared
+    with it, and the fastest that is right is taken (modes.py); `TransformersLM.mode` says which.
+
+Cost
+    In *tree* mode every call is one forward pass (more where it feeds over ``prefill_chunk`` tokens), and a token is
+    fed once, whatever branches come and go (plan.py). A row that was asked for lately costs nothing.
+
+Memory
+    ``cache_budget_bytes`` bounds what is kept from call to call, rows included. A single call may need more; what it
+    does not need is forgotten first, least recently used first. After an error everything is forgotten.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from bytelm.engines.row_memo import RowMemo, Rows, Tokens
+from bytelm.engines.transformers import traits
+from bytelm.engines.transformers.forward import Forward
+from bytelm.engines.transformers.generate import generate
+from bytelm.engines.transformers.kv_cache import SlotStore
+from bytelm.engines.transformers.loading import load_model
+from bytelm.engines.transformers.modes import Mode, choose_mode
+from bytelm.engines.transformers.plan import Plan
+from bytelm.engines.transformers.prefix_tree import TWIG_AGE, PrefixTree
+from bytelm.engines.transformers.thin_linear import SIZES, ThinLinear, gaining_sizes
+from bytelm.errors import (
+    InvalidArgumentError,
+    InvalidTypeError,
+    ModelError,
+)
+from bytelm.token_lm import More, Usage
+
+LEAST_BUDGET: Final = 128 << 20
+
+log = logging.getLogger(__name__)
+
+
+class TransformersLM:
+    """A transformers causal language model that answers `TokenLM.next_token_logprobs`. Threads may share it.
+
+    Args:
+        model: Any ``AutoModelForCausalLM`` that has been loaded.
+        tokenizer: Its fast tokenizer.
+        eot_ids: Ids that end a text. None: every ``eos_token_id`` that the model's generation configuration, its
+            configuration and its tokenizer name.
+        start_id: What an empty sequence stands for. None: the tokenizer's ``bos_token_id``, else an EOT id, as
+            lm-evaluation-harness does.
+        max_batch: Most rows in a forward pass over unrelated sequences.
+        cache_budget_bytes: What keys, values and rows may take from call to call. None: a quarter of the bytes of the
+            model's parameters, at least 128 MiB.
+        prefill_chunk: Most tokens in a forward pass.
+        thin_linear: Do linear layers on a few rows in the order that is faster here (see thin_linear.py; float32 on
+            the CPU only). None: where a measurement says so.
+
+    Attributes:
+        usage: Forward passes made and tokens fed since the construction, padding excluded.
+        mode: "tree", "chain", "prefix" or "whole": see modes.py.
+        mode_reason: Why no faster mode is taken; empty in *tree* mode.
+        context_length: The longest sequence that the model takes, or None.
+        hands_over: Whether completions are drawn by ``generate`` unless told otherwise: they are not, as that is no
+            faster here.
+
+    Raises:
+        InvalidTypeError: ``model`` is no transformers model, or ``tokenizer`` no tokenizer.
+        InvalidArgumentError: An argument is out of range.
+        UnsupportedTokenizerError: The tokenizer is a slow one.
+        VocabularyMismatchError: Text can become ids that the model has no column for.
+        ModelError: The model cannot run.
+    """
+
+    hands_over = False
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        eot_ids: Iterable[int] | None = None,
+        start_id: int | None = None,
+        max_batch: int = 64,
+        cache_budget_bytes: int | None = None,
+        prefill_chunk: int = 512,
+        thin_linear: bool | None = None,
+    ) -> None:
+        if not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
+            raise InvalidTypeError(f"model must be a transformers model, not {type(model).__name__}; see load()")
+        if getattr(model.config, "is_encoder_decoder", False):
+            raise ModelError(f"{type(model).__name__} is an encoder-decoder; a causal language model is needed")
+        traits.check_tokenizer(tokenizer)
+        for name, value, least in (
+            ("max_batch", max_batch, 1),
+            ("prefill_chunk", prefill_chunk, 1),
+            ("cache_budget_bytes", 0 if cache_budget_bytes is None else cache_budget_bytes, 0),
+        ):
+            if value < least:
+                raise InvalidArgumentError(f"{name} must be at least {least}, not {value!r}")
+        if cache_budget_bytes is None:
+            cache_budget_bytes = max(sum(p.nbytes for p in model.parameters()) // 4, LEAST_BUDGET)
+        self.model: Any = model
+        self.tokenizer = tokenizer
+        self.max_batch = max_batch
+        self.prefill_chunk = prefill_chunk
+        self.cache_budget_bytes = cache_budget_bytes
+        self.context_length = traits.context_length(model)
+        self._cacheable = traits.cacheable_length(model)
+        self._lock = threading.RLock()
+        self._memo = RowMemo(cache_budget_bytes // 8)
+        self._forward = Forward(model)
+        self.mode, self.mode_reason = self._choose_mode()
+        self.vocab_size = self._forward.columns
+        traits.check_vocabulary(tokenizer, self.vocab_size)
+        self.eot_ids = traits.end_ids(model, tokenizer, self.vocab_size, eot_ids)
+        self.start_id = traits.start_id(tokenizer, self.vocab_size, self.eot_ids, start_id)
+        if thin_linear is not False:
+            self._forward.thin = ThinLinear(range(1, SIZES[-1] + 1) if thin_linear else gaining_sizes(model))
+        self._forward.usage = Usage()
+
+    def __repr__(self) -> str:
+        return f"TransformersLM({type(self.model).__name__}, {self.vocab_size} columns, mode={self.mode!r})"
+
+    @property
+    def usage(self) -> Usage:
+        """Forward passes made and tokens fed so far."""
+        return self._forward.usage
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that keys, values and rows take now."""
+        return self._store.nbytes + self._memo.nbytes
+
+    def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> Float[np.ndarray, "n vocab"]:
+        """Natural log-probabilities of the token after each sequence, in the order given.
+
+        A sequence is fed as it stands, with no BOS put in front; the empty one is fed as ``start_id``. Sequences that
+        share a prefix share its cost, with one another and with earlier calls.
+
+        Returns:
+            Normalised rows, float32; float64 from a float64 model.
+
+        Raises:
+            InvalidArgumentError: There are no sequences, or an id is below 0.
+            InvalidTypeError: A sequence is no sequence of ids.
+            VocabularyMismatchError: An id is none of the model's.
+            ContextOverflowError: A sequence is longer than the model's context.
+            InvalidLogitsError: The model returned NaN or an infinite logit.
+            ModelError: The model failed.
+        """
+        asked = [self._checked(sequence) for sequence in sequences]
+        with self._lock:
+            return self._memo.answer(asked, lambda missing: self._computed(missing, self.mode))
+
+    def draw_tokens(self, more: More) -> None:
+        """Draw tokens by the model's own ``generate``; see `TokenDrawer.draw_tokens` and generate.py.
+
+        Raises:
+            ContextOverflowError: A sequence has come to the end of the model's context.
+            ModelError: The model failed, or has no ``generate``.
+        """
+        with self._lock, self._forward.evaluating():
+            while draws := [*more()]:
+                generate(
+                    self.model,
+                    [replace(draw, sequence=self._checked(draw.sequence, any_length=True)) for draw in draws],
+                    usage=self.usage,
+                    # Where a long sequence changes what positions are, it would do so for the others of its batch.
+                    padded=self.mode == "tree" and self._cacheable is None,
+                    max_batch=self.max_batch,
+                    context_length=self.context_length,
+                )
+
+    def clear_cache(self) -> None:
+        """Forget all keys, values and rows."""
+        with self._lock:
+            self._tree = PrefixTree()
+            self._store = SlotStore()
+            self._memo.clear()
+
+    def _checked(self, sequence: Any, *, any_length: bool = False) -> Tokens:
+        columns = min(self._forward.inputs, self.vocab_size)
+        longest = None if any_length else self.context_length
+        return traits.checked_ids(sequence, start_id=self.start_id, columns=columns, context_length=longest)
+
+    def _choose_mode(self) -> tuple[Mode, str]:
+        def compute(calls: list[list[Tokens]], mode: Mode) -> list[Rows]:
+            self.clear_cache()
+            return [self._computed(call, mode) for call in calls]
+
+        with self._forward.evaluating():
+            mode, reason = choose_mode(self._forward, compute)
+        self.clear_cache()
+        if reason:
+            log.info("%s runs in %r mode (%s)", type(self.model).__name__, mode, reason)
+        return mode, reason
+
+    def _computed(self, sequences: list[Tokens], mode: Mode) -> Rows:
+        limit = self._cacheable
+        long = [sequence for sequence in sequences if limit is not None and len(sequence) > limit]
+        short = [sequence for sequence in sequences if limit is None or len(sequence) <= limit]
+        compute = self._cached if mode in ("tree", "chain") else self._uncached
+        try:
+            with self._forward.evaluating():
+                rows = compute(short, mode) if short else {}
+                return rows | self._uncached(long, "whole") if long else rows
+        except BaseException:
+            self.clear_cache()  # what was planned may not have been written
+            raise
+
+    def _cached(self, sequences: list[Tokens], mode: Mode) -> Rows:
+        tree, store = self._tree, self._store
+        tree.clock += 1
+        if tree.clock % TWIG_AGE == 0:
+            tree.trim()
+        plan = Plan(tree, sequences, store.top)
+        plan.place(tree, store, self.cache_budget_bytes // 8 * 7 // max(store.slot_bytes, 1))
+        rows: Rows = {}
+        for part in plan.passes(
+            masks=mode == "tree", chunk=self.prefill_chunk, max_batch=self.max_batch, positions=store.positions
+        ):
+            wanted = [i for i in range(part.first, part.first + part.length) if i in plan.wanted]
+            found = self._forward.cached(plan, part, [i - part.first for i in wanted], store)
+            rows.update(zip((plan.wanted[i] for i in wanted), found, strict=True))
+        return rows
+
+    def _uncached(self, sequences: list[Tokens], mode: Mode) -> Rows:
+        """Rows by plain forward passes; in *prefix* mode batched, and prefixes read off their longest sequence."""
+        hosts: dict[Tokens, list[Tokens]] = {}
+        host: Tokens = ()
+        for sequence in sorted(sequences, reverse=True):
+            if mode == "whole" or host[: len(sequence)] != sequence:
+                host = sequence
+            hosts.setdefault(host, []).append(sequence)
+        waiting = sorted(hosts, key=len, reverse=True)
+        rows: Rows = {}
+        while waiting:
+            most = 1 if mode == "whole" else min(self.max_batch, max(self.prefill_chunk // len(waiting[0]), 1))
+            batch, waiting = waiting[:most], waiting[most:]
+            asked = [(i, sequence) for i, host in enumerate(batch) for sequence in hosts[host]]
+            found = self._forward.plain(batch, [(i, len(sequence) - 1) for i, sequence in asked])
+            rows.update(zip((sequence for _, sequence in asked), found, strict=True))
+        return rows
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    device: str | None = None,
+    dtype: Any = None,
+    gguf_file: str | None = None,
+    **options: Any,
+) -> TransformersLM:
+    """Load a model and its tokenizer from a directory or a model hub.
+
+    Args:
+        name_or_path: A directory with ``config.json``, or a hub id such as ``HuggingFaceTB/SmolLM2-135M``.
+        device: Where the model runs, such as "cpu" or "cuda:1". None: a GPU if there is one.
+        dtype: A torch dtype or its name. None: float32 on the CPU, elsewhere the checkpoint's own.
+        gguf_file: Name of a GGUF file in that place, to take the weights from.
+        options: Arguments of `TransformersLM`, and of transformers' ``from_pretrained``: see `loading.OPTIONS`.
+
+    Raises:
+        ModelError: There is no such place, or what is there is damaged or no causal language model.
+        UnsupportedTokenizerError: The tokenizer has no fast form.
+        InvalidArgumentError: An option is unknown.
+    """
+    own = inspect.signature(TransformersLM).parameters.keys() - {"model", "tokenizer"}
+    engine_options = {name: options.pop(name) for name in own & options.keys()}
+    model, tokenizer = load_model(
+        name_or_path, device=device, dtype=dtype, gguf_file=gguf_file, engine_options=sorted(own), **options
+    )
+    return TransformersLM(model, tokenizer, **engine_options)

@@ -1,0 +1,170 @@
+"""Forward passes of a transformers model, as the engine makes them: logits of chosen places, counted, left untouched.
+
+Rules
+    The model is used as it was loaded. Modules in training mode are switched to evaluation while it runs and switched
+    back afterwards; nothing records gradients.
+    Logits are computed only where they are asked for, if the model's ``forward`` can be told (``logits_to_keep``), so
+    that a long prompt does not make a row of the vocabulary's size at every position.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+
+from bytelm.engines.transformers import traits
+from bytelm.engines.transformers.kv_cache import SlotStore
+from bytelm.engines.transformers.plan import Pass, Plan
+from bytelm.engines.transformers.thin_linear import ThinLinear
+from bytelm.errors import BytelmError, ModelError, OutOfMemoryError
+from bytelm.token_lm import Usage, checked_rows
+
+FLAT_TOKENS = 16  # up to so many tokens go as a batch of single tokens
+
+
+@contextlib.contextmanager
+def failing(sequences: int, tokens: int) -> Iterator[None]:
+    """Turn what a model raises on so many sequences of so many tokens into an error of bytelm's."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, IndexError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, BytelmError):
+            raise
+        message = f"the model failed on {sequences} x {tokens} tokens: {type(error).__name__}: {error}"
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error):
+            advice = "ask for less at once, or set prefill_chunk, max_batch or cache_budget_bytes lower"
+            raise OutOfMemoryError(f"{message}; {advice}") from error
+        raise ModelError(message) from error
+
+
+class Forward:
+    """A model and what has been spent on it.
+
+    Attributes:
+        usage: Passes and tokens so far.
+        inputs: Ids that the model can be fed.
+        columns: Ids that it scores; known after the first pass.
+        masking: How it takes a tree mask, or why it does not.
+        thin: In force where a pass has few tokens.
+    """
+
+    def __init__(self, model: Any) -> None:
+        embedding = model.get_input_embeddings().weight
+        self.model = model
+        self.usage = Usage()
+        self.inputs = int(embedding.shape[0])
+        self.columns = 0
+        self.masking = traits.masking(model)
+        self.thin = ThinLinear(())
+        self._device = embedding.device
+        self._modules = list(model.modules())  # listing them takes as long as a small step
+        self._accepts = frozenset(inspect.signature(traits.unwrapped(model).forward).parameters)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The model in evaluation mode."""
+        training = [module for module in self._modules if module.training]
+        for module in training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+    def plain(
+        self, batch: Sequence[Sequence[int]], places: Sequence[tuple[int, int]]
+    ) -> Float[np.ndarray, "places vocab"]:
+        """Rows at ``places`` (sequence, position), without a cache; shorter sequences are padded on the right.
+
+        To a model that does not look ahead, padding on the right is nothing.
+        """
+        ids = np.zeros((len(batch), max(map(len, batch))), np.int64)
+        for row, sequence in zip(ids, batch, strict=True):
+            row[: len(sequence)] = sequence
+        keep = sorted({position for _, position in places})
+        logits, kept = self._run(ids, keep, use_cache=False)
+        self.usage.tokens_fed += sum(map(len, batch))
+        columns = [keep.index(position) if kept else position for _, position in places]
+        return self._logprobs(logits[[i for i, _ in places], columns])
+
+    def cached(
+        self, plan: Plan, part: Pass, wanted: Sequence[int], store: SlotStore
+    ) -> Float[np.ndarray, "wanted vocab"]:
+        """Rows of the pass's items ``wanted``; its keys and values go to the store."""
+        items = slice(part.first, part.first + part.length)
+        by_row = part.read.index is not None and part.read.index.ndim == 2
+        # A few tokens go as a batch of single tokens, all of which read the same slots: the numbers are the same, and
+        # transformers need not copy the keys for every query head. Attention that copies them anyway gains nothing.
+        flat = by_row or (part.seen is not None and part.length <= FLAT_TOKENS and not self._additive)
+        shape = (part.length, 1) if flat else (1, part.length)
+        positions = np.array(plan.positions[items], np.int64)
+        store.read, store.past = part.read, part.past
+        logits, kept = self._run(
+            np.array(plan.tokens[items], np.int64).reshape(shape),
+            None if flat else [*wanted] or [part.length - 1],
+            position_ids=torch.from_numpy(positions.reshape(shape)).to(self._device),
+            attention_mask=self._masks(part, positions, flat=flat),
+            past_key_values=store.cache,
+            use_cache=True,
+        )
+        self.usage.tokens_fed += part.length
+        if not wanted:
+            return np.empty((0, self.columns), np.float32)
+        return self._logprobs(logits[[*wanted], 0] if flat else logits[0] if kept else logits[0, [*wanted]])
+
+    @property
+    def _additive(self) -> bool:
+        return isinstance(self.masking, traits.Masking) and self.masking.additive
+
+    def _masks(self, part: Pass, positions: Int64[np.ndarray, " items"], *, flat: bool) -> Any:
+        """The pass's mask, or one for each attention type of the model's layers."""
+        masking = self.masking
+        if part.seen is None or part.places is None or isinstance(masking, str):
+            return None
+        made = {traits.FULL: self._mask(part.seen, flat=flat)}
+        if masking.window is not None:
+            inside = part.places > positions[:, None] - masking.window
+            all_inside = bool((inside | ~part.seen).all())
+            made[traits.SLIDING] = made[traits.FULL] if all_inside else self._mask(part.seen & inside, flat=flat)
+        return made if len(masking.kinds) > 1 else made[next(iter(masking.kinds))]
+
+    def _mask(self, seen: Bool[np.ndarray, "items width"], *, flat: bool) -> torch.Tensor:
+        mask = torch.from_numpy(seen).to(self._device)
+        mask = mask[:, None, None] if flat else mask[None, None]
+        if self._additive:
+            dtype = self.model.dtype
+            return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+        return mask
+
+    def _run(self, ids: Int64[np.ndarray, "batch new"], keep: Sequence[int] | None, **options: Any) -> tuple[Any, bool]:
+        """Logits of a pass, and whether they are of the positions ``keep`` only."""
+        kept = keep is not None and "logits_to_keep" in self._accepts
+        if kept:
+            options["logits_to_keep"] = torch.tensor(keep, device=self._device)
+        if "position_ids" not in self._accepts:
+            options.pop("position_ids", None)
+        thin = self.thin if ids.size in self.thin.sizes else contextlib.nullcontext()
+        self.usage.calls += 1
+        with failing(*ids.shape), torch.inference_mode(), thin:
+            logits = self.model(input_ids=torch.from_numpy(ids).to(self._device), **options).logits
+        self.columns = int(logits.shape[-1])
+        return logits, kept
+
+    def _logprobs(self, logits: Float[torch.Tensor, "n vocab"]) -> Float[np.ndarray, "n vocab"]:
+        logits = logits if logits.dtype is torch.float64 else logits.float()
+        with torch.inference_mode():
+            # log_softmax adds up in an order in which the sum of 262,144 columns is off by up to 1e-4.
+            normal = logits - logits.amax(dim=-1, keepdim=True)
+            for part in normal.split(8):
+                part.sub_(part.exp().sum(dim=-1, keepdim=True).log_())
+            rows: Float[np.ndarray, "n vocab"] = normal.cpu().numpy()
+        if not np.isfinite(rows.max(axis=1)).all():
+            checked_rows(rows, *rows.shape)  # says what is wrong
+        return rows

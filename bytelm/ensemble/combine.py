@@ -1,0 +1,242 @@
+r"""Several distributions of one next symbol, as one: the three formulas, and bounds on them while rows are incomplete.
+
+With pᵢ(b) what member i gives symbol b after the text x, wᵢ its weight and Lᵢ its likelihood of the text so far,
+
+    mixture   p(b) = Σ wᵢ pᵢ(b)
+    bayes     p(b) = Σ wᵢ Lᵢ pᵢ(b) / Σ wᵢ Lᵢ         so P(text) = Σ wᵢ Pᵢ(text): a mixture of whole texts
+    product   p(b) = Π pᵢ(b)^wᵢ / Σ over all 257 symbols of the same
+
+Rules
+    Rows are not renormalised before they are combined: in a mixture a member's leak is a part of the ensemble's, so
+    that P(text) is made of the members' lemma values and a single member is itself. In a product a factor common to a
+    member's row cancels: there it makes no difference, and a product's row sums to 1.
+    A member of weight 0 is not asked.
+    In a mixture a member that gives what was written probability 0, or cannot spell it, has nothing to say about what
+    follows: its weight is leak from there on. In bayes its likelihood is 0, and so is its share. (A prefix that a
+    member cannot spell is an error, before anything is written; see model.py.)
+    In a product a symbol to which a member of any weight gives 0 has probability 0. Under a positive weight that is the
+    formula; under a negative one 0^w is infinite, and what a member rules out is not what the others were asked for.
+    End of text is a symbol like the others: a member without an id for it gives it 0, which in a mixture lowers its
+    probability, and in a product rules it out.
+
+Bounds
+    While some nodes are not evaluated a member has ``low ≤ p ≤ high`` and ``Σ (p − low) ≤ rest``. Each formula is
+    monotone in each pᵢ, so bounds on the members make bounds on the ensemble.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from jaxtyping import Float64
+
+from bytelm.arguments import Number, number
+from bytelm.errors import InvalidArgumentError, InvalidTypeError
+from bytelm.sampling.bounds import SLACK, Envelope
+from bytelm.sampling.filters import SYMBOLS
+
+Combine: TypeAlias = Literal["mixture", "bayes", "product"]
+Weights: TypeAlias = Sequence[Number] | Callable[[bytes], Sequence[Number]]
+WeightsAt: TypeAlias = 'Float64[np.ndarray, " members"] | Callable[[bytes], Float64[np.ndarray, " members"]]'
+
+
+def check_combine(combine: object) -> None:
+    """See that there is such a formula."""
+    if combine not in get_args(Combine):
+        raise InvalidArgumentError(f"combine must be one of {', '.join(get_args(Combine))}; got {combine!r}")
+
+
+def weights_of(given: Any, count: int, combine: Combine, source: str = "weights") -> Float64[np.ndarray, " members"]:
+    """The weights of the members, in a mixture and in bayes divided by their sum.
+
+    Args:
+        given: One number for each member; None: all alike, and 1 in sum.
+        count: How many members there are.
+        combine: What they are for; only a product takes negative ones.
+        source: What an error calls them.
+
+    >>> weights_of([3, 1], 2, "mixture")
+    array([0.75, 0.25])
+    """
+    if given is None:
+        return np.full(count, 1 / count)
+    if isinstance(given, str | bytes) or not isinstance(given, Sequence | np.ndarray):
+        raise InvalidTypeError(f"{source} must be one number for each member; got {given!r:.80}")
+    weights = np.array([number(f"weight {i} of {source}", value) for i, value in enumerate(given)])
+    if len(weights) != count:
+        raise InvalidArgumentError(f"{source} has {len(weights)} numbers, and there are {count} members")
+    if not np.isfinite(weights).all():
+        raise InvalidArgumentError(f"{source} must be finite numbers; got {weights.tolist()}")
+    if not weights.any():
+        raise InvalidArgumentError(f"{source} must not all be 0: no member would be left; got {weights.tolist()}")
+    if combine == "product":
+        return weights
+    if (weights < 0).any():
+        raise InvalidArgumentError(
+            f"{source} of a {combine} must not be negative; got {weights.tolist()}. A product takes negative weights"
+        )
+    weights /= weights.max()  # their sum may be beyond what a float holds
+    weights /= weights.sum()
+    return weights
+
+
+def weights_at(weights: WeightsAt, text: bytes | bytearray) -> Float64[np.ndarray, " members"]:
+    """The weights after a text; those that are always the same do not look at it."""
+    return weights(bytes(text)) if callable(weights) else weights
+
+
+# ---- rows that are known in full
+
+
+def combined(
+    combine: Combine,
+    weights: Float64[np.ndarray, " members"],
+    rows: Float64[np.ndarray, "members 257"],
+    likelihoods: Float64[np.ndarray, " members"],
+) -> Float64[np.ndarray, "257"]:
+    """The ensemble's log-probabilities, from those of its members.
+
+    Args:
+        combine: The formula.
+        weights: As `weights_of` gives them.
+        rows: Of each member; all −∞ where it has nothing to say.
+        likelihoods: ln Lᵢ; used by bayes alone.
+    """
+    if combine == "product":
+        return multiplied(weights, rows)
+    return log_sums(log_shares(combine, weights, likelihoods)[:, None] + rows)
+
+
+def log_shares(
+    combine: Combine, weights: Float64[np.ndarray, " members"], likelihoods: Float64[np.ndarray, " members"]
+) -> Float64[np.ndarray, " members"]:
+    """The logarithms of what each member's row counts for: the weights, or in bayes the posterior weights."""
+    with np.errstate(divide="ignore"):
+        shares: Float64[np.ndarray, " members"] = np.log(weights)
+    if combine == "bayes":
+        shares = shares + likelihoods
+        whole = float(log_sums(shares[:, None])[0])
+        shares = shares - whole if whole > -math.inf else shares
+    return shares
+
+
+def multiplied(
+    weights: Float64[np.ndarray, " members"], rows: Float64[np.ndarray, "members 257"]
+) -> Float64[np.ndarray, "257"]:
+    """Ln of Π pᵢ^wᵢ over its sum; all −∞ if no symbol is left."""
+    scores = np.zeros(SYMBOLS)
+    for weight, row in zip(weights, rows, strict=True):
+        if weight != 0:
+            scores += np.where(np.isneginf(row), -np.inf, weight * np.where(np.isneginf(row), 0.0, row))
+    whole = float(log_sums(scores[:, None])[0])
+    return scores - whole if whole > -math.inf else scores
+
+
+def log_sums(terms: Float64[np.ndarray, "terms n"]) -> Float64[np.ndarray, " n"]:
+    """The logarithm of the sum of the exponentials, down the columns; −∞ for zero."""
+    top = terms.max(axis=0)
+    finite = np.where(np.isneginf(top), 0.0, top)
+    with np.errstate(divide="ignore"):
+        sums: Float64[np.ndarray, " n"] = np.log(np.exp(terms - finite).sum(axis=0)) + finite
+    return sums
+
+
+# ---- rows that are known in part
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What is known of a row of probabilities.
+
+    Attributes:
+        low: No symbol has less.
+        high: No symbol has more.
+        rest: The symbols together have no more than this beyond ``low``; 0 if and only if the row is known.
+    """
+
+    low: Float64[np.ndarray, "257"]
+    high: Float64[np.ndarray, "257"]
+    rest: float
+
+    def envelope(self) -> Envelope:
+        """The same, as sampling/bounds.py reads it."""
+        extra = np.minimum(np.maximum(self.high - self.low, 0.0), self.rest)
+        return Envelope(self.low, extra, np.minimum(extra.sum() - extra, self.rest), self.rest)
+
+
+def conditional(envelope: Envelope, least: float, most: float) -> Bounds:
+    """Bounds on P(b | x) = P(x·b) / P(x).
+
+    Args:
+        envelope: What is known of P(x·b).
+        least: P(x) is no less.
+        most: And no more; on the envelope's scale.
+    """
+    if most <= 0:
+        return Bounds(np.zeros(SYMBOLS), np.zeros(SYMBOLS), 0.0)
+    low = envelope.known / most
+    if envelope.unknown == 0 and least == most:
+        return Bounds(low, low, 0.0)
+    if least <= 0:
+        return Bounds(low, np.where(envelope.known + envelope.extra > 0, 1.0, 0.0), 1.0)
+    high = np.minimum((envelope.known + envelope.extra) / least * (1 + SLACK), 1.0)
+    rest = (float(envelope.known.sum()) + envelope.unknown) / least * (1 + SLACK) - float(low.sum())
+    return Bounds(low, high, max(min(rest, 1.0 - float(low.sum())), SLACK))
+
+
+def mixed(weights: Float64[np.ndarray, " members"], members: Sequence[Bounds]) -> Bounds:
+    """Bounds on Σ wᵢ pᵢ."""
+    low, high, rest = np.zeros(SYMBOLS), np.zeros(SYMBOLS), 0.0
+    for weight, member in zip(weights.tolist(), members, strict=True):
+        if weight > 0:
+            low += weight * member.low
+            high += weight * member.high
+            rest += weight * member.rest
+    return Bounds(low, high, rest)
+
+
+def product_envelope(weights: Float64[np.ndarray, " members"], members: Sequence[Bounds]) -> Envelope:
+    """What is known of Π pᵢ^wᵢ, on any scale; nothing, as long as there is no telling how large it can be."""
+    least, most = np.zeros(SYMBOLS), np.zeros(SYMBOLS)
+    possible = np.ones(SYMBOLS, np.bool_)
+    with np.errstate(divide="ignore"):
+        for weight, member in zip(weights.tolist(), members, strict=True):
+            if weight != 0:
+                near, far = (member.low, member.high) if weight > 0 else (member.high, member.low)
+                possible &= member.high > 0
+                least += weight * np.log(np.where(member.high > 0, near, 1.0))
+                most += weight * np.log(np.where(member.high > 0, far, 1.0))
+    # A member's low may be 0 where its p is not certain to be above 0: then the symbol may be ruled out.
+    certain = possible.copy()
+    for weight, member in zip(weights.tolist(), members, strict=True):
+        if weight != 0:
+            certain &= member.low > 0
+    if all(weight == 0 or member.rest == 0 for weight, member in zip(weights.tolist(), members, strict=True)):
+        most = least
+    top = float(most.max(initial=-math.inf, where=possible))
+    if top == math.inf:
+        return Envelope(np.zeros(SYMBOLS), np.ones(SYMBOLS), np.ones(SYMBOLS), 1.0)
+    known = np.exp(np.where(certain, least - top, -math.inf))
+    extra = np.exp(np.where(possible, most - top, -math.inf)) - known
+    if most is least:
+        return Envelope(known, np.zeros(SYMBOLS), np.zeros(SYMBOLS), 0.0)
+    return Envelope(known, extra * (1 + SLACK), (extra.sum() - extra) * (1 + SLACK), float(extra.sum()) + SLACK)
+
+
+def normalised(envelope: Envelope) -> Bounds:
+    """Bounds on the masses over their sum."""
+    known, most = envelope.known, envelope.known + envelope.extra
+    whole = float(known.sum())
+    if envelope.unknown == 0:
+        low = known / whole if whole > 0 else known
+        return Bounds(low, low, 0.0)
+    if whole <= 0:
+        return Bounds(np.zeros(SYMBOLS), np.where(most > 0, 1.0, 0.0), 1.0)
+    low = known / (whole + envelope.elsewhere)
+    with np.errstate(invalid="ignore"):
+        high = np.where(most > 0, most / np.maximum(most + (whole - known), 1e-300), 0.0) * (1 + SLACK)
+    return Bounds(low, np.minimum(high, 1.0), max(1.0 - float(low.sum()), SLACK))

@@ -1,0 +1,392 @@
+"""The boundary nodes of one byte prefix with what is known of their probabilities. No model, no torch.
+
+Setting
+    A cover has *boundary nodes*: token sequences u that spell the prefix up to some byte, each with its leftover. The
+    weight of u is P(u | c), here as a logarithm relative to an *anchor*, an ancestor of all of them (the same one for
+    as long as a text is extended, so weights can be compared along it). A node is *evaluated* once the row after u is
+    known: then the masses that flow through it to each next byte are sums of slices of that row.
+
+Invariant
+    A node has a known weight if and only if all its ancestors from the anchor on are evaluated, or were when it was
+    first met. The *front* of what is unknown is the topmost nodes that are not evaluated: what flows through a node is
+    at most its own weight, so of a chain of such nodes only the topmost counts. With K what flows through evaluated
+    nodes, and U the summed weight of the front,
+
+        K(b) ≤ P(x·b | c) ≤ K(b) + U.
+
+    Sharper: a front node with leftover s reaches only the bytes that viable tokens beginning with s have next.
+
+Rules
+    A frontier belongs to one prefix; `Frontier.advance` makes the next one and shares what is still of use.
+    It holds on to the rows of its own nodes, so nothing that it counts on can be evicted. Rows that are to outlive it
+    go to a `RowStore`, which is bounded; a row that was evicted is asked for again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64
+
+from bytelm.errors import ModelError
+from bytelm.inference.rows import Row, RowReader, RowStore
+from bytelm.lemma import log_sum
+from bytelm.sampling.bounds import Envelope
+from bytelm.sampling.filters import EOT, SYMBOLS
+
+Purpose: TypeAlias = Literal["row", "mass", "end"]
+
+
+@runtime_checkable
+class Node(Protocol):
+    """A boundary node; compared and hashed by identity."""
+
+    @property
+    def parent(self) -> Node | None: ...  # noqa: D102
+    @property
+    def token_id(self) -> int: ...  # noqa: D102
+    @property
+    def end(self) -> int: ...  # noqa: D102
+    @property
+    def depth(self) -> int: ...  # noqa: D102
+    @property
+    def token_ids(self) -> tuple[int, ...]: ...  # noqa: D102
+
+
+@runtime_checkable
+class Masses(Protocol):
+    """What flows through a node: ``next[b]`` is the mass of the viable tokens that begin with the leftover and b."""
+
+    @property
+    def next(self) -> Float64[np.ndarray, "256"]: ...  # noqa: D102
+
+
+@runtime_checkable
+class Cover(Protocol):
+    """What is needed of a cover; see cover/cover.py. A node is given back only to the text that it came from."""
+
+    @property
+    def nodes(self) -> Sequence[Node]: ...  # noqa: D102
+    @property
+    def ending(self) -> Sequence[Node]: ...  # noqa: D102
+    @property
+    def prefix(self) -> bytes: ...  # noqa: D102
+    def advance(self, data: bytes) -> Cover: ...  # noqa: D102
+    def leftover(self, node: Any) -> bytes: ...  # noqa: D102
+    def masses(self, node: Any, probs: Float[np.ndarray, " tokens"]) -> Masses: ...  # noqa: D102
+    def viable(self, node: Any) -> tuple[int, int, Bool[np.ndarray, " n"]]: ...  # noqa: D102
+    def follows(self, node: Any, token_id: int) -> bytes: ...  # noqa: D102
+
+
+class Frontier:
+    """The nodes of one prefix, their weights, and the rows known so far.
+
+    Args:
+        cover: The cover of the prefix.
+        context: Token ids in front of the text.
+        reader: Reads rows.
+        anchor: The node that weights are relative to; the nearest common ancestor of all nodes if not given.
+        weights: Log-weights known already; they replace the anchor.
+        rows: Rows known already.
+        store: Where rows are kept beyond this prefix.
+
+    Attributes:
+        nodes: The boundary nodes, those where only the text may end included.
+        opening: Whether the prefix is empty.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_front",
+        "_masses",
+        "_reach",
+        "_rows",
+        "context",
+        "cover",
+        "nodes",
+        "opening",
+        "reader",
+        "store",
+        "weights",
+    )
+
+    def __init__(
+        self,
+        cover: Cover,
+        *,
+        context: tuple[int, ...],
+        reader: RowReader,
+        anchor: Node | None = None,
+        weights: dict[Node, float] | None = None,
+        rows: dict[Node, Row] | None = None,
+        store: RowStore | None = None,
+    ) -> None:
+        self.cover = cover
+        self.context = context
+        self.reader = reader
+        self.store = store
+        self.opening = not cover.prefix
+        # In the cover's order, so that sums come out the same however the evaluation went.
+        self.nodes: tuple[Node, ...] = tuple(dict.fromkeys((*cover.nodes, *cover.ending)))
+        if weights is None:
+            weights = {common_ancestor(self.nodes) if anchor is None else anchor: 0.0}
+        self.weights = dict(weights)
+        self._rows = {} if rows is None else dict(rows)
+        self._masses: dict[Node, Masses] = {}
+        self._reach: dict[Node, Bool[np.ndarray, "257"]] = {}
+        self._front: dict[Node, list[Node]] = {}
+        self._settle()
+
+    @property
+    def prefix(self) -> bytes:
+        """The byte prefix."""
+        return self.cover.prefix
+
+    def advance(self, data: bytes) -> Frontier:
+        """The frontier of the prefix with more bytes behind it.
+
+        Raises:
+            UnreachablePrefixError: No token sequence spells them.
+        """
+        return Frontier(
+            self.cover.advance(data),
+            context=self.context,
+            reader=self.reader,
+            weights=self.weights,
+            rows=self._rows,
+            store=self.store,
+        )
+
+    def copy(self) -> Frontier:
+        """The same frontier, to be evaluated on its own."""
+        twin = Frontier(
+            self.cover,
+            context=self.context,
+            reader=self.reader,
+            weights=self.weights,
+            rows=self._rows,
+            store=self.store,
+        )
+        twin._masses.update(self._masses)
+        twin._reach.update(self._reach)
+        return twin
+
+    # ---- what is known
+
+    def row(self, node: Node) -> Row | None:
+        """The row after a node, if it is known."""
+        row = self._rows.get(node)
+        if row is None and self.store is not None and (row := self.store.get(node)) is not None:
+            self._rows[node] = row
+        return row
+
+    def _settle(self) -> None:
+        """Give each node its weight where its ancestors' rows are known; put it under its front node where not."""
+        front: dict[Node, list[Node]] = {}
+        touched: set[Node] = set()
+        for node in self.nodes:
+            path = [node]
+            while path[-1] not in self.weights:
+                parent = path[-1].parent
+                if parent is None:
+                    raise ModelError("a node is no descendant of the anchor: the cover is broken")
+                path.append(parent)
+            touched.update(path)
+            top = path.pop()
+            while path and (row := self.row(top)) is not None:
+                below = path.pop()
+                self.weights[below] = self.weights[top] + row.logprob(below.token_id)
+                top = below
+            if self.weights[top] > -math.inf and (path or self.row(top) is None):
+                front.setdefault(top, []).append(node)
+        self._front = front
+        self.weights = {node: weight for node, weight in self.weights.items() if node in touched}
+        self._rows = {node: row for node, row in self._rows.items() if node in touched}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every node of any mass is evaluated."""
+        return not self._front
+
+    def _flow(self, node: Node, row: Row) -> Masses:
+        masses = self._masses.get(node)
+        if masses is None:
+            lo, hi, _ = self.cover.viable(node)
+            probs = row.some_probs(lo, hi) if self.cover.leftover(node) else row.probs
+            masses = self._masses[node] = self.cover.masses(node, probs)
+        return masses
+
+    def log_mass(self) -> float:
+        """Logarithm of P(x) relative to the anchor, as far as it is known."""
+        return 0.0 if self.opening else log_sum(self.log_shares().values())  # any text begins with nothing
+
+    def log_shares(self) -> dict[Node, float]:
+        """Logarithms of what each node has in P(x), relative to the anchor, as far as it is known.
+
+        A cover member either spells just x, and is a node, or goes on beyond x from a node that ends before it does.
+        """
+        shares: dict[Node, float] = {}
+        for node in self.nodes:
+            log_weight = self.weights.get(node, -math.inf)
+            if not self.cover.leftover(node):
+                shares[node] = log_weight
+            elif log_weight > -math.inf and (row := self._rows.get(node)) is not None:
+                mass = float(self._flow(node, row).next.sum())
+                shares[node] = log_weight + math.log(mass) if mass > 0 else -math.inf
+        return shares
+
+    def log_end_mass(self) -> float:
+        """Logarithm of P(x, end of text) relative to the anchor, through the nodes evaluated so far."""
+        terms = []
+        for node in self.cover.ending:
+            log_weight = self.weights.get(node, -math.inf)
+            if log_weight > -math.inf and (row := self._rows.get(node)) is not None and row.eot > 0:
+                terms.append(log_weight + math.log(row.eot))
+        return log_sum(terms)
+
+    def log_bound(self, purpose: Purpose = "row") -> float:
+        """Logarithm of U relative to the anchor: the most that flows through what is wanted and not evaluated."""
+        return log_sum(self.weights[top] for top in self._wanted(purpose))
+
+    def _wanted(self, purpose: Purpose) -> dict[Node, list[Node]]:
+        """Under each front node the nodes whose rows a purpose needs, ancestors included."""
+        wanted: dict[Node, list[Node]] = {}
+        ending = set(self.cover.ending) if purpose == "end" else set()
+        for top, nodes in self._front.items():
+            for node in nodes:
+                path = path_down(top, node)
+                if purpose == "mass" and not self.cover.leftover(node):
+                    path.pop()  # its weight is all that P(x) needs of it
+                if path and (purpose != "end" or node in ending):
+                    wanted.setdefault(top, []).extend(path)
+        return wanted
+
+    def _scale(self) -> float:
+        """The greatest log-weight: masses are told relative to it."""
+        return max((self.weights.get(node, -math.inf) for node in (*self.nodes, *self._front)), default=-math.inf)
+
+    def known(self) -> tuple[float, Float64[np.ndarray, "257"]]:
+        """A log-scale, and K in multiples of its exponential."""
+        scale = self._scale()
+        known = np.zeros(SYMBOLS)
+        if scale == -math.inf:
+            return scale, known
+        alive, ending = set(self.cover.nodes), set(self.cover.ending)
+        for node in self.nodes:
+            log_weight = self.weights.get(node, -math.inf)
+            if log_weight == -math.inf or (row := self._rows.get(node)) is None:
+                continue
+            weight = math.exp(log_weight - scale)
+            if node in alive:
+                known[:256] += weight * self._flow(node, row).next
+            if node in ending:
+                known[EOT] += weight * row.eot
+        return scale, known
+
+    def envelope(self) -> Envelope:
+        """K, and what can come on top of it for each symbol."""
+        scale, known = self.known()
+        extra, elsewhere, unknown = np.zeros(SYMBOLS), np.zeros(SYMBOLS), 0.0
+        for top, nodes in self._front.items():
+            weight = math.exp(self.weights[top] - scale)
+            reach = self._reached(nodes)
+            unknown += weight
+            extra += weight * reach
+            elsewhere += weight * (reach.sum() > reach)
+        return Envelope(known, extra, elsewhere, unknown)
+
+    def _reached(self, nodes: Iterable[Node]) -> Bool[np.ndarray, "257"]:
+        """The symbols that some of these nodes can come to next."""
+        reached = np.zeros(SYMBOLS, np.bool_)
+        for node in nodes:
+            if node not in self._reach:
+                reach = np.ones(SYMBOLS, np.bool_)
+                if self.cover.leftover(node):
+                    reach[:256] = self.cover.masses(node, self.reader.everything).next > 0
+                    reach[EOT] = False
+                self._reach[node] = reach
+            reached |= self._reach[node]
+        return reached
+
+    def log_most(self) -> float:
+        """Logarithm of what P(x) is at most, relative to the anchor: no masses over the whole vocabulary are summed."""
+        most = [self.weights[top] for top in self._front]
+        for node in self.nodes:
+            log_weight = self.weights.get(node, -math.inf)
+            if log_weight > -math.inf and (row := self._rows.get(node)) is not None:
+                if self.cover.leftover(node):
+                    mass = float(self._flow(node, row).next.sum())
+                    log_weight += math.log(mass) if mass > 0 else -math.inf
+                most.append(log_weight)
+        return log_sum(most)
+
+    # ---- what is asked for, and told
+
+    def missing(self, share: float = 0.0, purpose: Purpose = "row") -> tuple[Node, ...]:
+        """The nodes to evaluate: the heaviest front node with all that is known to hang on it, and others with it.
+
+        Args:
+            share: Front nodes ride along if they hold at least this share of all that can be; 0 takes all.
+            purpose: What the rows are for: the next byte, P(x), or P(x, end of text).
+        """
+        wanted = self._wanted(purpose)
+        if not wanted:
+            return ()
+        heaviest = max(wanted, key=self.weights.__getitem__)
+        least = -math.inf
+        if share > 0:
+            scale, known = self.known()
+            whole = known.sum() + sum(math.exp(self.weights[top] - scale) for top in self._front)
+            if whole > 0:
+                least = min(math.log(share * whole) + scale, self.weights[heaviest])
+        chosen = {
+            node: None
+            for top, nodes in wanted.items()
+            if self.weights[top] >= least
+            for node in nodes
+            if self.row(node) is None
+        }
+        if not chosen:
+            # Their rows have reached the store since, through another frontier that shares it.
+            self._settle()
+            return self.missing(share, purpose)
+        return tuple(sorted(chosen, key=lambda node: node.depth))
+
+    def sequences(self, nodes: Iterable[Node]) -> tuple[tuple[int, ...], ...]:
+        """What a model is to be fed for these nodes."""
+        return tuple(self.context + node.token_ids for node in nodes)
+
+    def learn(self, nodes: Sequence[Node], rows: Sequence[Float[np.ndarray, " vocab"]]) -> None:
+        """Take in the rows after these nodes."""
+        for node, array in zip(nodes, rows, strict=True):
+            self._rows[node] = row = self.reader.read(array)
+            if self.store is not None:
+                self.store.put(node, row)
+        self._settle()
+
+
+def path_down(top: Node, node: Node) -> list[Node]:
+    """The nodes from an ancestor to a descendant, both included."""
+    path = [node]
+    while path[-1] is not top:
+        parent = path[-1].parent
+        if parent is None:
+            raise ModelError("a node is no descendant of the node it hangs on: the cover is broken")
+        path.append(parent)
+    return path[::-1]
+
+
+def common_ancestor(nodes: Sequence[Node]) -> Node:
+    """The deepest node that is an ancestor of all, or one of them."""
+    met = list(dict.fromkeys(nodes))
+    while len(met) > 1:
+        deepest = max(met, key=lambda node: node.depth)
+        met.remove(deepest)
+        if deepest.parent is None:
+            raise ModelError("nodes of one cover share no ancestor: the cover is broken")
+        if deepest.parent not in met:
+            met.append(deepest.parent)
+    return met[0]

@@ -1,0 +1,184 @@
+"""A model's rows as the byte layer uses them: probabilities of spellable tokens in byte order, and of the end of text.
+
+Rules
+    A row is turned once, when its masses are first asked for: exponentials, put in trie order, so that the tokens that
+    begin with some bytes are a slice of it. The ids that end a text become one number; special tokens that do not are
+    dropped, and are part of the leak.
+    Logarithms in float32 become probabilities in float32, whose rounding is less than their own, unless one of them is
+    too small for it: no token may become impossible. Sums are in float64.
+
+Cost
+    One gather and one exponential of the vocabulary; 8 bytes a token (16 where rows are float64).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float, Float64, Int32, Int64
+
+from bytelm.errors import VocabularyMismatchError
+from bytelm.token_lm import RIDE
+from bytelm.tokenizer.prefix_index import Trie
+
+STORE_BYTES: Final = 128 * 2**20
+LEAST_LOGPROB: Final = -80.0  # float32 has full precision down to exp(-87)
+
+
+class Row:
+    """What a model says after a node: of the spellable tokens in trie order, and of the end of text.
+
+    Args:
+        reader: Of its tokenizer.
+        logprobs: By token id; not to be written to any more.
+
+    Attributes:
+        logprobs: As given.
+        eot: The probability that the text ends.
+    """
+
+    __slots__ = ("_probs", "_reader", "eot", "logprobs")
+
+    def __init__(self, reader: RowReader, logprobs: Float[np.ndarray, " vocab"]) -> None:
+        self._reader = reader
+        self._probs: Float[np.ndarray, " tokens"] | None = None
+        self.logprobs = logprobs
+        self.eot = reader.eot(logprobs)
+
+    @property
+    def probs(self) -> Float[np.ndarray, " tokens"]:
+        """Probabilities of the spellable tokens in trie order, made when they are first asked for."""
+        if self._probs is None:
+            self._probs = self._reader.probs(self.logprobs)
+        return self._probs
+
+    def some_probs(self, lo: int, hi: int) -> Float[np.ndarray, " tokens"]:
+        """The same for a range of ranks; the others may be 0."""
+        return self._reader.probs(self.logprobs, ranks=(lo, hi)) if self._probs is None else self._probs
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes, once its probabilities are made."""
+        return 2 * self.logprobs.nbytes
+
+    def logprob(self, token_id: int) -> float:
+        """The log-probability of a token, as a part of a text."""
+        return -math.inf if token_id in self._reader.ends else float(self.logprobs[token_id])
+
+    def likeliest(self) -> int:
+        """The likeliest of all ids."""
+        return int(self.logprobs.argmax())
+
+
+class RowReader:
+    """Turns a model's rows into `Row` s.
+
+    Args:
+        trie: The spellable tokens, in byte order.
+        vocab_size: Columns of a row; may exceed the vocabulary.
+        eot_ids: The ids that end a text. One of them that also spells something counts as the end alone.
+        ride: The share of the mass from which a node is evaluated along with another that is needed: what a token more
+            in a call costs, beside a call of its own.
+
+    Raises:
+        VocabularyMismatchError: A token has no column.
+    """
+
+    def __init__(self, trie: Trie, *, vocab_size: int, eot_ids: Iterable[int], ride: float = RIDE) -> None:
+        order = trie.order
+        if len(order) and int(order.max()) >= vocab_size:
+            raise VocabularyMismatchError(
+                f"the tokenizer has a token with id {int(order.max())}, and the model has columns for ids below "
+                f"{vocab_size}: they do not belong together. Pass the tokenizer that came with the model"
+            )
+        self.trie = trie
+        self.order: Int32[np.ndarray, " tokens"] = order
+        self._order = order.astype(np.intp)  # numpy gathers by these twice as fast
+        self.vocab_size = vocab_size
+        self.ride = ride
+        self.eot_ids = np.array(sorted(eot_ids), np.int64)
+        self.everything: Float64[np.ndarray, " tokens"] = np.ones(len(order))
+        self.ends = frozenset(self.eot_ids.tolist())
+        rank: Int64[np.ndarray, " vocab"] = np.full(vocab_size, -1, np.int64)
+        rank[order] = np.arange(len(order))
+        self._ends = rank[self.eot_ids]
+        self._ends = self._ends[self._ends >= 0]
+
+    def read(self, row: Float[np.ndarray, " vocab"]) -> Row:
+        """Read one row of natural log-probabilities, by token id; it is not to be written to any more."""
+        # A view would keep the rows of a whole call alive.
+        block: Any = row.base
+        return Row(self, row if block is None or getattr(block, "nbytes", 0) == row.nbytes else row.copy())
+
+    def probs(
+        self, row: Float[np.ndarray, " vocab"], *, ranks: tuple[int, int] | None = None
+    ) -> Float[np.ndarray, " tokens"]:
+        """Probabilities of the spellable tokens in trie order.
+
+        Args:
+            row: Natural log-probabilities, by token id.
+            ranks: Read only the tokens of these ranks, where no others are asked about; the others are 0.
+        """
+        wide = np.float64 if too_small(row) else row.dtype
+        if ranks is None:
+            probs = np.take(row, self._order).astype(wide, copy=False)
+            np.exp(probs, out=probs)
+        else:
+            lo, hi = ranks
+            probs = np.zeros(len(self.order), wide)
+            np.exp(row[self._order[lo:hi]], out=probs[lo:hi], dtype=wide)
+        probs[self._ends] = 0.0
+        return probs
+
+    def eot(self, row: Float[np.ndarray, " vocab"]) -> float:
+        """The probability of the end of text in a row as the model gave it."""
+        return float(np.exp(row[self.eot_ids].astype(np.float64)).sum())
+
+    def logprobs(
+        self, row: Float[np.ndarray, " vocab"], token_ids: Int32[np.ndarray, " n"] | Int64[np.ndarray, " n"]
+    ) -> Float64[np.ndarray, " n"]:
+        """The log-probabilities of tokens in a row as the model gave it, as parts of a text."""
+        return np.where(np.isin(token_ids, self.eot_ids), -np.inf, row[token_ids].astype(np.float64))
+
+
+def too_small(row: Float[np.ndarray, " n"]) -> bool:
+    """Whether a probability is too small for full precision in float32, and not 0.
+
+    >>> too_small(np.array([-0.1, -200.0], np.float32)), too_small(np.array([0.0, -np.inf], np.float32))
+    (True, False)
+    """
+    if row.min(initial=0.0) >= LEAST_LOGPROB:
+        return False
+    return bool(row.min(initial=0.0, where=row > -np.inf) < LEAST_LOGPROB)
+
+
+class RowStore:
+    """Rows by node, the least recently used evicted when they exceed a number of bytes."""
+
+    def __init__(self, max_bytes: int = STORE_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self._rows: OrderedDict[object, Row] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def get(self, node: object) -> Row | None:
+        """The row of a node, if it is still here."""
+        row = self._rows.get(node)
+        if row is not None:
+            self._rows.move_to_end(node)
+        return row
+
+    def put(self, node: object, row: Row) -> None:
+        """Keep a row; older ones make room."""
+        if node not in self._rows:
+            self._bytes += row.nbytes
+        self._rows[node] = row
+        self._rows.move_to_end(node)
+        while self._bytes > self.max_bytes and self._rows:
+            self._bytes -= self._rows.popitem(last=False)[1].nbytes

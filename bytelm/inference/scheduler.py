@@ -1,0 +1,358 @@
+"""Many jobs, one stream of batched model calls.
+
+Rules
+    A *step* is a generator that knows no model. Where it needs to know what a model says after some token sequences, it
+    yields a `Request`, and is resumed with one row for each of them; what it returns is its result.
+    The scheduler runs all steps until each has asked for something or has ended, gathers what they ask for into one
+    call, and goes round again. A step that needs nothing is not held up by those that do: it runs on to its end.
+    At most ``max_jobs`` steps are under way at a time; as one ends the next begins: memory does not grow with a list.
+    A sequence asked for by several steps in one round is fed once.
+    A step's result depends on its own rows alone, so it is the same in any company.
+    A request may be for several engines (those of an ensemble): a round asks each of them once.
+
+Cost
+    One call of ``next_token_logprobs`` a round and engine, or several where a round asks for more than ``max_rows``
+    sequences of it.
+
+Failure
+    Results are yielded as they are ready. When a call fails, its error rises from the iterator, and whoever consumed it
+    still has every result that was finished before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+from bytelm.errors import BytelmError
+from bytelm.token_lm import TokenLM, Usage, checked_rows
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+CALL_BYTES: Final = 64 * 2**20
+MAX_JOBS: Final = 64
+PATIENCE_S: Final = 2.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a step asks for.
+
+    Attributes:
+        sequences: Token ids, context and all.
+        done: The share of the step that lies behind it, for progress bars.
+        engines: The engine of each sequence, if they are not all for the one that the scheduler has.
+    """
+
+    sequences: tuple[tuple[int, ...], ...]
+    done: float = 0.0
+    engines: tuple[TokenLM, ...] = ()
+
+
+Rows: TypeAlias = "Sequence[Float[np.ndarray, 'vocab']]"
+Step: TypeAlias = Generator[Request, Any, T]
+_Place: TypeAlias = tuple[int, tuple[int, ...]]  # an engine, by its id, and a sequence
+
+
+@dataclass(frozen=True, slots=True)
+class JobUsage:
+    """What a job cost.
+
+    Attributes:
+        calls: Model calls that it took part in. Jobs that run together share calls, so their sum exceeds the total.
+        tokens_fed: Tokens that ran through the model for it, where the engine counts them: its share of each call.
+        rows: Sequences that it was the first to ask for.
+        largest_leak: The largest leak among the rows that were evaluated in full, or None if there was none.
+        redrawn: How often a token that the engine drew itself was leak, and was drawn anew (sampling/engine_draws.py).
+            Each time one is to be drawn that happens with the leak's probability.
+    """
+
+    calls: int = 0
+    tokens_fed: int | None = None
+    rows: int = 0
+    largest_leak: float | None = None
+    redrawn: int = 0
+
+    def plus(self, calls: int = 0, fed: int | None = None, rows: int = 0) -> JobUsage:
+        """This and some more."""
+        total = self.tokens_fed if fed is None else (self.tokens_fed or 0) + fed
+        return replace(self, calls=self.calls + calls, tokens_fed=total, rows=self.rows + rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T]):
+    """The result of a job, its place among the jobs, and what it cost."""
+
+    index: int
+    result: T
+    usage: JobUsage
+
+
+@dataclass(slots=True)
+class Job(Generic[T]):
+    """A step that runs: what it has asked for and not yet been told."""
+
+    step: Step[T]
+    request: Request | None = None
+    usage: JobUsage = JobUsage()
+
+
+Jobs: TypeAlias = dict[int, Job[T]]  # by the index that their outcomes have
+
+
+def close_all(running: Jobs[Any]) -> None:
+    """Let go of steps that have not ended."""
+    for job in running.values():
+        job.step.close()
+    running.clear()
+
+
+def on(token_lm: TokenLM, step: Step[T]) -> Step[T]:
+    """The same step, whose requests say that they are for this engine."""
+    rows = None
+    while True:
+        try:
+            request = step.send(rows)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        rows = yield replace(request, engines=(token_lm,) * len(request.sequences))
+
+
+def together(steps: Sequence[Step[T]]) -> Step[list[T]]:
+    """The results of several steps that run side by side: what they ask for in one round is one request."""
+    results: dict[int, T] = {}
+    running: dict[int, Request] = {}
+
+    def resume(index: int, rows: Any) -> None:
+        try:
+            running[index] = steps[index].send(rows)
+        except StopIteration as end:
+            results[index] = end.value
+
+    try:
+        for index in range(len(steps)):
+            resume(index, None)
+        while running:
+            asked, running = running, {}
+            rows = yield Request(
+                tuple(sequence for request in asked.values() for sequence in request.sequences),
+                sum((asked[i].done if i in asked else 1.0) for i in range(len(steps))) / len(steps),
+                tuple(engine for request in asked.values() for engine in request.engines),
+            )
+            start = 0
+            for index, request in asked.items():
+                resume(index, rows[start : start + len(request.sequences)])
+                start += len(request.sequences)
+    finally:
+        for step in steps:
+            step.close()
+    return [results[index] for index in range(len(steps))]
+
+
+class Scheduler:
+    """Runs steps over one model, or over those that their requests name.
+
+    Args:
+        token_lm: The engine.
+        max_rows: Sequences in one call, at most; as many as make 64 MiB of rows if not given.
+        max_jobs: Steps under way at a time, at most.
+        progress: Whether to show a bar on a terminal's standard error, once the jobs have taken two seconds.
+        names: What an error that an engine raises calls it, by its ``id``.
+
+    >>> scheduler.run_one(step)  # doctest: +SKIP
+    Outcome(index=0, result=..., usage=JobUsage(calls=1, tokens_fed=5, rows=1, largest_leak=None, redrawn=0))
+    """
+
+    def __init__(
+        self,
+        token_lm: TokenLM,
+        *,
+        max_rows: int | None = None,
+        max_jobs: int = MAX_JOBS,
+        progress: bool = False,
+        names: Mapping[int, str] | None = None,
+    ) -> None:
+        self.token_lm = token_lm
+        self.max_rows = rows_in(token_lm.vocab_size) if max_rows is None else max_rows
+        self._bounded = max_rows is not None
+        self.max_jobs = max_jobs
+        self.progress = progress
+        self.names = {} if names is None else names
+
+    def run_one(self, step: Step[T]) -> Outcome[T]:
+        """Run one step to its end."""
+        (outcome,) = self.run([step])
+        return outcome
+
+    def run(self, steps: Sequence[Step[T]], *, label: str = "evaluating") -> Iterator[Outcome[T]]:
+        """Run steps together, and yield their outcomes as they end.
+
+        Args:
+            steps: Generators that have not begun.
+            label: What a progress bar calls the work.
+
+        Raises:
+            ModelError: A call failed or gave rows that cannot be; what was yielded before stands.
+        """
+        waiting = deque(enumerate(steps))
+        running: Jobs[T] = {}
+        bar = self.bar(label, len(steps))
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.max_jobs:
+                    yield from self.begin(running, *waiting.popleft())
+                if bar:
+                    bar.show(len(waiting) + len(running), (job.request for job in running.values()))
+                yield from self.round(running)
+        finally:
+            if bar:
+                bar.close()
+            close_all(running)
+
+    def bar(self, label: str, total: int) -> Bar | None:
+        """A progress bar for so many jobs, where one is wanted and there is a terminal."""
+        return Bar(label, total) if self.progress and sys.stderr.isatty() else None
+
+    def begin(self, running: Jobs[T], index: int, step: Step[T]) -> Iterator[Outcome[T]]:
+        """Let a step join those that run, up to its first request; yield its outcome if it ends before."""
+        running[index] = Job(step)
+        yield from self._resume(running, index, None)
+
+    def round(self, running: Jobs[T]) -> Iterator[Outcome[T]]:
+        """Tell all steps what they have asked for; yield the outcomes of those that end.
+
+        Raises:
+            ModelError: A call failed or gave rows that cannot be.
+        """
+        rows = self._rows(running)
+        for index, job in list(running.items()):
+            yield from self._resume(running, index, [rows[place] for place in self._places(job.request)])
+
+    @staticmethod
+    def _resume(running: Jobs[T], index: int, rows: Rows | None) -> Iterator[Outcome[T]]:
+        """Run a job up to its next request; yield its outcome if it ends instead."""
+        job = running[index]
+        job.request = None
+        try:
+            request = job.step.send(rows)
+            while not request.sequences:
+                request = job.step.send([])
+        except StopIteration as end:
+            del running[index]
+            yield Outcome(index, end.value, job.usage)
+        else:
+            job.request = request
+
+    def _places(self, request: Request | None) -> list[_Place]:
+        """What a request asks for, by engine."""
+        if request is None:
+            return []
+        engines = request.engines or (self.token_lm,) * len(request.sequences)
+        return [(id(engine), sequence) for engine, sequence in zip(engines, request.sequences, strict=True)]
+
+    def _rows(self, running: Jobs[T]) -> dict[_Place, Float[np.ndarray, " vocab"]]:
+        """One round: everything that the jobs ask for, in as few calls as ``max_rows`` allows."""
+        asked: dict[_Place, Job[T]] = {}
+        engines: dict[int, TokenLM] = {id(self.token_lm): self.token_lm}
+        wanted: dict[int, set[_Place]] = {}
+        for job in running.values():
+            places = self._places(job.request)
+            wanted[id(job)] = set(places)
+            for place in places:
+                asked.setdefault(place, job)
+            if job.request:
+                engines.update((id(engine), engine) for engine in job.request.engines)
+        rows: dict[_Place, Float[np.ndarray, " vocab"]] = {}
+        for name, engine in engines.items():
+            mine = [place for place in asked if place[0] == name]
+            size = self.max_rows if self._bounded else rows_in(engine.vocab_size)
+            for start in range(0, len(mine), size):
+                batch = mine[start : start + size]
+                array, calls, fed = self._call(engine, [sequence for _, sequence in batch])
+                rows.update(zip(batch, array, strict=True))
+                in_batch = set(batch)
+                before = 0
+                for job in running.values():
+                    own = sum(asked[place] is job for place in batch)
+                    if not in_batch.isdisjoint(wanted[id(job)]):
+                        share = None if fed is None else fed * (before + own) // len(batch) - fed * before // len(batch)
+                        job.usage = job.usage.plus(calls, share, own)
+                    before += own
+        return rows
+
+    def _call(
+        self, engine: TokenLM, batch: list[tuple[int, ...]]
+    ) -> tuple[Float[np.ndarray, "n vocab"], int, int | None]:
+        """One call: its rows, and how many passes and tokens the engine says it took."""
+        counters: Usage | None = getattr(engine, "usage", None)
+        before = Usage() if counters is None else counters.copy()
+        with blamed(self.names.get(id(engine))):
+            rows = engine.next_token_logprobs(batch)
+            array = checked_rows(rows, len(batch), engine.vocab_size)
+        if counters is None:
+            return array, 1, None
+        spent = counters.since(before)
+        return array, spent.calls, spent.tokens_fed
+
+
+@contextlib.contextmanager
+def blamed(name: str | None) -> Iterator[None]:
+    """Let an error of bytelm say whose it is: its class and attributes stay, its message begins with the name."""
+    try:
+        yield
+    except Exception as error:
+        if name is not None:
+            if isinstance(error, BytelmError):
+                error.args = (f"{name}: {error}", *error.args[1:])
+            else:
+                error.add_note(f"in {name}")
+        raise
+
+
+def rows_in(vocab_size: int) -> int:
+    """How many float32 rows of this many columns make one call.
+
+    >>> rows_in(50_000), rows_in(250_000)
+    (335, 67)
+    """
+    return max(1, min(512, CALL_BYTES // (4 * vocab_size)))
+
+
+class Bar:
+    """A progress bar that appears once its work has taken two seconds."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self._label, self._total = label, total
+        self._began = time.monotonic()
+        self._progress: Progress | None = None
+
+    def show(self, left: int, requests: Iterable[Request | None] = ()) -> None:
+        """Move the bar: jobs that ended count whole, the others by what they say of themselves."""
+        if self._progress is None:
+            if time.monotonic() - self._began < PATIENCE_S:
+                return
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._progress = Progress(console=Console(stderr=True), transient=True)
+            self._progress.add_task(self._label, total=self._total)
+            self._progress.start()
+        done = self._total - left + sum(request.done for request in requests if request)
+        self._progress.update(self._progress.task_ids[0], completed=done)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()

@@ -1,0 +1,219 @@
+"""Completions that are under way together, on an engine that draws their tokens.
+
+Theory of operation
+    An item (engine_draws.py) says what the engine is to go on from, and takes the tokens until one of them is leak or
+    the text ends. Then it waits; all that wait are taken on together, a round of rows at a time, and who comes to wait
+    joins at the next round. Each goes on as soon as it is ready, beside the rows that others still need.
+    After leak the member that was left is the likeliest to be drawn again. An engine that asks for new sequences at
+    each step is let go on from there at once, on a *guess*, while the rows are computed by which the member is drawn.
+    Where the guess was right, what was drawn on it stands; else it is thrown away.
+
+Invariant
+    A guess changes when a token is drawn, and not which: right or not, what follows a leak is drawn with the item's
+    seed, and the item's other random numbers are the same ones. So an item is a function of its seed alone.
+    A guess has no say in its being right: the member is drawn without a look at it.
+
+Cost
+    A leak has its sequence miss the step in which it was drawn, and where the engine does not wait for its caller, as
+    vLLM with processes of its own, the one that is under way when it is seen. Without a guess, or with one that is
+    wrong, it misses those in which the rows are computed as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Final
+
+from bytelm.errors import BytelmError
+from bytelm.inference.scheduler import Bar, Jobs, JobUsage, Outcome, Scheduler, close_all
+from bytelm.sampling.engine_draws import HandedOver
+from bytelm.sampling.generation import Completion
+from bytelm.token_lm import Draw, TokenDrawer, Usage
+
+GROUP: Final = 256  # completions that are under way at a time
+GUESSED: Final = 32  # tokens that are drawn on a guess, at most
+
+
+def completions(
+    items: Sequence[HandedOver], engine: TokenDrawer, scheduler: Scheduler
+) -> Iterator[Outcome[Completion]]:
+    """Run completions together, and yield their outcomes.
+
+    Raises:
+        ModelError: A call failed; what was yielded before stands, and what could still be scored is yielded first.
+    """
+    bar = scheduler.bar("sampling", len(items))
+    try:
+        for start in range(0, len(items), GROUP):
+            group = _Group(dict(enumerate(items[start : start + GROUP], start)), engine, scheduler, bar)
+            try:
+                engine.draw_tokens(group.more)
+            except Exception:
+                with contextlib.suppress(BytelmError):
+                    group.finish()
+                yield from group.outcomes()
+                raise
+            finally:
+                group.close()
+            yield from group.outcomes()
+    finally:
+        if bar:
+            bar.close()
+
+
+class _Guess:
+    """Where a completion is let go on from before that is known.
+
+    Attributes:
+        sequence: The tokens.
+        drawn: Tokens drawn after it, and their log-probabilities.
+        limit: How many are kept, at most.
+        right: Whether it is right; None before that is known.
+    """
+
+    def __init__(self, sequence: tuple[int, ...], limit: int) -> None:
+        self.sequence = sequence
+        self.drawn: list[tuple[int, float]] = []
+        self.limit = limit
+        self.right: bool | None = None
+
+
+class _Group:
+    """Completions that are under way together.
+
+    Args:
+        items: By index.
+        engine: Draws their tokens.
+        scheduler: Runs what they need beside that.
+
+    Attributes:
+        going: Those that have not ended.
+    """
+
+    def __init__(
+        self, items: dict[int, HandedOver], engine: TokenDrawer, scheduler: Scheduler, bar: Bar | None
+    ) -> None:
+        self.going = items
+        self._scheduler = scheduler
+        self._bar = bar
+        self._waiting = deque(items)  # which the engine's threads append to
+        self._running: Jobs[Completion | None] = {}
+        self._drawn = dict.fromkeys(items, 0)
+        self._rows = dict.fromkeys(items, JobUsage())
+        self._done: dict[int, Completion] = {}
+        self._guesses: dict[int, _Guess] = {}
+        self._guesses_at_all = bool(getattr(engine, "asks_each_step", False))
+        self._context: int = getattr(engine, "context_length", None) or sys.maxsize
+        self._counters: Usage | None = getattr(engine, "usage", None)
+        self._earlier = None if self._counters is None else self._counters.copy()
+
+    def more(self) -> Iterator[Draw]:
+        """What the engine is to begin with: each item that waits, once it is known where it goes on, or on a guess."""
+        while self._waiting or self._running:
+            if self._guesses_at_all:
+                yield from self._on_guesses()  # of leak that was seen among tokens drawn on a guess
+            for index in self._advance():
+                if self._begins(index):
+                    yield self._draw(index, self.going[index])
+
+    def _advance(self) -> Iterator[int]:
+        """Take the items that wait a round further; those that are where the engine goes on, or at their ends."""
+        if self._bar:
+            self._bar.show(len(self.going))
+        while self._waiting and len(self._running) < self._scheduler.max_jobs:
+            index = self._waiting.popleft()
+            yield from self._noted(self._scheduler.begin(self._running, index, self.going[index].next()))
+        yield from self._noted(self._scheduler.round(self._running))
+
+    def _noted(self, outcomes: Iterator[Outcome[Completion | None]]) -> Iterator[int]:
+        for outcome in outcomes:
+            index, spent = outcome.index, outcome.usage
+            self._rows[index] = self._rows[index].plus(spent.calls, spent.tokens_fed, spent.rows)
+            if outcome.result is not None:
+                self._done[index] = outcome.result
+                del self.going[index]
+            yield index
+
+    def finish(self) -> None:
+        """Score the items that have come to their ends; nothing more is drawn."""
+        self.close()
+        self._waiting = deque(index for index, item in self.going.items() if item.finish_reason)
+        while self._waiting or self._running:
+            deque(self._advance(), maxlen=0)
+
+    def close(self) -> None:
+        """Let go of what still needs rows."""
+        close_all(self._running)
+
+    def _draw(self, index: int, item: HandedOver) -> Draw:
+        return Draw(item.sequence, item.seed, item.room, partial(self._told, index))
+
+    def _told(self, index: int, token: int, logprob: float) -> bool | Draw:
+        """Take a token; where it was leak, the engine is to go on from the guess, if there is one."""
+        return self._take(index, token, logprob) or self._on_a_guess(index) or False
+
+    def _take(self, index: int, token: int, logprob: float) -> bool:
+        self._drawn[index] += 1
+        goes_on = self.going[index].take(token, logprob)
+        if not goes_on:
+            self._waiting.append(index)
+        return goes_on
+
+    def _on_guesses(self) -> Iterator[Draw]:
+        """Draws after the guesses of items that have come to wait."""
+        for index in [*self._waiting]:
+            if (draw := self._on_a_guess(index)) is not None:
+                yield draw
+
+    def _on_a_guess(self, index: int) -> Draw | None:
+        """The draw after an item's guess, where it has one and none is under way."""
+        item = self.going[index]
+        # Far enough from the end of the context that a wrong guess does not come to it.
+        if (
+            not self._guesses_at_all
+            or index in self._guesses
+            or not item.guess
+            or len(item.guess) + GUESSED >= self._context
+        ):
+            return None
+        guess = self._guesses[index] = _Guess(item.guess, min(GUESSED, item.room))
+        return Draw(item.guess, item.seed, item.room, partial(self._keep, index, guess))
+
+    def _keep(self, index: int, guess: _Guess, token: int, logprob: float) -> bool | Draw:
+        """Take a token on a guess: for later, or if the guess was right, at once."""
+        if guess.right is None:
+            guess.drawn.append((token, logprob))
+            return len(guess.drawn) < guess.limit
+        goes_on = guess.right and self._told(index, token, logprob)
+        guess.right = goes_on is True
+        return goes_on
+
+    def _begins(self, index: int) -> bool:
+        """Whether a draw is to begin for an item: it goes on, and not with what was drawn on its guess."""
+        guess, item = self._guesses.pop(index, None), self.going.get(index)
+        if guess is None or item is None or guess.sequence != item.sequence or len(guess.drawn) == guess.limit:
+            if guess is not None:
+                guess.right = False
+            return item is not None
+        guess.right = True
+        for token, logprob in guess.drawn:
+            if not self._take(index, token, logprob):
+                guess.right = False
+                break
+        return False
+
+    def outcomes(self) -> Iterator[Outcome[Completion]]:
+        """The completions that have ended. What the engine fed is shared out by the tokens drawn."""
+        fed: int | None = None
+        if self._counters is not None and self._earlier is not None:
+            rows = sum(usage.tokens_fed or 0 for usage in self._rows.values())
+            fed = max(self._counters.since(self._earlier).tokens_fed - rows, 0)
+        whole = max(sum(self._drawn.values()), 1)
+        for index, completion in self._done.items():
+            count = self._drawn[index]
+            share = None if fed is None else round(fed * count / whole)
+            yield Outcome(index, completion, self._rows[index].plus(calls=count, fed=share))

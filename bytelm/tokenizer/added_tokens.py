@@ -1,0 +1,129 @@
+"""Added tokens as a pattern: matched in the text before anything else, the longest at the leftmost place.
+
+Rules
+    A special token's spelling is matched too, and stays text: it only keeps other added tokens from beginning inside
+    it. A single-word token beside a word character stays text as well. A token that strips white space loses it, so
+    next to white space its match is *lost*: such a text does not come back from decoding, and has no canonical
+    sequence. A token whose bytes are not those of its spelling is lost wherever it matches, and so is one with white
+    space where the tokenizer hides a leading space. A text that begins with an added token gets no hidden leading
+    space. Such a text is refused where the tokenizer hides one (docs/tokenizers.md): its first token would spell
+    another text than its bytes say.
+
+Source
+    The behaviour is that of `tokenizers`' added vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bytelm.tokenizer.split.automaton import LOST, SKIP
+from bytelm.tokenizer.split.regex import Compiler, Instruction, Node, Parser, Pattern, quoted
+from bytelm.tokenizer.vocab import SPACE_MARK, AddedToken, Vocab, decode_added
+
+
+def added_pattern(vocab: Vocab, group: Sequence[AddedToken], *, opens: bool) -> tuple[Pattern, frozenset[int]]:
+    """The pattern of some added tokens, and the ids that its matches become.
+
+    Args:
+        vocab: The vocabulary they belong to.
+        group: Those matched before normalization, or those matched after it.
+        opens: This is the first group, which sees where a text begins.
+    """
+    spellings: dict[str, Spelling] = {}
+    for token in group:
+        content, spelled = _matched(vocab, token), spelled_in_text(vocab, token)
+        if vocab.lead and any(c.isspace() or c == SPACE_MARK for c in content):
+            spellings[content] = Spelling(LOST, token.single_word)  # it may swallow the hidden space
+        elif token.special:
+            spellings[content] = Spelling(SKIP)
+        elif not vocab.token_bytes[token.id] == spelled == decode_added(token.content, vocab.family):
+            spellings[content] = Spelling(LOST, token.single_word)
+        else:
+            spellings[content] = Spelling(token.id, token.single_word, token.lstrip, token.rstrip)
+    emitted = frozenset(spelling.tag for spelling in spellings.values() if spelling.tag >= 0)
+    opening, reopening = vocab.opening if opens else "", vocab.reopening
+    if opens:
+        opening = opening or (SPACE_MARK if vocab.lead and emitted else "")
+    if opens or not vocab.marks:  # this level sees the text before spaces become ▁
+        opening, reopening = opening.replace(SPACE_MARK, " "), reopening.replace(SPACE_MARK, " ")
+    return literals_pattern(spellings, opening=opening, reopening=reopening), emitted
+
+
+def spelled_in_text(vocab: Vocab, token: AddedToken) -> bytes:
+    """The bytes of a text in which an added token is found."""
+    content = _matched(vocab, token)
+    return (content.replace(SPACE_MARK, " ") if token.normalized and vocab.marks else content).encode()
+
+
+def _matched(vocab: Vocab, token: AddedToken) -> str:
+    """What is looked for, in a text that is normalized where the token is."""
+    if token.normalized and vocab.source.normalizer is not None:
+        return str(vocab.source.normalizer.normalize_str(token.content))
+    return token.content
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """How an added token is matched: the tag of its match, and the flags that depend on its neighbours."""
+
+    tag: int
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+
+
+def literals_pattern(literals: dict[str, Spelling], *, opening: str = "", reopening: str = "") -> Pattern:
+    """A program that matches the longest of some literal strings, as the matching of added tokens does.
+
+    Args:
+        literals: The spellings.
+        opening: A pattern that a text has to begin with where no added token does.
+        reopening: The same for the text after an added token.
+    """
+    compiler = Compiler("added tokens")
+    word, space = Node("atom", text="\\w"), Node("atom", text="\\s")
+
+    def stop(spelling: Spelling, before: str) -> int:
+        found = compiler.emit(Instruction("match", arg=spelling.tag))
+        if spelling.lstrip and before == "space":
+            found = compiler.emit(Instruction("match", arg=LOST))
+        if spelling.rstrip:
+            swallows = compiler.compile(Node("look", (space,)), compiler.emit(Instruction("match", arg=LOST)))
+            found = compiler.emit(Instruction("split", (swallows, found)))
+        if spelling.single_word:
+            passed = compiler.emit(Instruction("match", arg=SKIP))
+            if before == "word":
+                return passed
+            found = compiler.emit(Instruction("split", (compiler.compile(Node("look", (word,)), passed), found)))
+        return found
+
+    def build(group: dict[str, Spelling], before: str) -> int:
+        branches: dict[str, dict[str, Spelling]] = {}
+        for literal, spelling in group.items():
+            if literal:
+                branches.setdefault(literal[0], {})[literal[1:]] = spelling
+        targets = [compiler.atom(quoted(c), build(rest, before)) for c, rest in branches.items()]
+        if "" in group:
+            targets.append(stop(group[""], before))
+        return targets[0] if len(targets) == 1 else compiler.emit(Instruction("split", tuple(targets)))
+
+    def entry(group: dict[str, Spelling]) -> int:
+        if not any(s.single_word or s.lstrip for s in group.values()):
+            return build(group, "") if group else compiler.emit(Instruction("split"))
+        after_word = compiler.behind(word, build(group, "word"), negated=False)
+        after_space = compiler.behind(space, build(group, "space"), negated=False)
+        neither = compiler.behind(word, compiler.behind(space, build(group, ""), negated=True), negated=True)
+        return compiler.emit(Instruction("split", (after_word, after_space, neither)))
+
+    entries = [entry(literals)]
+    entries += [entry({k: s for k, s in literals.items() if s.tag >= 0})]
+    entries += [entry({k: s for k, s in literals.items() if s.tag == SKIP or s.single_word})]
+    end = compiler.emit(Instruction("match"))
+    # A text that begins with an added token gets no hidden leading space.
+    no_token = compiler.emit(Instruction("look", (end,), entries[1], negated=True))
+    entries.append(compiler.compile(Parser(opening).parse(), no_token) if opening else -1)
+    entries.append(compiler.compile(Parser(reopening).parse(), end) if reopening else -1)
+    start, *others = entries
+    return Pattern("added tokens", tuple(compiler.code), start, tuple(compiler.atoms), compiler.looks_behind, *others)

@@ -1,0 +1,83 @@
+"""Pre-tokens that are taken whole: with ``ignore_merges`` a pre-token in the vocabulary is one token, merged or not.
+
+Rules
+    Most entries of the vocabulary come out of merging anyway. For the few that do not, W:
+     - the token of such a w stands only as a whole pre-token (*sealed*: a cut has to follow);
+     - merged tokens that spell a w together are not what the tokenizer makes of the pre-token w, so the pre-token has
+       to go on.
+    So a place within a pre-token needs its bytes so far, the *word*, as long as some w begins with them.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Int64
+
+from bytelm.tokenizer.bpe import Merges
+from bytelm.tokenizer.prefix_index import Trie, unfinished
+from bytelm.tokenizer.vocab import Vocab
+
+
+class Wholes:
+    """The pre-tokens of one vocabulary that only a token taken whole can spell.
+
+    Args:
+        vocab: The tokenizer, read.
+        merges: Its merge trees.
+        trie: Its tokens in byte order.
+    """
+
+    def __init__(self, vocab: Vocab, merges: Merges, trie: Trie) -> None:
+        self._trie = trie
+        self._tokens: dict[bytes, list[int]] = {}
+        self._close: dict[bytes, frozenset[int]] = {}
+        if not vocab.ignore_merges:
+            return
+        for piece, token in vocab.pieces.items():
+            if merges.reachable[token] or (data := vocab.spell_piece(piece)) is None or unfinished(data):
+                continue
+            tokens = self._tokens.setdefault(data, [])
+            if vocab.token_bytes[token] is not None:  # else it is a special token: a text has to spell it otherwise
+                tokens.append(token)
+
+    def begin(self) -> bytes | None:
+        """The word at the beginning of a pre-token: None where words need not be known."""
+        return b"" if self._tokens else None
+
+    def grow(self, word: bytes | None, data: bytes) -> bytes | None:
+        """The word after one more token; None as soon as no whole pre-token begins so."""
+        return grown if word is not None and (grown := word + data) in self._prefixes else None
+
+    def must_grow(self, word: bytes | None) -> bool:
+        """Whether a word of merged tokens cannot be a whole pre-token."""
+        return word is not None and word in self._tokens
+
+    def seals(self, data: bytes, token: int) -> bool:
+        """Whether a token is one that stands for a whole pre-token."""
+        return token in self._tokens.get(data, ())
+
+    def close(self, word: bytes) -> frozenset[int]:
+        """The ranks of the tokens where the word decides: they complete a whole pre-token, or a part of a character."""
+        if word not in self._close:
+            at = len(word)
+            begun = (data for data in self._tokens if data.startswith(word))
+            tails = {data[at:end] for data in begun for end in range(at + 1, len(data) + 1)}
+            runs = (
+                (tail, *self._trie.range(tail)) for tail in tails if word + tail in self._tokens or unfinished(tail)
+            )
+            self._close[word] = frozenset(
+                rank for tail, first, last in runs for rank in range(first, self._trie.equal_to(tail, first, last))
+            )
+        return self._close[word]
+
+    @cached_property
+    def ranks(self) -> Int64[np.ndarray, " n"]:
+        """The ranks of the tokens that stand for whole pre-tokens."""
+        tokens = [token for tokens in self._tokens.values() for token in tokens]
+        return np.sort(self._trie.rank[np.array(tokens, np.int64)]).astype(np.int64)
+
+    @cached_property
+    def _prefixes(self) -> frozenset[bytes]:
+        return frozenset(data[:i] for data in self._tokens for i in range(1, len(data) + 1))

@@ -1,0 +1,213 @@
+r"""What has still to be true of the text to come: formulas over the threads of a split pattern.
+
+Rules
+    A *formula* speaks of the future from one place in the text. Its literals are "some way on from instruction i
+    matches" (``i`` is an ``atom`` instruction, so the literal looks at the next letter) and "the text ends here".
+    Reading one letter turns a formula about here into one about the next place (its *derivative*, after Brzozowski).
+    A formula over finitely many instructions has finitely many derivatives up to the simplifications below, so all
+    the work is done once and remembered.
+
+    The *closure* of an instruction is the list of threads that can go on from it, in the order of preference in which a
+    backtracking engine would try them, each under the condition that its look-arounds set.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from bytelm.tokenizer.split.regex import Pattern
+
+# bool | ("at", i) | ("end",) | ("not", f) | ("and" | "or", frozenset of formulas)
+Formula = bool | tuple[Any, ...]
+
+END: Final[Formula] = ("end",)
+MATCH: Final = -1
+
+# (instruction or MATCH, tag of the match, condition)
+Thread = tuple[int, int, Formula]
+
+
+def negation(f: Formula) -> Formula:
+    """``not f``."""
+    if isinstance(f, bool):
+        return not f
+    return f[1] if f[0] == "not" else ("not", f)
+
+
+def conjunction(*fs: Formula) -> Formula:
+    """``f and g and …``, flattened; False where a formula meets its negation."""
+    return _join("and", fs, absorbing=False)
+
+
+def disjunction(*fs: Formula) -> Formula:
+    """``f or g or …``, flattened; True where a formula meets its negation."""
+    return _join("or", fs, absorbing=True)
+
+
+def _join(op: str, fs: tuple[Formula, ...], *, absorbing: bool) -> Formula:
+    parts: set[Formula] = set()
+    for f in fs:
+        if isinstance(f, bool):
+            if f is absorbing:
+                return absorbing
+        elif f[0] == op:
+            parts |= f[1]
+        else:
+            parts.add(f)
+    if not parts:
+        return not absorbing
+    if len(parts) == 1:
+        return parts.pop()
+    if any(negation(f) in parts for f in parts):
+        return absorbing
+    other = "or" if op == "and" else "and"
+    # Absorption: a and (a or b) is a; a or (a and b) is a.
+    kept = {f for f in parts if isinstance(f, bool) or f[0] != other or not any(g in parts for g in f[1])}
+    return kept.pop() if len(kept) == 1 else (op, frozenset(kept))
+
+
+class Threads:
+    """A pattern's program, run letter by letter with every intermediate result remembered.
+
+    ``before`` is the letter before the place in question, or -1 at the start of a piece; programs that do not look
+    behind are always asked with -1, so that their states do not multiply.
+    """
+
+    def __init__(self, pattern: Pattern, members: list[frozenset[int]]) -> None:
+        self.pattern = pattern
+        self.members = members
+        self._closures: dict[tuple[int, int], tuple[Thread, ...]] = {}
+        self._derived: dict[tuple[Formula, int], Formula] = {}
+
+    def closure(self, at: int, before: int) -> tuple[Thread, ...]:
+        """The threads that go on from an instruction, in order of preference."""
+        key = (at, before)
+        if key not in self._closures:
+            self._closures[key] = tuple(self._close(at, before, condition=True, path=frozenset()))
+        return self._closures[key]
+
+    def _close(self, at: int, before: int, *, condition: Formula, path: frozenset[int]) -> list[Thread]:
+        if condition is False or at in path:  # an empty turn of a loop adds nothing
+            return []
+        step = self.pattern.code[at]
+        path |= {at}
+        match step.op:
+            case "atom":
+                return [(at, -1, condition)]
+            case "match":
+                return [(MATCH, step.arg, condition)]
+            case "split":
+                return [thread for to in step.to for thread in self._close(to, before, condition=condition, path=path)]
+            case "look":
+                ahead = self.formula(step.arg, before)
+                condition = conjunction(condition, negation(ahead) if step.negated else ahead)
+            case "behind":
+                holds = before >= 0 and step.arg in self.members[before]
+                condition = condition if holds != step.negated else False
+            case "begin":
+                condition = condition if (before < 0) != step.negated else False
+            case "end":
+                condition = conjunction(condition, END)
+        return self._close(step.to[0], before, condition=condition, path=path)
+
+    def formula(self, at: int, before: int) -> Formula:
+        """Some way on from this instruction matches."""
+        return disjunction(
+            *(
+                condition if i == MATCH else conjunction(condition, ("at", i))
+                for i, _, condition in self.closure(at, before)
+            )
+        )
+
+    def derive(self, f: Formula, letter: int) -> Formula:
+        """What ``f`` says of the place after the next letter."""
+        if isinstance(f, bool):
+            return f
+        key = (f, letter)
+        if key not in self._derived:
+            self._derived[key] = self._derive(f, letter)
+        return self._derived[key]
+
+    def _derive(self, f: tuple[Any, ...], letter: int) -> Formula:
+        match f[0]:
+            case "end":
+                return False
+            case "at":
+                step = self.pattern.code[f[1]]
+                if step.arg not in self.members[letter]:
+                    return False
+                return self.formula(step.to[0], letter if self.pattern.looks_behind else -1)
+            case "not":
+                return negation(self.derive(f[1], letter))
+            case "and":
+                return conjunction(*(self.derive(g, letter) for g in f[1]))
+            case _:
+                return disjunction(*(self.derive(g, letter) for g in f[1]))
+
+    def step(self, threads: tuple[Thread, ...], letter: int) -> tuple[Thread, ...]:
+        """Threads that are about to read a letter, after it; none beyond an unconditional match."""
+        before = letter if self.pattern.looks_behind else -1
+        out: list[Thread] = []
+        seen: set[tuple[int, int]] = set()
+        for at, _, condition in threads:
+            step = self.pattern.code[at]
+            if step.arg not in self.members[letter]:
+                continue
+            left = self.derive(condition, letter)
+            if left is False:
+                continue
+            for target, tag, extra in self.closure(step.to[0], before):
+                joint = conjunction(left, extra)
+                if joint is False or (target, tag) in seen:
+                    continue
+                if joint is True:
+                    seen.add((target, tag))
+                if (target, tag, joint) not in out:
+                    out.append((target, tag, joint))
+                if target == MATCH and joint is True:
+                    return tuple(out)
+        return tuple(out)
+
+
+def at_end(f: Formula) -> bool:
+    """Whether ``f`` holds where the text ends."""
+    if isinstance(f, bool):
+        return f
+    match f[0]:
+        case "end":
+            return True
+        case "at":
+            return False
+        case "not":
+            return not at_end(f[1])
+        case "and":
+            return all(at_end(g) for g in f[1])
+        case _:
+            return any(at_end(g) for g in f[1])
+
+
+def wins(threads: tuple[Thread, ...]) -> dict[int, Formula]:
+    """For each tag, what has to hold for its match to end exactly here: it matches and all preferred threads fail."""
+    better_fail: Formula = True
+    won: dict[int, Formula] = {}
+    for at, tag, condition in threads:
+        if at == MATCH:
+            won[tag] = disjunction(won.get(tag, False), conjunction(better_fail, condition))
+            better_fail = conjunction(better_fail, negation(condition))
+        else:
+            better_fail = conjunction(better_fail, negation(conjunction(condition, ("at", at))))
+    return won
+
+
+def going_on(threads: tuple[Thread, ...]) -> tuple[Thread, ...]:
+    """The threads that can still read, given that no match here wins: those behind a match need it to fail."""
+    unmatched: Formula = True
+    out: list[Thread] = []
+    for at, tag, condition in threads:
+        if at == MATCH:
+            unmatched = conjunction(unmatched, negation(condition))
+        else:
+            joint = conjunction(condition, unmatched)
+            if joint is not False:
+                out.append((at, tag, joint))
+    return tuple(out)

@@ -1,0 +1,393 @@
+"""Which token sequences a tokenizer can emit.
+
+Definition
+    A sequence u is *viable* if it is a prefix of some canonical sequence: for some text y to come, encoding the bytes
+    of u followed by y gives a sequence that begins with u. It is *canonical* if y may be empty.
+
+Theory of operation
+    A boundary between two tokens is either a cut of the pre-tokenizer (then any pair will do) or lies inside a
+    pre-token (then the pair has to be unbroken, tokenizer/bpe.py). No token spans a cut. So a sequence is viable if and
+    only if the boundaries can be claimed to be cuts or not in such a way that some text to come makes the claims right
+    (tokenizer/split/automaton.py, tokenizer/split/vocab_walk.py, text_futures.py, token_futures.py). A `Boundary` holds
+    the claims that are still possible, as `Path`s: nearly always one.
+
+    On top of that, family by family:
+     - added tokens are matched before everything else and only then (a level of their own in
+       tokenizer/split/vocab_walk.py);
+     - with ``ignore_merges`` a whole pre-token that is in the vocabulary is one token (tokenizer/ignore_merges.py);
+     - byte tokens of a sentencepiece vocabulary spell characters that the vocabulary lacks, and only those;
+     - a normal form leaves the text alone or the text has no canonical sequence (tokenizer/normal_forms.py).
+
+Cost
+    The viable right neighbours of a boundary, all tokens at once: the conjunction of a few cached bit sets. One
+    neighbour: a walk over its bytes.
+
+Source
+    Our viable is the closure under prefixes of Phan's valid encodings; Hayase's valid covering tree keeps to
+    canonical sequences.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from bytelm.tokenizer.added_tokens import added_pattern, spelled_in_text
+from bytelm.tokenizer.alphabet import forbidden_points, outside_points
+from bytelm.tokenizer.bpe import read_merges
+from bytelm.tokenizer.ignore_merges import Wholes
+from bytelm.tokenizer.normal_forms import NormalForm
+from bytelm.tokenizer.prefix_index import Trie, unfinished
+from bytelm.tokenizer.split.automaton import Level
+from bytelm.tokenizer.split.regex import compile_pattern
+from bytelm.tokenizer.split.vocab_walk import INACTIVE, Nodes, Walker
+from bytelm.tokenizer.tokenizer_json import read_vocab
+from bytelm.tokenizer.viability.text_futures import Readings
+from bytelm.tokenizer.viability.token_futures import Futures
+from bytelm.tokenizer.viability.token_masks import Fits
+from bytelm.tokenizer.vocab import SPACE_MARK, Vocab
+
+_MASKS: Final = 8  # masks of the whole vocabulary: the byte after a boundary asks for a part of its mask again
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """One way in which the boundaries so far may be cuts or not.
+
+    Attributes:
+        nodes: Where each level of the pre-tokenizer stands.
+        word: The pre-token so far, where a whole one begins so (tokenizer/ignore_merges.py).
+        sealed: The pre-token was taken whole: a cut has to follow.
+    """
+
+    nodes: Nodes
+    word: bytes | None = None
+    sealed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """The end of a viable token sequence: what decides which tokens may follow.
+
+    Attributes:
+        last: The last token, -1 before the first.
+        paths: The claims that are still possible.
+        partial: The bytes of a character that is not yet complete.
+        tail: The characters that a normal form may still combine with what follows.
+    """
+
+    last: int
+    paths: tuple[Path, ...]
+    partial: bytes = b""
+    tail: str = ""
+
+
+class Viability:
+    """Decides which token sequences one tokenizer can emit.
+
+    Attributes:
+        vocab: The tokenizer, read.
+        trie: Its tokens in byte order.
+        merges: Its merge trees.
+        form: Its normal form, or None.
+        steps: Its pre-tokenizer's, but for those that never find what they look for.
+    """
+
+    def __init__(self, vocab: Vocab) -> None:
+        self.vocab = vocab
+        # Spaces are ▁ by the time that a pre-tokenizer sees them.
+        self.steps = tuple(step for step in vocab.steps if not (vocab.marks and step.pattern in (" ", r"\ ")))
+        self.trie = Trie(vocab.token_bytes, vocab.order)
+        self._forbidden = forbidden_points(vocab)
+        self.form = NormalForm(vocab.form, self.trie, self._forbidden) if vocab.form else None
+        self.merges = read_merges(vocab, self.trie)
+        self._reachable = self.merges.reachable[self.trie.order]
+        self._spells: dict[int, int] = {}  # added token -> the level that matches it
+        levels = self._levels()
+        self._is_byte = self._byte_ranks()
+        self._wholes = Wholes(vocab, self.merges, self.trie)
+        ordinary = self._reachable.copy()
+        ordinary[self._wholes.ranks] = True
+        self._outside = outside_points(vocab, self._forbidden)
+        if self._outside is not None:
+            ordinary &= ~self._is_byte
+        self.walker = Walker(levels, self.trie, ordinary=ordinary)
+        self._readings = Readings(self.walker, outside=self._outside)
+        self._futures = Futures(
+            self.walker,
+            self._readings,
+            self.merges,
+            self._wholes,
+            pieces=self._reachable & ~self._is_byte,
+            by_bytes=self._outside is not None,
+        )
+        self._fits = Fits(self.walker, self._readings, self._futures)
+        self._masks: OrderedDict[Boundary, Bool[np.ndarray, " tokens"]] = OrderedDict()
+        self._byte_known: dict[tuple[bool, tuple[Path, ...], bytes], Bool[np.ndarray, " n"]] = {}
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: Any) -> Viability:
+        """Read a transformers fast tokenizer or a ``tokenizers.Tokenizer``.
+
+        Raises:
+            UnsupportedTokenizerError: It cannot be a byte model; the message names the step.
+        """
+        return cls(read_vocab(tokenizer))
+
+    # --- construction ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def added_bytes(self) -> tuple[bytes, ...]:
+        """The bytes of the added tokens that text becomes."""
+        return tuple(self.vocab.token_bytes[token] or b"" for token in self._spells)
+
+    @cached_property
+    def added_beginnings(self) -> frozenset[bytes]:
+        """What these begin with, not the whole of them."""
+        return frozenset(data[:end] for data in self.added_bytes for end in range(1, len(data)))
+
+    @cached_property
+    def has_single_words(self) -> bool:
+        """Whether some added token is one only beside certain characters."""
+        return any(token.single_word for token in self.vocab.added)
+
+    @cached_property
+    def special_spellings(self) -> Trie:
+        """The text of the special tokens, which stays text."""
+        return Trie([spelled_in_text(self.vocab, token) for token in self.vocab.added if token.special])
+
+    @cached_property
+    def _merged_ids(self) -> frozenset[int]:
+        return frozenset(self.vocab.pieces.values())
+
+    def _levels(self) -> list[Level]:
+        vocab = self.vocab
+        alias = {0x20: ord(SPACE_MARK)} if vocab.family == "sentencepiece" else {}
+        groups = [[t for t in vocab.added if not t.normalized], [t for t in vocab.added if t.normalized]]
+        levels: list[Level] = []
+        for normalized, group in enumerate(groups):
+            if normalized and not group:
+                continue
+            pattern, emitted = added_pattern(vocab, group, opens=not normalized)
+            self._spells |= dict.fromkeys(emitted, len(levels))
+            levels.append(
+                Level(
+                    pattern,
+                    behavior="Added",
+                    invert=False,
+                    alias=alias if normalized and vocab.marks else {},
+                    forbidden=self._forbidden,
+                )
+            )
+        for step in self.steps:
+            pattern = compile_pattern(step.pattern, classes=step.classes)
+            levels.append(
+                Level(pattern, behavior=step.behavior, invert=step.invert, alias=alias, forbidden=self._forbidden)
+            )
+        return levels
+
+    def _byte_ranks(self) -> Bool[np.ndarray, " tokens"]:
+        out = np.zeros(len(self.trie), np.bool_)
+        out[self.trie.rank[list(self.vocab.byte_ids)]] = True
+        return out
+
+    # --- one token ---------------------------------------------------------------------------------------------------
+
+    def start(self, *, lead: bool = True) -> Boundary:
+        """The boundary before the first token; ``lead``: at the start of a text, not after a token given by id."""
+        return Boundary(-1, (Path(self.walker.start(bare=not lead), self._wholes.begin()),))
+
+    def extend(self, boundary: Boundary, token: int) -> Boundary | None:
+        """The boundary after one more token, or None where the longer sequence is not viable."""
+        data = self.vocab.token_bytes[token]
+        if data is None:
+            return None
+        tail, whole = boundary.tail, boundary.partial + data
+        partial = unfinished(whole)
+        if self.form:
+            text = whole[: len(whole) - len(partial)].decode("utf-8", "replace")
+            if not self.form.keeps_with(boundary.tail, text, partial):
+                return None
+            tail = self.form.window(boundary.tail + text)
+        found = [*self._ordinary(boundary, token, data, partial), *self._as_added(boundary, token, data)]
+        return Boundary(token, tuple(dict.fromkeys(found)), partial, tail) if found else None
+
+    def _ordinary(self, boundary: Boundary, token: int, data: bytes, partial: bytes) -> Iterator[Path]:
+        if token not in self._merged_ids:
+            return
+        if not self._spells_characters(boundary, token, data, partial):
+            return
+        reached = bool(self.merges.reachable[token])
+        for nodes, word, is_cut in self.options(boundary):
+            if not reached and not (is_cut and self._wholes.seals(data, token)):
+                continue
+            if not is_cut and not self.merges.unbroken(boundary.last, token):
+                continue
+            after = self.walker.walk(nodes, data)
+            if after is None:
+                continue
+            grown = self._wholes.grow(word, data)
+            if self._futures.settled(after, token, partial, grown) if reached else self._readings.stops(after):
+                yield Path(after, grown if reached else None, sealed=not reached)
+
+    def options(self, boundary: Boundary) -> Iterator[tuple[Nodes, bytes | None, bool]]:
+        """Where a token may begin: the nodes to walk from, the pre-token so far, whether there is a cut before."""
+        tracked = self._wholes.begin()
+        if boundary.last < 0:
+            yield boundary.paths[0].nodes, tracked, True
+            return
+        for path in boundary.paths:
+            if not path.sealed and INACTIVE not in path.nodes:
+                yield path.nodes, path.word, False
+            if not boundary.partial and not self._wholes.must_grow(path.word):
+                for nodes in self.walker.cuts(path.nodes):
+                    yield nodes, tracked, True
+
+    def _as_added(self, boundary: Boundary, token: int, data: bytes) -> Iterator[Path]:
+        at = self._spells.get(token)
+        if at is None or boundary.partial or (boundary.last < 0 and self._begins_with_lead(boundary)):
+            return
+        tracked = self._wholes.begin()
+        for path in boundary.paths:
+            if not self._wholes.must_grow(path.word):
+                nodes = self.walker.added(None if boundary.last < 0 else path.nodes, at, data, token)
+                if nodes is not None and self._readings.stops(nodes):
+                    yield Path(nodes, tracked)
+
+    def _begins_with_lead(self, boundary: Boundary) -> bool:
+        """Whether a boundary is the start of a text with a hidden leading space, which no added token spells."""
+        return bool(self.vocab.lead) and boundary.paths[0].nodes == self.walker.start(bare=False)
+
+    def _spells_characters(self, boundary: Boundary, token: int, data: bytes, partial: bytes) -> bool:
+        """Sentencepiece: byte tokens spell characters that the vocabulary lacks, the other tokens whole characters."""
+        outside = self._outside
+        if outside is None:
+            return True
+        if not self._is_byte[self.trie.rank[token]]:
+            return not boundary.partial
+        whole = boundary.partial + data
+        if partial:
+            return partial == whole
+        try:
+            return bool(outside[ord(whole.decode())])
+        except (UnicodeDecodeError, TypeError):
+            return False
+
+    def ends_text(self, boundary: Boundary) -> bool:
+        """Whether the sequence is canonical: the text may end here."""
+        if boundary.partial:
+            return False
+        if boundary.last < 0:
+            return True
+        return any(not self._wholes.must_grow(path.word) and self._readings.ends(path.nodes) for path in boundary.paths)
+
+    # --- all tokens --------------------------------------------------------------------------------------------------
+
+    def mask(self, boundary: Boundary, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
+        """Which tokens of a range of ranks may follow: `extend` for all of them at once. Not to be written to."""
+        known = self._masks.get(boundary)
+        if known is not None:
+            return known[lo:hi]
+        made = self._mask(boundary, lo, hi)
+        if hi - lo == len(self.trie):
+            self._masks[boundary] = made
+            if len(self._masks) > _MASKS:
+                self._masks.popitem(last=False)
+        return made
+
+    def _mask(self, boundary: Boundary, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
+        out = np.zeros(hi - lo, np.bool_)
+        if hi <= lo:
+            return out
+        if self._outside is None or not boundary.partial:
+            for nodes, _, is_cut in self.options(boundary):
+                fits = self._fits.ordinary(nodes, boundary.partial, lo, hi)
+                out |= fits if is_cut else fits & self.merges.unbroken_range(boundary.last, lo, hi)
+            out &= self._reachable[lo:hi]
+            self._add_wholes(boundary, out, lo, hi)
+        if self._outside is not None:
+            self._byte_mask(boundary, out, lo, hi)
+        if self.form:
+            self.form.narrow(out, lo, hi, tail=boundary.tail, partial=boundary.partial)
+        self._ask_words(boundary, out, lo, hi)
+        if not boundary.partial and not (boundary.last < 0 and self._begins_with_lead(boundary)):
+            for at in sorted(set(self._spells.values())):
+                out |= self._added_mask(boundary, at, lo, hi)
+        return out
+
+    def _ask(self, boundary: Boundary, out: Bool[np.ndarray, " n"], where: Int64[np.ndarray, " k"], lo: int) -> None:
+        for i in where.tolist():
+            out[i] = self.extend(boundary, int(self.trie.order[lo + i])) is not None
+
+    def _byte_mask(self, boundary: Boundary, out: Bool[np.ndarray, " n"], lo: int, hi: int) -> None:
+        """Byte tokens, which no merge uses: what decides about them is the same at nearly every place."""
+        ranks = self._byte_rank_list
+        first, last = np.searchsorted(ranks, (lo, hi))
+        if last - first <= 4:
+            self._ask(boundary, out, ranks[first:last] - lo, lo)
+            return
+        key = (boundary.last < 0, boundary.paths, boundary.partial)
+        known = self._byte_known.get(key)
+        if known is None:
+            known = np.array([self._byte_fits(boundary, rank) for rank in ranks.tolist()], np.bool_)
+            self._byte_known[key] = known
+        out[ranks[first:last] - lo] = known[first:last]
+
+    def _byte_fits(self, boundary: Boundary, rank: int) -> bool:
+        """`extend` for a byte token; a lead byte fits where some character that it begins can be read."""
+        data = self.trie.spelled[rank]
+        if self.trie.left[rank] and not boundary.partial and not self.form:
+            return any(self._readings.spelled_by_bytes(nodes, data) for nodes, _, _ in self.options(boundary))
+        possible = self._spells_characters(
+            boundary, int(self.trie.order[rank]), data, unfinished(boundary.partial + data)
+        )
+        return possible and self.extend(boundary, int(self.trie.order[rank])) is not None
+
+    @cached_property
+    def _byte_rank_list(self) -> Int64[np.ndarray, " n"]:
+        return np.flatnonzero(self._is_byte)
+
+    def _add_wholes(self, boundary: Boundary, out: Bool[np.ndarray, " n"], lo: int, hi: int) -> None:
+        """Tokens that stand for whole pre-tokens."""
+        ranks = self._wholes.ranks
+        first, last = np.searchsorted(ranks, (lo, hi))
+        for nodes, _, is_cut in self.options(boundary) if last > first else ():
+            if is_cut:
+                out[ranks[first:last] - lo] |= self._fits.sealed(nodes, ranks)[first:last]
+
+    def _ask_words(self, boundary: Boundary, out: Bool[np.ndarray, " n"], lo: int, hi: int) -> None:
+        """Tokens that complete a pre-token which would be taken whole: few, asked one by one."""
+        words = {path.word for path in boundary.paths if path.word}
+        asked = {rank for word in words for rank in self._wholes.close(word) if lo <= rank < hi}
+        self._ask(boundary, out, np.array(sorted(asked), np.int64) - lo, lo)
+
+    def _added_mask(self, boundary: Boundary, at: int, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
+        out = np.zeros(hi - lo, np.bool_)
+        ranks = self._added_ranks[at]
+        first, last = np.searchsorted(ranks, (lo, hi))
+        ranks = ranks[first:last]
+        if len(ranks) <= 32:
+            for rank in ranks.tolist():
+                token = int(self.trie.order[rank])
+                out[rank - lo] = any(True for _ in self._as_added(boundary, token, self.trie.spelled[rank]))
+            return out
+        for path in boundary.paths:
+            if self._wholes.must_grow(path.word):
+                continue
+            fits = self._fits.added(None if boundary.last < 0 else path.nodes, at, self._added_ranks[at])
+            out[ranks - lo] |= fits[first:last]
+        return out
+
+    @cached_property
+    def _added_ranks(self) -> dict[int, Int64[np.ndarray, " n"]]:
+        levels = set(self._spells.values())
+        return {
+            at: np.sort(self.trie.rank[[t for t, level in self._spells.items() if level == at]]).astype(np.int64)
+            for at in levels
+        }

@@ -1,0 +1,1 @@
+"""bits_per_byte."""

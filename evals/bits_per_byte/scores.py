@@ -1,0 +1,170 @@
+"""What a text costs in bits: every byte of a document under models and their combinations, by bytes and by tokens.
+
+By bytes
+    `ByteLM.byte_logprobs`: the sum over all token sequences that the text can be the beginning of.
+By tokens
+    The log-probability of one sequence among those: the text's canonical tokenization. So it is never the greater. The
+    others are those whose last token goes beyond the end: over a long text the two are nearly one.
+Combinations
+    A mixture and bayes are worked out from the members' log-probabilities of each byte, which are all that they need:
+    they cost what the members cost. A product needs the members' whole rows: `Ensemble.byte_logprobs`.
+Long documents
+    What does not fit in a model's context is scored in pieces of ``stride`` bytes, each given as much before it as the
+    context holds, by tokens as by bytes: a token belongs to the piece that its last byte is in.
+Cost
+    Calls, tokens fed and wall time of each method, from empty caches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from bytelm import ByteLM, Ensemble
+from bytelm.ensemble.combine import Combine, log_sums, weights_of
+from bytelm.errors import UnreachablePrefixError
+from bytelm.inference.scheduler import rows_in
+from bytelm.token_lm import checked_rows
+
+
+@dataclass(slots=True)
+class Score:
+    """What a method says of a document.
+
+    Attributes:
+        logprobs: Of each byte, natural logarithms.
+        calls: Forward passes that it took.
+        fed: Tokens run through the models.
+        seconds: Wall time.
+    """
+
+    logprobs: Float64[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(0))
+    calls: int = 0
+    fed: int = 0
+    seconds: float = 0.0
+
+
+class Panel:
+    """Models and ways to combine them, side by side.
+
+    Args:
+        lms: The models by name.
+        combine: The formulas.
+        weights: Of the models; all alike if not given.
+        stride: As for `ByteLM.byte_logprobs`.
+    """
+
+    def __init__(
+        self,
+        lms: dict[str, ByteLM],
+        *,
+        combine: Sequence[Combine] = (),
+        weights: Sequence[float] | None = None,
+        stride: int | None = None,
+    ) -> None:
+        self.lms = lms
+        self.combine = tuple(combine)
+        self.weights = weights
+        self.stride = stride
+        for formula in self.combine:
+            weights_of(weights, len(lms), formula)  # refused before anything is run
+
+    @property
+    def methods(self) -> list[str]:
+        """Their names, in the order of the table."""
+        return [f"{name}, {way}" for name in self.lms for way in ("tokens", "bytes")] + list(self.combine)
+
+    def scores(self, text: bytes) -> dict[str, Score]:
+        """What each method says of a document.
+
+        Raises:
+            UnreachablePrefixError: A model cannot spell it.
+        """
+        found = {method: Score() for method in self.methods}
+        for name, lm in self.lms.items():
+            with self._measured(found[f"{name}, bytes"]) as score:
+                score.logprobs = lm.byte_logprobs(text, stride=self.stride)
+            with self._measured(found[f"{name}, tokens"]) as score:
+                score.logprobs = token_logprobs(lm, text, stride=self.stride)
+        members = [found[f"{name}, bytes"] for name in self.lms]
+        logprobs = np.array([score.logprobs for score in members])
+        for formula in self.combine:
+            score = found[formula]
+            if formula == "product":
+                whole = Ensemble(list(self.lms.values()), weights=self.weights, combine="product")
+                with self._measured(score):
+                    score.logprobs = whole.byte_logprobs(text, stride=self.stride)
+                continue
+            score.logprobs = combined_logprobs(logprobs, weights_of(self.weights, len(members), formula), formula)
+            score.calls, score.fed = (sum(getattr(each, name) for each in members) for name in ("calls", "fed"))
+            score.seconds = sum(each.seconds for each in members)
+        return found
+
+    @contextmanager
+    def _measured(self, score: Score) -> Iterator[Score]:
+        """Add what the block costs, from empty caches."""
+        engines: list[Any] = list({id(lm.token_lm): lm.token_lm for lm in self.lms.values()}.values())
+        for engine in engines:
+            if hasattr(engine, "clear_cache"):
+                engine.clear_cache()
+        before, start = [engine.usage.copy() for engine in engines], time.perf_counter()
+        yield score
+        score.seconds += time.perf_counter() - start
+        used = [engine.usage.since(earlier) for engine, earlier in zip(engines, before, strict=True)]
+        score.calls += sum(each.calls for each in used)
+        score.fed += sum(each.tokens_fed for each in used)
+
+
+def combined_logprobs(
+    members: Float64[np.ndarray, "members n"], weights: Float64[np.ndarray, " members"], combine: Combine
+) -> Float64[np.ndarray, " n"]:
+    """The log-probability of each byte under a mixture or in bayes, from those of the members.
+
+    In bayes P(text) = Σ wᵢ Pᵢ(text) at every place, and a byte has the quotient of two of these.
+    """
+    with np.errstate(divide="ignore"):
+        shares = np.log(weights)[:, None]
+    if combine == "mixture":
+        return log_sums(shares + members)
+    along = np.concatenate([np.zeros((len(members), 1)), members.cumsum(axis=1)], axis=1)
+    return np.diff(log_sums(shares + along))
+
+
+def token_logprobs(lm: ByteLM, text: bytes, *, stride: int | None = None) -> Float64[np.ndarray, " n"]:
+    """The log-probability of a text's canonical tokens, that of each shared out evenly among its bytes.
+
+    Args:
+        lm: Whose tokens, and on whose engine.
+        text: UTF-8.
+        stride: As for `ByteLM.byte_logprobs`, whose pieces these are.
+
+    Raises:
+        UnreachablePrefixError: The tokenizer does not give the text back.
+    """
+    vocab = lm.viability.vocab
+    ids = vocab.encode(text.decode())
+    if lm.spell(ids) != vocab.lead + text:
+        raise UnreachablePrefixError(f"{lm!r} encodes {text[:40]!r}… as another text", prefix=text, position=0)
+    ends = np.cumsum([len(vocab.token_bytes[i] or b"") for i in ids]) - len(vocab.lead)
+    found, prompt = np.zeros(len(text)), lm._read(b"")  # noqa: SLF001 - what byte_logprobs puts in front
+    place, end, size = 0, 0, rows_in(lm.token_lm.vocab_size)
+    for own, piece in lm._cut(prompt, text, stride):  # noqa: SLF001 - and its pieces
+        oldest = int(np.searchsorted(ends, end - len(own.text), side="right")) if len(own.text) < end else 0
+        end += len(piece)
+        last = int(np.searchsorted(ends, end, side="right"))
+        for at in range(place, last, size):
+            chunk = range(at, min(at + size, last))
+            asked = [own.context + ids[oldest:i] for i in chunk]
+            rows = checked_rows(lm.token_lm.next_token_logprobs(asked), len(asked), lm.token_lm.vocab_size)
+            for i, row in zip(chunk, rows, strict=True):
+                start = int(ends[i - 1]) if i else 0
+                # A token that holds nothing but the hidden space counts at the byte behind it.
+                found[start : max(int(ends[i]), start + 1)] += float(row[ids[i]]) / max(int(ends[i]) - start, 1)
+        place = last
+    return found

@@ -1,0 +1,187 @@
+"""What exact bytes cost beside plain token generation: ``python -m evals.cost``.
+
+The methods (bench.py, peers.py) run on the same prompts and the same loaded model, one after the other at each prompt, or
+at each batch of prompts.
+    *calls*: forward passes a byte, and a token of the text that was written; *fed*: tokens run through the model a
+    byte, the prompt included.
+    *core*: milliseconds of CPU a byte outside the model.
+    *time*: the ratio of wall time a byte to that of ``model.generate``, which goes on until each prompt has its bytes.
+    *memory*: peak resident memory of a process that runs the method alone, from when the model is loaded.
+    *variation*: total variation between the method's next byte after a prompt and the exact one, the mean over the
+    prompts; `evals/cost/lazy.py` shows that lazy evaluation has none.
+Calls and tokens are deterministic. Times are of this machine on this day; only their ratios within one run mean
+anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from evals.cost.bench import OWN, Bench, Cost
+from evals.cost.peers import installed_peers
+from evals.cost.prompts import KINDS, PROMPTS
+from evals.report.output import add_output_options, draw_bars, put_out, read_result
+from evals.report.records import command_of
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the comparison and print one table."""
+    peers = installed_peers()
+    known = (*OWN, *peers)
+    parser = argparse.ArgumentParser(prog="python -m evals.cost", description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="demo", help="a folder, a hub id, demo or demo-gemma")
+    parser.add_argument("--bytes", type=int, default=100, metavar="N", help="bytes to write after each prompt")
+    parser.add_argument(
+        "--limit", type=int, default=5, metavar="N", help=f"prompts to use, of {len(PROMPTS)} (default 5)"
+    )
+    parser.add_argument("--prompts", choices=KINDS, default="ordinary", help="which of them (default ordinary)")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="prompts that run together (default 1)")
+    parser.add_argument("--methods", default=",".join(OWN), help=f"of {', '.join(known)} (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the runs that measure peak memory")
+    add_output_options(parser)
+    parser.add_argument("--alone", choices=known, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.read is not None:
+        result = read_result(options)
+    else:
+        if min(options.bytes, options.limit, options.batch) < 1:
+            parser.error("--bytes, --limit and --batch must be at least 1")
+        methods = list(dict.fromkeys(["generate", *options.methods.split(",")]))
+        if unknown := set(methods) - set(known):
+            missing = f"no method is called {', '.join(sorted(unknown))}; there are {', '.join(known)}"
+            parser.error(missing + ("" if peers else ", and genlm-bytes where it is installed"))
+        if options.alone:
+            print(_peak_alone(options, peers))
+            return 0
+        result = _measure(options, methods, peers, sys.argv[1:] if arguments is None else list(arguments))
+    put_out(result, options, show=_show, plot=_plot)
+    return 0
+
+
+def _bench(options: argparse.Namespace, peers: dict[str, Any]) -> tuple[Bench, list[tuple[str, ...]]]:
+    import torch
+
+    torch.set_num_threads(options.threads)
+    prompts = KINDS[options.prompts][: options.limit]
+    batches = [prompts[i : i + options.batch] for i in range(0, len(prompts), options.batch)]
+    return Bench(options.model, peers), batches
+
+
+def _measure(
+    options: argparse.Namespace, methods: Sequence[str], peers: dict[str, Any], arguments: Sequence[str]
+) -> dict[str, Any]:
+    from rich.console import Console
+    from rich.progress import track
+
+    bench, batches = _bench(options, peers)
+    costs = {method: Cost(method) for method in methods}
+    for method in methods:
+        bench.run(method, batches[0][:1], 8, Cost(method))  # what is only done once
+    bar = Console(stderr=True)
+    for batch in track(batches, description="prompts", console=bar, transient=True):
+        for method in methods:
+            bench.run(method, batch, options.bytes, costs[method])
+    prompts = [prompt for batch in batches for prompt in batch]
+    for method, cost in costs.items():
+        distances = [bench.total_variation(method, prompt) for prompt in prompts]
+        known = [distance for distance in distances if distance is not None]
+        cost.total_variation = sum(known) / len(known) if known else None
+    if not options.no_memory:
+        for method, cost in track(costs.items(), description="memory", console=bar, transient=True):
+            cost.peak_mib = _peak(method, options)
+    return {
+        "command": command_of("evals.cost", arguments),
+        "model": options.model,
+        "structures_cpu_seconds": bench.structures_seconds,
+        "machine": {
+            "cpu": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": options.threads,
+        },
+        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
+        | ({"genlm-bytes": version("genlm-bytes")} if any(method in peers for method in methods) else {}),
+        "rows": [cost.row(costs["generate"]) for cost in costs.values()],
+        "sums": [asdict(cost) for cost in costs.values()],
+    }
+
+
+def _peak(method: str, options: argparse.Namespace) -> float:
+    """Peak memory, in MiB, of a process that runs one method."""
+    command = [sys.executable, "-m", "evals.cost", "--alone", method, "--model", options.model]
+    for name in ("bytes", "limit", "batch", "threads", "prompts"):
+        command += [f"--{name}", str(getattr(options, name))]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - this very module
+    return float(done.stdout.split()[-1])
+
+
+def _peak_alone(options: argparse.Namespace, peers: dict[str, Any]) -> float:
+    bench, batches = _bench(options, peers)
+    _forget_peak()
+    for batch in batches:
+        if options.alone == "generate":
+            bench.generate(batch, options.bytes, Cost("generate"))
+        else:
+            bench.run(options.alone, batch, options.bytes, Cost(options.alone))
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.findall(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="ascii"))[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _forget_peak() -> None:
+    """Begin the peak anew: loading a model takes more than running it. Where the system cannot, loading counts."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+COLUMNS: Final[tuple[tuple[str, str, Callable[[Any], str]], ...]] = (
+    ("method", "", str),
+    ("calls_per_byte", "calls / byte", "{:.2f}".format),
+    ("calls_per_token", "calls / token", "{:.2f}".format),
+    ("fed_per_byte", "tokens fed / byte", "{:.2f}".format),
+    ("core_ms_per_byte", "core ms / byte", "{:.2f}".format),
+    ("ms_per_byte", "ms / byte", "{:.1f}".format),
+    ("time_against_generate", "time / generate", "{:.2f}".format),
+    ("peak_mib", "peak MiB", "{:.0f}".format),
+    ("total_variation", "variation", "{:.4f}".format),
+)
+
+
+def _show(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{result['model']}: {result['command']}")
+    for name, title, _ in COLUMNS:
+        table.add_column(title or name, justify="left" if not title else "right")
+    for row in result["rows"]:
+        table.add_row(*("-" if row.get(name) is None else show(row[name]) for name, _, show in COLUMNS))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    console.print(f"tokenizer structures: {result['structures_cpu_seconds']:.2f} s of CPU time")
+
+
+def _plot(result: dict[str, Any], path: Path) -> None:
+    """Calls, tokens fed and time a byte, as bars."""
+    titles = {name: title for name, title, _ in COLUMNS}
+    shown = ("calls_per_byte", "fed_per_byte", "time_against_generate")
+    columns = {titles[name]: [row[name] or 0.0 for row in result["rows"]] for name in shown}
+    title = f"{result['model']}, {result['machine']['threads']} thread(s)"
+    draw_bars(path, [row["method"] for row in result["rows"]], columns, title=title)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,292 @@
+"""What ensembles and bytes are worth on published tasks: ``python -m evals.ensembles``.
+
+The runs are each member by bytes, each member by tokens (lm-eval's own rule, on the same engine), and the ensembles
+"mixture", "bayes" and "product" of all members. Every run answers the same items of the same tasks: so many of each,
+drawn with a seed. The tasks are those of lm-eval, by its own code (bytelm/harness/model.py), or the offline ones of
+evals/tasks. What is kept: report/records.py. What is shown: summary.py.
+
+Going on
+    Each item of each run is a line of ``--out``, written when its task is done. Answers of a task that is under way are
+    in lm-eval's cache beside it (``FILE.answers_rank0.db``). After a kill at any moment, or when a member failed, the
+    same command with ``--resume`` runs what is missing; longer lists of tasks and runs, and more items, go on too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from bytelm import ByteLM, Ensemble
+from bytelm.ensemble.combine import weights_of
+from bytelm.ensemble.fingerprint import digest_of
+from bytelm.ensemble.model import engines_of
+from bytelm.errors import InvalidArgumentError, MissingDependencyError
+from evals.report.records import Line, Records, command_of, exit_status, read_records
+
+TASKS: Final = Path(__file__).parent / "tasks"
+# As many items as are answered in a few hours on two cores; a share of 200 items is good to ±7 points.
+DEFAULT: Final = (
+    *(f"bytelm_{name}:200" for name in ("lambada", "piqa", "boolq", "hellaswag", "mmlu")),
+    "bytelm_triviaqa:100",
+    "bytelm_gsm8k:20",
+)
+COMBINES: Final = ("mixture", "bayes", "product")
+LIBRARIES: Final = ("torch", "transformers", "tokenizers", "numpy", "lm_eval")
+FEWSHOT_SEED: Final = 1234  # lm-eval's own
+PLAIN: Final = ("none", "remove_whitespace")  # filters that a task has only one of
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command's options, checked as far as they can be without data or model."""
+    parser = argparse.ArgumentParser(prog="python -m evals.ensembles", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--members", nargs="+", default=["demo", "demo-gemma"], metavar="MODEL", help="(default demo demo-gemma)")
+    add("--weights", metavar="W,W,…", help="of the members in the ensembles; all alike if not given")
+    add("--tasks", nargs="+", default=list(DEFAULT), metavar="TASK[:ITEMS]", help=f"(default {' '.join(DEFAULT)})")
+    add("--limit", type=int, default=200, metavar="N", help="items of a task that says nothing else (default 200)")
+    add("--runs", metavar="RUN,RUN,…", help="which runs (default all: the members, MEMBER/tokens, and the ensembles)")
+    add("--seed", type=int, default=0, help="of the choice of items")
+    add("--bytes-per-token", type=float, default=4, help="bytes for each token that a task allows (default 4)")
+    add("--batch", default="auto", metavar="N", help="contexts that run together (default auto)")
+    add("--device", help="where the models run, cpu or cuda; by default a GPU if there is one")
+    add("--dtype", help="float32, bfloat16; by default float32 on a CPU")
+    add("--threads", type=int, help="CPU threads; by default torch's own choice")
+    add("--out", type=Path, metavar="FILE", help="the results file, a line an item")
+    add("--resume", action="store_true", help="go on with --out where it ended")
+    add("--read", type=Path, metavar="FILE", help="show this results file and run nothing")
+    add("--plot", type=Path, metavar="FILE", help="draw the summary (.png, .svg, .pdf)")
+    add("--json", action="store_true", help="print the summary as JSON")
+    options = parser.parse_args(arguments)
+    try:
+        options.items = dict(_task(text, options.limit) for text in options.tasks)
+        options.weights = None if options.weights is None else [float(w) for w in options.weights.split(",")]
+        if options.weights is not None:
+            for combine in COMBINES:
+                weights_of(options.weights, len(options.members), combine, "--weights")
+    except ValueError as error:
+        parser.error(str(error))
+    names = [Path(member).name for member in options.members]
+    if len(set(names)) < len(names):
+        parser.error(f"two members have the same name: {', '.join(names)}")
+    options.known = [*names, *(f"{name}/tokens" for name in names), *COMBINES]
+    options.runs = options.known if options.runs is None else options.runs.split(",")
+    if unknown := [run for run in options.runs if run not in options.known]:
+        parser.error(f"no run is called {', '.join(unknown)}; there are {', '.join(options.known)}")
+    return options
+
+
+def _task(text: str, limit: int) -> tuple[str, int]:
+    name, _, items = text.partition(":")
+    count = int(items) if items else limit
+    if not name or count < 1:
+        raise InvalidArgumentError(f"a task is a name, or NAME:ITEMS with at least one item; got {text!r}")
+    return name, count
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tasks, or show what was run; 1 when something failed."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = parsed(words)
+    return exit_status(lambda: _main(options, words), options.out)
+
+
+def _main(options: argparse.Namespace, words: Sequence[str]) -> int:
+    from evals.ensembles import summary as ensemble_summary
+
+    header, lines = read_records(options.read) if options.read else run(options, words)
+    summary = ensemble_summary.of(header, lines)
+    if options.plot:
+        ensemble_summary.plot(summary, options.plot)
+    print(json.dumps(summary, indent=1)) if options.json else ensemble_summary.show(summary)
+    return 1 if summary["failed"] else 0
+
+
+def run(options: argparse.Namespace, words: Sequence[str]) -> tuple[Line, list[Line]]:
+    """Run what is missing; the header and all lines.
+
+    Raises:
+        BytelmError: A task that there is not, or a member that cannot be loaded.
+    """
+    tasks = Tasks(list(options.items))
+    chosen = {name: tasks.choose(name, items, options.seed) for name, items in options.items.items()}
+    if options.threads is not None:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    members = {
+        Path(name).name: ByteLM.from_pretrained(name, device=options.device, dtype=options.dtype, normalize=True)
+        for name in options.members
+    }
+    models = {which: model_of(which, members, options.weights) for which in options.runs}
+    header = header_of(options, members, words)
+    lines: list[Line] = []
+    with ExitStack() as stack:
+        records = None
+        if options.out is not None:
+            records = stack.enter_context(Records(options.out, header, resume=options.resume))
+            lines = records.lines
+        for name, items in chosen.items():
+            for which, (model, level) in models.items():
+                there = {
+                    line["item"]
+                    for line in lines
+                    if line["kind"] == "item" and (line["task"], line["run"]) == (name, which)
+                }
+                if missing := [item for item in items if item not in there]:
+                    print(f"{name}: {which}, {len(missing)} items", file=sys.stderr)
+                    for line in attempt(tasks, name, missing, which, model, level, options):
+                        records.add(line) if records is not None else lines.append(line)
+    return {"kind": "header", **header}, lines
+
+
+def model_of(
+    which: str, members: Mapping[str, ByteLM], weights: Sequence[float] | None
+) -> tuple[ByteLM | Ensemble, str]:
+    """The model and the level of a run."""
+    name, _, level = which.partition("/")
+    if name in members:
+        return members[name], "token" if level else "byte"
+    combine: Any = which
+    return Ensemble(list(members.values()), weights=weights, combine=combine), "byte"
+
+
+def header_of(options: argparse.Namespace, members: Mapping[str, ByteLM], words: Sequence[str]) -> Line:
+    """What a results file says of its run. No path of the machine is in it."""
+    models = [getattr(lm.token_lm, "model", None) for lm in members.values()]
+    return {
+        "command": command_of("evals.ensembles", [word for word in words if word != "--resume"]),
+        "settings": {
+            "members": {name: digest_of(lm) for name, lm in members.items()},
+            "weights": options.weights,
+            "seed": options.seed,
+            "bytes_per_token": options.bytes_per_token,
+            "dtypes": [str(getattr(model, "dtype", None)) for model in models],
+        },
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "devices": [str(getattr(model, "device", None)) for model in models],
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+    }
+
+
+class Tasks:
+    """Tasks of lm-eval, and those of evals/tasks.
+
+    Args:
+        names: Of all that will be asked for.
+
+    Raises:
+        MissingDependencyError: lm-eval is not installed.
+        InvalidArgumentError: There is no task of a name.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        try:
+            from lm_eval.tasks import TaskManager
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(f'{error.name} is missing: pip install "bytelm[evals]"') from error
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        own = {path.stem for path in TASKS.glob("*.yaml")}
+        self._manager = TaskManager(include_path=str(TASKS), include_defaults=not own.issuperset(names))
+        if unknown := [name for name in names if name not in self._manager.all_subtasks]:
+            raise InvalidArgumentError(
+                f"no task is called {', '.join(unknown)}; offline there are {', '.join(sorted(own))}, and "
+                "`bytelm eval ls tasks` lists lm-eval's own (of a group, name the tasks)"
+            )
+        self._tasks = {name: self._manager.load([name])["tasks"][name] for name in names}
+
+    def choose(self, name: str, items: int, seed: int) -> list[int]:
+        """Some items of a task, drawn with a seed; more of them hold the fewer."""
+        whole = len(self._tasks[name].eval_docs)
+        drawn: list[int] = np.random.default_rng([seed, whole]).permutation(whole)[:items].tolist()
+        return sorted(drawn)
+
+    def run(self, name: str, lm: Any, items: Sequence[int], cache: str | None) -> tuple[dict[int, Line], Line]:
+        """What a model did with each item, and what the task is."""
+        from lm_eval.api.model import CachingLM
+        from lm_eval.evaluator import evaluate
+
+        # Not lm-eval's simple_evaluate, which asks the system for all that is installed, each time.
+        loaded = self._manager.load([name])
+        task = loaded["tasks"][name]
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=FEWSHOT_SEED)
+        model = lm if cache is None else CachingLM(lm, f"{cache}_rank0.db")
+        found = evaluate(model, loaded, samples={name: list(items)}, bootstrap_iters=0)
+        lines: dict[int, Line] = {}
+        for sample in found["samples"][name]:
+            line = lines.setdefault(int(sample["doc_id"]), {"figures": {}})
+            suffix = "" if sample["filter"] in PLAIN else f" ({sample['filter']})"
+            # What lm-eval calls perplexity of an item is the log-likelihood that goes into it.
+            line["figures"] |= {
+                metric + suffix: sample[metric]
+                for metric in sample["metrics"]
+                if metric != "perplexity" and isinstance(sample[metric], int | float)
+            }
+            answers = [response[0] for response in sample["resps"]]
+            if isinstance(answers[0], str):
+                line["answer"] = answers[0]
+            else:
+                target = sample["target"]
+                right = int(target) if len(answers) > 1 and str(target).isdigit() else 0
+                line["figures"]["nats"] = float(answers[right][0])
+        whole, fewshot = len(task.eval_docs), task.get_config("num_fewshot")
+        return lines, {"whole": whole, "fewshot": fewshot, "version": found["versions"].get(name)}
+
+
+def attempt(
+    tasks: Tasks,
+    task: str,
+    items: Sequence[int],
+    which: str,
+    model: ByteLM | Ensemble,
+    level: str,
+    options: argparse.Namespace,
+) -> Iterator[Line]:
+    """The lines of one task and run: its items and what they cost, or why it failed."""
+    from bytelm.harness.model import HarnessLM
+
+    engines = {id(engine): engine for engine in engines_of(model) if hasattr(engine, "usage")}
+    before = {name: engine.usage.copy() for name, engine in engines.items()}
+    for engine in engines.values():
+        if hasattr(engine, "clear_cache"):
+            engine.clear_cache()  # no run pays for what another has fed
+    began = time.perf_counter()
+    about = {"task": task, "run": which}
+    try:
+        lm = HarnessLM(model, level=level, batch_size=options.batch, bytes_per_token=options.bytes_per_token)
+        lines, told = tasks.run(task, lm, items, None if options.out is None else f"{options.out}.answers")
+    except Exception as error:  # noqa: BLE001 - whatever one run raises, the others go on and their results stand
+        why = " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
+        print(f"{task}: {which} failed: {why}", file=sys.stderr)
+        yield {"kind": "failed", **about, "error": why}
+        return
+    for item, line in lines.items():
+        yield {"kind": "item", **about, "item": item, **line}
+    spent = [engine.usage.since(before[name]) for name, engine in engines.items()]
+    yield {
+        "kind": "done",
+        **about,
+        **told,
+        "items": len(lines),
+        "seconds": round(time.perf_counter() - began, 2),
+        "calls": sum(usage.calls for usage in spent),
+        "fed": sum(usage.tokens_fed for usage in spent),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""What a results file of evals/ensembles/__main__.py says: figures by task and run, pairs, cost, a table and a plot.
+
+Rules
+    A summary is a plain dict (`--json` prints it), made of a file's lines alone.
+    Figures are means over items with 95 % intervals (report/statistics.py). *nats* is ln P(right answer | question), of the whole
+    answer; it says more than right and wrong do where items are few.
+    Pairs are on the items that both answered: each ensemble against each member, and each member's bytes against its
+    tokens. p-values are as the tests give them, adjusted for nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from evals.fim.summary import interval, table
+from evals.report.records import Line, RecordsError
+from evals.report.statistics import mean_of, pair_of
+
+Summary = dict[str, Any]
+NATS: Final = "nats"
+TITLES: Final = {"acc": "right, %", "acc_norm": "right by length, %", "exact_match": "right, %", NATS: "nats"}
+
+
+def of(header: Line, lines: Sequence[Line]) -> Summary:
+    """The summary of a file.
+
+    Raises:
+        RecordsError: It holds no item.
+    """
+    answered: dict[str, dict[str, dict[int, dict[str, float]]]] = {}
+    for line in lines:
+        if line["kind"] == "item":
+            answered.setdefault(line["task"], {}).setdefault(line["run"], {})[line["item"]] = line["figures"]
+    failed = _failed(lines)
+    if not answered and not failed:
+        raise RecordsError(f"the results of {header['command']!r} hold no item yet: go on with --resume")
+    members = list(header["settings"]["members"])
+    return {
+        "command": header["command"],
+        "settings": header["settings"],
+        "members": members,
+        "tasks": {
+            task: {run: _figures(items) | {"cost": _cost(lines, task, run)} for run, items in runs.items()}
+            for task, runs in answered.items()
+        },
+        "pairs": [pair for task, runs in answered.items() for pair in _pairs(task, runs, members)],
+        "failed": failed,
+    }
+
+
+def _failed(lines: Sequence[Line]) -> list[Line]:
+    """What failed and has not been done since."""
+    last: dict[tuple[str, str], Line] = {}
+    for line in lines:
+        if line["kind"] in ("failed", "done"):
+            last[line["task"], line["run"]] = line
+    return [line for line in last.values() if line["kind"] == "failed"]
+
+
+def _figures(items: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
+    names = dict.fromkeys(name for figures in items.values() for name in figures)
+    rows = sorted(items)
+    return {
+        "items": len(items),
+        "figures": {
+            name: asdict(mean_of([items[row][name] for row in rows], [str(row) for row in rows])) for name in names
+        },
+    }
+
+
+def _cost(lines: Sequence[Line], task: str, run: str) -> dict[str, float]:
+    """What an item cost, over all that was done in one go or several."""
+    done = [line for line in lines if line["kind"] == "done" and (line["task"], line["run"]) == (task, run)]
+    items = sum(line["items"] for line in done)
+    return {name: sum(line[name] for line in done) / items for name in ("seconds", "calls", "fed")} if items else {}
+
+
+def _pairs(
+    task: str, runs: Mapping[str, Mapping[int, Mapping[str, float]]], members: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    wanted = [(run, member) for run in runs if run.split("/")[0] not in members for member in members]
+    for first, second in [*wanted, *((member, f"{member}/tokens") for member in members)]:
+        both = sorted(set(runs.get(first, ())) & set(runs.get(second, ())))
+        if not both:
+            continue
+        for name in runs[first][both[0]]:
+            a, b = ([runs[run][item][name] for item in both] for run in (first, second))
+            binary = name != NATS
+            pair = pair_of(a, b, [str(item) for item in both], binary=binary)
+            yield {"task": task, "first": first, "second": second, "figure": name, **asdict(pair)}
+
+
+def title_of(name: str) -> str:
+    """What a figure is called in a table."""
+    plain, _, rest = name.partition(" ")
+    return TITLES.get(plain, plain) + (f" {rest}" if rest else "")
+
+
+def scale_of(name: str) -> int:
+    """What a figure is multiplied by."""
+    return 1 if name == NATS else 100
+
+
+def show(summary: Summary) -> None:
+    """Print the tables."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    if summary["tasks"]:
+        console.print(_table(summary))
+    if summary["pairs"]:
+        console.print(_pairs_table(summary))
+    for line in summary["failed"]:
+        console.print(f"{line['task']}: {line['run']} failed: {line['error']}", soft_wrap=True, highlight=False)
+    console.print(summary["command"], soft_wrap=True, highlight=False)
+
+
+def _table(summary: Summary) -> Any:
+    made = table(
+        "mean [95 % interval] over items", ["task", "run", "figure", "n", "mean", "s / item", "calls / item"], left=3
+    )
+    for task, runs in summary["tasks"].items():
+        for place, (run, found) in enumerate(runs.items()):
+            cost = found["cost"]
+            told = [f"{cost[name]:.2f}" if cost else "-" for name in ("seconds", "calls")]
+            for row, (name, mean) in enumerate(found["figures"].items()):
+                made.add_row(
+                    "" if place or row else task.removeprefix("bytelm_"),
+                    "" if row else run,
+                    title_of(name),
+                    "" if row else str(found["items"]),
+                    interval(mean, scale_of(name)),
+                    *(told if not row else ("", "")),
+                )
+        made.add_section()
+    return made
+
+
+def _pairs_table(summary: Summary) -> Any:
+    columns = ["task", "first", "second", "figure", "difference [95 % interval]", "better", "worse", "p"]
+    made = table("first less second, in pairs; p by McNemar's test, of nats by Wilcoxon's", columns, left=4)
+    for pair in summary["pairs"]:
+        shown = interval(pair["difference"], scale_of(pair["figure"]), sign="+")
+        made.add_row(
+            pair["task"].removeprefix("bytelm_"),
+            pair["first"],
+            pair["second"],
+            title_of(pair["figure"]).removesuffix(", %"),
+            shown,
+            str(pair["better"]),
+            str(pair["worse"]),
+            f"{pair['p']:.2g}",
+        )
+    return made
+
+
+def plot(summary: Summary, path: Path) -> None:
+    """Draw bars with intervals: a panel for each task, its first figure for each run.
+
+    Raises:
+        RecordsError: The file cannot be written, or its ending names no format.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "bytelm"  # the same drawing is the same file
+    from matplotlib import pyplot as plt
+
+    tasks = summary["tasks"]
+    if not tasks:
+        raise RecordsError("there is nothing to draw: no task was done")
+    columns = min(len(tasks), 4)
+    rows = -(-len(tasks) // columns)
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(3.4 * columns, 2.8 * rows), squeeze=False, layout="constrained"
+    )
+    for panel in panels.flat:
+        panel.set_visible(False)
+    for panel, (task, runs) in zip(panels.flat, tasks.items(), strict=False):
+        panel.set_visible(True)
+        name = next(iter(next(iter(runs.values()))["figures"]))
+        means = [found["figures"][name] for found in runs.values()]
+        values = [scale_of(name) * mean["mean"] for mean in means]
+        spread = [
+            [scale_of(name) * abs(mean[end] - mean["mean"]) if mean["groups"] > 1 else 0 for mean in means]
+            for end in ("low", "high")
+        ]
+        panel.barh(list(runs), values, xerr=spread, capsize=2, error_kw={"linewidth": 0.8})
+        panel.invert_yaxis()
+        panel.tick_params(labelsize=7)
+        items = max(found["items"] for found in runs.values())
+        panel.set_title(f"{task.removeprefix('bytelm_')} ({items})", fontsize=9)
+        panel.set_xlabel(title_of(name), fontsize=8)
+    try:
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    except (OSError, ValueError) as error:
+        raise RecordsError(f"cannot draw into {path}: {error}") from error
+    finally:
+        plt.close(figure)

@@ -1,0 +1,336 @@
+"""Fill in the middle, four methods side by side: ``python -m evals.fim``.
+
+What is run: problems.py (published benchmarks), cursors.py (files of your own), methods.py (the methods and what they
+cost). What is counted: report/statistics.py. Where it is kept: report/records.py. What is shown: summary.py.
+
+Going on
+    Each sample is a line of ``--out``, written when it is done. After a kill at any moment the same command with
+    ``--resume`` runs what is missing, and the lines are those of a run in one go (times excepted).
+Memory
+    ``--workers N`` starts N processes, each with a model of its own.
+Execution
+    With ``--execute`` the completions are run as programs, contained (sandbox/run.py), after all have been drawn, and only
+    when the rows' own middles have passed and wrong ones have failed (passing.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import asdict
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from bytelm.ensemble.fingerprint import fingerprint
+from bytelm.errors import InvalidArgumentError
+from evals.fim.cursors import load_cursors
+from evals.fim.methods import METHODS, Filler, Method, Settings, open_filler
+from evals.fim.problems import PUBLISHED, Benchmark, Problem, load_published, with_middle
+from evals.report.records import Line, Records, command_of, exit_status, key_of, read_records
+from evals.report.statistics import check_k, figures
+
+Task = tuple[Problem, Method, int, bool]  # the last: whether its cost is counted
+LIBRARIES: Final = ("torch", "transformers", "tokenizers", "numpy")
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command's options, checked as far as they can be without data or model."""
+    parser = argparse.ArgumentParser(prog="python -m evals.fim", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--model", default="demo", help="a folder, a hub id or a packaged model (default %(default)s)")
+    add("--device", help="where it runs, cpu or cuda; by default a GPU if there is one")
+    add("--dtype", help="float32, bfloat16; by default float32 on a CPU")
+    add("--threads", type=int, help="CPU threads of each process; by default torch's own choice")
+    add("--benchmark", choices=[*PUBLISHED, "cursor"], default="random-span")
+    add("--mode", choices=["auto", "spm", "psm", "left"], default="auto", help="as for infill (default %(default)s)")
+    add("--method", default=",".join(METHODS), help="which methods (default all: %(default)s)")
+    add(
+        "--temperature", type=float, default=0.0, help="of bytes for byte, of tokens for the others (default 0, greedy)"
+    )
+    add("--samples", type=int, default=1, metavar="N", help="samples of each problem (default 1)")
+    add(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="problems, spread over the tasks; cursors in all (default all; cursor: 300)",
+    )
+    add("--max-bytes", type=int, default=256, metavar="N", help="bytes of a completion, at most (default %(default)s)")
+    add(
+        "--data",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="the published file or its folder; cursor: your files or folders",
+    )
+    add("--glob", default="*.py", help="cursor: which files of a folder (default %(default)s)")
+    add(
+        "--before", type=int, default=1024, metavar="BYTES", help="cursor: of the prefix, at most (default %(default)s)"
+    )
+    add("--after", type=int, default=512, metavar="BYTES", help="cursor: of the suffix, at most (default %(default)s)")
+    add(
+        "--count",
+        type=int,
+        metavar="N",
+        help="count what a completion costs at N of the problems only, spread over all: at the others the methods share "
+        "the prompt in the engine's cache, which is several times as fast (default: at all)",
+    )
+    add("--seed", type=int, default=0)
+    add("--out", type=Path, metavar="FILE", help="the results file, a line a sample")
+    add("--resume", action="store_true", help="go on with --out where it ended")
+    add("--workers", type=int, default=1, metavar="N", help="processes, each with a model of its own (default 1)")
+    add(
+        "--execute",
+        action="store_true",
+        help="RUN THE PROGRAMS THAT THE MODEL WROTE, contained as far as this system allows, and count those that pass their tests",
+    )
+    add("--k", default="1", help="with --execute: the k of pass@k, several with commas (default %(default)s)")
+    add("--compare", type=Path, nargs="+", metavar="FILE", help="show these results files side by side and run nothing")
+    add("--short", action="store_true", help="by class of cursor and in pairs show the exact ones alone")
+    add("--plot", type=Path, metavar="FILE", help="draw the summary (.png, .svg, .pdf)")
+    add("--json", action="store_true", help="print the summary as JSON")
+    options = parser.parse_args(arguments)
+    options.method = list(dict.fromkeys(options.method.split(",")))
+    if unknown := [name for name in options.method if name not in METHODS]:
+        parser.error(f"no method is called {', '.join(unknown)}; there are {', '.join(METHODS)}")
+    for name, least in (("samples", 1), ("max_bytes", 1), ("workers", 1), ("threads", 1), ("count", 1)):
+        if (value := getattr(options, name)) is not None and value < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}; got {value}")
+    if not 0 <= options.temperature < float("inf"):
+        parser.error(f"--temperature must be 0 or more, and finite; got {options.temperature}")
+    if options.temperature == 0 and options.samples > 1:
+        parser.error("at --temperature 0 all samples of a problem are the same: leave --samples at 1, or raise it")
+    try:
+        options.k = [int(k) for k in options.k.split(",")]
+    except ValueError:
+        parser.error(f"--k takes whole numbers with commas between them; got {options.k!r}")
+    if options.compare is None:
+        if options.execute and (
+            options.benchmark == "cursor" or (options.mode == "left" and options.benchmark != "single-line")
+        ):
+            parser.error(
+                f"--execute has nothing to run for --benchmark {options.benchmark} --mode {options.mode}: cursors have no "
+                "tests, and in left mode only single lines have an end"
+            )
+        if options.execute and options.out is None:
+            parser.error("--execute needs --out: what passed is kept there")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a benchmark, or show what was run."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = parsed(words)
+    try:
+        return exit_status(lambda: _run(options, words), options.out)
+    except BrokenProcessPool:
+        print(
+            "error: a worker process was killed, for want of memory perhaps: each holds a model of its own. What was "
+            "written stays; go on with --resume and fewer --workers",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
+    from evals.fim import summary
+
+    if options.compare:
+        summaries = [summary.of(*read_records(path), ks=options.k) for path in options.compare]
+    else:
+        if options.execute:
+            check_k(options.k, options.samples)
+        header, lines = run(options, words)
+        summaries = [summary.of(header, lines, ks=options.k)]
+    if options.plot:
+        summary.plot(summaries, options.plot)
+    print(json.dumps(summaries, indent=1)) if options.json else summary.show(summaries, short=options.short)
+    return 0
+
+
+def run(options: argparse.Namespace, words: Sequence[str]) -> tuple[Line, list[Line]]:
+    """Draw what is missing and, if asked for, run it; the header and all lines."""
+    benchmark = load(options)
+    filler = _open(options)
+    settings = Settings(
+        mode=options.mode,
+        temperature=options.temperature,
+        max_bytes=options.max_bytes,
+        stops=benchmark.stops,
+        closing=benchmark.left_end if options.mode == "left" else "",
+        seed=options.seed,
+    )
+    header = header_of(options, benchmark, filler, settings, words)
+    counted = spread(benchmark.problems, options.count)
+    tasks: list[Task] = [
+        (problem, method, sample, problem.id in counted)
+        for problem in benchmark.problems
+        for sample in range(options.samples)
+        for method in options.method
+    ]
+    with ExitStack() as stack:
+        records = None
+        if options.out is not None:
+            records = stack.enter_context(Records(options.out, header, resume=options.resume))
+        lines = records.lines if records is not None else []
+        done = {key_of(line) for line in lines if line["kind"] == "sample"}
+        missing = [task for task in tasks if (task[0].id, task[1], task[2]) not in done]
+        for line in _watched(draw(missing, filler, settings, options), lines, total=len(tasks)):
+            records.add(line) if records is not None else lines.append(line)
+        if options.execute and records is not None:
+            from evals.fim.passing import run_programs
+
+            run_programs(benchmark, records, workers=options.workers)
+    return {"kind": "header", **header}, lines
+
+
+def spread(problems: Sequence[Problem], wanted: int | None) -> set[str]:
+    """The ids of so many of the problems, at even distances; of all by default."""
+    many = len(problems) if wanted is None else min(wanted, len(problems))
+    return {problems[place * len(problems) // many].id for place in range(many)}
+
+
+def load(options: argparse.Namespace) -> Benchmark:
+    """The benchmark that the options name.
+
+    Raises:
+        BytelmError: Its data are missing, altered or no text.
+    """
+    if options.benchmark == "cursor":
+        return load_cursors(
+            options.data,
+            glob=options.glob,
+            limit=options.limit,
+            before=options.before,
+            after=options.after,
+            seed=options.seed,
+        )
+    if len(options.data) > 1:
+        raise InvalidArgumentError(f"--benchmark {options.benchmark} has one file; --data names {len(options.data)}")
+    path = options.data[0] if options.data else None
+    benchmark = load_published(options.benchmark, path, limit=options.limit, seed=options.seed)
+    return with_middle(benchmark) if options.mode == "left" else benchmark
+
+
+def _open(options: argparse.Namespace) -> Filler:
+    if options.threads is not None:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    return open_filler(options.model, device=options.device, dtype=options.dtype)
+
+
+def header_of(
+    options: argparse.Namespace, benchmark: Benchmark, filler: Filler, settings: Settings, words: Sequence[str]
+) -> Line:
+    """What a results file says of its run. No path of the machine is in it."""
+    model = getattr(filler.clocked.inner, "model", None)
+    return {
+        "command": command_of("evals.fim", words),
+        "settings": {
+            "benchmark": benchmark.name,
+            "data": benchmark.data,
+            "problems": len(benchmark.problems),
+            "model": Path(options.model).name,
+            "model_sha256": fingerprint(model),
+            "dtype": str(getattr(model, "dtype", None)),
+            "format": filler.format_name(options.mode),
+            "methods": options.method,
+            "samples": options.samples,
+            "counted": options.count,
+            **asdict(settings),
+        },
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "device": str(getattr(model, "device", None)),
+        "machine": platform.processor() or platform.machine(),
+    }
+
+
+def draw(tasks: Sequence[Task], filler: Filler, settings: Settings, options: argparse.Namespace) -> Iterator[Line]:
+    """The line of each task, as they are done: here, or by workers."""
+    if options.workers == 1:
+        for task in tasks:
+            yield line_of(task, filler, settings)
+        return
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    with ProcessPoolExecutor(options.workers, spawn, _begin, (options, settings)) as pool:
+        waiting: set[Future[Line]] = set()
+        queue = iter(tasks)
+        try:
+            while True:
+                ready = islice(queue, 2 * options.workers - len(waiting))
+                waiting |= {pool.submit(_work, task) for task in ready}
+                if not waiting:
+                    return
+                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_worker: list[Any] = []
+
+
+def _begin(options: argparse.Namespace, settings: Settings) -> None:
+    _worker[:] = [_open(options), settings]
+
+
+def _work(task: Task) -> Line:
+    return line_of(task, *_worker)
+
+
+def line_of(task: Task, filler: Filler, settings: Settings) -> Line:
+    """One sample, drawn and compared with the middle."""
+    problem, method, sample, counted = task
+    written = filler.complete(problem, method, settings, sample, counted=counted)
+    return {
+        "kind": "sample",
+        "id": problem.id,
+        "group": problem.group,
+        "cursor": problem.cursor,
+        "method": method,
+        "sample": sample,
+        # Bytes that are no UTF-8 come back from a file as they were.
+        "completion": written.completion.decode("utf-8", "surrogateescape"),
+        "finish": written.finish,
+        **figures(written.completion, problem.middle, left=settings.mode == "left"),
+        **(asdict(written.cost) if written.cost is not None else {}),
+    }
+
+
+def _watched(new: Iterator[Line], old: Sequence[Line], *, total: int) -> Iterator[Line]:
+    """The new lines, with a bar that shows how far the run is and the first four bytes right by method so far."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    right: dict[str, list[float]] = {}
+
+    def note(line: Line) -> str:
+        if line["kind"] == "sample":
+            right.setdefault(line["method"], []).append(line["first_4"])
+        return "  ".join(f"{name} {sum(values) / len(values):.0%}" for name, values in right.items())
+
+    estimate = ""
+    for line in old:
+        estimate = note(line)
+    columns = TextColumn("first 4 bytes right: {task.description}"), BarColumn(), MofNCompleteColumn()
+    done = sum(map(len, right.values()))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(estimate or "-", total=total, completed=done)
+        for line in new:
+            progress.update(bar, advance=1, description=note(line))
+            yield line
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""Cursors in any files: ``--benchmark cursor --data PATH…``.
+
+Rules
+    A cursor is at a random byte of a random line, inside a word, a character or an indentation as it happens. What
+    belongs there is the rest of the line, up to and without its end, so it is never empty: lines of white space alone
+    are left out, and so is the end of a line.
+    Each PATH has as many cursors as any other. Within one, every line is as likely as any other, and every byte of it.
+    The prefix is what stands before the cursor, at most ``before`` bytes; the suffix begins with the end of the line
+    and holds at most ``after`` bytes. A window that is cut is cut at the beginning of a line, or of a character where
+    the window is one line.
+    Files that are no UTF-8 text are left out and counted.
+
+Does not
+    Tell code from data, or what a model has seen in training: choose the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bytelm.errors import InvalidArgumentError
+from evals.fim.problems import Benchmark, DataError, Problem
+
+DEFAULT_CURSORS: Final = 300
+MOST_BYTES: Final = 4 << 20  # of a file: larger ones are data
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A text file, by the name that results call it."""
+
+    name: str
+    text: bytes
+
+
+def load_cursors(
+    paths: Sequence[Path],
+    *,
+    glob: str = "*.py",
+    limit: int | None = None,
+    before: int = 1024,
+    after: int = 512,
+    seed: int = 0,
+) -> Benchmark:
+    """Seeded cursors in files of the user.
+
+    Args:
+        paths: Files, or folders to be searched for ``glob`` at any depth.
+        glob: Which files of a folder.
+        limit: How many cursors in all; None for `DEFAULT_CURSORS`.
+        before: Bytes of the prefix, at most.
+        after: Bytes of the suffix, at most.
+        seed: Of the cursors.
+
+    Raises:
+        InvalidArgumentError: A number is out of range.
+        DataError: A path is not there or has no line to put a cursor in, or two have the same name.
+    """
+    limit = DEFAULT_CURSORS if limit is None else limit
+    for name, value, least in (("--limit", limit, 1), ("--before", before, 1), ("--after", after, 0)):
+        if value < least:
+            raise InvalidArgumentError(f"{name} must be at least {least}; got {value}")
+    if not paths:
+        raise DataError("the benchmark cursor needs --data: files, or folders with source files")
+    names = [path.resolve().name for path in paths]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise DataError(
+            f"two paths of --data are called {twice[0]!r}, and so their cursors would be: give the folder above them, "
+            "or a copy of one by another name"
+        )
+    digest, left_out, files = hashlib.sha256(), 0, 0
+    problems: dict[str, Problem] = {}
+    for place, path in enumerate(paths):
+        sources, unread = _sources(path, glob)
+        left_out, files = left_out + unread, files + len(sources)
+        for source in sources:
+            digest.update(f"{source.name}\0{len(source.text)}\0".encode() + source.text)
+        wanted = limit // len(paths) + (place < limit % len(paths))
+        found = _cursors(sources, wanted, random.Random(f"{seed}/{place}"), before=before, after=after)
+        if wanted and not found:
+            raise DataError(f"{path} has no line of UTF-8 text to put a cursor in (--glob is {glob!r})")
+        problems.update((problem.id, problem) for problem in found)
+    data = {
+        "paths": names,
+        "glob": glob,
+        "before": before,
+        "after": after,
+        "sha256": digest.hexdigest(),
+        "files": files,
+        "files_left_out": left_out,
+    }
+    return Benchmark("cursor", tuple(problems.values()), data, stops=("\r\n", "\n"))
+
+
+def _sources(path: Path, glob: str) -> tuple[list[Source], int]:
+    """The texts of a path in the order of their names, and how many files are none."""
+    if not path.exists():
+        raise DataError(f"there is no {path}: --data of the benchmark cursor names files or folders")
+    root = path.resolve()
+    files = sorted(p for p in root.rglob(glob) if p.is_file()) if root.is_dir() else [root]
+    sources, left_out = [], 0
+    for file in files:
+        try:
+            text = file.read_bytes() if file.stat().st_size <= MOST_BYTES else b"\0"
+            text.decode()
+        except (OSError, UnicodeDecodeError):
+            text = b"\0"
+        if b"\0" in text:
+            left_out += 1
+            continue
+        name = file.relative_to(root.parent).as_posix()
+        sources.append(Source(name, text))
+    return sources, left_out
+
+
+def _cursors(
+    sources: Sequence[Source], wanted: int, chance: random.Random, *, before: int, after: int
+) -> list[Problem]:
+    lines = [(source, *span) for source in sources for span in _lines(source.text)]
+    places = sum(end - start for _, start, end in lines)
+    found: dict[str, Problem] = {}
+    while len(found) < min(wanted, places):
+        source, start, end = chance.choice(lines)
+        problem = _problem(source, chance.randrange(start, end), end, before=before, after=after)
+        found.setdefault(problem.id, problem)
+    return list(found.values())
+
+
+def _lines(text: bytes) -> list[tuple[int, int]]:
+    """Where the lines that are not blank begin and end, without their ends."""
+    spans, start = [], 0
+    for line in text.split(b"\n"):
+        bare = line.removesuffix(b"\r")
+        if bare.strip():
+            spans.append((start, start + len(bare)))
+        start += len(line) + 1
+    return spans
+
+
+def _problem(source: Source, cursor: int, end: int, *, before: int, after: int) -> Problem:
+    text = source.text
+    return Problem(
+        id=f"{source.name}:{cursor}",
+        group=source.name,
+        prefix=last_part(text[:cursor], before),
+        middle=text[cursor:end],
+        suffix=first_part(text[end:], after),
+    )
+
+
+def last_part(text: bytes, size: int) -> bytes:
+    r"""The last bytes of a text, from the beginning of a line or else of a character.
+
+    >>> last_part(b"one\ntwo\nthr", 8), last_part("aéb".encode(), 2)
+    (b'two\nthr', b'b')
+    """
+    if len(text) <= size:
+        return text
+    part = text[len(text) - size :]
+    if text[len(text) - size - 1 : len(text) - size] == b"\n":
+        return part
+    if 0 <= (line := part.find(b"\n")) < size - 1:
+        return part[line + 1 :]
+    start = 0
+    while start < len(part) and part[start] & 0xC0 == 0x80:
+        start += 1
+    return part[start:]
+
+
+def first_part(text: bytes, size: int) -> bytes:
+    r"""The first bytes of a text, to the end of a line or else of a character.
+
+    >>> first_part(b"\none\ntwo", 6), first_part("éa".encode(), 1)
+    (b'\none\n', b'')
+    """
+    if len(text) <= size:
+        return text
+    part = text[:size]
+    if (line := part.rfind(b"\n")) > 0:
+        return part[: line + 1]
+    end = size
+    while end > 0 and text[end] & 0xC0 == 0x80:
+        end -= 1
+    return text[:end]

@@ -1,0 +1,298 @@
+"""What a results file says: figures by method and by class of cursor, cost, pairs, tables and a plot.
+
+Rules
+    A summary is a plain dict (`--json` prints it), made of a file's lines alone: the data are not needed.
+    Means are with 95 % intervals over groups, pairs are *byte* against each other method (report/statistics.py). p-values are as
+    the tests give them, adjusted for nothing.
+    A file of a run that is under way is summarised as far as it goes, and says so.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from textwrap import fill
+from typing import Any, Final
+
+from evals.fim.problems import CLASSES
+from evals.report.records import Line, RecordsError, key_of
+from evals.report.statistics import BINARY, FIGURES, mean_of, pair_of, pass_at_k
+
+ALL: Final = "all"
+COSTS: Final = ("calls", "fed", "tokens", "first_s", "seconds")
+TITLES: Final = {
+    "exact": "exact, %",
+    "first_4": "first 4 B, %",
+    "first_16": "first 16 B, %",
+    "similarity": "similarity, %",
+    "saved": "chars saved",
+    "saved_share": "chars saved, %",
+}
+BY_CLASS: Final = ("exact", "first_4", "similarity", "saved_share")
+Summary = dict[str, Any]
+
+
+def of(header: Line, lines: Sequence[Line], *, ks: Sequence[int] = (1,)) -> Summary:
+    """The summary of a file.
+
+    Args:
+        header: Its first line.
+        lines: The others.
+        ks: The k of pass@k.
+
+    Raises:
+        RecordsError: It holds no sample.
+        InvalidArgumentError: A k is greater than the number of samples of a problem.
+    """
+    settings = header["settings"]
+    samples = [line for line in lines if line["kind"] == "sample"]
+    if not samples:
+        raise RecordsError(f"the results of {header['command']!r} hold no sample yet: go on with --resume")
+    methods = [name for name in settings["methods"] if any(line["method"] == name for line in samples)]
+    rows = {name: sorted((x for x in samples if x["method"] == name), key=_place) for name in methods}
+    classes = [name for name in CLASSES if any(line["cursor"] == name for line in samples)]
+    return {
+        "command": header["command"],
+        "settings": settings,
+        "label": f"{settings['model']}, {settings['format']}",
+        "samples": len(samples),
+        "samples_asked": settings["problems"] * settings["samples"] * len(settings["methods"]),
+        "figures": {
+            name: {
+                part: {figure: asdict(_mean(_part(rows[name], part), figure)) for figure in FIGURES}
+                for part in (ALL, *classes)
+                if _part(rows[name], part)
+            }
+            for name in methods
+        },
+        "cost": {name: _cost(rows[name], closed=bool(settings.get("closing"))) for name in methods},
+        "pairs": [
+            pair
+            for other in methods
+            if other != "byte" and "byte" in methods
+            for part in (ALL, *classes)
+            for pair in _pairs(_part(rows["byte"], part), _part(rows[other], part), other, part)
+        ],
+        **_passing(lines, ks),
+    }
+
+
+def _place(line: Line) -> tuple[str, int]:
+    return line["id"], line["sample"]
+
+
+def _part(rows: Sequence[Line], part: str) -> list[Line]:
+    return [row for row in rows if part in (ALL, row["cursor"])]
+
+
+def _mean(rows: Sequence[Line], figure: str) -> Any:
+    return mean_of([row[figure] for row in rows], [row["group"] for row in rows])
+
+
+def _cost(rows: Sequence[Line], *, closed: bool) -> dict[str, float]:
+    """Means over the completions whose cost was counted, and calls for each token that was drawn.
+
+    These are the canonical tokens of what was written, and where it ended by itself the one that ended it, for which
+    the model was asked as well; ``closed``: a text that ends it is among what was written.
+    """
+    counted = [row for row in rows if "calls" in row]
+    sums = {name: sum(row[name] for row in counted) for name in COSTS}
+    refused = sum(row["finish"] == "refused" for row in rows)
+    drawn = sums["tokens"] + sum(row["finish"] in (("eot",) if closed else ("eot", "stop")) for row in counted)
+    per_token = sums["calls"] / drawn if drawn > 0 else float("nan")
+    means = {name: sums[name] / len(counted) if counted else float("nan") for name in COSTS}
+    return {"n": len(counted), **means, "calls_per_token": per_token, "refused": refused}
+
+
+def _pairs(byte: Sequence[Line], other: Sequence[Line], name: str, part: str) -> Iterator[dict[str, Any]]:
+    theirs = {_place(row): row for row in other}
+    both = [(row, theirs[_place(row)]) for row in byte if _place(row) in theirs]
+    if not both:
+        return
+    for figure in BY_CLASS:
+        ours, their = [a[figure] for a, _ in both], [b[figure] for _, b in both]
+        pair = pair_of(ours, their, [a["group"] for a, _ in both], binary=figure in BINARY)
+        yield {"first": "byte", "second": name, "cursor": part, "figure": figure, **asdict(pair)}
+
+
+def _passing(lines: Sequence[Line], ks: Sequence[int]) -> dict[str, Any]:
+    """What the second pass found, if there was one."""
+    last = {key_of(line): line for line in lines if line["kind"] == "run"}
+    checks = [line for line in lines if line["kind"] == "check"]
+    if not (last and checks):
+        return {}
+    found: dict[str, Any] = {"check": checks[-1], "passing": {}}
+    for method in dict.fromkeys(line["method"] for line in last.values()):
+        runs = [line for line in last.values() if line["method"] == method]
+        states = {
+            state: sum(r["state"] == state for r in runs) for state in ("passed", "failed", "timed out", "not run")
+        }
+        by_problem: dict[str, list[Line]] = {}
+        for line in runs:
+            if line["state"] != "not run":
+                by_problem.setdefault(line["id"], []).append(line)
+        counts = [len(group) for group in by_problem.values()]
+        passed = [sum(line["state"] == "passed" for line in group) for group in by_problem.values()]
+        groups = [group[0]["group"] for group in by_problem.values()]
+        at_k = {str(k): asdict(mean_of(pass_at_k(counts, passed, k), groups)) for k in ks} if counts else {}
+        found["passing"][method] = {"states": states, "pass_at": at_k}
+    return found
+
+
+def show(summaries: Sequence[Summary], *, short: bool = False) -> None:
+    """Print the tables; ``short``: by class and in pairs the exact ones alone."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    for benchmark in dict.fromkeys(summary["settings"]["benchmark"] for summary in summaries):
+        these = [summary for summary in summaries if summary["settings"]["benchmark"] == benchmark]
+        console.print(_figures(benchmark, these))
+        console.print(_costs(these))
+        for summary in these:
+            figures = BY_CLASS[:1] if short else BY_CLASS if benchmark == "cursor" else BY_CLASS[:2]
+            for figure in figures:
+                console.print(_classes(summary, figure))
+            if summary["pairs"]:
+                paired = BY_CLASS[:1] if short else BY_CLASS
+                console.print(_pairs_table(summary, paired, all_classes=benchmark == "cursor"))
+            for line in _notes(summary):
+                console.print(line, soft_wrap=True)
+
+
+def table(title: str, columns: Iterable[str], *, left: int = 1) -> Any:
+    """An empty table for the terminal; ``left``: how many of its columns are words."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for place, column in enumerate(columns):
+        made.add_column(column, justify="left" if place < left else "right")
+    return made
+
+
+def _run_of(summary: Summary, among: Sequence[Summary]) -> str:
+    """What a row of a table calls a run: its order of the prompt where the model is the same in all."""
+    same = len({other["settings"]["model"] for other in among}) == 1
+    return str(summary["settings"]["format"].split()[-1] if same else summary["label"])
+
+
+def _figures(benchmark: str, summaries: Sequence[Summary]) -> Any:
+    names = [name for name in TITLES if name != "saved_share"]
+    columns = ["run", "method", "n", *(TITLES[name] for name in names)]
+    models = ", ".join(dict.fromkeys(summary["settings"]["model"] for summary in summaries))
+    made = table(f"{benchmark}, {models}: mean [95 % interval]", columns, left=2)
+    for summary in summaries:
+        for place, (method, parts) in enumerate(summary["figures"].items()):
+            values = parts[ALL]
+            shown = [interval(values[name], 1 if name == "saved" else 100) for name in names]
+            made.add_row("" if place else _run_of(summary, summaries), method, str(values["exact"]["n"]), *shown)
+        made.add_section()
+    return made
+
+
+def _costs(summaries: Sequence[Summary]) -> Any:
+    names = ["n", "calls", "calls / token", "tokens fed", "first byte, ms", "seconds", "refused"]
+    made = table("cost of a completion", ["run", "method", *names], left=2)
+    for summary in summaries:
+        for place, (method, cost) in enumerate(summary["cost"].items()):
+            values = (cost["calls"], cost["calls_per_token"], cost["fed"], 1000 * cost["first_s"], cost["seconds"])
+            shown = [f"{value:.{digits}f}" for value, digits in zip(values, (1, 2, 1, 0, 2), strict=True)]
+            made.add_row(
+                "" if place else _run_of(summary, summaries), method, str(cost["n"]), *shown, str(cost["refused"])
+            )
+        made.add_section()
+    return made
+
+
+def _classes(summary: Summary, figure: str) -> Any:
+    figures = summary["figures"]
+    made = table(f"{summary['label']}: {TITLES[figure]}, by class of cursor", ["cursor", "n", *figures])
+    for part in dict.fromkeys(part for parts in figures.values() for part in parts):
+        cells = [interval(parts[part][figure], 100) if part in parts else "-" for parts in figures.values()]
+        n = max(parts[part][figure]["n"] for parts in figures.values() if part in parts)
+        made.add_row(part, str(n), *cells)
+    return made
+
+
+def _pairs_table(summary: Summary, figures: Sequence[str], *, all_classes: bool) -> Any:
+    columns = ["against", "cursor", "figure", "points [95 % interval]", "better", "worse", "test", "p"]
+    made = table(f"{summary['label']}: byte against the others, in pairs", columns, left=3)
+    for pair in summary["pairs"]:
+        if pair["figure"] in figures and (pair["cursor"] == ALL or (all_classes and pair["figure"] == "exact")):
+            shown = [interval(pair["difference"], 100, sign="+"), str(pair["better"]), str(pair["worse"])]
+            name = TITLES[pair["figure"]].removesuffix(", %")
+            made.add_row(pair["second"], pair["cursor"], name, *shown, pair["test"], f"{pair['p']:.2g}")
+    return made
+
+
+def interval(mean: dict[str, float], scale: int, sign: str = "") -> str:
+    """A mean with its interval, as it is shown."""
+    value, low, high = (f"{scale * mean[name]:{sign}.1f}" for name in ("mean", "low", "high"))
+    return value if mean["groups"] < 2 else f"{value} [{low}, {high}]"
+
+
+def _notes(summary: Summary) -> Iterator[str]:
+    settings = summary["settings"]
+    yield f"{summary['label']}: {summary['command']}"
+    if summary["samples"] < summary["samples_asked"]:
+        yield f"  {summary['samples']} of {summary['samples_asked']} samples so far: go on with --resume"
+    if settings["mode"] == "left":
+        yield "  In left mode a completion is cut to the length of the middle before it is compared: nothing else ends it."
+    if "check" in summary:
+        told = summary["check"]
+        yield (
+            f"  Of the rows' own middles {told['canonical_passed']} passed; {told['broken_failed']} broken ones and "
+            f"{told['raising_failed']} with a function that raises failed. Contained: {told['contained']}"
+        )
+        for method, ran in summary["passing"].items():
+            at_k = ", ".join(f"pass@{k} {interval(mean, 100)} %" for k, mean in ran["pass_at"].items())
+            yield f"  {method}: {at_k}; " + ", ".join(f"{n} {state}" for state, n in ran["states"].items())
+
+
+def plot(summaries: Sequence[Summary], path: Path) -> None:
+    """Draw bars with intervals: a row of panels for each file, the whole lines and the first four bytes by class.
+
+    Raises:
+        RecordsError: The file cannot be written, or its ending names no format.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "bytelm"  # the same drawing is the same file
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(
+        len(summaries), 2, figsize=(13, 3.6 * len(summaries)), squeeze=False, layout="constrained", sharey=True
+    )
+    for summary, row in zip(summaries, panels, strict=True):
+        for name, panel in zip(("exact", "first_4"), row, strict=True):
+            _bars(panel, summary, name)
+    panels[0][0].legend(title="method")
+    try:
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    except (OSError, ValueError) as error:
+        raise RecordsError(f"cannot draw into {path}: {error}") from error
+    finally:
+        plt.close(figure)
+
+
+def _bars(panel: Any, summary: Summary, name: str) -> None:
+    figures = summary["figures"]
+    parts = list(dict.fromkeys(part for found in figures.values() for part in found))
+    width = 0.8 / len(figures)
+    for place, (method, found) in enumerate(figures.items()):
+        there = [i for i, part in enumerate(parts) if part in found]
+        means = [found[parts[i]][name] for i in there]
+        heights = [100 * mean["mean"] for mean in means]
+        whole = [mean["groups"] > 1 for mean in means]
+        down = [100 * (m["mean"] - m["low"]) if ok else 0 for m, ok in zip(means, whole, strict=True)]
+        up = [100 * (m["high"] - m["mean"]) if ok else 0 for m, ok in zip(means, whole, strict=True)]
+        at = [i + (place - (len(figures) - 1) / 2) * width for i in there]
+        panel.bar(at, heights, width, yerr=[down, up], capsize=2, label=method, error_kw={"linewidth": 0.8})
+    sizes = [max(found[part][name]["n"] for found in figures.values() if part in found) for part in parts]
+    labels = [fill(part, 11) + f"\n({n})" for part, n in zip(parts, sizes, strict=True)]
+    panel.set_xticks(range(len(parts)), labels, fontsize=7)
+    panel.set_ylabel(TITLES[name])
+    panel.set_title(f"{summary['settings']['benchmark']}: {summary['label']}", fontsize=9)

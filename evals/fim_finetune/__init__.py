@@ -1,0 +1,1 @@
+"""fim_finetune."""

@@ -1,0 +1,124 @@
+"""The manifest of a training: what an adapter was made of, in full, so that it can be made again.
+
+Rules
+    It names the base and its sha256; where training began; the format; every setting; each package with version,
+    licence, number of functions and sha256 over them; what was left out and why; steps, tokens and time; held-out
+    losses before and of the adapter that was kept; the sha256 of that; the machine and the versions.
+    To repeat is to train again, with the functions of these very packages, up to the same step. On the same CPU
+    with as many threads the adapter is the same to the last bit; elsewhere its held-out losses say how near it came.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bytelm.errors import BytelmError
+from evals.fim_finetune.samples import SMOLLM2
+from evals.fim_finetune.settings import Settings
+from evals.fim_finetune.training import Ended, Trainer
+from evals.report.records import shortened
+
+
+class ManifestError(BytelmError):
+    """A manifest is missing or damaged, or what it names is not here."""
+
+
+def manifest_of(
+    trainer: Trainer, settings: Settings, *, best: Mapping[str, Any], written: Mapping[str, Any], ended: Ended
+) -> dict[str, Any]:
+    """The manifest of a run that has ended, but for the command.
+
+    Args:
+        trainer: Of the run.
+        settings: Of the run.
+        best: The adapter that was kept, with its step and held-out losses.
+        written: Its file, bytes and sha256.
+        ended: Why the run ended.
+    """
+    before = next(record["held_out"] for record in trainer.records if "held_out" in record)
+    return {
+        "base": trainer.identity["base"],
+        "start": trainer.identity["start"],
+        "format": {"psm": SMOLLM2.psm, "spm": SMOLLM2.spm, "ends": SMOLLM2.ends},
+        "settings": asdict(settings),
+        "corpus": trainer.corpus.record,
+        "ended": ended,
+        "steps_done": trainer.step,
+        "epochs_done": trainer.epoch,
+        "tokens": trainer.tokens,
+        "seconds": round(trainer.seconds, 1),
+        "held_out": {"before": before, "best": best["held_out"], "best_step": best["step"]},
+        "adapter": dict(written),
+    }
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest that this command wrote.
+
+    Raises:
+        ManifestError: It is missing, or is none.
+    """
+    needed = ("settings", "corpus", "base", "start", "steps_done", "adapter", "held_out")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in needed if key not in manifest]
+    except (OSError, ValueError, TypeError) as error:
+        raise ManifestError(f"{str(path)!r} is no manifest of a training: {error}") from error
+    if missing:
+        raise ManifestError(f"{str(path)!r} is no manifest of a training: it lacks {', '.join(missing)}")
+    return manifest
+
+
+def check_corpus(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to repeat a training with other functions, and say which package is another.
+
+    Raises:
+        ManifestError: A package is missing or of another release, or the benchmark is another.
+    """
+    if then["deduplicated_against"] != now["deduplicated_against"]:
+        raise ManifestError(
+            f"the run was deduplicated against {then['deduplicated_against']}, and this one is against "
+            f"{now['deduplicated_against']}: give the same files with --benchmark"
+        )
+    here = {row["package"]: row for row in now["packages"]}
+    for row in then["packages"]:
+        found = here.get(row["package"])
+        if found is None or found["sha256"] != row["sha256"]:
+            there = "it is not here" if found is None else f"here is {found['version']} ({found['sha256'][:12]})"
+            raise ManifestError(
+                f"the manifest names {row['package']} {row['version']} with functions of sha256 {row['sha256'][:12]}, and "
+                f"{there}: install that release"
+            )
+    if (then["train"]["sha256"], then["held_out"]["sha256"]) != (now["train"]["sha256"], now["held_out"]["sha256"]):
+        raise ManifestError("the functions of the manifest's packages are split in another way; is the manifest whole?")
+
+
+def compared(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """How near a repeated training came to the one of a manifest."""
+    losses = then["held_out"]["best"]
+    return {
+        "sha256": then["adapter"]["sha256"],
+        "identical": then["adapter"]["sha256"] == now["adapter"]["sha256"],
+        "held_out_difference": {mode: now["held_out"]["best"][mode] - loss for mode, loss in losses.items()},
+    }
+
+
+def surroundings(device: str, given: Sequence[str]) -> dict[str, Any]:
+    """The command with its options, paths by their last name; the machine; the versions."""
+    import torch
+
+    shown = (shortened(word, lambda value: os.sep in value) for word in given)
+    name = torch.cuda.get_device_name() if torch.device(device).type == "cuda" else platform.machine()
+    packages = ("torch", "transformers", "tokenizers", "peft")
+    return {
+        "command": " ".join(["python -m evals.fim_finetune", *shown]),
+        "machine": {"device": device, "processor": name, "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+    }

@@ -1,0 +1,258 @@
+"""Tokenization bias where the truth is known: ``python -m evals.markov``.
+
+A text is drawn from a Markov chain: each symbol depends on the last few, with probabilities that are known. A BPE
+tokenizer is trained on such texts. A model of their tokens is asked for the symbol after prompts that begin such texts:
+    *by tokens*: the prompt is encoded, the model is asked for the next token, and a symbol has the probability of the
+    tokens that begin with it; *by bytes*: `ByteLM`.
+
+Two models of tokens
+    *trained*: a small Llama, trained on the encoded texts from random weights. What the byte model is off by is what
+    the Llama has not learned.
+    *exact*: nothing is learned. P(next token | tokens before it) is worked out from the chain and from which tokens can
+    stand side by side (`TokenChain`). Its byte model is the chain.
+
+What is told
+    For each context (the last symbols, which the next one depends on) the estimate that is furthest from the truth
+    among the prompts that end in it. The largest over all contexts is the figure: the byte model's is nothing but
+    training, that of tokens is the bias.
+
+Source
+    Phan et al., arXiv:2410.09303, who show it on a chain of order 3; written from the definitions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from bytelm import ByteLM
+from bytelm.healing import completer_of
+from evals.markov.chains import Chain, TokenChain, exact_tokens, trained_tokenizer
+from evals.report.output import add_output_options, put_out, read_result
+from evals.report.records import command_of
+
+LONGEST: Final = 9  # symbols of the prompts for the exact model, of which there are all
+RATE: Final = 1e-2  # the greatest step of the training
+PROMPT_SYMBOLS: Final = (3, 24)  # of the prompts for the trained model
+ROW_TOKENS: Final = 32  # of a text, in training: a prompt never has more
+
+
+def trained_model(
+    chain: Chain, tokenizer: Any, *, steps: int = 500, batch: int = 32, seed: int = 0, progress: bool = False
+) -> Any:
+    """A Llama of two layers, trained from random weights on texts of the chain, each new and seen once.
+
+    At each place of a text the loss is its expectation over what may come next (`TokenChain`): what the loss over the
+    tokens that do come would be on average. It saves most of the texts.
+    """
+    import torch
+    from rich.console import Console
+    from rich.progress import track
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=4 * ROW_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
+    random, truth = np.random.default_rng([seed, 1]), TokenChain.of(chain, tokenizer)
+    bar = track(range(steps), "training", console=Console(stderr=True), transient=True, disable=not progress)
+    for _ in bar:
+        encoded = tokenizer.backend_tokenizer.encode_batch(chain.write(batch, 3 * ROW_TOKENS, random))
+        ids = np.zeros((batch, ROW_TOKENS), np.int64)
+        for row, encoding in zip(ids, encoded, strict=True):
+            row[: len(encoding.ids)] = encoding.ids[:ROW_TOKENS]
+        there = torch.from_numpy((ids > 0) | (np.arange(ROW_TOKENS) == 0))
+        expected = torch.from_numpy(truth.along(ids)).float()
+        logprobs = model(torch.from_numpy(ids)).logits.log_softmax(-1)
+        loss = -(expected * logprobs).sum(-1)[there].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+def drawn_prompts(chain: Chain, count: int, *, seed: int = 0) -> dict[str, list[str]]:
+    """For each context so many distinct beginnings of texts, as long as `PROMPT_SYMBOLS` allows, that end in it."""
+    shortest, longest = PROMPT_SYMBOLS
+    random = np.random.default_rng([seed, 2])
+    found: dict[str, dict[str, None]] = {context: {} for context in chain.contexts}
+    while any(len(own) < count for own in found.values()):
+        for text in chain.write(256, longest, random):
+            prompt = text[: random.integers(max(shortest, chain.order), longest + 1)]
+            if len(own := found[prompt[-chain.order :]]) < count:
+                own[prompt] = None
+    return {context: list(own) for context, own in found.items()}
+
+
+def all_prompts(chain: Chain, *, longest: int) -> dict[str, list[str]]:
+    """For each context every text of so many symbols at most that ends in it."""
+    found: dict[str, list[str]] = {context: [] for context in chain.contexts}
+    for before, context in itertools.product(range(longest - chain.order + 1), found):
+        found[context] += ["".join(each) + context for each in itertools.product(chain.symbols, repeat=before)]
+    return found
+
+
+def estimates(lm: ByteLM, chain: Chain, prompts: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """What is said by tokens and by bytes of the symbol after each prompt, beside the truth.
+
+    Args:
+        lm: The byte model over a model of tokens.
+        chain: The truth.
+        prompts: By the context that they end in.
+    """
+    symbols = [ord(symbol) for symbol in chain.symbols]
+    completer = completer_of(lm)
+    rows = []
+    for context, own in prompts.items():
+        said = {
+            "tokens": [np.exp(completer.next_byte_logprobs(prompt)[symbols]) for prompt in own],
+            "bytes": [np.exp(lm.next_byte_logprobs(prompt)[symbols]) for prompt in own],
+        }
+        row: dict[str, Any] = {"after": context, "truth": chain.after(context).tolist(), "prompts": len(own)}
+        for method, each in said.items():
+            errors = np.abs(np.array(each) - chain.after(context))
+            worst = int(errors.max(axis=1).argmax())
+            row[method] = {
+                "mean": np.mean(each, axis=0).tolist(),
+                "worst": each[worst].tolist(),
+                "prompt": own[worst],
+                "error": float(errors.max()),
+            }
+        rows.append(row)
+    return rows
+
+
+def largest(rows: Sequence[dict[str, Any]], method: str) -> float:
+    """The largest error over contexts, prompts and symbols."""
+    return max(float(row[method]["error"]) for row in rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, ask and print one table."""
+    parser = argparse.ArgumentParser(prog="python -m evals.markov", description=__doc__.split("\n")[0])
+    parser.add_argument("--symbols", default="AB", help="two to four characters (default %(default)s)")
+    parser.add_argument("--order", type=int, default=3, help="symbols that the next one depends on (default 3)")
+    parser.add_argument("--vocabulary", type=int, default=12, metavar="N", help="tokens (default 12)")
+    parser.add_argument("--steps", type=int, default=500, metavar="N", help="batches in training (default 500)")
+    parser.add_argument("--prompts", type=int, default=20, metavar="N", help="for each context (default 20)")
+    parser.add_argument("--seed", type=int, default=0, help="of the chain, the weights and the texts")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
+    add_output_options(parser)
+    options = parser.parse_args(arguments)
+    if options.read is not None:
+        result = read_result(options)
+    else:
+        if not 2 <= len(set(options.symbols)) == len(options.symbols) <= 4:
+            parser.error(f"--symbols must be two to four different characters; got {options.symbols!r}")
+        if not all(" " < symbol < "\x7f" for symbol in options.symbols):
+            parser.error(f"--symbols must be letters, digits or signs of ASCII; got {options.symbols!r}")
+        if not 1 <= options.order <= 4:
+            parser.error(f"--order must be 1 to 4; got {options.order}")
+        if options.vocabulary <= len(options.symbols) + 1:
+            parser.error(f"--vocabulary must leave room for merges: at least {len(options.symbols) + 2}")
+        if min(options.steps, options.prompts) < 1:
+            parser.error("--steps and --prompts must be at least 1")
+        result = _measure(options, sys.argv[1:] if arguments is None else list(arguments))
+    put_out(result, options, show=_show, plot=_plot)
+    return 0
+
+
+def _measure(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(options.threads)
+    chain = Chain.drawn(options.symbols, options.order, seed=options.seed)
+    tokenizer = trained_tokenizer(chain, vocab_size=options.vocabulary, seed=options.seed)
+    exact = ByteLM(exact_tokens(chain, tokenizer))
+    start = time.perf_counter()
+    model = trained_model(chain, tokenizer, steps=options.steps, seed=options.seed, progress=True)
+    seconds = time.perf_counter() - start
+    prompts = drawn_prompts(chain, options.prompts, seed=options.seed)
+    models = {
+        "trained": estimates(ByteLM(model, tokenizer), chain, prompts),
+        "exact": estimates(
+            exact, chain, all_prompts(chain, longest=min(LONGEST, 12 - 2 * len(options.symbols) + options.order))
+        ),
+    }
+    return {
+        "command": command_of("evals.markov", words),
+        "symbols": options.symbols,
+        "tokens": [tokenizer.decode([i]) for i in range(1, len(tokenizer))],
+        "training_seconds": seconds,
+        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")},
+        "largest": {
+            name: {method: largest(rows, method) for method in ("tokens", "bytes")} for name, rows in models.items()
+        },
+        **models,
+    }
+
+
+def _show(result: dict[str, Any]) -> None:
+    """A row for each context and symbol; the last symbol has what the others leave."""
+    from rich.console import Console
+    from rich.table import Table
+
+    symbols = result["symbols"]
+    table = Table(title="P(next symbol): the estimate furthest from the truth", title_justify="left")
+    table.add_column("after")
+    for title in ("symbol", "truth", "trained: by tokens", "by bytes", "exact: by tokens", "by bytes"):
+        table.add_column(title, justify="left" if title == "symbol" else "right")
+    for trained, exact in zip(result["trained"], result["exact"], strict=True):
+        for i, symbol in enumerate(symbols[:-1]):
+            said = [row[method]["worst"][i] for row in (trained, exact) for method in ("tokens", "bytes")]
+            table.add_row("…" + trained["after"], symbol, *(f"{p:.4f}" for p in (trained["truth"][i], *said)))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    for name, errors in result["largest"].items():
+        shown = f"{errors['bytes']:.4f}" if errors["bytes"] > 1e-4 else f"{errors['bytes']:.0e}"
+        console.print(f"{name} model: largest error by tokens {errors['tokens']:.4f}, by bytes {shown}")
+    console.print(f"tokens: {' '.join(result['tokens'])}")
+
+
+def _plot(result: dict[str, Any], path: Path) -> None:
+    """Estimates against the truth, for each context and symbol: the mean over prompts, and the furthest from the truth."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2, sharey=True), ("trained", "exact"), strict=True):
+        axes.plot([0, 1], [0, 1], color="0.8", zorder=0)
+        for method, marker in (("tokens", "x"), ("bytes", "o")):
+            points = [
+                (truth, estimate)
+                for row in result[name]
+                for truth, estimate in zip(row["truth"], row[method]["worst"], strict=True)
+            ]
+            size, edge = (40, None) if marker == "x" else (22, "none")
+            axes.scatter(*zip(*points, strict=True), s=size, marker=marker, edgecolors=edge, label=f"by {method}")
+        errors = result["largest"][name]
+        axes.set_title(f"{name} model\nlargest error {errors['tokens']:.2f} by tokens, {errors['bytes']:.1g} by bytes")
+        axes.set_xlabel("P(next symbol) of the chain")
+        axes.set_aspect("equal")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("estimate furthest from it")
+    figure.axes[0].legend()
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,412 @@
+"""The command line, over a toy model: what it prints, where, and how it exits."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bytelm import ByteLM, TableLM
+from bytelm.cli import main as cli
+from bytelm.cli import options
+from bytelm.cli.tables import show_byte
+from bytelm.errors import ModelError
+from bytelm.healing import completer_of
+from tests.support.tiny import byte_bpe_tokenizer
+
+ROOT = Path(__file__).parents[2]
+PROMPT = "def fibonacci(n):\n    ret"
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+class Stdin(io.TextIOWrapper):
+    def __init__(self, data: bytes, *, tty: bool = False) -> None:
+        super().__init__(io.BytesIO(data))
+        self._tty = tty
+
+    def isatty(self) -> bool:
+        return self._tty
+
+
+@pytest.fixture(scope="module")
+def lm() -> ByteLM:
+    """A random model over a real tokenizer of 311 tokens; its row depends on the last two."""
+    return ByteLM(TableLM(byte_bpe_tokenizer(vocab_size=311), seed=3, order=2))
+
+
+@pytest.fixture
+def run(lm: ByteLM, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Done]:
+    """Run ``bytelm`` in this process, with the toy model in place of the one that --model names."""
+    monkeypatch.setattr(cli, "load", lambda model, *_: lm)
+
+    def run_(*args: str, stdin: bytes | None = None) -> Done:
+        monkeypatch.setattr(sys, "stdin", Stdin(stdin or b"", tty=stdin is None))
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(args)
+        out, err = capsysbinary.readouterr()
+        code = exit_.value.code
+        assert isinstance(code, int)
+        return Done(code, out.decode(), err.decode())
+
+    return run_
+
+
+Run = Callable[..., Done]
+
+
+def test_sample_prints_the_completion_alone(run: Run, lm: ByteLM) -> None:
+    """Standard output holds the new text, byte for byte, and nothing else."""
+    done = run("sample", PROMPT, "--seed", "5", "--max-bytes", "30")
+
+    assert done == Done(0, lm.sample(PROMPT, seed=5, max_bytes=30).text, "")
+
+
+def test_every_option_of_sample_reaches_the_model(run: Run, lm: ByteLM) -> None:
+    """The options of the command are those of `ByteLM.sample`."""
+    args = [
+        "--seed",
+        "7",
+        "--max-bytes",
+        "40",
+        "--temperature",
+        "0.7",
+        "--top-k",
+        "9",
+        "--top-p",
+        "0.8",
+        "--min-p",
+        "0.05",
+    ]
+
+    done = run("sample", PROMPT, *args, "--stop", "a", "--stop", "e")
+
+    expected = lm.sample(PROMPT, seed=7, max_bytes=40, temperature=0.7, top_k=9, top_p=0.8, min_p=0.05, stop=["a", "e"])
+    assert done.out == expected.text
+
+
+def test_sample_as_json(run: Run, lm: ByteLM) -> None:
+    """Each completion is one line of JSON with its text, bytes, log-probability and reason to end."""
+    done = run("sample", PROMPT, "--seed", "5", "--max-bytes", "12", "-n", "3", "--json")
+
+    expected = lm.sample(PROMPT, seed=5, max_bytes=12, n=3)
+    assert isinstance(expected, list)
+    assert [record["text"] for record in done.records] == [completion.text for completion in expected]
+    assert [bytes.fromhex(record["hex"]) for record in done.records] == [completion.bytes for completion in expected]
+    assert [record["logprob"] for record in done.records] == [completion.logprob for completion in expected]
+    assert {record["finish_reason"] for record in done.records} <= {"eot", "stop", "length"}
+
+
+def test_several_completions_are_numbered(run: Run) -> None:
+    """Without JSON, completion k begins with [k]."""
+    done = run("sample", "a", "--seed", "5", "--max-bytes", "3", "-n", "2")
+
+    assert done.out.startswith("[1] ")
+    assert "\n[2] " in done.out
+
+
+def test_next_as_json_is_the_row(run: Run, lm: ByteLM) -> None:
+    """The records hold the likeliest bytes first, with their log-probabilities; the end of text has byte null."""
+    done = run("next", "the ", "--top", "257", "--json")
+
+    row = lm.next_byte_logprobs("the ")
+    assert [record["logprob"] for record in done.records] == [
+        None if math.isinf(value) else value for value in sorted(row.tolist(), reverse=True)
+    ]
+    assert {record["byte"] for record in done.records} == {None, *range(256)}
+
+
+def test_next_is_a_table_with_bars(run: Run, lm: ByteLM) -> None:
+    """Each row has the byte, its probability and a bar; the others and the leak make the whole."""
+    done = run("next", "the ", "--top", "4")
+
+    lines = done.out.splitlines()
+    best = int(np.argmax(lm.next_byte_logprobs("the ")))
+    assert lines[0].startswith(show_byte(best))
+    assert "█" in lines[0]
+    assert len(lines) == 6
+    assert lines[4].startswith("253 others")
+    assert lines[5].startswith("leak")
+
+
+def test_score(run: Run, lm: ByteLM) -> None:
+    """The log-probability, and bits per byte from it."""
+    expected = lm.logprob("fox jumps", "The quick ", eot=True)
+
+    (record,) = run("score", "fox jumps", "--prefix", "The quick ", "--eot", "--json").records
+
+    assert record["bytes"] == 9
+    assert record["logprob"] == expected
+    assert record["bits_per_byte"] == pytest.approx(-expected / math.log(2) / 9)
+
+
+def test_score_per_byte_adds_up(run: Run) -> None:
+    """The surprisals of the bytes sum to that of the text."""
+    records = run("score", "fox jumps", "--per-byte").records
+    (whole,) = run("score", "fox jumps", "--json").records
+
+    assert [record["byte"] for record in records] == list(b"fox jumps")
+    assert sum(record["logprob"] for record in records) == pytest.approx(whole["logprob"])
+    assert sum(record["bits"] for record in records) / 9 == pytest.approx(whole["bits_per_byte"])
+
+
+def test_score_of_nothing(run: Run) -> None:
+    """The empty text has log-probability 0, and no bits per byte."""
+    done = run("score", "--json", stdin=b"")
+
+    assert done.records == [{"bytes": 0, "logprob": 0.0, "bits_per_byte": None, "eot": False}]
+    assert "the text is empty" in run("score", stdin=b"").out
+
+
+def test_explain_sums_to_the_whole(run: Run, lm: ByteLM) -> None:
+    """The members' shares sum to 1, and their tokens spell the text and more."""
+    records = run("explain", "the th", "--top", "100000", "--json").records
+
+    assert sum(record["share"] for record in records) == pytest.approx(1.0)
+    for record in records:
+        assert lm.spell(record["token_ids"]).startswith(b"the th")
+        assert "".join(record["tokens"]).startswith("the th")
+
+
+def test_explain_shows_the_sum(run: Run, lm: ByteLM) -> None:
+    """The table ends with the sum over all members and the log-probability of the text, which are equal."""
+    lines = run("explain", "the th", "--top", "2").out.splitlines()
+
+    logprob = f"{lm.logprob('the th'):.4f}"
+    assert lines[0].split() == ["log", "P", "share", "tokens"]
+    assert lines[-2].split()[0] == logprob
+    assert lines[-1].split()[0] == logprob
+
+
+def test_demo_shows_the_methods_side_by_side(run: Run, lm: ByteLM) -> None:
+    """The table has a line for what each method writes, and a column for its next bytes."""
+    done = run("demo", "the th", "--max-bytes", "9")
+    records = run("demo", "the th", "--max-bytes", "9", "--json").records
+
+    assert [record["method"] for record in records] == ["by tokens", "by token healing", "by bytes"]
+    assert [sum(record["next_byte"].values()) for record in records[:2]] == pytest.approx([1.0, 1.0])
+    healed = completer_of(lm).sample("the th", healing="many", max_bytes=9)
+    assert records[1]["backed_up"].encode() == healed.backed_up
+    for record in records:
+        assert record["completion"] in done.out
+    assert done.out.splitlines()[-9].split()[:2] == ["next", "byte"]
+
+
+@pytest.mark.parametrize(
+    ("args", "prompt", "suffix", "model"),
+    [
+        ([], b"def fibonacci(n):\n    ret", None, "demo"),
+        (["--infill"], b"def add(a, b):\n    ret", b"\n\nprint(add(1, 2))\n", "demo-fim"),
+        (["the th", "--infill"], b"the th", b"", "demo-fim"),
+        (["-e", "the th", "--suffix", r"a\n"], b"the th", b"a\n", "demo-fim"),
+        (["the th", "--suffix", "a", "-m", "mine"], b"the th", b"a", "mine"),
+    ],
+)
+def test_demo_compares_at_a_cursor_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch, args: list[str], prompt: bytes, suffix: bytes | None, model: str
+) -> None:
+    """--infill takes the demo's own cursor, --suffix one of the user's; the model is then the one that fills in."""
+    asked: list[tuple[Any, ...]] = []
+
+    def compare(*given: Any, max_bytes: int) -> list[Any]:
+        asked.append(given)
+        return []
+
+    monkeypatch.setattr(cli, "load", lambda model, *_: model)
+    monkeypatch.setattr(cli, "compare", compare)
+    monkeypatch.setattr(cli, "show_comparison", lambda prompt, outcomes, *, suffix: f"{prompt!r} {suffix!r}")
+
+    done = run("demo", *args)
+
+    assert done == Done(0, f"{prompt!r} {suffix!r}\n", "")
+    assert asked == [(model, prompt, suffix)]
+
+
+@pytest.mark.parametrize("command", ["sample", "next", "score", "explain"])
+def test_the_text_is_taken_byte_for_byte(run: Run, tmp_path: Path, command: str) -> None:
+    """An argument with escapes, a file, and standard input of the same bytes give the same output."""
+    data = "caf\xe9\n\n".encode()[:-2]
+    file = tmp_path / "text"
+    file.write_bytes(data)
+    rest = ["--json"] if command != "sample" else ["--json", "--seed", "1", "--max-bytes", "5"]
+
+    outputs = {
+        run(command, "-e", r"caf\xc3\xa9", *rest).out,
+        run(command, "--file", str(file), *rest).out,
+        run(command, "-f", "-", *rest, stdin=data).out,
+        run(command, *rest, stdin=data).out,
+    }
+
+    assert len(outputs) == 1
+
+
+def test_a_newline_is_not_stripped(run: Run) -> None:
+    """A trailing newline of standard input is part of the text."""
+    assert run("score", "--json", stdin=b"the\n").records[0]["bytes"] == 4
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["next"], "no text"),
+        (["next", "a", "--file", "b"], "not both"),
+        (["next", "--file", "there/is/none"], "cannot read"),
+        (["next", "-e", r"\q"], "is no escape"),
+        (["next", "a", "--top", "0"], "--top"),
+        (["sample", "a", "--temperature", "-1"], "--temperature"),
+        (["sample", "a", "--max-bytes", "many"], "--max-bytes"),
+        (["sample", "a", "--none-such"], "--none-such"),
+        (["score", "a", "--per-byte", "--eot"], "--eot"),
+        (["doctor"], "model"),
+        (["nothing"], "nothing"),
+    ],
+)
+def test_wrong_usage_exits_with_2(run: Run, args: Sequence[str], message: str) -> None:
+    """Wrong usage is told on standard error, with the name of what is wrong, and prints no result."""
+    done = run(*args)
+
+    assert (done.code, done.out) == (2, "")
+    assert message.lower() in done.err.lower()
+
+
+def test_an_error_of_bytelm_is_one_line(run: Run) -> None:
+    """What cannot be spelled is one line on standard error, exit code 1, and no traceback."""
+    done = run("next", "-e", r"a\xff")
+
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("bytelm: ")
+    assert done.err.count("\n") == 1
+
+
+def test_an_unknown_model_is_an_error_not_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that is not there is named."""
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["next", "a", "--model", "./no/such/model"])
+
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err.startswith("bytelm: there is no directory './no/such/model'")
+
+
+def test_an_interrupt_exits_with_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control-C while the model runs is no error and no traceback."""
+
+    def interrupted(*args: Any) -> ByteLM:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load", interrupted)
+
+    assert run("next", "a").code == 130
+
+
+def test_doctor_exits_with_1_for_a_refused_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The findings are printed in either form, and the exit code is the verdict."""
+    from bytelm.testing.doctor import Finding
+
+    findings = [Finding("tokenizer", "ok", "fine"), Finding("verdict", "ok", "exact")]
+    monkeypatch.setattr(cli, "examine_model", lambda model: findings)
+    assert run("doctor", "m") == Done(0, "  tokenizer  fine\n  verdict    exact\n", "")
+
+    findings.append(Finding("columns", "refused", "too few"))
+    done = run("doctor", "m", "--json")
+    assert done.code == 1
+    assert done.records[-1] == {"topic": "columns", "level": "refused", "text": "too few"}
+
+
+def test_doctor_of_what_is_no_model(run: Run, tmp_path: Path) -> None:
+    """An empty folder is an error, not a finding."""
+    done = run("doctor", str(tmp_path))
+
+    assert done.code == 1
+    assert "config.json" in done.err
+
+
+def test_version(run: Run) -> None:
+    """--version names the command and its version."""
+    from bytelm import __version__
+
+    assert run("--version") == Done(0, f"bytelm {__version__}\n", "")
+
+
+def test_load_asks_for_what_the_options_say(monkeypatch: pytest.MonkeyPatch, lm: ByteLM) -> None:
+    """The options --model, --engine, --device and --dtype reach `ByteLM.from_pretrained`; a packaged model is looked up first."""
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def from_pretrained(name: str, **options: Any) -> ByteLM:
+        asked.append((name, options))
+        return lm
+
+    monkeypatch.setattr(ByteLM, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(options, "packaged_directory", lambda name: Path("cache") / name)
+    options.load("folder", "cpu", "bfloat16")
+    options.load("demo")
+    options.load("demo", engine="llama-cpp")
+
+    assert asked == [
+        ("folder", {"engine": "transformers", "device": "cpu", "dtype": "bfloat16"}),
+        (str(Path("cache") / "demo"), {"engine": "transformers", "device": None, "dtype": None}),
+        ("demo", {"engine": "llama-cpp", "device": None, "dtype": None}),
+    ]
+    lm.progress = False
+
+
+def test_a_model_error_names_its_cause(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message of several lines is put into one."""
+
+    def broken(*args: Any) -> ByteLM:
+        raise ModelError("the file is damaged:\n  fetch it again")
+
+    monkeypatch.setattr(cli, "load", broken)
+
+    assert run("next", "a") == Done(1, "", "bytelm: the file is damaged: fetch it again\n")
+
+
+@pytest.mark.parametrize("command", ["sample", "infill", "ensemble", "next", "score", "explain", "doctor", "demo"])
+def test_help_ends_its_description_with_examples(run: Run, command: str) -> None:
+    """The help of every command shows how it is used, one example a line."""
+    done = run(command, "--help")
+
+    assert done.code == 0
+    assert f"\n  Examples:\n    bytelm {command} " in done.out or f"\n  Examples:\n    bytelm {command}\n" in done.out
+
+
+def test_the_page_of_the_commands_is_their_help() -> None:
+    """docs/cli.md is what scripts/cli_docs.py writes from --help."""
+    script = ROOT / "scripts" / "cli_docs.py"
+
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_the_command_completes_the_word(smollm2: ByteLM, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """On the real model the main job's bytes are "urn n" and its tokens' are not."""
+    monkeypatch.setattr(cli, "load", lambda model, *_: smollm2)
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--max-bytes", "5", "--json"])
+
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    written = {record["method"]: record["completion"] for record in records}
+    assert written["by bytes"] == "urn n"
+    assert written["by token healing"] == "urn n"
+    assert written["by tokens"] != "urn n"
+    assert records[-1]["next_byte"]["'u'"] > 0.9
+    assert records[0]["next_byte"]["'u'"] < 0.1

@@ -1,0 +1,120 @@
+"""Split patterns as automata: the claims that survive are the cuts that the real pre-tokenizer makes."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from tokenizers import Regex, pre_tokenizers
+
+from bytelm.errors import UnsupportedTokenizerError
+from bytelm.tokenizer.split.automaton import DEAD, Level
+from bytelm.tokenizer.split.char_classes import CODE_POINTS
+from bytelm.tokenizer.split.regex import compile_pattern
+
+PATTERNS = {
+    "white space before a word": r"\s+(?!\S)|\s+|\S+",
+    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "llama3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "possessive": r"[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+    "o200k": r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}]*[\p{Ll}]+(?i:'s|'t)?|[^\r\n\p{L}\p{N}]?[\p{Lu}]+[\p{Ll}]*|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "threes from the right": r"(?=(\d{3})+(?!\d))",
+    "threes from the right, consuming": r"\d{1,3}(?=(?:\d{3})*\b)",
+    "after a word": r"(?<=\w)\s|\w+\b|\B-",
+    "line ends": r"^a|b$|\n",
+    "lazy": r"a.*?b|a{2,3}?|b{2}?a",
+    "gaps only": r"\d+",
+}
+ALPHABETS = {
+    "threes from the right": "1a",
+    "threes from the right, consuming": "1a",
+    "o200k": "aA1 'sS\n",
+    "line ends": "ab\n",
+    "lazy": "ab",
+}
+BEHAVIORS = {
+    "isolated": "Isolated",
+    "contiguous": "Contiguous",
+    "merged_with_previous": "MergedWithPrevious",
+    "merged_with_next": "MergedWithNext",
+}
+
+
+def level(pattern: str, behavior: str = "Isolated", *, invert: bool = False) -> Level:
+    forbidden = np.zeros(CODE_POINTS, np.bool_)
+    forbidden[0xD800:0xE000] = True
+    return Level(compile_pattern(pattern), behavior=behavior, invert=invert, alias={}, forbidden=forbidden)
+
+
+def accepted(automaton: Level, text: str) -> list[tuple[int, ...]]:
+    """Every set of cuts that the automaton takes to the end of a text."""
+    places: list[tuple[int, tuple[int, ...]]] = [(automaton.start, ())]
+    for at, char in enumerate(text):
+        if at:
+            cut = [(automaton.cut(node), (*cuts, at)) for node, cuts in places]
+            places += [(node, cuts) for node, cuts in cut if node != DEAD]
+        for byte in char.encode():
+            walked = [(automaton.next(node, byte), cuts) for node, cuts in places]
+            places = [(node, cuts) for node, cuts in walked if node != DEAD]
+    return [cuts for node, cuts in places if automaton.ends(node)]
+
+
+def real_cuts(step: pre_tokenizers.PreTokenizer, text: str) -> tuple[int, ...]:
+    return tuple(lo for _, (lo, _) in step.pre_tokenize_str(text) if lo)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_exactly_the_real_cuts_are_accepted(name: str) -> None:
+    """On every short text, one set of cuts survives to the end: the one the tokenizer's engine makes."""
+    automaton = level(PATTERNS[name])
+    step = pre_tokenizers.Split(Regex(PATTERNS[name]), "isolated")
+    alphabet = ALPHABETS.get(name, "a1 'r\n-")
+
+    for size in range(1, 8 if len(alphabet) < 4 else 6 if len(alphabet) < 6 else 5):
+        for chars in product(alphabet, repeat=size):
+            text = "".join(chars)
+            assert accepted(automaton, text) == [real_cuts(step, text)], text
+
+
+@pytest.mark.parametrize("invert", [False, True])
+@pytest.mark.parametrize("behavior", BEHAVIORS)
+def test_every_behavior_cuts_where_the_library_does(behavior: str, invert: bool) -> None:
+    """Merging matches with a neighbour, or with each other, moves the cuts as in the library."""
+    automaton = level(r"-+b?|1", BEHAVIORS[behavior], invert=invert)
+    step = pre_tokenizers.Split(Regex(r"-+b?|1"), behavior, invert=invert)
+
+    for size in range(1, 7):
+        for chars in product("-1ab", repeat=size):
+            text = "".join(chars)
+            assert accepted(automaton, text) == [real_cuts(step, text)], text
+
+
+def test_characters_beyond_ascii_are_seen_as_the_engine_sees_them() -> None:
+    """Folded letters (ſ for s, K for k), other digits and white space, and characters cut inside."""
+    automaton = level(PATTERNS["llama3"])
+    step = pre_tokenizers.Split(Regex(PATTERNS["llama3"]), "isolated")
+
+    for chars in product("xſ'\u2019\u0663\u0085\u2028\u3000漢\u0e31\U0001f469\u0301", repeat=3):
+        text = "".join(chars)
+        assert accepted(automaton, text) == [real_cuts(step, text)], ascii(text)
+
+
+def test_bytes_that_are_no_character_are_dead() -> None:
+    """A stray continuation byte, an overlong form and a surrogate lead nowhere."""
+    automaton = level(r"\w+")
+
+    for data in (b"\x80", b"\xc0\x80", b"\xe0\x80", b"\xed\xa0", b"\xf4\x90", b"\xff", b"\xc3a"):
+        node = automaton.start
+        for byte in data:
+            node = automaton.next(node, byte)
+        assert node == DEAD, data
+
+
+@pytest.mark.parametrize("pattern", [r"(?>a+)b", r"(ab)++", r"a\Kb", r"(?<=ab)c", r"(a", r"\1"])
+def test_what_cannot_be_decided_is_refused_by_name(pattern: str) -> None:
+    """A construct outside the understood part of the syntax is an error that quotes the pattern."""
+    with pytest.raises(UnsupportedTokenizerError, match=r"split pattern"):
+        compile_pattern(pattern)

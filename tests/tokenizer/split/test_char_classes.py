@@ -1,0 +1,70 @@
+"""What a class contains is what the tokenizer's engine says it contains."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tokenizers import Regex, pre_tokenizers
+
+from bytelm.tokenizer.split.char_classes import CODE_POINTS, NO_LETTER, atom_members, compact, letters
+from bytelm.tokenizer.split.regex import compile_pattern
+
+SAMPLE = [
+    *range(0x300),
+    0x1C5,
+    0x2028,
+    0x212A,
+    0x17F,
+    0x3000,
+    0x4E00,
+    0x9FFF,
+    0xAC00,
+    0x1F469,
+    0x2A6DF,
+    0xE0100,
+    0x10FFFF,
+]
+
+
+@pytest.mark.parametrize(
+    "atom", [r"\s", r"\p{L}", r"[^\r\n\p{L}\p{N}]", r"(?i:s)", r"\w", ".", r"[一-龥぀-ゟ]", r"\p{Lt}"]
+)
+def test_members_are_what_the_engine_matches(atom: str) -> None:
+    """Each sampled character, asked alone, is inside if and only if the engine matches it."""
+    step = pre_tokenizers.Split(Regex(atom), "removed")
+
+    for point in SAMPLE:
+        expected = step.pre_tokenize_str(chr(point)) == []
+        assert atom_members(atom)[point] == expected, hex(point)
+
+
+@pytest.mark.parametrize(
+    ("classes", "step"), [("\0digits", pre_tokenizers.Digits()), ("\0punctuation", pre_tokenizers.Punctuation())]
+)
+def test_the_librarys_own_classes_are_asked_of_it(classes: str, step: pre_tokenizers.PreTokenizer) -> None:
+    """Digits and punctuation are those of the library's pre-tokenizers."""
+    for point in SAMPLE:
+        expected = len(step.pre_tokenize_str(f"a{chr(point)}a")) == 3
+        assert atom_members(classes)[point] == expected, hex(point)
+
+
+def test_letters_tell_apart_what_the_pattern_does_and_nothing_else() -> None:
+    """Two code points share a letter exactly if they belong to the same atoms; forbidden ones have none."""
+    pattern = compile_pattern(r"'s| ?\p{L}+|\s+")
+    forbidden = np.zeros(CODE_POINTS, np.bool_)
+    forbidden[0xD800:0xE000] = True
+    letter, members = letters(pattern, alias={}, forbidden=forbidden)
+
+    for point in SAMPLE:
+        inside = {i for i, atom in enumerate(pattern.atoms) if atom_members(atom)[point]}
+        assert members[letter[point]] == inside, hex(point)
+    assert letter[0xD800] == NO_LETTER
+    assert letter[ord("b")] == letter[ord("漢")] != letter[ord("s")]
+
+
+def test_compact_is_unique_with_places() -> None:
+    """Small and large keys alike: the distinct keys, and where each is among them."""
+    for keys in (np.array([3, 1, 3, 7]), np.array([3, 1, 3, 1 << 30])):
+        values, places = compact(keys)
+        assert (values[places] == keys).all()
+        assert sorted(set(keys.tolist())) == values.tolist()

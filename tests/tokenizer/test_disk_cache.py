@@ -1,0 +1,49 @@
+"""The cache folder: whole files or none, and never an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bytelm.tokenizer.disk_cache import cache_folder, read_bytes, write_bytes
+from bytelm.tokenizer.split.char_classes import atom_members
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BYTELM_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_what_is_written_is_read_and_nothing_else_stays(folder: Path) -> None:
+    """A value comes back, and no temporary file is left beside it."""
+    place = cache_folder("kind")
+    assert place is not None
+    write_bytes(place / "value", b"42")
+
+    assert read_bytes(place / "value") == b"42"
+    assert [path.name for path in (folder / "kind").iterdir()] == ["value"]
+
+
+def test_a_cache_that_cannot_be_used_is_passed_over(folder: Path) -> None:
+    """A folder that cannot be made, a file that cannot be written or read: the value is computed again."""
+    (folder / "kind").write_text("a file where the folder should be")
+
+    assert cache_folder("kind") is None
+    write_bytes(folder / "missing" / "value", b"42")
+    assert read_bytes(folder / "missing" / "value") is None
+    write_bytes(None, b"42")
+    assert read_bytes(None) is None
+
+
+def test_a_corrupt_file_is_ignored(folder: Path) -> None:
+    """The members of an atom are asked again when what is on disk is not of their size."""
+    atom_members.cache_clear()
+    members = atom_members(r"\p{Lt}").copy()
+    (file,) = (folder / "letters").iterdir()
+    file.write_bytes(b"short")
+    atom_members.cache_clear()
+
+    assert (atom_members(r"\p{Lt}") == members).all()
+    assert file.stat().st_size > 1000
