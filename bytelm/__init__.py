@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from bytelm.byte_lm.model import ByteLM as ByteLM
     from bytelm.byte_lm.state import ByteState as ByteState
     from bytelm.cover.prefix import Prompts as Prompts
+    from bytelm.engines.table import TableLM as TableLM
     from bytelm.ensemble.model import Ensemble as Ensemble
     from bytelm.errors import BytelmError as BytelmError
     from bytelm.inference.scoring import CoverItem as CoverItem
-    from bytelm.sampling.generation import Completion as Completion
-    from bytelm.token_lm import TableLM as TableLM
+    from bytelm.sampling.completion import Completion as Completion
     from bytelm.token_lm import TokenLM as TokenLM
 
 __version__ = "0.1.0"
@@ -30,11 +30,11 @@ _WHERE: Final = {
     "ByteLM": "byte_lm.model",
     "ByteState": "byte_lm.state",
     "BytelmError": "errors",
-    "Completion": "sampling.generation",
+    "Completion": "sampling.completion",
     "CoverItem": "inference.scoring",
     "Ensemble": "ensemble.model",
     "Prompts": "cover.prefix",
-    "TableLM": "token_lm",
+    "TableLM": "engines.table",
     "TokenLM": "token_lm",
 }
 

@@ -36,7 +36,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, NoInfillFormatError, UnreachablePrefixError
-from bytelm.sampling.generation import SampleOptions
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -61,8 +60,8 @@ class FIMFormat:
         ends: Tokens that end the middle, beside the model's own ends of text. Those that a tokenizer lacks are left
             out; of a format of your own it must have one.
         marks: Tokens by which the format is told from another with the same sentinels.
-        prefix_lead: Whether the tokenizer's hidden leading space, where it has one, stands before the prefix.
-        suffix_lead: The same before the suffix.
+        space_before_prefix: Whether the tokenizer's hidden leading space, where it has one, stands before the prefix.
+        space_before_suffix: The same before the suffix.
 
     Raises:
         InvalidArgumentError: An order without one of the texts, or an SPM order that does not end with the prefix.
@@ -78,8 +77,8 @@ class FIMFormat:
     spm: tuple[str, ...] = ()
     ends: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
-    prefix_lead: bool = True
-    suffix_lead: bool = False
+    space_before_prefix: bool = True
+    space_before_suffix: bool = False
 
     def __post_init__(self) -> None:
         for field in ("psm", "spm", "ends", "marks"):
@@ -124,13 +123,6 @@ class FIMFormat:
                 f"model was trained with: format=dataclasses.replace({known}, {mode}=(...))"
             )
         return parts
-
-
-class InfillOptions(SampleOptions, total=False):
-    """The options of `ByteLM.infill`, for type checkers."""
-
-    mode: Mode
-    format: str | FIMFormat | None
 
 
 def is_sentinel(part: str) -> bool:
@@ -260,7 +252,7 @@ def infill_prompt(
     parts = form.order(mode)
     ids = {token.content: token.id for token in vocab.added}
     texts = {PREFIX: prefix, SUFFIX: suffix}
-    leads = {PREFIX: form.prefix_lead, SUFFIX: form.suffix_lead}
+    leads = {PREFIX: form.space_before_prefix, SUFFIX: form.space_before_suffix}
     prompt: list[int | str | bytes] = [*before]
     for part in parts:
         if part in texts:
@@ -268,7 +260,7 @@ def infill_prompt(
             if not last:
                 _check_whole(texts[part], part.strip("{}"), hint="" if part == SUFFIX or not form.spm else "mode='spm'")
             opens = leads[part] and (texts[part] or last)
-            prompt.append((vocab.lead if opens else b"") + texts[part])
+            prompt.append((vocab.dummy_prefix if opens else b"") + texts[part])
         else:
             prompt.append(ids[part])
     if is_sentinel(parts[-1]):

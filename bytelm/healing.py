@@ -47,9 +47,9 @@ from bytelm.cover.prefix import Prompt, bos_ids_of
 from bytelm.errors import BytelmError, InvalidArgumentError, InvalidTypeError
 from bytelm.fim import FIMFormat, Mode
 from bytelm.inference.scheduler import Request, Scheduler, Step
-from bytelm.sampling.filters import EOT
+from bytelm.symbols import EOT
 from bytelm.token_lm import TokenLM, checked_rows
-from bytelm.tokenizer.prefix_index import Trie
+from bytelm.tokenizer.prefix_index import PrefixIndex
 from bytelm.tokenizer.tokenizer_json import read_vocab
 from bytelm.tokenizer.vocab import Vocab
 
@@ -89,8 +89,8 @@ class TokenCompleter:
         vocab: The tokenizer as read by `read_vocab`; read from ``token_lm.tokenizer`` if not given.
         eot_ids: The ids that end a text; those of ``token_lm`` if not given.
         context: Tokens in front of every prompt, such as BOS.
-        lead: Whether a prompt opens a text, so that the tokenizer's hidden leading space stands before it. After a
-            sentinel it does not.
+        dummy_prefix: Whether a prompt opens a text, so that the tokenizer's hidden leading space stands before it.
+            After a sentinel it does not.
         encode: The canonical ids of a text there; the vocabulary's own if not given.
     """
 
@@ -101,18 +101,18 @@ class TokenCompleter:
         vocab: Vocab | None = None,
         eot_ids: Iterable[int] | None = None,
         context: Sequence[int] = (),
-        lead: bool = True,
+        dummy_prefix: bool = True,
         encode: Callable[[str], tuple[int, ...]] | None = None,
     ) -> None:
         self.token_lm = token_lm
         self.vocab = read_vocab(token_lm.tokenizer) if vocab is None else vocab
-        self.trie = Trie(self.vocab.token_bytes, self.vocab.order)
+        self.prefix_index = PrefixIndex(self.vocab.token_bytes, self.vocab.order)
         self.context = tuple(context)
-        self.lead = self.vocab.lead if lead else b""
+        self.dummy_prefix = self.vocab.dummy_prefix if dummy_prefix else b""
         self.encode: Callable[[str], tuple[int, ...]] = self.vocab.encode if encode is None else encode
         self.eot_ids = frozenset(token_lm.eot_ids if eot_ids is None else eot_ids)
         # What may be drawn: spellable tokens that the model has a column for, and the ids that end a text.
-        drawable = [i for i in self.trie.order.tolist() if i < token_lm.vocab_size and i not in self.eot_ids]
+        drawable = [i for i in self.prefix_index.order.tolist() if i < token_lm.vocab_size and i not in self.eot_ids]
         self._drawable = np.array(sorted([*drawable, *(i for i in self.eot_ids if i < token_lm.vocab_size)]), np.int64)
 
     def sample(
@@ -216,7 +216,7 @@ class TokenCompleter:
         return kept, self._visible(backed_up, kept)
 
     def _visible(self, backed_up: bytes, kept: tuple[int, ...]) -> bytes:
-        return backed_up if kept else backed_up.removeprefix(self.lead)
+        return backed_up if kept else backed_up.removeprefix(self.dummy_prefix)
 
     def _back_up(self, prompt: str | bytes, healing: Healing) -> tuple[tuple[int, ...], bytes]:
         """As `back_up`, with the hidden leading space where the whole prompt is taken away."""
@@ -235,10 +235,10 @@ class TokenCompleter:
         rest = tail
         for k in range(len(ids) - 1, -1, -1):
             rest = spelled[k] + rest
-            if len(rest) >= self.trie.longest:
+            if len(rest) >= self.prefix_index.longest:
                 break
-            lo, hi = self.trie.range(rest)
-            if self.trie.equal_to(rest, lo, hi) < hi:
+            lo, hi = self.prefix_index.range(rest)
+            if self.prefix_index.equal_to(rest, lo, hi) < hi:
                 earliest, back = k, rest
         return ids[:earliest], back
 
@@ -260,7 +260,7 @@ class TokenCompleter:
     def _spell(self, token: int, *, opens: bool) -> bytes:
         """The bytes of a drawn token; where it opens the text, the decoder takes the hidden leading space away."""
         spelled = self.vocab.token_bytes[token] or b""
-        return spelled.removeprefix(self.lead) if opens else spelled
+        return spelled.removeprefix(self.dummy_prefix) if opens else spelled
 
     def _rows(self, sequences: Sequence[tuple[int, ...]]) -> Float[np.ndarray, "n vocab"]:
         """What the model says after the context and each of these sequences."""
@@ -273,11 +273,11 @@ class TokenCompleter:
         """The ids that may be drawn, ascending, and their probabilities, which sum to 1."""
         ids = self._drawable
         if remaining:
-            lo, hi = self.trie.range(remaining)
-            allowed = [self.trie.order[lo:hi]]
+            lo, hi = self.prefix_index.range(remaining)
+            allowed = [self.prefix_index.order[lo:hi]]
             for end in range(1, len(remaining) if healing == "many" else 0):
-                lo, hi = self.trie.range(remaining[:end])
-                allowed.append(self.trie.order[lo : self.trie.equal_to(remaining[:end], lo, hi)])
+                lo, hi = self.prefix_index.range(remaining[:end])
+                allowed.append(self.prefix_index.order[lo : self.prefix_index.equal_to(remaining[:end], lo, hi)])
             ids = np.intersect1d(ids, np.concatenate(allowed)).astype(np.int64)
         logprobs = row[ids].astype(np.float64)
         if not np.isfinite(logprobs.max(initial=-np.inf)):
@@ -353,12 +353,16 @@ def completer_at(lm: ByteLM, prompt: Prompt, like: TokenCompleter | None = None)
 
     def encode(text: str) -> tuple[int, ...]:
         # The tokenizer would put its hidden leading space before any text that it is given.
-        if prompt.lead or not vocab.lead:
+        if prompt.dummy_prefix or not vocab.dummy_prefix:
             return vocab.encode(text)
-        return lm._prompts.encoded(text.encode(), lead=False)  # noqa: SLF001 - one with cover/prefix.py
+        return lm._prompts.encoded(text.encode(), dummy_prefix=False)  # noqa: SLF001 - one with cover/prefix.py
 
     made = TokenCompleter(lm.token_lm, vocab=vocab, eot_ids=lm.eot_ids) if like is None else copy.copy(like)
-    made.context, made.lead, made.encode = prompt.context, vocab.lead if prompt.lead else b"", encode
+    made.context, made.dummy_prefix, made.encode = (
+        prompt.context,
+        vocab.dummy_prefix if prompt.dummy_prefix else b"",
+        encode,
+    )
     return made
 
 

@@ -185,7 +185,7 @@ def _part(task: tuple[str, int, int, dict[str, Any]]) -> Report:
         seed=settings["seed"],
         leaves=settings["leaves"],
         effort=settings["effort"],
-        lead=not settings["no_lead"],
+        dummy_prefix=not settings["no_lead"],
     )
     if part == 0 and trial.viability is not None:
         trial.report.load_seconds, trial.report.reload_seconds = loading_seconds(path)

@@ -14,9 +14,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from bytelm import lemma
 from bytelm.byte_lm.model import ByteLM
+from bytelm.engines.table import TableLM
 from bytelm.errors import UnsupportedTokenizerError
 from bytelm.testing.tokenizers.definition import Ids
-from bytelm.token_lm import TableLM
 from tests.support.oracle import Enumeration, HashLM, depth_for
 from tests.support.strategies import Toy, byte_level, sentencepiece
 

@@ -20,7 +20,8 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from bytelm import ByteLM, Completion, TableLM
-from bytelm.cover.prefix import CoverCache, Prompt
+from bytelm.cover.cover_cache import CoverCache
+from bytelm.cover.prefix import Prompt
 from bytelm.errors import (
     BytelmError,
     InvalidArgumentError,
@@ -242,8 +243,8 @@ def test_a_space_written_out_is_the_hidden_one(prefix: str) -> None:
     viability = ByteLM(TableLM(TOKENIZERS["codellama"])).viability
     covers = CoverCache(viability)
 
-    hidden = covers.cover(Prompt((1,), prefix.encode(), lead=True))
-    written = covers.cover(Prompt((1, 7), b" " + prefix.encode(), lead=False))
+    hidden = covers.cover(Prompt((1,), prefix.encode(), dummy_prefix=True))
+    written = covers.cover(Prompt((1, 7), b" " + prefix.encode(), dummy_prefix=False))
 
     assert [node.token_ids for node in hidden.nodes] == [node.token_ids for node in written.nodes]
 
@@ -306,13 +307,13 @@ def test_text_that_spells_a_sentinel_stays_text(name: str, mode: Any) -> None:
             texts.append(b"")
         else:
             texts[-1] += lm.viability.vocab.spell((token,))
-    lead = " " if name in LLAMA_LIKE else ""
+    dummy_prefix = " " if name in LLAMA_LIKE else ""
     written = [text.decode() for text in texts if text]
     if mode == "psm":
-        assert written == [lead + prefix, suffix]
+        assert written == [dummy_prefix + prefix, suffix]
     else:
         assert written[0] == suffix
-        assert (lead + prefix).startswith(written[1][: len(lead + prefix)])
+        assert (dummy_prefix + prefix).startswith(written[1][: len(dummy_prefix + prefix)])
 
 
 def test_the_middle_may_spell_a_sentinel() -> None:

@@ -130,9 +130,9 @@ def test_the_cursor_is_inside_a_token(prefix: str, suffix: str) -> None:
     vocab = trained().viability.vocab
     tokens = vocab.encode(prefix)
 
-    wholes = [vocab.encode(prefix + middle)[: len(tokens)] for middle in middles(prefix, suffix)]
+    whole_pre_tokens = [vocab.encode(prefix + middle)[: len(tokens)] for middle in middles(prefix, suffix)]
 
-    assert any(whole != tokens for whole in wholes)
+    assert any(whole != tokens for whole in whole_pre_tokens)
 
 
 @pytest.mark.parametrize(("prefix", "suffix"), INSIDE)

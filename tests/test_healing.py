@@ -12,9 +12,9 @@ from jaxtyping import Float64
 from scipy.stats import chisquare
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from bytelm.engines.table import TableLM
 from bytelm.errors import BytelmError, InvalidArgumentError, InvalidTypeError
 from bytelm.healing import Healing, TokenCompleter, completer_of, finish
-from bytelm.token_lm import TableLM
 
 if TYPE_CHECKING:
     from bytelm import ByteLM

@@ -13,7 +13,7 @@ from bytelm.cover.cover import Cover, Node
 from bytelm.errors import UnreachablePrefixError
 from bytelm.testing.tokenizers.definition import Definition, Ids
 from bytelm.testing.tokenizers.judge import Judge
-from bytelm.tokenizer.prefix_index import Trie
+from bytelm.tokenizer.prefix_index import PrefixIndex
 from bytelm.tokenizer.viability.viability import Boundary, Viability
 from tests.support.hostile import CHANGING, HOSTILE
 
@@ -31,7 +31,7 @@ class Subject:
         size = len(self.viability.vocab.token_bytes)
         base = np.random.default_rng(7).standard_normal(size) * 3
         self._base = np.exp(base) / np.exp(base).sum()
-        self._rank = np.asarray(self.viability.trie.order)
+        self._rank = np.asarray(self.viability.prefix_index.order)
         self.eot = min(self.judge.definition.special)
         self._weights: dict[Ids, float] = {(): 1.0}
 
@@ -93,7 +93,7 @@ def check_complete(subject: Subject, text: str) -> None:
 def check_disjoint_and_minimal(subject: Subject, text: str) -> None:
     """No member begins another, and every member's last token holds the last byte and begins with the leftover."""
     data = text.encode()
-    trie = subject.viability.trie
+    prefix_index = subject.viability.prefix_index
     cover = Cover.empty(subject.viability)
     for n in range(1, len(data) + 1):
         cover = cover.advance(data[n - 1 : n])
@@ -103,11 +103,13 @@ def check_disjoint_and_minimal(subject: Subject, text: str) -> None:
         for ids, node in nodes.items():
             leftover = cover.leftover(node)
             low, high, mask = cover.viable(node)
-            longer = [i for i in range(low, min(high, low + 50)) if mask[i - low] and trie.spelled[i] != leftover]
+            longer = [
+                i for i in range(low, min(high, low + 50)) if mask[i - low] and prefix_index.spelled[i] != leftover
+            ]
 
-            assert all(trie.spelled[i].startswith(leftover) for i in longer), data[:n]
+            assert all(prefix_index.spelled[i].startswith(leftover) for i in longer), data[:n]
             # A node has some token that goes beyond the prefix; one that spells the prefix may also just end there.
-            spelled = [i for i in range(low, high) if mask[i - low] and len(trie.spelled[i]) > len(leftover)]
+            spelled = [i for i in range(low, high) if mask[i - low] and len(prefix_index.spelled[i]) > len(leftover)]
             assert spelled or not leftover, data[:n]
             # What an ancestor that is itself a node goes on with, towards this one, is shorter than its leftover.
             for k in range(len(ids)):
@@ -120,7 +122,7 @@ def check_disjoint_and_minimal(subject: Subject, text: str) -> None:
 def check_sound(subject: Subject, text: str, rng: np.random.Generator) -> None:
     """What is claimed viable is shown so by the encoding of some text: three tokens of every node, at random."""
     data = text.encode()
-    trie = subject.viability.trie
+    prefix_index = subject.viability.prefix_index
     cover = Cover.empty(subject.viability)
     claimed: dict[Ids, bool] = {}
     for n in range(len(data) + 1):
@@ -129,7 +131,7 @@ def check_sound(subject: Subject, text: str, rng: np.random.Generator) -> None:
             low, _, mask = cover.viable(node)
             viable = np.flatnonzero(mask)
             for i in rng.choice(viable, min(3, len(viable)), replace=False) if len(viable) else ():
-                claimed[(*node.token_ids, int(trie.order[low + i]))] = True
+                claimed[(*node.token_ids, int(prefix_index.order[low + i]))] = True
     shown = subject.judge.viable(claimed, claimed)
 
     assert set(claimed) == set(shown), text
@@ -245,7 +247,7 @@ def forgets_one_token_in_eight(viability: Viability, boundary: Boundary, lo: int
     return made
 
 
-def takes_exact_for_longer(trie: Trie, data: bytes, lo: int, hi: int) -> int:
+def takes_exact_for_longer(prefix_index: PrefixIndex, data: bytes, lo: int, hi: int) -> int:
     return lo
 
 
@@ -255,7 +257,7 @@ MUTANTS: dict[str, tuple[type, str, Callable[..., Any]]] = {
     "keeps-only-the-canonical": (Viability, "extend", keeps_only_the_canonical),
     "calls-every-pair-unbroken": (Viability, "mask", calls_every_pair_unbroken),
     "forgets-one-token-in-eight": (Viability, "mask", forgets_one_token_in_eight),
-    "takes-exact-for-longer": (Trie, "equal_to", takes_exact_for_longer),
+    "takes-exact-for-longer": (PrefixIndex, "equal_to", takes_exact_for_longer),
 }
 
 

@@ -14,127 +14,132 @@ import pytest
 import bytelm
 
 PACKAGE = Path(bytelm.__file__).parent
-# The reading order: a file imports only from those before it.
-ORDER = (
-    "errors",
-    "cache",
-    "arguments",
-    "cursor",
-    "in_place",
-    "lemma",
-    "vocab",
-    "tables",
-    "pipeline",
-    "trie",
-    "patterns",
-    "letters",
-    "formulas",
-    "normal",
-    "characters",
-    "merges",
-    "splits",
-    "added_tokens",
-    "walks",
-    "wholes",
-    "readings",
-    "futures",
-    "fits",
-    "viability",
+EVALS = Path(__file__).parent.parent / "evals"
+# What everyone may use, and itself uses nothing of bytelm but what stands before it.
+GROUND = ("errors", "arguments", "symbols", "progress", "lemma")
+# The chain of chapters: each imports only from those before it.
+CHAIN = (
+    *GROUND,
+    "tokenizer",
     "cover",
-    "sure_cuts",
-    "verification",
     "token_lm",
-    "gguf_metadata",
-    "gguf_tokenizer",
     "packaged",
     "engines",
-    "testing",
-    "filters",
-    "certificate",
-    "rows",
-    "scheduler",
-    "frontier",
-    "evaluation",
-    "leaps",
-    "members",
-    "stream",
-    "sampler",
-    "scoring",
-    "prompts",
-    "byte_state",
+    "inference",
     "fim",
-    "handover",
-    "handing",
-    "completing",
+    "sampling",
     "byte_lm",
-    "combination",
-    "joint",
-    "joint_sampler",
-    "passage",
-    "explanation",
-    "ensemble_state",
     "ensemble",
     "healing",
-    "chat",
-    "answers",
-    "identity",
     "harness",
-    "render",
-    "compare",
-    "doctor",
-    "terminal",
-    "options",
-    "infill_command",
-    "ensemble_command",
-    "eval_command",
+    "testing",
     "cli",
 )
 
 
-def imported_parts(path: Path) -> Iterator[str]:
-    """The parts of bytelm that a file imports, at the top or within a function."""
+def imported_modules(path: Path, package: str) -> Iterator[str]:
+    """The modules of a package that a file imports, at the top or within a function."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         match node:
             case ast.Import(names=names):
                 modules = [alias.name for alias in names]
-            case ast.ImportFrom(module="bytelm", level=0, names=names):
-                modules = [f"bytelm.{alias.name}" for alias in names]
-            case ast.ImportFrom(module=str(module), level=0):
-                modules = [module]
-            case ast.ImportFrom(level=1 | 2):
+            case ast.ImportFrom(module=str(module), level=0, names=names):
+                modules = [f"{module}.{alias.name}" for alias in names]
+            case ast.ImportFrom():
                 pytest.fail(f"{path.name} line {node.lineno}: imports are absolute")
             case _:
                 continue
         for module in modules:
-            if module.startswith("bytelm.") and not module.startswith("bytelm._"):
-                yield module.split(".")[1]
+            if module.startswith(f"{package}.") and not module.startswith(f"{package}.__"):
+                yield module
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def part_of(path: Path, root: Path) -> str:
+    return path.relative_to(root).parts[0].removesuffix(".py")
 
 
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if part_of(path) not in ("__init__", "__main__"))
+def modules_of(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*.py") if part_of(path, root) not in ("__init__", "__main__"))
 
 
-def test_every_module_has_a_place_in_the_order() -> None:
-    """The reading order names every module of the package, and no other."""
-    actual = {part_of(path) for path in MODULES}
+def arrows(root: Path) -> dict[str, set[str]]:
+    """For each chapter of a package the others that it imports from."""
+    found: dict[str, set[str]] = {part_of(path, root): set() for path in modules_of(root)}
+    for path in modules_of(root):
+        part = part_of(path, root)
+        found[part] |= {module.split(".")[1] for module in imported_modules(path, root.name)} - {part}
+    return found
 
-    assert actual == set(ORDER)
+
+def beyond(arrows: dict[str, set[str]], part: str) -> set[str]:
+    """All that a chapter imports from, by whatever way."""
+    met: set[str] = set()
+    ahead = [part]
+    while ahead:
+        for other in arrows.get(ahead.pop(), set()) - met:
+            met.add(other)
+            ahead.append(other)
+    return met
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_follow_the_order(path: Path) -> None:
-    """A module imports only from those before it in the reading order, or from its own folder."""
-    part = part_of(path)
-    allowed = set(ORDER[: ORDER.index(part)])
-    if path.parent != PACKAGE:
-        allowed.add(part)
+MODULES = modules_of(PACKAGE)
 
-    imported = set(imported_parts(path))
 
-    assert imported <= allowed
+def test_every_chapter_has_a_place_in_the_chain() -> None:
+    """The chain names every chapter of the package, and no other."""
+    assert {part_of(path, PACKAGE) for path in MODULES} == set(CHAIN)
+
+
+def test_chapters_import_along_the_chain() -> None:
+    """A chapter imports only from those before it in the chain: so there is no circle."""
+    against = {
+        (part, other)
+        for part, others in arrows(PACKAGE).items()
+        for other in others
+        if CHAIN.index(other) > CHAIN.index(part)
+    }
+
+    assert against == set()
+
+
+def test_few_arrows_are_left_between_chapters() -> None:
+    """What follows from other arrows left out, and the ground files apart, no more than thirty remain."""
+    drawn = {part: others - {*GROUND} for part, others in arrows(PACKAGE).items() if part not in GROUND}
+    left = [
+        (part, other)
+        for part, others in drawn.items()
+        for other in others
+        if not any(other in beyond(drawn, via) for via in others - {other})
+    ]
+
+    assert len(left) <= 30
+
+
+def test_evaluations_import_without_circles() -> None:
+    """No part of evals/ imports from one that imports from it."""
+    drawn = arrows(EVALS)
+
+    assert [part for part in drawn if part in beyond(drawn, part)] == []
+
+
+@pytest.mark.parametrize(("root", "most"), [(PACKAGE, 20), (EVALS, 14)], ids=["bytelm", "evals"])
+def test_a_reader_meets_few_doors(root: Path, most: int) -> None:
+    """The top of a package has few entries."""
+    doors = [path for path in root.iterdir() if not path.name.startswith((".", "__pycache__"))]
+
+    assert len(doors) <= most
+
+
+@pytest.mark.parametrize("root", [PACKAGE, EVALS], ids=["bytelm", "evals"])
+def test_each_chapter_says_what_it_is(root: Path) -> None:
+    """A package opens with a paragraph of what it decides, takes, gives, and never does."""
+    short = [
+        str(path.relative_to(root))
+        for path in root.rglob("__init__.py")
+        if len((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split()) < 12
+    ]
+
+    assert short == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

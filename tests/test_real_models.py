@@ -164,7 +164,7 @@ def test_exact_bytes_cost_about_a_call_a_token(name: str) -> None:
 def test_what_rides_along_is_for_the_engine_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a token costs as much as a call, fewer are fed, in about as many calls, and the greedy bytes are the same."""
     token_lm: Any = model("demo").token_lm
-    monkeypatch.setattr(token_lm, "ride", 1.0, raising=False)
+    monkeypatch.setattr(token_lm, "extra_token_cost", 1.0, raising=False)
     fed, calls, written = [], [], []
     for lm in (model("demo"), ByteLM(token_lm)):
         token_lm.clear_cache()

@@ -26,25 +26,28 @@ from jaxtyping import Float64
 
 from bytelm.arguments import Number, Text, eot_ids_of, stride_of, tolerance_of
 from bytelm.byte_lm.state import ByteState
-from bytelm.cover.prefix import CoverCache, Prefix, Prompt, PromptReader, bos_ids_of
+from bytelm.cover.cover_cache import CoverCache
+from bytelm.cover.nodes import Cover
+from bytelm.cover.prefix import Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.errors import InvalidArgumentError
 from bytelm.fim import FIMFormat, Mode, check_mode, declared, end_ids, find_format, infill_prompt
-from bytelm.inference.frontier import Cover, Frontier
+from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import full_row
 from bytelm.inference.rows import RowReader, RowStore
 from bytelm.inference.scheduler import Outcome, Scheduler, Step
 from bytelm.inference.scoring import CoverItem, byte_logprobs, in_turn, members, text_logprob, windows
-from bytelm.sampling.byte_model import Completing
+from bytelm.sampling.byte_model import ByteModel
+from bytelm.sampling.completion import Completion, Settings
 from bytelm.sampling.engine_batch import completions
-from bytelm.sampling.engine_draws import HandedOver, HandingOver, can_hand_over
-from bytelm.sampling.generation import Completion, Generation, Settings
-from bytelm.token_lm import RIDE, TokenDrawer, TokenLM
+from bytelm.sampling.engine_draws import EngineDrawing, EngineDraws, can_engine_draw
+from bytelm.sampling.generation import ModelGeneration
+from bytelm.token_lm import EXTRA_TOKEN_COST, TokenDrawer, TokenLM
 from bytelm.tokenizer.viability.viability import Viability
 
 T = TypeVar("T")
 
 
-class ByteLM(Completing):
+class ByteLM(ByteModel):
     """An exact language model over bytes, from any tokenized causal language model.
 
     Args:
@@ -99,10 +102,10 @@ class ByteLM(Completing):
         self.viability, self._prompts = viability, prompts
         self._store, self._covers = RowStore(), CoverCache(viability)
         self._reader = RowReader(
-            viability.trie,
+            viability.prefix_index,
             vocab_size=self.token_lm.vocab_size,
             eot_ids=self.eot_ids,
-            ride=getattr(self.token_lm, "ride", RIDE),
+            extra_token_cost=getattr(self.token_lm, "extra_token_cost", EXTRA_TOKEN_COST),
         )
 
     @classmethod
@@ -301,30 +304,32 @@ class ByteLM(Completing):
     def _placed(self, prompt: Prompt, spelled: Cover) -> Frontier:
         return Frontier(spelled, context=prompt.context, reader=self._reader)
 
-    def _writing(self, place: Frontier, prompt: Prompt, settings: Settings, random: np.random.Generator) -> Generation:
+    def _writing(
+        self, place: Frontier, prompt: Prompt, settings: Settings, random: np.random.Generator
+    ) -> ModelGeneration:
         del prompt
-        return Generation(place, settings, random)
+        return ModelGeneration(place, settings, random)
 
-    def _handing_over(self, settings: Settings, *, handover: bool | None) -> HandingOver | None:
+    def _engine_drawing(self, settings: Settings, *, engine_draws: bool | None) -> EngineDrawing | None:
         engine = self.token_lm
-        if handover is None:
-            handover = isinstance(engine, TokenDrawer) and engine.hands_over and can_hand_over(settings)
-        if not handover:
+        if engine_draws is None:
+            engine_draws = isinstance(engine, TokenDrawer) and engine.draws_by_default and can_engine_draw(settings)
+        if not engine_draws:
             return None
-        if not can_hand_over(settings):
+        if not can_engine_draw(settings):
             raise InvalidArgumentError(
-                "handover=True needs temperature=1, and neither top_k, top_p, min_p nor logits_processor: an engine "
-                "draws tokens, and these are of bytes"
+                "engine_draws=True needs temperature=1, and neither top_k, top_p, min_p nor logits_processor: an "
+                "engine draws tokens, and these are of bytes"
             )
         if not isinstance(engine, TokenDrawer):
             raise InvalidArgumentError(
-                f"handover=True needs an engine that draws tokens itself; {type(engine).__name__} has no draw_tokens"
+                f"engine_draws=True needs an engine that draws tokens; {type(engine).__name__} has no draw_tokens"
             )
 
         at_once = bool(getattr(engine, "asks_each_step", False))  # others wait for a call to end
 
         def run(places: Sequence[tuple[Frontier, np.random.Generator]]) -> Iterator[Outcome[Completion]]:
-            items = [HandedOver(place, self.viability, settings, random, at_once=at_once) for place, random in places]
+            items = [EngineDraws(place, self.viability, settings, random, at_once=at_once) for place, random in places]
             return completions(items, engine, self._running())
 
         return run

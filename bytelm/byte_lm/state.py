@@ -23,8 +23,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from bytelm.arguments import Number, Text, integer, tolerance_of
+from bytelm.cover.nodes import Cover, Node
 from bytelm.errors import InvalidArgumentError
-from bytelm.inference.frontier import Cover, Frontier, Node
+from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import full_row
 from bytelm.inference.scheduler import Step
 

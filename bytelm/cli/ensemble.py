@@ -37,11 +37,11 @@ from bytelm.cli.options import (
     show_pieces,
 )
 from bytelm.cli.tables import bar, columns, show_byte, show_bytes, show_prob
-from bytelm.ensemble.attribution import Explanation
+from bytelm.ensemble.attribution import Attribution
 from bytelm.ensemble.combine import Combine, weights_of
 from bytelm.ensemble.model import Ensemble
 from bytelm.errors import BytelmError
-from bytelm.sampling.generation import Completion
+from bytelm.sampling.completion import Completion
 
 
 def ensemble(
@@ -138,7 +138,7 @@ def _checked_weights(names: list[str], given: str | None, combine: Combine) -> l
     return weights
 
 
-def _print_members(names: list[str], written: Completion, alone: list[Completion], told: Explanation) -> None:
+def _print_members(names: list[str], written: Completion, alone: list[Completion], told: Attribution) -> None:
     """Each completion as one line of JSON, then each byte."""
     for name, done in zip(["ensemble", *names], [written, *alone], strict=True):
         record = {"text": done.text, "hex": done.bytes.hex(), "logprob": done.logprob}
@@ -161,7 +161,7 @@ def _finite(values: Any) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
-def _show_members(names: list[str], written: Completion, alone: list[Completion], told: Explanation) -> None:
+def _show_members(names: list[str], written: Completion, alone: list[Completion], told: Attribution) -> None:
     """The completions, one a line, and a table of the bytes."""
     completions = [
         [name, show_bytes(done.bytes)] for name, done in zip(["ensemble", *names], [written, *alone], strict=True)

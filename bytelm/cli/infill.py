@@ -45,7 +45,7 @@ from bytelm.cli.options import (
 )
 from bytelm.errors import InvalidArgumentError
 from bytelm.fim import Mode
-from bytelm.sampling.generation import Completion
+from bytelm.sampling.completion import Completion
 
 STDIN = Path("-")
 

@@ -53,7 +53,7 @@ from bytelm.cli.options import (
 from bytelm.cli.tables import bar, columns, show_byte, show_bytes, show_cover, show_prob
 from bytelm.errors import BytelmError
 from bytelm.packaged import PACKAGED
-from bytelm.sampling.filters import EOT
+from bytelm.symbols import EOT
 from bytelm.testing.doctor import examine_model, verify_model
 
 LN2: Final = math.log(2.0)

@@ -18,7 +18,7 @@ from bytelm.byte_lm.model import ByteLM
 from bytelm.cli.io import argument_bytes, patience, print_json
 from bytelm.engines.choice import Engine
 from bytelm.packaged import PACKAGED, packaged_directory
-from bytelm.sampling.generation import Completion
+from bytelm.sampling.completion import Completion
 
 MODEL_HELP: Final = (
     "A folder, a hub id, a GGUF file for llama-cpp, an address for vllm-server, or a packaged model: "

@@ -17,7 +17,7 @@ from rich.cells import cell_len
 
 from bytelm.inference.scoring import CoverItem
 from bytelm.lemma import log_sum
-from bytelm.sampling.filters import EOT
+from bytelm.symbols import EOT
 
 BAR_WIDTH: Final = 24
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"

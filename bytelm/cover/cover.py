@@ -127,10 +127,10 @@ class Cover:
         self._hidden = hidden
 
     @classmethod
-    def empty(cls, viability: Viability, *, lead: bool = True) -> Cover:
-        """The cover of the empty prefix; ``lead``: the tokenizer's hidden leading space applies."""
-        root = Node(None, -1, 0, viability.start(lead=lead))
-        hidden = viability.vocab.lead if lead else b""
+    def empty(cls, viability: Viability, *, dummy_prefix: bool = True) -> Cover:
+        """The cover of the empty prefix; ``dummy_prefix``: the tokenizer's hidden leading space applies."""
+        root = Node(None, -1, 0, viability.start(dummy_prefix=dummy_prefix))
+        hidden = viability.vocab.dummy_prefix if dummy_prefix else b""
         return cls(viability, b"", (_whole(root, viability),), hidden=len(hidden)).advance(hidden)
 
     def beyond(self, node: Node, data: bytes) -> Cover:
@@ -188,23 +188,23 @@ class Cover:
 
     def _step(self, byte: int, *, more: bool = False) -> Cover:
         """Read a byte; where there are ``more`` to come, nodes with nothing viable left may stay until then."""
-        viability, trie = self.viability, self.viability.trie
+        viability, prefix_index = self.viability, self.viability.prefix_index
         text = self._text + bytes([byte])
         kept: list[_Alive] = []
         born: list[_Alive] = []
         for entry in self._alive:
             node = entry.node
             leftover = text[node.end :]
-            lo, hi = trie.range(leftover, entry.lo, entry.hi)
+            lo, hi = prefix_index.range(leftover, entry.lo, entry.hi)
             if lo == hi:
                 continue
             mask, base = entry.mask, entry.base
             if mask is None and not more:
                 mask, base = viability.mask(node.boundary, lo, hi), lo
-            longer = trie.equal_to(leftover, lo, hi)
+            longer = prefix_index.equal_to(leftover, lo, hi)
             for rank in range(lo, longer):
                 if mask is None or mask[rank - base]:
-                    token = int(trie.order[rank])
+                    token = int(prefix_index.order[rank])
                     boundary = viability.extend(node.boundary, token)
                     if boundary is not None:
                         born.append(_whole(Node(node, token, len(text), boundary), viability))
@@ -258,18 +258,20 @@ class Cover:
             node: One of `nodes`.
             probs: Probabilities of all spellable tokens, in trie order.
         """
-        trie = self.viability.trie
+        prefix_index = self.viability.prefix_index
         lo, hi, mask = self.viable(node)
         weights = probs[lo:hi] * mask
         depth = len(self._text) - node.end
-        longer = trie.equal_to(self._text[node.end :], lo, hi) if depth else lo
-        exact = tuple((int(trie.order[rank]), float(probs[rank])) for rank in range(lo, longer) if mask[rank - lo])
+        longer = prefix_index.equal_to(self._text[node.end :], lo, hi) if depth else lo
+        exact = tuple(
+            (int(prefix_index.order[rank]), float(probs[rank])) for rank in range(lo, longer) if mask[rank - lo]
+        )
         following = np.zeros(256)
-        values, starts = trie.split(longer, hi, depth)
+        values, starts = prefix_index.split(longer, hi, depth)
         if len(values):
             following[values] = np.add.reduceat(weights, starts - lo, dtype=np.float64)
         return Masses(following, exact)
 
 
 def _whole(node: Node, viability: Viability) -> _Alive:
-    return _Alive(node, 0, len(viability.trie), None, 0)
+    return _Alive(node, 0, len(viability.prefix_index), None, 0)

@@ -13,21 +13,15 @@ Rules
 
 from __future__ import annotations
 
-import contextlib
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from bytelm.arguments import bytes_of
-from bytelm.cover.cover import Cover, Node
-from bytelm.cover.sure_cuts import sure_cut
+from bytelm.cover.cover import Cover
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
-from bytelm.inference.frontier import common_ancestor
 from bytelm.tokenizer.viability.viability import Viability
 from bytelm.tokenizer.vocab import Vocab
-
-NEAR: Final = 32  # bytes up to which a cover is taken along the text
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,6 @@ class Prompts:
     text: str | bytes = b""
 
 
-Along: TypeAlias = Callable[[Node, int, bytes], Node | None]
 Prefix: TypeAlias = str | bytes | Sequence[int | str | bytes] | Prompts
 
 
@@ -56,16 +49,16 @@ class Prompt:
     Attributes:
         context: Token ids before the byte prefix.
         text: The byte prefix.
-        lead: Whether the tokenizer's hidden leading space applies to it.
+        dummy_prefix: Whether the tokenizer's hidden leading space applies to it.
     """
 
     context: tuple[int, ...]
     text: bytes
-    lead: bool
+    dummy_prefix: bool
 
 
 @dataclass(frozen=True, slots=True)
-class JointPrompt:
+class EnsemblePrompt:
     """A prefix, read by every member of an ensemble.
 
     Attributes:
@@ -73,15 +66,15 @@ class JointPrompt:
         text: The bytes that they share.
     """
 
-    members: tuple[Prompt | JointPrompt, ...]
+    members: tuple[Prompt | EnsemblePrompt, ...]
     text: bytes
 
 
 def extended(prompt: Any, text: bytes) -> Any:
     """A prompt with more text behind it."""
-    if isinstance(prompt, JointPrompt):
-        return JointPrompt(prompt.members, prompt.text + text)
-    return Prompt(prompt.context, prompt.text + text, prompt.lead)
+    if isinstance(prompt, EnsemblePrompt):
+        return EnsemblePrompt(prompt.members, prompt.text + text)
+    return Prompt(prompt.context, prompt.text + text, prompt.dummy_prefix)
 
 
 class PromptReader:
@@ -148,7 +141,7 @@ class PromptReader:
                 data = self.bytes_of(segment, f"segment {place} of the prefix")
                 context = (
                     *context,
-                    *self.encoded(data, lead=self._opens(context), name=f"segment {place} of the prefix"),
+                    *self.encoded(data, dummy_prefix=self._opens(context), name=f"segment {place} of the prefix"),
                 )
         return Prompt(context, text, self._opens(context))
 
@@ -175,15 +168,15 @@ class PromptReader:
             )
         return int(segment)
 
-    def encoded(self, data: bytes, *, lead: bool, name: str = "a text") -> tuple[int, ...]:
-        """The canonical ids of a text by itself; ``lead``: the hidden leading space applies to it.
+    def encoded(self, data: bytes, *, dummy_prefix: bool, name: str = "a text") -> tuple[int, ...]:
+        """The canonical ids of a text by itself; ``dummy_prefix``: the hidden leading space applies to it.
 
         Raises:
             UnreachablePrefixError: It has none.
         """
         if not data:
             return ()
-        ending = Cover.empty(self.viability, lead=lead).advance(data).ending
+        ending = Cover.empty(self.viability, dummy_prefix=dummy_prefix).advance(data).ending
         if not ending:
             raise UnreachablePrefixError(
                 f"{name} ends with {data[-20:]!r}, where no encoding ends (inside a "
@@ -192,88 +185,6 @@ class PromptReader:
                 position=len(data),
             )
         return ending[0].token_ids
-
-
-class CoverCache:
-    """The covers of the prompts asked about last, to go on from where a longer one is asked about.
-
-    Nodes are compared by identity, so prompts that share a cover share what is known of its nodes; that is why covers
-    of different contexts are kept apart.
-
-    Args:
-        viability: Makes covers of the empty prefix.
-        size: How many are kept.
-    """
-
-    def __init__(self, viability: Viability, *, size: int = 16) -> None:
-        self.viability = viability
-        self.size = size
-        self._covers: OrderedDict[Prompt, Cover] = OrderedDict()
-
-    def cover(self, prompt: Prompt) -> Cover:
-        """The cover of a prompt's byte prefix.
-
-        Raises:
-            UnreachablePrefixError: No token sequence spells it.
-        """
-        before = [
-            kept
-            for kept in self._covers
-            if (kept.context, kept.lead) == (prompt.context, prompt.lead) and prompt.text.startswith(kept.text)
-        ]
-        nearest = max(before, key=lambda kept: len(kept.text), default=None)
-        if nearest is None:
-            cover = grown(Cover.empty(self.viability, lead=prompt.lead), prompt.text, self._along)
-        else:
-            cover = grown(self._covers[nearest], prompt.text[len(nearest.text) :], self._along)
-        self._covers[prompt] = cover
-        self._covers.move_to_end(prompt)
-        while len(self._covers) > self.size:
-            self._covers.popitem(last=False)
-        return cover
-
-    def _along(self, node: Node, end: int, text: bytes) -> Node | None:
-        """The node that the tokenizer's tokens of a text lead to from another one; None where they do not."""
-        encoding = self.viability.vocab.source.encode(text.decode(errors="ignore"), add_special_tokens=False)
-        ids = tuple(encoding.ids)  # of a text that ends inside a character, perhaps others there
-        if ids[: node.depth] != node.token_ids:
-            return None
-        for token in ids[node.depth :]:
-            if node.end >= end:
-                break
-            boundary = self.viability.extend(node.boundary, token)
-            if boundary is None:
-                return None
-            node = Node(node, token, node.end + len(self.viability.vocab.token_bytes[token] or b""), boundary)
-        return node if node.end == end else None
-
-
-def grown(cover: Cover, data: bytes, along: Along, *, meeting: bool = True) -> Cover:
-    """The cover of a text and what follows it; of much text by way of its last sure cut (sure_cuts.py).
-
-    Args:
-        cover: Of the text.
-        data: What follows.
-        along: The node at a place in the whole text, the cover's and ``data``, on some spelling of it: given a node
-            that it has to lead through, the place, and the text. The spelling may go on beyond the text, and it may be
-            a guess: up to the cut it is what every spelling begins with where some sequence that begins so spells the
-            text, and else it is not used.
-        meeting: Whether the nodes where the two meet are to be those that one gets along the text.
-
-    Raises:
-        UnreachablePrefixError: No token sequence spells them.
-    """
-    if len(data) <= NEAR:
-        return cover.advance(data)
-    if cover.prefix and meeting:
-        cover, data = cover.advance(data[:NEAR]), data[NEAR:]
-    start: Any = common_ancestor((*cover.nodes, *cover.ending))
-    cut = sure_cut(cover.viability, start.boundary, cover.leftover(start) + data)
-    node = None if cut is None else along(start, start.end + cut, cover.prefix + data)
-    if node is not None:
-        with contextlib.suppress(UnreachablePrefixError):
-            return cover.beyond(node, data)
-    return cover.advance(data)
 
 
 def _is_id(segment: object) -> bool:

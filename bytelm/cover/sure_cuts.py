@@ -39,7 +39,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from bytelm.tokenizer.prefix_index import Trie
+    from bytelm.tokenizer.prefix_index import PrefixIndex
     from bytelm.tokenizer.split.vocab_walk import Nodes
     from bytelm.tokenizer.viability.viability import Boundary, Viability
 
@@ -90,7 +90,7 @@ def sure_cut(viability: Viability, boundary: Boundary, data: bytes) -> int | Non
 
 def _uncrossed(viability: Viability, data: bytes) -> int | None:
     """The last place in ``data`` that no token can lie across, where nothing cuts but added tokens; or None."""
-    tokens, special = viability.trie, viability.special_spellings
+    tokens, special = viability.prefix_index, viability.special_spellings
     # Whether a special token's text that began before the data goes on beyond it, none of the places here tells.
     if viability.has_single_words or len(data) < special.longest:
         return None
@@ -107,13 +107,13 @@ def _uncrossed(viability: Viability, data: bytes) -> int | None:
     return None
 
 
-def _reach(trie: Trie, data: bytes, at: int) -> int:
+def _reach(prefix_index: PrefixIndex, data: bytes, at: int) -> int:
     """Where the longest token ends that begins at a place in a text; the text's end where it may go on beyond that."""
-    lo, hi, reached = 0, len(trie), at
+    lo, hi, reached = 0, len(prefix_index), at
     for end in range(at + 1, len(data) + 1):
         spelled = data[at:end]
-        lo, hi = trie.range(spelled, lo, hi)
-        if (longer := trie.equal_to(spelled, lo, hi)) > lo:
+        lo, hi = prefix_index.range(spelled, lo, hi)
+        if (longer := prefix_index.equal_to(spelled, lo, hi)) > lo:
             reached = end
         if longer == hi:
             return reached

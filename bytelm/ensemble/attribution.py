@@ -16,7 +16,7 @@ from bytelm.ensemble.combine import Combine, combined
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Explanation:
+class Attribution:
     """Who said what about each byte of a text.
 
     Attributes:
@@ -52,7 +52,7 @@ def explanation(
     weights: Float64[np.ndarray, "members n"],
     *,
     combine: Combine,
-) -> Explanation:
+) -> Attribution:
     """Who drove each byte, from the rows of all."""
     places = np.arange(len(text))
     symbols = np.frombuffer(text, np.uint8).astype(np.int64)
@@ -69,4 +69,4 @@ def explanation(
         with np.errstate(divide="ignore"):
             joint = np.log(weights) + member_logprobs
         drive = np.exp(joint - np.where(np.isneginf(logprobs), 0.0, logprobs))
-    return Explanation(text, logprobs, member_logprobs, rows, member_rows, weights, drive)
+    return Attribution(text, logprobs, member_logprobs, rows, member_rows, weights, drive)

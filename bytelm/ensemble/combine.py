@@ -36,8 +36,8 @@ from jaxtyping import Float64
 
 from bytelm.arguments import Number, number
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
-from bytelm.sampling.bounds import SLACK, Envelope
-from bytelm.sampling.filters import SYMBOLS
+from bytelm.inference.envelope import SLACK, Envelope
+from bytelm.symbols import SYMBOLS
 
 Combine: TypeAlias = Literal["mixture", "bayes", "product"]
 Weights: TypeAlias = Sequence[Number] | Callable[[bytes], Sequence[Number]]

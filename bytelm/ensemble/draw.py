@@ -18,15 +18,16 @@ import math
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from bytelm.ensemble.place import Joint, Solo
+from bytelm.ensemble.place import EnsemblePlace, ModelPlace
 from bytelm.errors import ModelError
 from bytelm.inference.scheduler import Step
 from bytelm.sampling.bounds import lower_bounds
-from bytelm.sampling.filters import SYMBOLS, Filters
-from bytelm.sampling.generation import settled
+from bytelm.sampling.draw import settled
+from bytelm.sampling.filters import Filters
+from bytelm.symbols import SYMBOLS
 
 
-def joint_row(joint: Joint, *, tol: float = 0.0) -> Step[tuple[Float64[np.ndarray, "257"], float]]:
+def ensemble_row(joint: EnsemblePlace, *, tol: float = 0.0) -> Step[tuple[Float64[np.ndarray, "257"], float]]:
     """The row of an ensemble, and a bound on its total variation from the exact one.
 
     With ``tol`` above 0 members are evaluated only until the bound is no greater; the row then holds what each symbol
@@ -51,8 +52,8 @@ def joint_row(joint: Joint, *, tol: float = 0.0) -> Step[tuple[Float64[np.ndarra
     return row, 0.0
 
 
-def joint_draw(
-    joint: Joint, filters: Filters, uniforms: Float64[np.ndarray, " n"], random: np.random.Generator
+def ensemble_draw(
+    joint: EnsemblePlace, filters: Filters, uniforms: Float64[np.ndarray, " n"], random: np.random.Generator
 ) -> Step[Int64[np.ndarray, " n"]]:
     """One symbol for each uniform number, from the ensemble's filtered row.
 
@@ -77,7 +78,9 @@ def joint_draw(
     return symbols
 
 
-def certain_draw(joint: Joint, filters: Filters, uniforms: Float64[np.ndarray, " n"]) -> Step[Int64[np.ndarray, " n"]]:
+def certain_draw(
+    joint: EnsemblePlace, filters: Filters, uniforms: Float64[np.ndarray, " n"]
+) -> Step[Int64[np.ndarray, " n"]]:
     """Draws by bounds on the ensemble's row: as `sampler.draw` does on one model's."""
     symbols = np.full(len(uniforms), -1)
     floor = np.zeros(SYMBOLS)
@@ -97,10 +100,10 @@ def certain_draw(joint: Joint, filters: Filters, uniforms: Float64[np.ndarray, "
         yield from joint.evaluate()
 
 
-def spoken(voice: Solo | Joint, uniforms: Float64[np.ndarray, " n"]) -> Step[Int64[np.ndarray, " n"]]:
+def spoken(voice: ModelPlace | EnsemblePlace, uniforms: Float64[np.ndarray, " n"]) -> Step[Int64[np.ndarray, " n"]]:
     """For each uniform number the symbol that it is under the voice's own row, or −1 beyond the row's sum."""
     symbols = np.full(len(uniforms), -1)
-    if isinstance(voice, Joint) and voice.score.combine == "mixture":
+    if isinstance(voice, EnsemblePlace) and voice.score.combine == "mixture":
         edges = np.cumsum(voice.weights)
         last = int(np.flatnonzero(voice.weights)[-1])
         drawn = np.minimum(np.searchsorted(edges, uniforms, side="right"), last)
@@ -120,7 +123,7 @@ def spoken(voice: Solo | Joint, uniforms: Float64[np.ndarray, " n"]) -> Step[Int
         yield from voice.evaluate()
 
 
-def _silent(joint: Joint) -> str:
+def _silent(joint: EnsemblePlace) -> str:
     return (
         f"after {joint.prefix[-40:]!r} the ensemble gives no byte and no end of text any probability: its members give "
         "the text probability 0, or rule out all that the others allow"

@@ -34,18 +34,19 @@ from jaxtyping import Float64
 
 from bytelm.arguments import Number, Text, bytes_of, stride_of, tolerance_of
 from bytelm.byte_lm.model import ByteLM
-from bytelm.cover.prefix import JointPrompt, Prefix, Prompts, extended
-from bytelm.ensemble.attribution import Explanation, explanation
+from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompts, extended
+from bytelm.ensemble.attribution import Attribution, explanation
 from bytelm.ensemble.combine import Combine, Weights, WeightsAt, check_combine, log_sums, weights_of
-from bytelm.ensemble.place import Joint, Score, Solo
-from bytelm.ensemble.scoring import JointPassage, SoloPassage, logprobs_along, solo_logprob, solo_passage
-from bytelm.ensemble.state import EnsembleState, JointWriting
+from bytelm.ensemble.generation import EnsembleGeneration
+from bytelm.ensemble.place import Combination, EnsemblePlace, ModelPlace
+from bytelm.ensemble.scoring import EnsembleScoring, ModelScoring, logprobs_along, model_logprob, model_scoring
+from bytelm.ensemble.state import EnsembleState
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.fim import FIMFormat, Mode
 from bytelm.inference.scheduler import Scheduler, Step, blamed, together
 from bytelm.inference.scoring import WINDOW
-from bytelm.sampling.byte_model import Completing
-from bytelm.sampling.generation import Settings
+from bytelm.sampling.byte_model import ByteModel
+from bytelm.sampling.completion import Settings
 from bytelm.token_lm import TokenLM
 
 LIKELIHOODS: Final = 256  # of prompts, that bayes remembers
@@ -54,7 +55,7 @@ T = TypeVar("T")
 Member: TypeAlias = "ByteLM | Ensemble"
 
 
-class Ensemble(Completing):
+class Ensemble(ByteModel):
     """Several byte models as one, which offers what each of them does.
 
     Args:
@@ -153,7 +154,7 @@ class Ensemble(Completing):
         self._spelled(prompt)
         return self._answer(self._byte_logprobs(prompt, data, stride_of(stride)), label="scoring")
 
-    def explain(self, text: Text, prefix: Prefix = b"") -> Explanation:
+    def explain(self, text: Text, prefix: Prefix = b"") -> Attribution:
         """What each member says of each byte of a text, what it counts for, and who drove the byte."""
         prompt, data = self._read(prefix), bytes_of(text)
         self._spelled(prompt)
@@ -163,8 +164,8 @@ class Ensemble(Completing):
         """A place in a text that can be moved about byte by byte."""
         prompt = self._read(prefix)
 
-        def fresh(text: bytes) -> Joint:
-            return self._voice(JointPrompt(prompt.members, text))
+        def fresh(text: bytes) -> EnsemblePlace:
+            return self._voice(EnsemblePrompt(prompt.members, text))
 
         return EnsembleState(fresh(prompt.text), answer=self._answer, fresh=fresh)
 
@@ -195,7 +196,7 @@ class Ensemble(Completing):
 
     # ---- prompts and places
 
-    def _read(self, prefix: Prefix) -> JointPrompt:
+    def _read(self, prefix: Prefix) -> EnsemblePrompt:
         if isinstance(prefix, Prompts):
             each, text = prefix.prefixes, prefix.text
             if isinstance(each, str | bytes) or len(each) != len(self.members):
@@ -212,56 +213,56 @@ class Ensemble(Completing):
         for i, (member, own) in enumerate(zip(self.members, each, strict=True)):
             with blamed(self._name(i)):
                 prompts.append(member._read(own))  # noqa: SLF001 - likewise a byte model
-        return JointPrompt(tuple(prompts), bytes_of(text, "the prefix"))
+        return EnsemblePrompt(tuple(prompts), bytes_of(text, "the prefix"))
 
-    def _parts(self, prompt: JointPrompt) -> list[tuple[int, Member, Any]]:
+    def _parts(self, prompt: EnsemblePrompt) -> list[tuple[int, Member, Any]]:
         """The members with their prompts, where they and the shared text are one."""
         prompts = [extended(own, prompt.text) for own in prompt.members]
         return [(i, member, own) for i, (member, own) in enumerate(zip(self.members, prompts, strict=True))]
 
-    def _spelled(self, prompt: JointPrompt) -> tuple[Any, ...]:
+    def _spelled(self, prompt: EnsemblePrompt) -> tuple[Any, ...]:
         covers = []
         for i, member, own in self._parts(prompt):
             with blamed(self._name(i)):
                 covers.append(member._spelled(own))  # noqa: SLF001 - likewise a byte model
         return tuple(covers)
 
-    def _placed(self, prompt: JointPrompt, spelled: tuple[Any, ...]) -> Joint:
-        voices: list[Solo | Joint] = []
+    def _placed(self, prompt: EnsemblePrompt, spelled: tuple[Any, ...]) -> EnsemblePlace:
+        voices: list[ModelPlace | EnsemblePlace] = []
         for (_, member, own), cover in zip(self._parts(prompt), spelled, strict=True):
             if isinstance(member, Ensemble):
                 voices.append(member._placed(own, cover))  # noqa: SLF001 - likewise an ensemble
             else:
-                voices.append(Solo(member._placed(own, cover), member.token_lm))  # noqa: SLF001
+                voices.append(ModelPlace(member._placed(own, cover), member.token_lm))  # noqa: SLF001
         return self._joint(prompt, voices)
 
-    def _voice(self, prompt: JointPrompt) -> Joint:
+    def _voice(self, prompt: EnsemblePrompt) -> EnsemblePlace:
         """The place at the end of a prompt, whose rows are kept for other states."""
-        voices: list[Solo | Joint] = []
+        voices: list[ModelPlace | EnsemblePlace] = []
         for i, member, own in self._parts(prompt):
             with blamed(self._name(i)):
                 if isinstance(member, Ensemble):
                     voices.append(member._voice(own))  # noqa: SLF001 - likewise an ensemble
                 else:
                     frontier = member._frontier(own, store=member._store)  # noqa: SLF001
-                    voices.append(Solo(frontier, member.token_lm))
+                    voices.append(ModelPlace(frontier, member.token_lm))
         return self._joint(prompt, voices)
 
-    def _joint(self, prompt: JointPrompt, voices: Sequence[Solo | Joint]) -> Joint:
+    def _joint(self, prompt: EnsemblePrompt, voices: Sequence[ModelPlace | EnsemblePlace]) -> EnsemblePlace:
         def likelihood(i: int, text: bytes) -> Step[float]:
             return self._likelihood(i, prompt, text)
 
-        return Joint(voices, Score(self.combine, self._weights, likelihood), prompt.text)
+        return EnsemblePlace(voices, Combination(self.combine, self._weights, likelihood), prompt.text)
 
     def _writing(
-        self, place: Joint, prompt: JointPrompt, settings: Settings, random: np.random.Generator
-    ) -> JointWriting:
-        return JointWriting(place, settings, random, lambda text, eot: self._logprob(prompt, text, eot=eot))
+        self, place: EnsemblePlace, prompt: EnsemblePrompt, settings: Settings, random: np.random.Generator
+    ) -> EnsembleGeneration:
+        return EnsembleGeneration(place, settings, random, lambda text, eot: self._logprob(prompt, text, eot=eot))
 
     # ---- scores
 
     def _logprob(
-        self, prompt: JointPrompt, text: bytes, *, eot: bool = False, stride: int | None = None
+        self, prompt: EnsemblePrompt, text: bytes, *, eot: bool = False, stride: int | None = None
     ) -> Step[float]:
         if self.combine != "bayes" or callable(self._weights):
             passage = yield from self._passage(prompt, text, stride)
@@ -278,16 +279,16 @@ class Ensemble(Completing):
         member = self.members[i]
         if isinstance(member, Ensemble):
             return member._logprob(prompt, text, eot=eot, stride=stride)  # noqa: SLF001 - likewise an ensemble
-        return solo_logprob(member, prompt, text, eot=eot, stride=stride)
+        return model_logprob(member, prompt, text, eot=eot, stride=stride)
 
-    def _likelihoods(self, prompt: JointPrompt, asked: Sequence[int]) -> Step[Float64[np.ndarray, " members"]]:
+    def _likelihoods(self, prompt: EnsemblePrompt, asked: Sequence[int]) -> Step[Float64[np.ndarray, " members"]]:
         """Ln P of the shared text for some members, in bayes; 0 elsewhere."""
         likelihoods = np.zeros(len(self.members))
         if self.combine == "bayes" and prompt.text:
             likelihoods[list(asked)] = yield from together([self._likelihood(i, prompt, prompt.text) for i in asked])
         return likelihoods
 
-    def _likelihood(self, i: int, prompt: JointPrompt, text: bytes) -> Step[float]:
+    def _likelihood(self, i: int, prompt: EnsemblePrompt, text: bytes) -> Step[float]:
         """Ln P(text) of a member behind what it has to itself, scored once for all that go on from there."""
         key = (i, prompt.members[i], text)
         told = self._told.get(key)
@@ -297,13 +298,15 @@ class Ensemble(Completing):
                 self._told.pop(next(iter(self._told)))
         return told
 
-    def _byte_logprobs(self, prompt: JointPrompt, text: bytes, stride: int | None) -> Step[Float64[np.ndarray, " n"]]:
+    def _byte_logprobs(
+        self, prompt: EnsemblePrompt, text: bytes, stride: int | None
+    ) -> Step[Float64[np.ndarray, " n"]]:
         passage = yield from self._passage(prompt, text, stride)
         return (yield from logprobs_along(passage, text))
 
     def _passage(
-        self, prompt: JointPrompt, text: bytes, stride: int | None, *, every: bool = False
-    ) -> Step[JointPassage]:
+        self, prompt: EnsemblePrompt, text: bytes, stride: int | None, *, every: bool = False
+    ) -> Step[EnsembleScoring]:
         """This ensemble along a text after a prompt; members whose weight is always 0 stay out, unless wanted."""
         weights = self._weights
         asked = list(range(len(self.members)))
@@ -311,7 +314,7 @@ class Ensemble(Completing):
             asked = np.flatnonzero(weights).tolist()
             weights = weights[asked]
         likelihoods = yield from self._likelihoods(prompt, asked)
-        passages: list[SoloPassage | JointPassage] = []
+        passages: list[ModelScoring | EnsembleScoring] = []
         for i in asked:
             member, own = self.members[i], extended(prompt.members[i], prompt.text)
             if isinstance(member, Ensemble):
@@ -321,10 +324,10 @@ class Ensemble(Completing):
                     )
                 )
             else:
-                passages.append(solo_passage(member, own, text, stride))
-        return JointPassage(passages, self.combine, weights, prompt.text, likelihoods[asked])
+                passages.append(model_scoring(member, own, text, stride))
+        return EnsembleScoring(passages, self.combine, weights, prompt.text, likelihoods[asked])
 
-    def _explain(self, prompt: JointPrompt, text: bytes) -> Step[Explanation]:
+    def _explain(self, prompt: EnsemblePrompt, text: bytes) -> Step[Attribution]:
         passage = yield from self._passage(prompt, text, None, every=True)
         rows, member_rows, weights = [], [], []
         for start in range(0, max(len(text), 1), WINDOW):

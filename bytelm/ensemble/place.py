@@ -1,12 +1,12 @@
 r"""The members of an ensemble at one place in a text, each with what is known of it.
 
 Setting
-    A *voice* is a byte model at a place: a `Solo` is a frontier, a `Joint` several voices and the formula that combines
-    them (combine.py). All of them are at the same place of the text that they write together, each behind its own
-    prompt. A voice has a *mass*, P of the text so far, in logarithms on a scale of its own that stays the same as long
-    as it is advanced; what `bayes` needs are masses relative to where its text began, its `zeros`. The mass of a
-    `Joint` is a sum over its members' masses in bayes with fixed weights, and otherwise a product of its rows, the
-    `chain`.
+    A *voice* is a byte model at a place: a `ModelPlace` is a frontier, a `EnsemblePlace` several voices and the formula
+    that combines them (combine.py). All of them are at the same place of the text that they write together, each behind
+    its own prompt. A voice has a *mass*, P of the text so far, in logarithms on a scale of its own that stays the same
+    as long as it is advanced; what `bayes` needs are masses relative to where its text began, its `zeros`. The mass of
+    a `EnsemblePlace` is a sum over its members' masses in bayes with fixed weights, and otherwise a product of its
+    rows, the `chain`.
 
 Does not
     Combine in bayes what is known in part of a member whose mass is a chain: in such an ensemble every row is evaluated
@@ -36,18 +36,18 @@ from bytelm.ensemble.combine import (
     weights_at,
 )
 from bytelm.errors import ModelError, UnreachablePrefixError
+from bytelm.inference.envelope import Envelope
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate, evaluate_all, settled_log_mass
 from bytelm.inference.scheduler import Step, on, together
 from bytelm.lemma import log_sum
-from bytelm.sampling.bounds import Envelope
-from bytelm.sampling.filters import EOT, SYMBOLS
+from bytelm.symbols import EOT, SYMBOLS
 from bytelm.token_lm import TokenLM
 
 NOTHING: Final = Bounds(np.zeros(SYMBOLS), np.zeros(SYMBOLS), 0.0)
 
 
-class Solo:
+class ModelPlace:
     """One byte model at a place in a text.
 
     Args:
@@ -67,26 +67,26 @@ class Solo:
         """Whether its row is known."""
         return self.frontier is None or self.frontier.complete
 
-    def advance(self, data: bytes) -> Solo:
+    def advance(self, data: bytes) -> ModelPlace:
         """The same model after more bytes."""
         if self.frontier is None:
             return self
         try:
-            return Solo(self.frontier.advance(data), self.token_lm)
+            return ModelPlace(self.frontier.advance(data), self.token_lm)
         except UnreachablePrefixError:
-            return Solo(None, self.token_lm)
+            return ModelPlace(None, self.token_lm)
 
-    def copy(self) -> Solo:
+    def copy(self) -> ModelPlace:
         """The same, to be evaluated on its own."""
-        return Solo(None if self.frontier is None else self.frontier.copy(), self.token_lm)
+        return ModelPlace(None if self.frontier is None else self.frontier.copy(), self.token_lm)
 
-    def bare(self) -> Solo:
+    def bare(self) -> ModelPlace:
         """The same without its rows."""
         at = self.frontier
         if at is None:
             return self
         bare = Frontier(at.cover, context=at.context, reader=at.reader, weights=at.weights, store=at.store)
-        return Solo(bare, self.token_lm)
+        return ModelPlace(bare, self.token_lm)
 
     def begin(self) -> Step[None]:
         """Evaluate the place in full: it is where a completion begins."""
@@ -95,7 +95,7 @@ class Solo:
     def evaluate(self) -> Step[None]:
         """Evaluate what its row depends on most."""
         if self.frontier is not None:
-            nodes = self.frontier.missing(self.frontier.reader.ride)
+            nodes = self.frontier.missing(self.frontier.reader.extra_token_cost)
             yield from on(self.token_lm, evaluate(self.frontier, nodes))
 
     def evaluate_all(self) -> Step[None]:
@@ -142,7 +142,7 @@ class Solo:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class Combination:
     """How an ensemble combines its members.
 
     Attributes:
@@ -156,7 +156,7 @@ class Score:
     likelihood: Callable[[int, bytes], Step[float]]
 
 
-class Joint:
+class EnsemblePlace:
     """Several voices as one.
 
     Args:
@@ -169,8 +169,8 @@ class Joint:
 
     def __init__(
         self,
-        voices: Sequence[Solo | Joint],
-        score: Score,
+        voices: Sequence[ModelPlace | EnsemblePlace],
+        score: Combination,
         text: bytes,
         *,
         zeros: tuple[float, ...] | None = None,
@@ -187,7 +187,7 @@ class Joint:
         # Whether it can be drawn from before all is evaluated.
         self.lazy: bool = all(voice.lazy and not (self.bayes and voice.chained) for voice in self.voices)
 
-    def _asked(self) -> list[tuple[int, Solo | Joint]]:
+    def _asked(self) -> list[tuple[int, ModelPlace | EnsemblePlace]]:
         return [(i, voice) for i, voice in enumerate(self.voices) if self.weights[i] != 0]
 
     @property
@@ -195,30 +195,30 @@ class Joint:
         """Whether its row is known."""
         return (not self.bayes or self.zeros is not None) and all(voice.complete for _, voice in self._asked())
 
-    def advance(self, data: bytes) -> Joint:
+    def advance(self, data: bytes) -> EnsemblePlace:
         """The same ensemble after more bytes."""
         chain = None
         if self.chained and self.chain is not None and len(data) == 1 and self.complete:
             chain = self.chain + float(self.row()[data[0]])
         voices = tuple(voice.advance(data) for voice in self.voices)
-        lost = any(isinstance(voice, Joint) and voice.unchained for voice in voices)
-        return Joint(voices, self.score, self.prefix + data, zeros=None if lost else self.zeros, chain=chain)
+        lost = any(isinstance(voice, EnsemblePlace) and voice.unchained for voice in voices)
+        return EnsemblePlace(voices, self.score, self.prefix + data, zeros=None if lost else self.zeros, chain=chain)
 
     @property
     def unchained(self) -> bool:
         """Whether its mass is not to be had from the rows that were evaluated."""
         return self.chain is None if self.chained else self.zeros is None
 
-    def copy(self) -> Joint:
+    def copy(self) -> EnsemblePlace:
         """The same, to be evaluated on its own."""
         return self._with(tuple(voice.copy() for voice in self.voices))
 
-    def bare(self) -> Joint:
+    def bare(self) -> EnsemblePlace:
         """The same without its rows."""
         return self._with(tuple(voice.bare() for voice in self.voices))
 
-    def _with(self, voices: tuple[Solo | Joint, ...]) -> Joint:
-        return Joint(voices, self.score, self.prefix, zeros=self.zeros, chain=self.chain)
+    def _with(self, voices: tuple[ModelPlace | EnsemblePlace, ...]) -> EnsemblePlace:
+        return EnsemblePlace(voices, self.score, self.prefix, zeros=self.zeros, chain=self.chain)
 
     def begin(self) -> Step[None]:
         """Evaluate the place in full, and for bayes what led to it; a chain that is not known begins here."""

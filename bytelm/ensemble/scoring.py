@@ -19,18 +19,18 @@ import numpy as np
 from jaxtyping import Float64
 
 from bytelm.byte_lm.model import ByteLM
+from bytelm.cover.nodes import Cover, common_ancestor
 from bytelm.cover.prefix import Prompt
 from bytelm.ensemble.combine import Combine, WeightsAt, combined, log_shares, log_sums, weights_at
 from bytelm.errors import UnreachablePrefixError
-from bytelm.inference.frontier import Cover, common_ancestor
 from bytelm.inference.rows import RowReader
 from bytelm.inference.scheduler import Step, on, together
 from bytelm.inference.scoring import WINDOW, Ledger, difference
-from bytelm.sampling.filters import EOT, SYMBOLS
+from bytelm.symbols import EOT, SYMBOLS
 from bytelm.token_lm import TokenLM
 
 
-class SoloPassage:
+class ModelScoring:
     """One byte model along a text.
 
     Args:
@@ -123,7 +123,7 @@ class SoloPassage:
             logprobs[i] = difference(before, after)
 
 
-class JointPassage:
+class EnsembleScoring:
     """An ensemble along a text.
 
     Args:
@@ -140,7 +140,7 @@ class JointPassage:
 
     def __init__(
         self,
-        members: Sequence[SoloPassage | JointPassage],
+        members: Sequence[ModelScoring | EnsembleScoring],
         combine: Combine,
         weights: WeightsAt,
         text: bytes,
@@ -190,7 +190,7 @@ class JointPassage:
 
 
 def logprobs_along(
-    passage: SoloPassage | JointPassage, text: bytes, *, eot: bool = False, window: int = WINDOW
+    passage: ModelScoring | EnsembleScoring, text: bytes, *, eot: bool = False, window: int = WINDOW
 ) -> Step[Float64[np.ndarray, " n"]]:
     """Log-probability of each byte of a text, and with ``eot`` of its end."""
     parts = []
@@ -200,14 +200,14 @@ def logprobs_along(
     return np.concatenate(parts)
 
 
-def solo_passage(member: ByteLM, prompt: Prompt, text: bytes, stride: int | None) -> SoloPassage:
+def model_scoring(member: ByteLM, prompt: Prompt, text: bytes, stride: int | None) -> ModelScoring:
     """One byte model along a text after its prompt."""
     pieces = member._cut(prompt, text, stride) if stride else [(prompt, text)]  # noqa: SLF001 - one with byte_lm/model.py
     starts = [(functools.partial(member._cover, own), own.context, len(piece)) for own, piece in pieces]  # noqa: SLF001
-    return SoloPassage(starts, member._reader, member.token_lm)  # noqa: SLF001
+    return ModelScoring(starts, member._reader, member.token_lm)  # noqa: SLF001
 
 
-def solo_logprob(
+def model_logprob(
     member: ByteLM, prompt: Prompt, text: bytes, *, eot: bool = False, stride: int | None = None
 ) -> Step[float]:
     """Ln P(text | prompt) under one byte model; −∞ if it cannot spell it."""

@@ -16,12 +16,11 @@ import numpy as np
 from jaxtyping import Float64
 
 from bytelm.arguments import Number, Text, bytes_of, integer, tolerance_of
-from bytelm.ensemble.draw import joint_draw, joint_row
-from bytelm.ensemble.place import Joint
+from bytelm.ensemble.draw import ensemble_row
+from bytelm.ensemble.place import EnsemblePlace
 from bytelm.errors import InvalidArgumentError
 from bytelm.inference.scheduler import Step
-from bytelm.sampling.filters import EOT
-from bytelm.sampling.generation import Settings, Writing
+from bytelm.symbols import EOT
 
 Answer: TypeAlias = Callable[[Step[Any]], Any]
 
@@ -38,10 +37,10 @@ class EnsembleState:
 
     def __init__(
         self,
-        joint: Joint,
+        joint: EnsemblePlace,
         *,
         answer: Answer,
-        fresh: Callable[[bytes], Joint],
+        fresh: Callable[[bytes], EnsemblePlace],
         past: Past | None = None,
     ) -> None:
         self._joint = joint
@@ -91,7 +90,7 @@ class EnsembleState:
     def next_byte_logprobs(self, *, tol: Number = 0.0) -> Float64[np.ndarray, "257"]:
         """Log-probabilities of the 256 bytes and the end of text; see `Ensemble.next_byte_logprobs`."""
         row: Float64[np.ndarray, "257"]
-        row, self._bound = self._answer(joint_row(self._joint, tol=tolerance_of(tol)))
+        row, self._bound = self._answer(ensemble_row(self._joint, tol=tolerance_of(tol)))
         return row
 
     def member_logprobs(self) -> Float64[np.ndarray, "members 257"]:
@@ -113,7 +112,7 @@ class EnsembleState:
         """The mass that neither a byte nor the end of text has: 1 less the sum of the row."""
         return max(0.0, 1.0 - float(np.exp(self.next_byte_logprobs()).sum()))
 
-    def _with(self, joint: Joint, past: Past | None) -> EnsembleState:
+    def _with(self, joint: EnsemblePlace, past: Past | None) -> EnsembleState:
         return EnsembleState(joint, answer=self._answer, fresh=self._fresh, past=past)
 
     def __repr__(self) -> str:
@@ -125,60 +124,6 @@ class Past:
 
     __slots__ = ("joint", "past")
 
-    def __init__(self, joint: Joint, past: Past | None) -> None:
+    def __init__(self, joint: EnsemblePlace, past: Past | None) -> None:
         self.joint = joint
         self.past = past
-
-
-class JointWriting(Writing[Joint]):
-    """A completion of an ensemble.
-
-    Args:
-        prompt: At the end of the prompt.
-        settings: How to draw, and when to end.
-        random: The item's random numbers.
-        score: Finds ln P of bytes after the prompt, and with a flag of the end of text after them.
-    """
-
-    def __init__(
-        self,
-        prompt: Joint,
-        settings: Settings,
-        random: np.random.Generator,
-        score: Callable[[bytes, bool], Step[float]],
-    ) -> None:
-        super().__init__(prompt, settings, random)
-        self._score = score
-        self._start = 0.0
-
-    def _begin(self) -> Step[None]:
-        yield from self.frontier.begin()
-        self.frontier = self.frontier.copy()
-        self._start = self.frontier.mass()[0]
-
-    def _draw(self) -> Step[int]:
-        settings, joint = self.settings, self.frontier
-        uniform = np.zeros(1) if settings.filters.greedy else self._random.random(1)
-        if not settings.lazy or settings.logits_processor is not None:
-            yield from joint.evaluate_all()
-        if settings.logits_processor is not None:
-            row, _ = yield from joint_row(joint)
-            return self._drawn(settings.logits_processor, row, uniform)
-        symbols = yield from joint_draw(joint, settings.filters, uniform, self._random)
-        return int(symbols[0])
-
-    def _note_leak(self) -> None:
-        if self.frontier.complete:
-            leak = max(0.0, 1 - float(np.exp(self.frontier.row()).sum()))
-            self.largest_leak = max(leak, self.largest_leak or 0.0)
-
-    def score(self) -> Step[float]:
-        """Log-probability of what was drawn, after the last step."""
-        joint, eot = self.frontier, self.finish_reason == "eot"
-        if not self.bytes and not eot:
-            return 0.0
-        if not joint.chained:
-            return (yield from joint.measured(end=eot)) - self._start
-        if joint.chain is None or (eot and not joint.complete):
-            return (yield from self._score(bytes(self.bytes), eot))
-        return joint.chain + (float(joint.row()[EOT]) if eot else 0.0) - self._start

@@ -30,26 +30,24 @@ from typing import Any
 
 import numpy as np
 
-from bytelm.arguments import bytes_of, integer
+from bytelm.arguments import bytes_of
 from bytelm.byte_lm.model import ByteLM
-from bytelm.cover.prefix import JointPrompt, Prefix, Prompt, Prompts, extended
+from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt, Prompts, extended
 from bytelm.ensemble.model import Ensemble, engines_of
-from bytelm.ensemble.place import Joint, Solo
-from bytelm.errors import InvalidArgumentError
+from bytelm.ensemble.place import EnsemblePlace, ModelPlace
 from bytelm.harness.chat import segments, unpacked
-from bytelm.healing import completer_at, completer_of
 from bytelm.inference.frontier import Frontier
-from bytelm.inference.scheduler import Request, Step, rows_in, together
+from bytelm.inference.scheduler import Step, together
 from bytelm.inference.scoring import SPARE, token_ends
-from bytelm.sampling.byte_model import Completing
+from bytelm.sampling.byte_model import ByteModel
+from bytelm.sampling.completion import Settings
 from bytelm.sampling.filters import Filters
-from bytelm.sampling.generation import Settings
 from bytelm.sampling.text_stream import text_of
 
 Scored = tuple[float, bool]
 
 
-class Answers(ABC):
+class Requests(ABC):
     """The answers of one model.
 
     Attributes:
@@ -97,7 +95,7 @@ class Answers(ABC):
         return data
 
 
-class ByteAnswers(Answers):
+class ByteRequests(Requests):
     """The answers of a byte model or an ensemble, exact over bytes.
 
     Args:
@@ -156,95 +154,9 @@ class ByteAnswers(Answers):
         return bytes(writing.bytes)
 
     def _writing(self, prompt: Any, settings: Settings, random: np.random.Generator) -> Any:
-        lm: Completing = self.lm
+        lm: ByteModel = self.lm
         place = lm._placed(prompt, lm._spelled(prompt))  # noqa: SLF001 - one with sampling/byte_model.py
         return lm._writing(place, prompt, settings, random)  # noqa: SLF001 - likewise
-
-
-class TokenAnswers(Answers):
-    """The answers of a model over tokens, by the rule of lm-eval's own models: the baseline.
-
-    Args:
-        lm: The byte model whose engine, tokenizer and ends of text it has.
-
-    Raises:
-        InvalidArgumentError: It is an ensemble, which has no tokens.
-    """
-
-    def __init__(self, lm: ByteLM | Ensemble) -> None:
-        if isinstance(lm, Ensemble):
-            raise InvalidArgumentError("the level 'token' is of a single model: an ensemble has no tokens in common")
-        self.lm: ByteLM = lm
-        self._completer = completer_of(lm)
-
-    def scored(self, context: str, continuations: Sequence[str]) -> Step[list[Scored]]:
-        """For each continuation the log-probability of its tokens, and whether each of them is the likeliest."""
-        texts = [self.data(each).decode() for each in continuations]
-        prompt = self.prompt(context, max(texts, key=len, default="").encode())
-        completer = completer_at(self.lm, prompt, self._completer)
-        given = prompt.text.decode()
-        kept = given.rstrip()
-        before = completer.context + completer.encode(kept)
-        steps = []
-        for text in texts:
-            whole = completer.context + completer.encode(given + text)
-            if len(whole) <= len(before) and text:
-                whole = before + self.lm._prompts.encoded(text.encode(), lead=False)  # noqa: SLF001 - one with cover/prefix.py
-            steps.append(self._logprob(whole, len(before)))
-        return (yield from together(steps))
-
-    def rolling(self, text: str) -> Step[float]:
-        """Ln P of the canonical tokens of a text."""
-        completer = completer_at(self.lm, self.prompt(""), self._completer)
-        ids = completer.context + completer.encode(self.data(text).decode())
-        return (yield from self._logprob(ids, len(completer.context)))[0]
-
-    def written(self, context: str, settings: Settings, random: np.random.Generator, *, tokens: int) -> Step[str]:
-        """What the model writes after a context."""
-        if settings.filters != Filters(temperature=settings.filters.temperature):
-            raise InvalidArgumentError(
-                "the level 'token' draws with a temperature alone: leave out top_k, top_p and min_p"
-            )
-        prompt = self.prompt(context, tokens=tokens)
-        completer = completer_at(self.lm, prompt, self._completer)
-        done = yield from completer.writing(
-            prompt.text, "none", settings.max_bytes, settings.filters.temperature, settings.stops, random
-        )
-        return done.text
-
-    def _logprob(self, ids: tuple[int, ...], first: int) -> Step[Scored]:
-        """Of the tokens from ``first`` on: their log-probability, and whether each is the likeliest."""
-        places = token_windows(len(ids), first, context_length(self.lm.token_lm))
-        total, greedy, size = 0.0, True, rows_in(self.lm.token_lm.vocab_size)
-        for start in range(0, len(places), size):
-            chunk = places[start : start + size]
-            rows = yield Request(tuple(ids[history:at] for history, at in chunk), start / len(places))
-            for (_, at), row in zip(chunk, rows, strict=True):
-                total += float(row[ids[at]])
-                greedy = greedy and int(row.argmax()) == ids[at]
-        return total, greedy
-
-
-def answers_of(lm: ByteLM | Ensemble, level: str, *, stride: int | None = None) -> Answers:
-    """The answers of a model at a level.
-
-    Raises:
-        InvalidArgumentError: There is no such level, or the model has no tokens.
-    """
-    if stride is not None and integer("stride", stride) < 1:
-        raise InvalidArgumentError(f"stride counts bytes and must be at least 1; got {stride}")
-    check_level(level)
-    return ByteAnswers(lm, stride=stride) if level == "byte" else TokenAnswers(lm)
-
-
-def check_level(level: object) -> None:
-    """Refuse a level that there is not.
-
-    Raises:
-        InvalidArgumentError: It is neither of the two.
-    """
-    if level not in ("byte", "token"):
-        raise InvalidArgumentError(f"level is 'byte' or 'token'; got {level!r}")
 
 
 def leaves(lm: ByteLM | Ensemble) -> list[ByteLM]:
@@ -265,9 +177,9 @@ def context_length(engine: Any) -> int | None:
     return getattr(engine, "context_length", None)
 
 
-def longest(prompt: Prompt | JointPrompt) -> int:
+def longest(prompt: Prompt | EnsemblePrompt) -> int:
     """Tokens that a prompt has at most: one for each byte, beside those in front of it."""
-    if isinstance(prompt, JointPrompt):
+    if isinstance(prompt, EnsemblePrompt):
         return max(map(longest, prompt.members)) + len(prompt.text)
     return len(prompt.context) + len(prompt.text)
 
@@ -304,32 +216,12 @@ def oldest(lm: ByteLM | Ensemble, prompt: Any, extra: bytes, tokens: int) -> int
     return min(cut, len(prompt.text))
 
 
-def room(lm: ByteLM | Ensemble, place: Frontier | Joint | Solo) -> int | float:
+def room(lm: ByteLM | Ensemble, place: Frontier | EnsemblePlace | ModelPlace) -> int | float:
     """How many more tokens a model's context holds at a place."""
-    if isinstance(place, Joint) and isinstance(lm, Ensemble):
+    if isinstance(place, EnsemblePlace) and isinstance(lm, Ensemble):
         return min(room(member, voice) for member, voice in zip(lm.members, place.voices, strict=True))
-    frontier = place.frontier if isinstance(place, Solo) else place
+    frontier = place.frontier if isinstance(place, ModelPlace) else place
     size = context_length(lm.token_lm) if isinstance(lm, ByteLM) else None
     if size is None or not isinstance(frontier, Frontier):
         return math.inf
     return size - len(frontier.context) - max(node.depth for node in frontier.nodes)
-
-
-def token_windows(length: int, first: int, size: int | None) -> list[tuple[int, int]]:
-    """For each token from ``first`` on where what it is given begins, and its place.
-
-    In a context of ``size`` tokens: the first window is what fits, each one after it has as many new tokens as fit, or
-    those that are left and the longest history.
-
-    >>> token_windows(5, 1, 3)
-    [(0, 1), (0, 2), (0, 3), (1, 4)]
-    """
-    if size is None:
-        return [(0, at) for at in range(first, length)]
-    end = min(length, max(first, size + 1))
-    start = max(0, end - 1 - size)
-    out = [(start, at) for at in range(first, end)]
-    while end < length:
-        start, end = end, min(end + size, length)
-        out += [(max(0, end - 1 - size), at) for at in range(start, end)]
-    return out

@@ -42,11 +42,35 @@ from bytelm.byte_lm.model import ByteLM
 from bytelm.ensemble.fingerprint import digest_of
 from bytelm.ensemble.model import Ensemble
 from bytelm.errors import InvalidArgumentError
-from bytelm.harness.byte_requests import Scored, answers_of, check_level, leaves
+from bytelm.harness.byte_requests import ByteRequests, Requests, Scored, leaves
 from bytelm.harness.chat import Chat, packed
+from bytelm.harness.token_requests import TokenRequests
 from bytelm.inference.scheduler import Outcome, Step
+from bytelm.sampling.completion import Settings, random_stream
 from bytelm.sampling.filters import Filters
-from bytelm.sampling.generation import Settings, random_stream
+
+
+def requests_of(lm: ByteLM | Ensemble, level: str, *, stride: int | None = None) -> Requests:
+    """The answers of a model at a level.
+
+    Raises:
+        InvalidArgumentError: There is no such level, or the model has no tokens.
+    """
+    if stride is not None and integer("stride", stride) < 1:
+        raise InvalidArgumentError(f"stride counts bytes and must be at least 1; got {stride}")
+    check_level(level)
+    return ByteRequests(lm, stride=stride) if level == "byte" else TokenRequests(lm)
+
+
+def check_level(level: object) -> None:
+    """Refuse a level that there is not.
+
+    Raises:
+        InvalidArgumentError: It is neither of the two.
+    """
+    if level not in ("byte", "token"):
+        raise InvalidArgumentError(f"level is 'byte' or 'token'; got {level!r}")
+
 
 AUTO_BATCH: Final = 8  # contexts under way at a time
 MAX_GEN_TOKS: Final = 256  # lm-eval's own default
@@ -127,7 +151,7 @@ class HarnessLM(LM):  # type: ignore[misc] # lm-eval publishes no types
             self.lm = _loaded(pretrained, options)
         else:
             self.lm = _joined(_listed(members), combine, weights, options)
-        self._answers = answers_of(self.lm, level, stride=stride)
+        self._answers = requests_of(self.lm, level, stride=stride)
         self._stride = stride
 
     # ---- the three questions

@@ -17,8 +17,9 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 
+from bytelm.cover.nodes import Node
 from bytelm.errors import ModelError
-from bytelm.inference.frontier import Frontier, Node, Purpose
+from bytelm.inference.frontier import Frontier, Purpose
 from bytelm.inference.scheduler import Request, Step
 
 NEGLIGIBLE: Final = 1e-12

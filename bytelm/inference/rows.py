@@ -22,8 +22,8 @@ import numpy as np
 from jaxtyping import Float, Float64, Int32, Int64
 
 from bytelm.errors import VocabularyMismatchError
-from bytelm.token_lm import RIDE
-from bytelm.tokenizer.prefix_index import Trie
+from bytelm.token_lm import EXTRA_TOKEN_COST
+from bytelm.tokenizer.prefix_index import PrefixIndex
 
 STORE_BYTES: Final = 128 * 2**20
 LEAST_LOGPROB: Final = -80.0  # float32 has full precision down to exp(-87)
@@ -78,28 +78,35 @@ class RowReader:
     """Turns a model's rows into `Row` s.
 
     Args:
-        trie: The spellable tokens, in byte order.
+        prefix_index: The spellable tokens, in byte order.
         vocab_size: Columns of a row; may exceed the vocabulary.
         eot_ids: The ids that end a text. One of them that also spells something counts as the end alone.
-        ride: The share of the mass from which a node is evaluated along with another that is needed: what a token more
-            in a call costs, beside a call of its own.
+        extra_token_cost: The share of the mass from which a node is evaluated along with another that is needed: what a
+            token more in a call costs, beside a call of its own.
 
     Raises:
         VocabularyMismatchError: A token has no column.
     """
 
-    def __init__(self, trie: Trie, *, vocab_size: int, eot_ids: Iterable[int], ride: float = RIDE) -> None:
-        order = trie.order
+    def __init__(
+        self,
+        prefix_index: PrefixIndex,
+        *,
+        vocab_size: int,
+        eot_ids: Iterable[int],
+        extra_token_cost: float = EXTRA_TOKEN_COST,
+    ) -> None:
+        order = prefix_index.order
         if len(order) and int(order.max()) >= vocab_size:
             raise VocabularyMismatchError(
                 f"the tokenizer has a token with id {int(order.max())}, and the model has columns for ids below "
                 f"{vocab_size}: they do not belong together. Pass the tokenizer that came with the model"
             )
-        self.trie = trie
+        self.prefix_index = prefix_index
         self.order: Int32[np.ndarray, " tokens"] = order
         self._order = order.astype(np.intp)  # numpy gathers by these twice as fast
         self.vocab_size = vocab_size
-        self.ride = ride
+        self.extra_token_cost = extra_token_cost
         self.eot_ids = np.array(sorted(eot_ids), np.int64)
         self.everything: Float64[np.ndarray, " tokens"] = np.ones(len(order))
         self.ends = frozenset(self.eot_ids.tolist())

@@ -23,9 +23,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
@@ -33,14 +32,14 @@ import numpy as np
 from jaxtyping import Float
 
 from bytelm.errors import BytelmError
+from bytelm.progress import Bar
 from bytelm.token_lm import TokenLM, Usage, checked_rows
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    pass
 
 CALL_BYTES: Final = 64 * 2**20
 MAX_JOBS: Final = 64
-PATIENCE_S: Final = 2.0
 
 T = TypeVar("T")
 
@@ -328,31 +327,3 @@ def rows_in(vocab_size: int) -> int:
     (335, 67)
     """
     return max(1, min(512, CALL_BYTES // (4 * vocab_size)))
-
-
-class Bar:
-    """A progress bar that appears once its work has taken two seconds."""
-
-    def __init__(self, label: str, total: int) -> None:
-        self._label, self._total = label, total
-        self._began = time.monotonic()
-        self._progress: Progress | None = None
-
-    def show(self, left: int, requests: Iterable[Request | None] = ()) -> None:
-        """Move the bar: jobs that ended count whole, the others by what they say of themselves."""
-        if self._progress is None:
-            if time.monotonic() - self._began < PATIENCE_S:
-                return
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._progress = Progress(console=Console(stderr=True), transient=True)
-            self._progress.add_task(self._label, total=self._total)
-            self._progress.start()
-        done = self._total - left + sum(request.done for request in requests if request)
-        self._progress.update(self._progress.task_ids[0], completed=done)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._progress is not None:
-            self._progress.stop()

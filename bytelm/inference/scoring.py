@@ -30,12 +30,12 @@ from typing import Any, Final, TypeAlias, TypeVar
 import numpy as np
 from jaxtyping import Float, Float64
 
+from bytelm.cover.nodes import Cover, Node, common_ancestor
 from bytelm.errors import InvalidArgumentError
-from bytelm.inference.frontier import Cover, Node, common_ancestor
 from bytelm.inference.rows import RowReader
 from bytelm.inference.scheduler import Request, Step, rows_in
 from bytelm.lemma import log_sum
-from bytelm.sampling.filters import EOT, SYMBOLS
+from bytelm.symbols import EOT, SYMBOLS
 
 WINDOW: Final = 1024
 SPARE: Final = 16  # tokens by which another member of a cover may be longer than the one that is counted
@@ -129,7 +129,7 @@ class Ledger:
 
         def read(node: Node, array: Float[np.ndarray, " vocab"]) -> None:
             # The leftover only grows, so its tokens are all among those of the first cover.
-            ranks = self.reader.trie.range(covers[uses[node][0]].leftover(node))
+            ranks = self.reader.prefix_index.range(covers[uses[node][0]].leftover(node))
             eot, probs = self.reader.eot(array), self.reader.probs(array, ranks=ranks)
             for position in uses[node]:
                 mass = eot if position == last else float(covers[position].masses(node, probs).next.sum())
@@ -161,7 +161,7 @@ class Ledger:
         terms: list[float] = []
 
         def read(node: Node, array: Float[np.ndarray, " vocab"]) -> None:
-            probs = self.reader.probs(array, ranks=self.reader.trie.range(covers[uses[node][0]].leftover(node)))
+            probs = self.reader.probs(array, ranks=self.reader.prefix_index.range(covers[uses[node][0]].leftover(node)))
             weight = self.weights[node]
             for position in uses[node]:
                 masses = np.zeros(SYMBOLS)
@@ -320,7 +320,7 @@ def members(cover: Cover, *, context: tuple[int, ...], reader: RowReader) -> Ste
     def read(node: Node, row: Float[np.ndarray, " vocab"]) -> None:
         leftover = cover.leftover(node)
         lo, hi, mask = cover.viable(node)
-        longer = reader.trie.equal_to(leftover, lo, hi)
+        longer = reader.prefix_index.equal_to(leftover, lo, hi)
         ids = reader.order[longer:hi][mask[longer - lo :]]
         logprobs = ledger.weights[node] + reader.logprobs(row, ids)
         ahead = zip(ids.tolist(), logprobs.tolist(), strict=True)

@@ -25,33 +25,13 @@ Derivation, symbol by symbol, with g(x) = x^(1/T)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
-
 import numpy as np
 from jaxtyping import Bool, Float64
 
 from bytelm.arguments import Number
-from bytelm.sampling.filters import SYMBOLS, TIE, Filters, powers
-
-SLACK: Final = 1e-9
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """What is known of the masses of the 257 symbols, all on one scale.
-
-    Attributes:
-        known: K(b), the mass through evaluated nodes.
-        extra: The most that b can get on top: Σ wᵢ over the nodes with b in reach.
-        elsewhere: The most that all symbols but b can get: Σ wᵢ over the nodes that reach another symbol than b.
-        unknown: Σ wᵢ; 0 if and only if everything of any mass is evaluated.
-    """
-
-    known: Float64[np.ndarray, "257"]
-    extra: Float64[np.ndarray, "257"]
-    elsewhere: Float64[np.ndarray, "257"]
-    unknown: float
+from bytelm.inference.envelope import SLACK, Envelope
+from bytelm.sampling.filters import Filters, powers
+from bytelm.symbols import SYMBOLS, TIE
 
 
 def lower_bounds(envelope: Envelope, filters: Filters) -> Float64[np.ndarray, "257"]:

@@ -11,32 +11,43 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 import numpy as np
 
 from bytelm.arguments import Number, Text, integer, seed_of, stops_of
 from bytelm.cover.prefix import Prefix
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
-from bytelm.fim import FIMFormat, InfillOptions, Mode
+from bytelm.fim import FIMFormat, Mode
 from bytelm.inference.scheduler import Scheduler, Step
-from bytelm.sampling.engine_draws import HandingOver
-from bytelm.sampling.filters import Filters
-from bytelm.sampling.generation import (
+from bytelm.sampling.completion import (
     Completion,
     LogitsProcessor,
     SampleOptions,
     Settings,
     StreamOptions,
-    Writing,
     random_stream,
 )
+from bytelm.sampling.engine_draws import EngineDrawing
+from bytelm.sampling.filters import Filters
+from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.text_stream import TextStream
+
+if TYPE_CHECKING:
+    pass
+
+
+class InfillOptions(SampleOptions, total=False):
+    """The options of `ByteLM.infill`, for type checkers."""
+
+    mode: Mode
+    format: str | FIMFormat | None
+
 
 T = TypeVar("T")
 
 
-class Completing(ABC):
+class ByteModel(ABC):
     """The completions of a model over bytes, which says how prompts are read and steps are run."""
 
     @abstractmethod
@@ -52,13 +63,13 @@ class Completing(ABC):
         """The place at its end, of which nothing is evaluated yet."""
 
     @abstractmethod
-    def _writing(self, place: Any, prompt: Any, settings: Settings, random: np.random.Generator) -> Writing[Any]:
+    def _writing(self, place: Any, prompt: Any, settings: Settings, random: np.random.Generator) -> ByteGeneration[Any]:
         """A completion from there."""
 
     @abstractmethod
     def _infilling(
         self, prefix: Text, suffix: Text, mode: Mode, wanted: str | FIMFormat | None
-    ) -> tuple[Completing, Prefix]:
+    ) -> tuple[ByteModel, Prefix]:
         """What `infill` samples: a model that ends where a middle does, and its prompt."""
 
     @abstractmethod
@@ -67,11 +78,13 @@ class Completing(ABC):
     @abstractmethod
     def _answer(self, step: Step[T], *, label: str = "evaluating") -> T: ...
 
-    def _handing_over(self, settings: Settings, *, handover: bool | None) -> HandingOver | None:
+    def _engine_drawing(self, settings: Settings, *, engine_draws: bool | None) -> EngineDrawing | None:
         """What runs completions whose tokens an engine draws, if these are handed over."""
         del settings
-        if handover:
-            raise InvalidArgumentError("handover=True is for one model: an ensemble's tokens are those of no engine")
+        if engine_draws:
+            raise InvalidArgumentError(
+                "engine_draws=True is for one model: an ensemble's tokens are those of no engine"
+            )
         return None
 
     @overload
@@ -93,7 +106,7 @@ class Completing(ABC):
         seed: int | None = None,
         n: int = 1,
         logits_processor: LogitsProcessor | None = None,
-        handover: bool | None = None,
+        engine_draws: bool | None = None,
     ) -> Completion | list[Completion]:
         r"""Complete a prefix.
 
@@ -110,10 +123,10 @@ class Completing(ABC):
             n: How many completions; above 1 a list of them.
             logits_processor: A function of the bytes written so far and of the row of 257 log-probabilities, which
                 returns 257 numbers to draw from in its place (−inf forbids a symbol), before temperature and filters.
-            handover: Whether the engine draws the tokens after the prompt itself, at its own full speed. The text has
-                the same distribution, leak and all (engine_draws.py says why); with the same seed it is another draw
-                from it. It needs temperature 1, no other change of the distribution, one model, and an engine that can.
-                If not given, the engines "vllm" and "vllm-server" do so where they may, since there a row for each
+            engine_draws: Whether the engine draws the tokens after the prompt itself, at its own full speed. The text
+                has the same distribution, leak and all (engine_draws.py says why); with the same seed it is another
+                draw from it. It needs temperature 1, no other change of the distribution, one model, and an engine that
+                can. If not given, the engines "vllm" and "vllm-server" do so where they may, since there a row for each
                 token costs many times the token; on transformers it is no faster, and is done only if asked for.
 
         Raises:
@@ -133,7 +146,7 @@ class Completing(ABC):
             stop=stop,
             seed=seed,
             logits_processor=logits_processor,
-            handover=handover,
+            engine_draws=engine_draws,
         )
         return completions[0] if n == 1 else completions
 
@@ -149,7 +162,7 @@ class Completing(ABC):
         stop: Text | Sequence[Text] = (),
         seed: int | None = None,
         logits_processor: LogitsProcessor | None = None,
-        handover: bool | None = None,
+        engine_draws: bool | None = None,
     ) -> list[Completion]:
         """Complete several prefixes together, in batched model calls. The arguments are those of `sample`.
 
@@ -165,7 +178,7 @@ class Completing(ABC):
         if not prefixes:
             raise InvalidArgumentError("there is no prefix to complete; pass at least one")
         key = seed_of(seed)
-        handing_over = self._handing_over(settings, handover=handover)
+        engine_drawing = self._engine_drawing(settings, engine_draws=engine_draws)
         prompts = [self._read(prefix) for prefix in prefixes]
         spelled = {prompt: self._spelled(prompt) for prompt in dict.fromkeys(prompts)}
         # Items with the same prompt share what is evaluated of it, for as long as one of them runs.
@@ -182,11 +195,11 @@ class Completing(ABC):
             completion = yield from writing.run()
             return completion
 
-        if handing_over is None:
+        if engine_drawing is None:
             jobs = [job(index, prompt) for index, prompt in enumerate(prompts)]
             outcomes = self._running().run(jobs, label="sampling")
         else:
-            outcomes = handing_over([(placed(p), random_stream(key, index)) for index, p in enumerate(prompts)])
+            outcomes = engine_drawing([(placed(p), random_stream(key, index)) for index, p in enumerate(prompts)])
         finished: dict[int, Completion] = {}
         try:
             for outcome in outcomes:
@@ -278,7 +291,7 @@ class Completing(ABC):
         lm, prompt = self._infilling(prefix, suffix, mode, format)
         return lm.stream(prompt, **options)
 
-    def _pieces(self, generation: Writing[Any]) -> Iterator[str]:
+    def _pieces(self, generation: ByteGeneration[Any]) -> Iterator[str]:
         text, shown = TextStream(generation.prompt), 0
         while generation.finish_reason is None:
             self._answer(generation.step())

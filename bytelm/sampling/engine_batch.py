@@ -29,9 +29,10 @@ from functools import partial
 from typing import Final
 
 from bytelm.errors import BytelmError
-from bytelm.inference.scheduler import Bar, Jobs, JobUsage, Outcome, Scheduler, close_all
-from bytelm.sampling.engine_draws import HandedOver
-from bytelm.sampling.generation import Completion
+from bytelm.inference.scheduler import Jobs, JobUsage, Outcome, Scheduler, close_all
+from bytelm.progress import Bar
+from bytelm.sampling.completion import Completion
+from bytelm.sampling.engine_draws import EngineDraws
 from bytelm.token_lm import Draw, TokenDrawer, Usage
 
 GROUP: Final = 256  # completions that are under way at a time
@@ -39,7 +40,7 @@ GUESSED: Final = 32  # tokens that are drawn on a guess, at most
 
 
 def completions(
-    items: Sequence[HandedOver], engine: TokenDrawer, scheduler: Scheduler
+    items: Sequence[EngineDraws], engine: TokenDrawer, scheduler: Scheduler
 ) -> Iterator[Outcome[Completion]]:
     """Run completions together, and yield their outcomes.
 
@@ -95,7 +96,7 @@ class _Group:
     """
 
     def __init__(
-        self, items: dict[int, HandedOver], engine: TokenDrawer, scheduler: Scheduler, bar: Bar | None
+        self, items: dict[int, EngineDraws], engine: TokenDrawer, scheduler: Scheduler, bar: Bar | None
     ) -> None:
         self.going = items
         self._scheduler = scheduler
@@ -149,7 +150,7 @@ class _Group:
         """Let go of what still needs rows."""
         close_all(self._running)
 
-    def _draw(self, index: int, item: HandedOver) -> Draw:
+    def _draw(self, index: int, item: EngineDraws) -> Draw:
         return Draw(item.sequence, item.seed, item.room, partial(self._told, index))
 
     def _told(self, index: int, token: int, logprob: float) -> bool | Draw:

@@ -48,25 +48,29 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from bytelm.cover.cover import Node as CoverNode
-from bytelm.cover.prefix import grown
-from bytelm.inference.frontier import Frontier, Node, common_ancestor, path_down
+from bytelm.cover.cover_cache import grown
+from bytelm.cover.nodes import Node, common_ancestor, path_down
+from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import settled_log_mass
 from bytelm.inference.scheduler import JobUsage, Outcome, Request, Step
-from bytelm.sampling.filters import EOT, Filters
-from bytelm.sampling.generation import Completion, FinishReason, Settings, draw
-from bytelm.sampling.posterior import Member, by_shares, by_walks, picked
-from bytelm.sampling.text_stream import StopScanner, text_of
+from bytelm.sampling.completion import Completion, FinishReason, Settings
+from bytelm.sampling.draw import draw
+from bytelm.sampling.filters import Filters
+from bytelm.sampling.posterior import CoverMember, by_shares, by_walks, picked
+from bytelm.sampling.stop_strings import StopScanner
+from bytelm.sampling.text_stream import text_of
+from bytelm.symbols import EOT
 from bytelm.tokenizer.viability.viability import Boundary, Viability
 
-HandingOver: TypeAlias = Callable[[Sequence[tuple[Any, np.random.Generator]]], Iterator[Outcome[Completion]]]
+EngineDrawing: TypeAlias = Callable[[Sequence[tuple[Any, np.random.Generator]]], Iterator[Outcome[Completion]]]
 
 
-def can_hand_over(settings: Settings) -> bool:
+def can_engine_draw(settings: Settings) -> bool:
     """Whether bytes are drawn from the model's own distribution, with nothing done to it."""
     return settings.filters.plain and settings.logits_processor is None
 
 
-class HandedOver:
+class EngineDraws:
     """A completion of one byte model whose tokens its engine draws.
 
     Args:
@@ -214,13 +218,13 @@ class HandedOver:
                 place = place.advance(bytes([symbol]))
         if place.opening:
             root = place.nodes[0]  # no byte has been drawn yet
-            self._go_on(place, Member(root, place.weights[root]))
+            self._go_on(place, CoverMember(root, place.weights[root]))
         elif way and not again:
             self._go_on(place, (yield from by_walks(place, way, self._random, at_once=self._at_once)))
         else:
             self._go_on(place, (yield from by_shares(place, self._random)))
 
-    def _go_on(self, place: Frontier, member: Member) -> None:
+    def _go_on(self, place: Frontier, member: CoverMember) -> None:
         """Go on from a member of the cover of the text so far."""
         self._node, self._whole, self._goes_on = member.node, member.node.depth, True
         self._rest = place.cover.leftover(member.node)

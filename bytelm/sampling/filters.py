@@ -20,17 +20,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from bytelm.arguments import Number, integer, number
 from bytelm.errors import InvalidArgumentError
-
-SYMBOLS: Final = 257  # the 256 bytes and end of text
-EOT: Final = 256
-TIE: Final = 1e-12
+from bytelm.symbols import SYMBOLS, TIE
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Rules
     evaluation favours what was known first; the tests hold such a sampler and see it fail.)
     What is evaluated at a step depends on the text so far, never on u.
     When a call is needed anyway, what is unknown of so much of the mass rides along in it as is worth its cost on this
-    engine (`RowReader.ride`): it would be asked for later with about that probability.
+    engine (`RowReader.extra_token_cost`): it would be asked for later with about that probability.
     A prompt's nodes are all known beforehand: they are one request.
     Greedy bytes come by the token where one token decides them (greedy.py).
 
@@ -27,147 +27,20 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
-from bytelm.arguments import Number, Text, integer
-from bytelm.errors import InvalidArgumentError, InvalidTypeError, ModelError
 from bytelm.inference.frontier import Frontier
-from bytelm.inference.lazy import evaluate, evaluate_all, full_row, settled_log_mass
+from bytelm.inference.lazy import evaluate_all, full_row, settled_log_mass
 from bytelm.inference.scheduler import JobUsage, Step
-from bytelm.sampling.bounds import lower_bounds
-from bytelm.sampling.filters import EOT, SYMBOLS, Filters
+from bytelm.sampling.completion import Completion, FinishReason, LogitsProcessor, Settings
+from bytelm.sampling.draw import draw, processed, settled
 from bytelm.sampling.greedy import greedy_bytes
-from bytelm.sampling.text_stream import StopScanner, text_of
-
-FinishReason: TypeAlias = Literal["eot", "stop", "length"]
-LogitsProcessor: TypeAlias = Callable[[bytes, Float64[np.ndarray, "257"]], Float64[np.ndarray, "257"]]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a completion is drawn, and when it ends.
-
-    Attributes:
-        filters: What is done to each distribution.
-        max_bytes: Bytes, at most.
-        stops: Byte strings that end the completion and are no part of it.
-        logits_processor: Changes each row of log-probabilities; needs every row in full.
-        lazy: Whether to evaluate only what a draw depends on; the distribution is the same.
-    """
-
-    filters: Filters = Filters()  # noqa: RUF009 - immutable
-    max_bytes: int = 256
-    stops: tuple[bytes, ...] = ()
-    logits_processor: LogitsProcessor | None = None
-    lazy: bool = True
-
-    def __post_init__(self) -> None:
-        if integer("max_bytes", self.max_bytes) < 0:
-            raise InvalidArgumentError(f"max_bytes must be 0 or more; got {self.max_bytes}")
-        if self.logits_processor is not None and not callable(self.logits_processor):
-            raise InvalidTypeError(
-                f"logits_processor must be a function of the bytes so far and a row; got {self.logits_processor!r}"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What was written after a prefix.
-
-    Attributes:
-        text: The bytes as text. Where the prefix ends inside a character, that character comes first; bytes that are
-            not UTF-8 show as U+FFFD.
-        bytes: The new bytes alone.
-        logprob: ln P(bytes | prefix), and of the end of text too where it ended there.
-        finish_reason: ``"eot"``, ``"stop"`` or ``"length"``.
-        usage: What it cost.
-    """
-
-    text: str
-    bytes: bytes
-    logprob: float
-    finish_reason: FinishReason
-    usage: JobUsage
-
-
-class StreamOptions(TypedDict, total=False):
-    """The options of `ByteLM.stream`, for type checkers."""
-
-    max_bytes: int
-    temperature: Number
-    top_k: int | None
-    top_p: Number | None
-    min_p: Number | None
-    stop: Text | Sequence[Text]
-    seed: int | None
-    logits_processor: LogitsProcessor | None
-
-
-class SampleOptions(StreamOptions, total=False):
-    """The options of `ByteLM.sample`, for type checkers."""
-
-    handover: bool | None
-
-
-def random_stream(seed: int, index: int) -> np.random.Generator:
-    """The random numbers of one item: a function of the seed and of its place alone."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
-
-
-def draw(
-    frontier: Frontier, filters: Filters, uniforms: Float64[np.ndarray, " n"], done: float = 0.0
-) -> Step[Int64[np.ndarray, " n"]]:
-    """One symbol for each uniform number: independent draws from the filtered distribution after the prefix.
-
-    Args:
-        frontier: At the prefix; it learns what is evaluated.
-        filters: What is done to the distribution.
-        uniforms: Numbers from 0 to below 1.
-        done: The share of the job that lies behind.
-
-    Raises:
-        ModelError: The model leaves no symbol any probability.
-    """
-    symbols = np.full(len(uniforms), -1)
-    floor = np.zeros(SYMBOLS)
-    while True:
-        raised = np.maximum(floor, lower_bounds(frontier.envelope(), filters))
-        open_ = symbols < 0
-        symbols[open_] = settled(uniforms[open_], floor, raised)
-        if (symbols >= 0).all():
-            return symbols
-        if frontier.complete:
-            if not raised.any():
-                raise ModelError(
-                    f"after {frontier.cover.prefix[-40:]!r} the model gives no byte and no end of text any "
-                    "probability: all of its mass is on tokens that its tokenizer would not put there"
-                )
-            # u fell on what rounding took from a sum that is 1.
-            symbols[symbols < 0] = np.flatnonzero(raised)[-1]
-            return symbols
-        floor = raised
-        yield from evaluate(frontier, frontier.missing(frontier.reader.ride), done)
-
-
-def settled(
-    uniforms: Float64[np.ndarray, " n"], floor: Float64[np.ndarray, "257"], raised: Float64[np.ndarray, "257"]
-) -> Int64[np.ndarray, " n"]:
-    """The symbols of the uniform numbers that fall on what the lower bounds have gained; -1 for those beyond.
-
-    >>> floor, raised = np.zeros(257), np.zeros(257)
-    >>> floor[0], raised[:2] = 0.25, (0.5, 0.25)
-    >>> settled(np.array([0.3, 0.6, 0.8]), floor, raised)
-    array([ 0,  1, -1])
-    """
-    edges = floor.sum() + np.cumsum(raised - floor)
-    symbols = np.searchsorted(edges, uniforms, side="right")
-    symbols[symbols == SYMBOLS] = -1
-    return symbols
+from bytelm.sampling.stop_strings import StopScanner
+from bytelm.sampling.text_stream import text_of
+from bytelm.symbols import EOT, SYMBOLS
 
 
 @runtime_checkable
@@ -182,7 +55,7 @@ class Place(Protocol):
 P = TypeVar("P", bound=Place)
 
 
-class Writing(ABC, Generic[P]):
+class ByteGeneration(ABC, Generic[P]):
     """A completion as it is drawn: one byte a step.
 
     Args:
@@ -267,7 +140,7 @@ class Writing(ABC, Generic[P]):
         return Completion(text_of(written, self.prompt), written, logprob, self.finish_reason, usage)
 
 
-class Generation(Writing[Frontier]):
+class ModelGeneration(ByteGeneration[Frontier]):
     """A completion of one byte model."""
 
     _log_start: float | None = None
@@ -323,27 +196,3 @@ class Generation(Writing[Frontier]):
         if self._log_start is None or (not self.bytes and self.finish_reason != "eot"):
             return 0.0
         return (yield from settled_log_mass(self.frontier, ended=self.finish_reason == "eot")) - self._log_start
-
-
-def processed(processor: LogitsProcessor, so_far: bytes, row: Float64[np.ndarray, "257"]) -> Float64[np.ndarray, "257"]:
-    """The masses that a processor makes of a row.
-
-    Raises:
-        InvalidTypeError: It returned something else than 257 numbers.
-        InvalidArgumentError: It returned NaN or +inf, or left no symbol.
-    """
-    returned: Any = processor(so_far, row)
-    try:
-        changed = np.asarray(returned, np.float64)
-    except (TypeError, ValueError):
-        changed = np.zeros(0)
-    if changed.shape != (SYMBOLS,):
-        raise InvalidTypeError(f"logits_processor must return 257 numbers, one for each symbol; got {returned!r:.80}")
-    top = changed.max()
-    if not np.isfinite(top):
-        raise InvalidArgumentError(
-            f"logits_processor left no symbol to draw after {so_far[-40:]!r}: the greatest of its numbers is {top}; "
-            "it must leave at least one finite, and none NaN or +inf"
-        )
-    masses: Float64[np.ndarray, "257"] = np.exp(changed - top)
-    return masses

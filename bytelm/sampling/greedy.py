@@ -20,7 +20,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from bytelm.inference.frontier import Frontier, Node
+from bytelm.cover.nodes import Node
+from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate
 from bytelm.inference.scheduler import Step
 
@@ -65,5 +66,5 @@ def greedy_bytes(frontier: Frontier, done: float = 0.0) -> Step[bytes]:
         return b""
     node, share = found
     if frontier.row(node) is None:
-        yield from evaluate(frontier, frontier.missing(frontier.reader.ride), done)
+        yield from evaluate(frontier, frontier.missing(frontier.reader.extra_token_cost), done)
     return sure_bytes(frontier, node, share)

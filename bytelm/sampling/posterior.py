@@ -29,8 +29,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64
 
+from bytelm.cover.nodes import Node, path_down
 from bytelm.errors import ModelError
-from bytelm.inference.frontier import Frontier, Node, path_down
+from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate_all
 from bytelm.inference.rows import Row
 from bytelm.inference.scheduler import Request, Step
@@ -38,7 +39,7 @@ from bytelm.inference.scheduler import Request, Step
 TRIES: Final = 32
 
 
-class Member(NamedTuple):
+class CoverMember(NamedTuple):
     """A member of a cover.
 
     Attributes:
@@ -54,7 +55,7 @@ class Member(NamedTuple):
     logprob: float = 0.0
 
 
-def by_shares(place: Frontier, random: np.random.Generator) -> Step[Member]:
+def by_shares(place: Frontier, random: np.random.Generator) -> Step[CoverMember]:
     """Draw a member after evaluating all that P(x) needs.
 
     Raises:
@@ -70,14 +71,14 @@ def by_shares(place: Frontier, random: np.random.Generator) -> Step[Member]:
     node = list(shares)[picked(np.exp(np.array([*shares.values()]) - top), uniforms[0])]
     row = place.row(node)
     if not place.cover.leftover(node) or row is None:
-        return Member(node, place.weights[node])
+        return CoverMember(node, place.weights[node])
     first, masses = _longer(place, node, row)
     return _going_on(place, node, place.weights[node], row, first + picked(masses, uniforms[1]))
 
 
 def by_walks(
     place: Frontier, way: Mapping[Node, float], random: np.random.Generator, *, at_once: bool = False
-) -> Step[Member]:
+) -> Step[CoverMember]:
     """Draw a member by walks from the common ancestor of all nodes.
 
     Args:
@@ -111,7 +112,7 @@ def _walk(
     rows: dict[Node, Row],
     comes_to: Sequence[Node],
     random: np.random.Generator,
-) -> Step[Member | None]:
+) -> Step[CoverMember | None]:
     """One walk: the member that it comes to, or None where it leaves x."""
     node, log_weight = next(iter(way.items()))
     while place.cover.leftover(node):
@@ -146,7 +147,7 @@ def _walk(
                 if uniform < (whole := float(masses.sum())):
                     return _going_on(place, node, log_weight, row, first + picked(masses, uniform / whole))
             return None
-    return Member(node, log_weight)
+    return CoverMember(node, log_weight)
 
 
 def _needs(place: Frontier, node: Node, rows: Mapping[Node, Row]) -> bool:
@@ -156,12 +157,12 @@ def _needs(place: Frontier, node: Node, rows: Mapping[Node, Row]) -> bool:
 def _longer(place: Frontier, node: Node, row: Row) -> tuple[int, Float64[np.ndarray, " n"]]:
     """The tokens with which a node goes on beyond x: the rank of the first, and the probability of each rank on."""
     lo, hi, mask = place.cover.viable(node)
-    first: int = place.reader.trie.equal_to(place.cover.leftover(node), lo, hi)
+    first: int = place.reader.prefix_index.equal_to(place.cover.leftover(node), lo, hi)
     return first, row.probs[first:hi].astype(np.float64) * mask[first - lo :]
 
 
-def _going_on(place: Frontier, node: Node, log_weight: float, row: Row, rank: int) -> Member:
-    return Member(node, log_weight, int(place.reader.order[rank]), math.log(row.probs[rank]))
+def _going_on(place: Frontier, node: Node, log_weight: float, row: Row, rank: int) -> CoverMember:
+    return CoverMember(node, log_weight, int(place.reader.order[rank]), math.log(row.probs[rank]))
 
 
 def picked(masses: Float[np.ndarray, " n"], uniform: float) -> int:

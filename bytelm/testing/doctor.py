@@ -51,7 +51,8 @@ def examine_model(name: str) -> list[Finding]:
         ModelError: There is no such model, or its configuration cannot be read.
         DownloadError: A packaged model could not be fetched.
     """
-    from bytelm.engines.transformers.traits import context_length, end_ids, masking, recurrence
+    from bytelm.engines.ids import end_ids
+    from bytelm.engines.transformers.traits import context_length, masking, recurrence
 
     model, tokenizer = _without_weights(name)
     columns = int(model.get_output_embeddings().weight.shape[0])
@@ -177,7 +178,7 @@ def _boundaries(vocab: Vocab) -> Iterator[Finding]:
     plain = [token for token in vocab.added if not token.special]
     if plain:
         yield Finding("added tokens", "ok", f"{len(plain)} are text, and are matched before the merges run")
-    if vocab.lead:
+    if vocab.dummy_prefix:
         yield Finding("leading space", "ok", "the tokenizer hides one in front of a text; it is never seen outside")
 
 
@@ -210,7 +211,7 @@ def _names(vocab: Vocab, ids: Collection[int]) -> str:
 def _round_trips(vocab: Vocab) -> Iterator[Finding]:
     lost = []
     for text in PROBES:
-        expected = vocab.lead + text.encode()
+        expected = vocab.dummy_prefix + text.encode()
         if vocab.backend.normalizer is not None and vocab.form and vocab.backend.normalizer.normalize_str(text) != text:
             continue
         if vocab.spell(vocab.encode(text)) != expected:

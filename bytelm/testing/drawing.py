@@ -90,8 +90,8 @@ def drawing(trial: Trial) -> None:
     engine: Any = trial.make()
     if not isinstance(engine, TokenDrawer):
         raise UncheckedRuleError("the engine does not draw tokens itself")
-    if not isinstance(engine.hands_over, bool):
-        raise BrokenRuleError(f"hands_over is True or False, not {engine.hands_over!r}")
+    if not isinstance(engine.draws_by_default, bool):
+        raise BrokenRuleError(f"hands_over is True or False, not {engine.draws_by_default!r}")
     starts = [trial.drawn(2) for _ in range(5)]
     row = trial.right(starts[0])
     engine = trial.make()

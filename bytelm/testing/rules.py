@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bytelm.engines.transformers.traits import check_tokenizer, check_vocabulary
+from bytelm.engines.ids import check_tokenizer, check_vocabulary
 from bytelm.errors import BytelmError, ContextOverflowError
 from bytelm.testing.drawing import drawing
 from bytelm.testing.trial import LONGEST, BrokenRuleError, Tokens, Trial, UncheckedRuleError

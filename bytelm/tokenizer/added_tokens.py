@@ -34,7 +34,7 @@ def added_pattern(vocab: Vocab, group: Sequence[AddedToken], *, opens: bool) -> 
     spellings: dict[str, Spelling] = {}
     for token in group:
         content, spelled = _matched(vocab, token), spelled_in_text(vocab, token)
-        if vocab.lead and any(c.isspace() or c == SPACE_MARK for c in content):
+        if vocab.dummy_prefix and any(c.isspace() or c == SPACE_MARK for c in content):
             spellings[content] = Spelling(LOST, token.single_word)  # it may swallow the hidden space
         elif token.special:
             spellings[content] = Spelling(SKIP)
@@ -45,7 +45,7 @@ def added_pattern(vocab: Vocab, group: Sequence[AddedToken], *, opens: bool) -> 
     emitted = frozenset(spelling.tag for spelling in spellings.values() if spelling.tag >= 0)
     opening, reopening = vocab.opening if opens else "", vocab.reopening
     if opens:
-        opening = opening or (SPACE_MARK if vocab.lead and emitted else "")
+        opening = opening or (SPACE_MARK if vocab.dummy_prefix and emitted else "")
     if opens or not vocab.marks:  # this level sees the text before spaces become ▁
         opening, reopening = opening.replace(SPACE_MARK, " "), reopening.replace(SPACE_MARK, " ")
     return literals_pattern(spellings, opening=opening, reopening=reopening), emitted

@@ -40,7 +40,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8
 
 from bytelm.tokenizer.disk_cache import cache_folder, read_bytes, write_bytes
-from bytelm.tokenizer.prefix_index import Trie
+from bytelm.tokenizer.prefix_index import PrefixIndex
 from bytelm.tokenizer.vocab import Vocab
 
 FOREVER: Final = 1 << 30
@@ -60,7 +60,7 @@ class Merges:
         base: Ids of the pieces that BPE begins with.
         merges: ``(left id, right id, result id)`` in rank order.
         lengths: Length of each id's spelling, in the pieces that merging counts.
-        trie: The vocabulary in byte order.
+        prefix_index: The vocabulary in byte order.
         trees: The derivations, where they are already known.
 
     Attributes:
@@ -75,16 +75,16 @@ class Merges:
         base: Iterable[int],
         merges: Int32[np.ndarray, "merges 3"],
         lengths: Sequence[int] | Int64[np.ndarray, " ids"],
-        trie: Trie,
+        prefix_index: PrefixIndex,
         trees: Trees | None = None,
     ) -> None:
         self.size = size
-        self.trie = trie
+        self.prefix_index = prefix_index
         self._sort(merges)
         self.trees = self._derive(base, merges, np.asarray(lengths)) if trees is None else trees
         self.phase, self.rank, self.left, self.right = self.trees
         self.reachable: Bool[np.ndarray, " ids"] = self.phase > _UNREACHED
-        self._reachable_ranks = self.reachable[trie.order]
+        self._reachable_ranks = self.reachable[prefix_index.order]
         self._columns: tuple[Sequence[int], ...] = tuple(array("q", row.tobytes()) for row in self.trees)
         self._index()
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
@@ -158,8 +158,8 @@ class Merges:
 
     def _index(self) -> None:
         """The sorted lists behind `broken`: tokens by the pieces of their left spines, merges by their left piece."""
-        tokens = self.trie.order[self.reachable[self.trie.order]].astype(np.int64)
-        piece, owner = tokens, self.trie.rank[tokens].astype(np.int64)
+        tokens = self.prefix_index.order[self.reachable[self.prefix_index.order]].astype(np.int64)
+        piece, owner = tokens, self.prefix_index.rank[tokens].astype(np.int64)
         gone, by, partner = (np.full(len(tokens), FOREVER, np.int64) for _ in range(3))
         rows = []
         while len(piece):
@@ -187,7 +187,7 @@ class Merges:
     def unbroken_range(self, a: int, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
         """Which tokens of a range of ranks may follow ``a`` inside one pre-token (only reachable ones may)."""
         if hi - lo <= 16 and a not in self._kept:
-            ids = self.trie.order[lo:hi].tolist()
+            ids = self.prefix_index.order[lo:hi].tolist()
             return np.array([self._columns[0][t] > _UNREACHED and self.unbroken(a, t) for t in ids], np.bool_)
         first = lo >> 3
         bits = np.unpackbits(self.unbroken_bits(a)[first : (hi + 7) >> 3])
@@ -207,7 +207,7 @@ class Merges:
     def _broken(self, a: int) -> Bool[np.ndarray, " tokens"]:
         """In trie order, the tokens that may not follow ``a``: the rule of `_crossed` for all of them at once."""
         phases, ranks, _, right = self._columns
-        out = np.zeros(len(self.trie), np.bool_)
+        out = np.zeros(len(self.prefix_index), np.bool_)
         piece, gone, by = a, FOREVER, FOREVER
         while piece >= 0:
             span = slice(self._cross_start[piece], self._cross_start[piece + 1])
@@ -232,7 +232,7 @@ class Merges:
         return out
 
 
-def read_merges(vocab: Vocab, trie: Trie) -> Merges:
+def read_merges(vocab: Vocab, prefix_index: PrefixIndex) -> Merges:
     """The merge trees, from disk where this vocabulary was read before."""
     names, ids = list(vocab.pieces), np.fromiter(vocab.pieces.values(), np.int64, len(vocab.pieces))
     sizes = np.fromiter(map(len, names), np.int64, len(names))
@@ -251,7 +251,9 @@ def read_merges(vocab: Vocab, trie: Trie) -> Merges:
             trees = trees if trees.shape == (4, len(vocab)) else None
         except (ValueError, OSError, EOFError):
             trees = None
-    merges = Merges(size=len(vocab), base=base, merges=vocab.merges, lengths=lengths, trie=trie, trees=trees)
+    merges = Merges(
+        size=len(vocab), base=base, merges=vocab.merges, lengths=lengths, prefix_index=prefix_index, trees=trees
+    )
     if trees is None:
         buffer = io.BytesIO()
         np.save(buffer, merges.trees.astype(np.int32), allow_pickle=False)

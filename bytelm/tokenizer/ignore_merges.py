@@ -16,21 +16,21 @@ import numpy as np
 from jaxtyping import Int64
 
 from bytelm.tokenizer.bpe import Merges
-from bytelm.tokenizer.prefix_index import Trie, unfinished
+from bytelm.tokenizer.prefix_index import PrefixIndex, unfinished
 from bytelm.tokenizer.vocab import Vocab
 
 
-class Wholes:
+class IgnoreMerges:
     """The pre-tokens of one vocabulary that only a token taken whole can spell.
 
     Args:
         vocab: The tokenizer, read.
         merges: Its merge trees.
-        trie: Its tokens in byte order.
+        prefix_index: Its tokens in byte order.
     """
 
-    def __init__(self, vocab: Vocab, merges: Merges, trie: Trie) -> None:
-        self._trie = trie
+    def __init__(self, vocab: Vocab, merges: Merges, prefix_index: PrefixIndex) -> None:
+        self._trie = prefix_index
         self._tokens: dict[bytes, list[int]] = {}
         self._close: dict[bytes, frozenset[int]] = {}
         if not vocab.ignore_merges:

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from bytelm.tokenizer.prefix_index import Trie, completions, unfinished
+from bytelm.tokenizer.prefix_index import PrefixIndex, completions, unfinished
 from bytelm.tokenizer.split.char_classes import CODE_POINTS
 
 Form = Literal["NFC", "NFD"]
@@ -34,9 +34,9 @@ class NormalForm:
         inert: Code points that never interact with what comes before them.
     """
 
-    def __init__(self, form: Form, trie: Trie, forbidden: Bool[np.ndarray, " points"]) -> None:
+    def __init__(self, form: Form, prefix_index: PrefixIndex, forbidden: Bool[np.ndarray, " points"]) -> None:
         self.form = form
-        self.trie = trie
+        self.prefix_index = prefix_index
         self._forbidden = forbidden
         self._normalizer = _normalizer(form)
         self.inert = _tables(form)[1]
@@ -92,7 +92,7 @@ class NormalForm:
     def _touchy(self) -> _Touchy:
         """The tokens that a normal form may combine with what comes before them, or that it changes by themselves."""
         ranks, heads, plain = [], [], []
-        for rank, data in enumerate(self.trie.spelled):
+        for rank, data in enumerate(self.prefix_index.spelled):
             if data.isascii():
                 continue
             rest = unfinished(data)
@@ -124,7 +124,7 @@ class NormalForm:
             out[places[easy]] = self._heads_kept(tail)[touchy.head[first:last][easy]]
             asked &= ~easy
         for place in places[asked].tolist():
-            whole = partial + self.trie.spelled[lo + place]
+            whole = partial + self.prefix_index.spelled[lo + place]
             rest = unfinished(whole)
             text = whole[: len(whole) - len(rest)].decode("utf-8", "replace")
             out[place] = self.keeps_with(tail, text, rest)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
 
-class Trie:
+class PrefixIndex:
     """The tokens of a vocabulary in byte order.
 
     Args:
@@ -32,8 +32,8 @@ class Trie:
         longest: Bytes of the longest token.
         left: At each rank, how many bytes complete the character that the token ends inside of; 0 at a character's end.
 
-    >>> trie = Trie([b"a", b"ab", None, b"b"])
-    >>> trie.range(b"a"), [int(i) for i in trie.order]
+    >>> prefix_index = PrefixIndex([b"a", b"ab", None, b"b"])
+    >>> prefix_index.range(b"a"), [int(i) for i in prefix_index.order]
     ((0, 2), [0, 1, 3])
     """
 

@@ -148,7 +148,9 @@ def _vocab_of(tables: Tables, backend: Tokenizer) -> Vocab:
         )
     if not byte_level:
         _check_sentencepiece(tables.pieces, fallback=fallback, marks=marks or bool(metaspace))
-    lead, opening, reopening = _lead(backend, prepend=prepend, prefix_space=prefix_space, metaspace=metaspace)
+    dummy_prefix, opening, reopening = _dummy_prefix(
+        backend, prepend=prepend, prefix_space=prefix_space, metaspace=metaspace
+    )
     return Vocab(
         family="byte-level" if byte_level else "sentencepiece",
         token_bytes=tables.token_bytes,
@@ -156,7 +158,7 @@ def _vocab_of(tables: Tables, backend: Tokenizer) -> Vocab:
         added=tuple(sorted(added, key=lambda t: t.id)),
         steps=tuple(steps),
         form=form,
-        lead=lead,
+        dummy_prefix=dummy_prefix,
         opening=opening,
         reopening=reopening,
         pieces=tables.pieces,
@@ -289,7 +291,7 @@ def _check_sentencepiece(pieces: dict[str, int], *, fallback: bool, marks: bool)
         raise UnsupportedTokenizerError("tokens spell spaces as ▁ but no step turns spaces into ▁")
 
 
-def _lead(
+def _dummy_prefix(
     backend: Tokenizer, *, prepend: bool, prefix_space: bool, metaspace: dict[str, Any] | None
 ) -> tuple[bytes, str, str]:
     """The hidden leading space, found by asking the tokenizer, and what a text and a later piece have to begin with."""

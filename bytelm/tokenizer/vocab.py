@@ -10,7 +10,7 @@ Two families
 
 Hidden leading space
     Some tokenizers put a space in front of a text and take it away when they decode. Inside bytelm that space is
-    real: the *internal* text is ``lead + x``, and only the outside never sees ``lead``.
+    real: the *internal* text is ``dummy_prefix + x``, and only the outside never sees ``dummy_prefix``.
 
 Does not
     Read a tokenizer (tokenizer_json.py), nor decide which sequences it can emit (tokenizer/viability/viability.py).
@@ -74,7 +74,7 @@ class Vocab:
         added: Added tokens, special ones too, in id order.
         steps: The pre-tokenizer, step by step.
         form: The Unicode normal form that text has to be in, or None.
-        lead: What the tokenizer hides in front of a text: ``b" "`` or ``b""``.
+        dummy_prefix: What the tokenizer hides in front of a text: ``b" "`` or ``b""``.
         opening: A pattern that every text has to begin with (internal text), or the empty string.
         reopening: The same for the text after an added token.
         pieces: Token string to id, as the merges see them.
@@ -91,7 +91,7 @@ class Vocab:
     added: tuple[AddedToken, ...]
     steps: tuple[SplitStep, ...]
     form: Literal["NFC", "NFD"] | None
-    lead: bytes
+    dummy_prefix: bytes
     opening: str
     reopening: str
     pieces: dict[str, int]

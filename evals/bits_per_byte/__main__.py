@@ -31,8 +31,8 @@ from typing import Any, Final, get_args
 import numpy as np
 
 from bytelm import ByteLM
+from bytelm.byte_lm.fingerprint import fingerprint
 from bytelm.ensemble.combine import Combine
-from bytelm.ensemble.fingerprint import fingerprint
 from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
 from evals.bits_per_byte.documents import PACKAGED, Document, Documents, read_documents
 from evals.bits_per_byte.scores import Panel

@@ -34,7 +34,7 @@ from bytelm.token_lm import checked_rows
 
 
 @dataclass(slots=True)
-class Score:
+class Combination:
     """What a method says of a document.
 
     Attributes:
@@ -80,13 +80,13 @@ class Panel:
         """Their names, in the order of the table."""
         return [f"{name}, {way}" for name in self.lms for way in ("tokens", "bytes")] + list(self.combine)
 
-    def scores(self, text: bytes) -> dict[str, Score]:
+    def scores(self, text: bytes) -> dict[str, Combination]:
         """What each method says of a document.
 
         Raises:
             UnreachablePrefixError: A model cannot spell it.
         """
-        found = {method: Score() for method in self.methods}
+        found = {method: Combination() for method in self.methods}
         for name, lm in self.lms.items():
             with self._measured(found[f"{name}, bytes"]) as score:
                 score.logprobs = lm.byte_logprobs(text, stride=self.stride)
@@ -107,7 +107,7 @@ class Panel:
         return found
 
     @contextmanager
-    def _measured(self, score: Score) -> Iterator[Score]:
+    def _measured(self, score: Combination) -> Iterator[Combination]:
         """Add what the block costs, from empty caches."""
         engines: list[Any] = list({id(lm.token_lm): lm.token_lm for lm in self.lms.values()}.values())
         for engine in engines:
@@ -149,9 +149,9 @@ def token_logprobs(lm: ByteLM, text: bytes, *, stride: int | None = None) -> Flo
     """
     vocab = lm.viability.vocab
     ids = vocab.encode(text.decode())
-    if lm.spell(ids) != vocab.lead + text:
+    if lm.spell(ids) != vocab.dummy_prefix + text:
         raise UnreachablePrefixError(f"{lm!r} encodes {text[:40]!r}… as another text", prefix=text, position=0)
-    ends = np.cumsum([len(vocab.token_bytes[i] or b"") for i in ids]) - len(vocab.lead)
+    ends = np.cumsum([len(vocab.token_bytes[i] or b"") for i in ids]) - len(vocab.dummy_prefix)
     found, prompt = np.zeros(len(text)), lm._read(b"")  # noqa: SLF001 - what byte_logprobs puts in front
     place, end, size = 0, 0, rows_in(lm.token_lm.vocab_size)
     for own, piece in lm._cut(prompt, text, stride):  # noqa: SLF001 - and its pieces

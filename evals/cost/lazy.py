@@ -138,8 +138,8 @@ def draws(lm: Any, prompt: str, *, count: int) -> list[dict[str, Any]]:
     """Draws at one place under each of the settings: their p-values, and how many rows a draw asked for."""
     from bytelm import ByteLM
     from bytelm.inference.scheduler import Scheduler
+    from bytelm.sampling.draw import draw
     from bytelm.sampling.filters import Filters
-    from bytelm.sampling.generation import draw
 
     text, frontier = lazy_place(lm, prompt)
     exact = np.exp(ByteLM(lm.token_lm).next_byte_logprobs(text))

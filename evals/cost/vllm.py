@@ -188,25 +188,25 @@ def _methods(lm: Any, prompts: Sequence[str], size: int) -> dict[str, Callable[[
         llm.generate(encoded, asked, use_tqdm=False)
         return sum(map(len, written)), 0
 
-    def together(seed: int, *, handover: bool) -> tuple[int, int]:
-        done = lm.sample_batch(prompts, max_bytes=size, seed=seed, handover=handover)
-        if handover:
+    def together(seed: int, *, engine_draws: bool) -> tuple[int, int]:
+        done = lm.sample_batch(prompts, max_bytes=size, seed=seed, engine_draws=engine_draws)
+        if engine_draws:
             written[:] = [c.bytes for c in done]
         return sum(len(c.bytes) for c in done), sum(c.usage.redrawn for c in done)
 
-    def alone(seed: int, *, handover: bool) -> tuple[int, int]:
+    def alone(seed: int, *, engine_draws: bool) -> tuple[int, int]:
         done = [
-            lm.sample(prompt, max_bytes=size, seed=1000 * seed + i, handover=handover)
+            lm.sample(prompt, max_bytes=size, seed=1000 * seed + i, engine_draws=engine_draws)
             for i, prompt in enumerate(prompts)
         ]
         return sum(len(c.bytes) for c in done), sum(c.usage.redrawn for c in done)
 
     return {
         "tokens": tokens,
-        "handover": lambda seed: together(seed, handover=True),
-        "handover, alone": lambda seed: alone(seed, handover=True),
-        "rows": lambda seed: together(seed, handover=False),
-        "rows, alone": lambda seed: alone(seed, handover=False),
+        "handover": lambda seed: together(seed, engine_draws=True),
+        "handover, alone": lambda seed: alone(seed, engine_draws=True),
+        "rows": lambda seed: together(seed, engine_draws=False),
+        "rows, alone": lambda seed: alone(seed, engine_draws=False),
     }
 
 

@@ -30,7 +30,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from bytelm.ensemble.fingerprint import fingerprint
+from bytelm.byte_lm.fingerprint import fingerprint
 from bytelm.errors import InvalidArgumentError
 from evals.fim.cursors import load_cursors
 from evals.fim.methods import METHODS, Filler, Method, Settings, open_filler

@@ -117,7 +117,7 @@ class Encoder:
         self.form = find_format(vocab, form)
         special = declared(vocab, form)
         self.vocab: Vocab = vocab if special is None else read_vocab(special)
-        if self.vocab.lead:
+        if self.vocab.dummy_prefix:
             raise UnsupportedTokenizerError(
                 "the tokenizer hides a space in front of texts, so its pieces cannot be encoded one by one here; "
                 "take a base model with another tokenizer"

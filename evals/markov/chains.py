@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from bytelm.token_lm import TableLM
+from bytelm.engines.table import TableLM
 
 LEAST: Final = 0.1  # no symbol is rarer than this after any context
 ROUNDS: Final = 1000  # of the iteration that finds which tokens stay

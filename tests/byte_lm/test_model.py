@@ -97,13 +97,13 @@ def test_a_score_after_a_prefix_is_a_difference(lm: ByteLM, cut: int) -> None:
 def test_the_cover_spells_the_prefix_largest_first(lm: ByteLM) -> None:
     """Each member spells the prefix and goes on only within its last token."""
     items = lm.cover("the qui")
-    lead = lm.viability.vocab.lead
+    dummy_prefix = lm.viability.vocab.dummy_prefix
 
     assert [item.logprob for item in items] == sorted((item.logprob for item in items), reverse=True)
     assert len({item.token_ids for item in items}) == len(items)
     for item in items:
-        assert lm.spell(item.token_ids).startswith(lead + b"the qui")
-        assert not lm.spell(item.token_ids[:-1]).startswith(lead + b"the qui")
+        assert lm.spell(item.token_ids).startswith(dummy_prefix + b"the qui")
+        assert not lm.spell(item.token_ids[:-1]).startswith(dummy_prefix + b"the qui")
 
 
 def test_rows_leak_what_is_lost(lm: ByteLM) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bytelm.cli.cursor import STOPS, StopAt, check_text, default_window, offset_at, place, window, with_line_ends_of
 from bytelm.errors import InvalidArgumentError
-from bytelm.sampling.text_stream import StopScanner
+from bytelm.sampling.stop_strings import StopScanner
 
 # Line ends of both kinds, a CR alone, a tab, characters of one to four bytes, one that is two code points, a BOM inside.
 TEXT = st.text(st.sampled_from("a\t \n\r\u00e9\u4e2d\U0001f642\u0301\ufeff"), max_size=24).map(str.encode)

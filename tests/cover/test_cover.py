@@ -129,7 +129,7 @@ def test_masses_are_sums_over_the_cover(toy: Toy, seed: int) -> None:
     if viability is None:
         return
     everything, prefixes = enumerated(toy)
-    order = viability.trie.order
+    order = viability.prefix_index.order
     probs = np.random.default_rng(seed).random(len(order))
     prob_of = {int(token): float(p) for token, p in zip(order, probs, strict=True)}
     for prefix in prefixes:

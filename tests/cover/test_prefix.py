@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from bytelm.cover.cover import Cover
-from bytelm.cover.prefix import CoverCache, Prefix, Prompt, PromptReader, bos_ids_of
+from bytelm.cover.cover_cache import CoverCache
+from bytelm.cover.nodes import common_ancestor
+from bytelm.cover.prefix import Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
-from bytelm.inference.frontier import common_ancestor
 from bytelm.tokenizer.tokenizer_json import read_vocab
 from bytelm.tokenizer.viability.viability import Viability
 from tests.support.tiny import byte_bpe_tokenizer, sentencepiece_bpe_tokenizer
@@ -49,17 +50,19 @@ def test_text_alone_is_the_byte_prefix() -> None:
     """Text and bytes are taken as they are; a tokenizer that puts nothing before a text gives no context."""
     prefixes: list[Prefix] = ["né", "né".encode(), ["né"], ["né".encode()], ("né",)]
     for prefix in prefixes:
-        assert reader(BYTES).read(prefix) == Prompt((), "né".encode(), lead=True)
-    assert reader(BYTES).read([]) == reader(BYTES).read("") == Prompt((), b"", lead=True)
+        assert reader(BYTES).read(prefix) == Prompt((), "né".encode(), dummy_prefix=True)
+    assert reader(BYTES).read([]) == reader(BYTES).read("") == Prompt((), b"", dummy_prefix=True)
 
 
 def test_an_id_is_a_hard_boundary() -> None:
     """Text before an id is encoded by itself, and what follows is no longer the start of a text."""
     hello = tuple(BYTES("return x", add_special_tokens=False).input_ids)
 
-    assert reader(BYTES).read([TURN, "return x", TURN, "ret"]) == Prompt((TURN, *hello, TURN), b"ret", lead=False)
-    assert reader(BYTES).read(["return x", TURN]) == Prompt((*hello, TURN), b"", lead=False)
-    assert reader(BYTES).read(["return x", "ret"]) == Prompt(hello, b"ret", lead=False)
+    assert reader(BYTES).read([TURN, "return x", TURN, "ret"]) == Prompt(
+        (TURN, *hello, TURN), b"ret", dummy_prefix=False
+    )
+    assert reader(BYTES).read(["return x", TURN]) == Prompt((*hello, TURN), b"", dummy_prefix=False)
+    assert reader(BYTES).read(["return x", "ret"]) == Prompt(hello, b"ret", dummy_prefix=False)
 
 
 def test_text_never_becomes_a_special_token() -> None:
@@ -74,8 +77,8 @@ def test_text_never_becomes_a_special_token() -> None:
 def test_bos_is_what_the_post_processor_puts_in_front() -> None:
     """It is there unless it is turned off or the prefix begins with an id; what stands behind a text is none of it."""
     assert bos_ids_of(read_vocab(LLAMA)) == (BOS,)
-    assert reader(LLAMA).read("a") == Prompt((BOS,), b"a", lead=True)
-    assert reader(LLAMA, bos=False).read("a") == Prompt((), b"a", lead=True)
+    assert reader(LLAMA).read("a") == Prompt((BOS,), b"a", dummy_prefix=True)
+    assert reader(LLAMA, bos=False).read("a") == Prompt((), b"a", dummy_prefix=True)
     both = with_template(sentencepiece_bpe_tokenizer(prepend=True), "<s> <s> $A </s>")
     assert bos_ids_of(read_vocab(both)) == (BOS, BOS)
 
@@ -84,12 +87,12 @@ def test_the_hidden_space_is_at_the_start_of_a_text_alone() -> None:
     """Only BOS, given or put there, may stand before it; after any other id, or after text, there is none."""
     end = LLAMA.get_vocab()["</s>"]
 
-    assert reader(LLAMA).read([BOS, "a"]) == Prompt((BOS,), b"a", lead=True)
-    assert reader(LLAMA).read([BOS, BOS, "a"]).lead
-    assert not reader(LLAMA).read([end, "a"]).lead
-    assert not reader(LLAMA).read([BOS, end, "a"]).lead
-    assert not reader(LLAMA).read(["the", "a"]).lead
-    assert reader(LLAMA, bos=False, openers=frozenset({BOS})).read([BOS, "a"]).lead
+    assert reader(LLAMA).read([BOS, "a"]) == Prompt((BOS,), b"a", dummy_prefix=True)
+    assert reader(LLAMA).read([BOS, BOS, "a"]).dummy_prefix
+    assert not reader(LLAMA).read([end, "a"]).dummy_prefix
+    assert not reader(LLAMA).read([BOS, end, "a"]).dummy_prefix
+    assert not reader(LLAMA).read(["the", "a"]).dummy_prefix
+    assert reader(LLAMA, bos=False, openers=frozenset({BOS})).read([BOS, "a"]).dummy_prefix
 
 
 def test_the_hidden_space_in_segments_before_the_last() -> None:
@@ -136,10 +139,10 @@ def test_covers_go_on_from_the_nearest_that_is_kept() -> None:
     """A longer prompt shares the nodes of a shorter one, never those of another context, and few are kept."""
     viability = Viability.from_tokenizer(BYTES)
     covers = CoverCache(viability, size=3)
-    short = covers.cover(Prompt((), b"the qu", lead=True))
+    short = covers.cover(Prompt((), b"the qu", dummy_prefix=True))
     longer, other = (
-        covers.cover(Prompt((), b"the quick", lead=True)),
-        covers.cover(Prompt((TURN,), b"the qu", lead=True)),
+        covers.cover(Prompt((), b"the quick", dummy_prefix=True)),
+        covers.cover(Prompt((TURN,), b"the qu", dummy_prefix=True)),
     )
     ids = [node.token_ids for node in Cover.empty(viability).advance(b"the quick").nodes]
 
@@ -147,7 +150,7 @@ def test_covers_go_on_from_the_nearest_that_is_kept() -> None:
     assert {node for one in longer.nodes for node in one.path()} & set(short.nodes)
     assert not {node for one in other.nodes for node in one.path()} & set(short.nodes)
     for n in range(5):
-        covers.cover(Prompt((), b"a" * n, lead=True))
+        covers.cover(Prompt((), b"a" * n, dummy_prefix=True))
     assert len(covers._covers) == 3
 
 
@@ -162,7 +165,7 @@ def test_a_long_prompt_begins_at_its_last_sure_cut(load_tokenizer: Callable[[str
         texts = [text[: pick.randrange(40, 70)], text[: pick.randrange(71, len(text))], text]
         covers = CoverCache(viability)
         for part in texts:
-            mine, whole = covers.cover(Prompt((), part, lead=True)), Cover.empty(viability).advance(part)
+            mine, whole = covers.cover(Prompt((), part, dummy_prefix=True)), Cover.empty(viability).advance(part)
             assert mine.prefix == whole.prefix
             assert [n.token_ids for n in mine.nodes] == [n.token_ids for n in whole.nodes]
             assert [n.token_ids for n in mine.ending] == [n.token_ids for n in whole.ending]
@@ -183,8 +186,8 @@ def test_a_long_prompt_takes_few_steps(
         return plain(self, byte, **more)
 
     monkeypatch.setattr(Cover, "_step", counted)
-    short = covers.cover(Prompt((), text[:4000], lead=True))
-    longer = covers.cover(Prompt((), text, lead=True))
+    short = covers.cover(Prompt((), text[:4000], dummy_prefix=True))
+    longer = covers.cover(Prompt((), text, dummy_prefix=True))
 
     assert steps < 150
     start: Any = common_ancestor((*short.nodes, *short.ending))
@@ -196,7 +199,7 @@ def test_a_long_prompt_that_nothing_spells_says_where(load_tokenizer: Callable[[
     viability = Viability.from_tokenizer(load_tokenizer("smollm2"))
     with pytest.raises(UnreachablePrefixError) as caught:
         CoverCache(viability).cover(
-            Prompt((), b"the quick brown fox " * 5 + b"\xff and so on, and on and on", lead=True)
+            Prompt((), b"the quick brown fox " * 5 + b"\xff and so on, and on and on", dummy_prefix=True)
         )
 
     assert caught.value.position == 100

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from bytelm.cover.cover import Cover
+from bytelm.cover.nodes import common_ancestor
 from bytelm.cover.sure_cuts import sure_cut
 from bytelm.errors import UnreachablePrefixError
-from bytelm.inference.frontier import common_ancestor
 from bytelm.tokenizer.viability.viability import Viability
 from tests.cover.test_cover import ids_of, viability_of
 from tests.support.strategies import Toy, byte_level, sentencepiece

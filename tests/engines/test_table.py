@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bytelm.engines.table import TableLM
 from bytelm.errors import InvalidArgumentError, InvalidLogitsError, InvalidTypeError
-from bytelm.token_lm import TableLM, TokenLM, Usage, checked_rows
+from bytelm.token_lm import TokenLM, Usage, checked_rows
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer
 
 

@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 
 from bytelm.ensemble.combine import Combine, combined, conditional, weights_of
-from bytelm.ensemble.draw import joint_draw, joint_row
-from bytelm.ensemble.place import Joint, Score, Solo
-from bytelm.ensemble.state import JointWriting
+from bytelm.ensemble.draw import ensemble_draw, ensemble_row
+from bytelm.ensemble.generation import EnsembleGeneration
+from bytelm.ensemble.place import Combination, EnsemblePlace, ModelPlace
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate_all
 from bytelm.inference.scheduler import Scheduler, Step
 from bytelm.lemma import prefix_logprob
 from bytelm.sampling.bounds import lower_bounds
-from bytelm.sampling.filters import SYMBOLS, Filters
-from bytelm.sampling.generation import Settings, random_stream, settled
+from bytelm.sampling.completion import Settings, random_stream
+from bytelm.sampling.draw import settled
+from bytelm.sampling.filters import Filters
+from bytelm.symbols import SYMBOLS
 from evals.cost.lazy import p_value
 from tests.sampling.test_generation import DRAWS, FILTERS, P_THRESHOLD, TOYS, exact_row, random_toy
 from tests.support.toy import Toy
@@ -41,30 +43,30 @@ def log_mass(toy: Toy, text: bytes) -> float:
     return prefix_logprob(text, toy.vocabulary.token_bytes, toy.vocabulary.viable, toy.model.row)
 
 
-def joint_of(toys: Sequence[Toy], combine: Combine, weights: Sequence[float], prefix: bytes = b"") -> Joint:
+def joint_of(toys: Sequence[Toy], combine: Combine, weights: Sequence[float], prefix: bytes = b"") -> EnsemblePlace:
     def likelihood(i: int, text: bytes) -> Step[float]:
         yield from ()
         return log_mass(toys[i], text)
 
-    score = Score(combine, weights_of(weights, len(toys), combine), likelihood)
-    return Joint([Solo(toy.frontier(prefix), toy.model) for toy in toys], score, prefix)
+    score = Combination(combine, weights_of(weights, len(toys), combine), likelihood)
+    return EnsemblePlace([ModelPlace(toy.frontier(prefix), toy.model) for toy in toys], score, prefix)
 
 
-def lazy_joint(combine: Combine) -> Joint:
+def lazy_joint(combine: Combine) -> EnsemblePlace:
     """After "a", of which only the place before it is evaluated."""
     joint = joint_of(ABC, combine, WEIGHTS[combine])
     answer(joint.begin())
     return joint.copy().advance(b"a")
 
 
-def nested_joint() -> Joint:
+def nested_joint() -> EnsemblePlace:
     """A mixture of one toy with bayes of two, and with a product of two; likewise lazy."""
     voices = [
-        Solo(ABC[0].frontier(), ABC[0].model),
+        ModelPlace(ABC[0].frontier(), ABC[0].model),
         joint_of(ABC[1:], "bayes", [0.5, 0.5]),
         joint_of(ABC[:2], "product", [0.7, 0.5]),
     ]
-    joint = Joint(voices, Score("mixture", np.array([0.3, 0.4, 0.3]), lambda i, text: None), b"")  # type: ignore[arg-type,return-value]
+    joint = EnsemblePlace(voices, Combination("mixture", np.array([0.3, 0.4, 0.3]), lambda i, text: None), b"")  # type: ignore[arg-type,return-value]
     answer(joint.begin())
     return joint.copy().advance(b"a")
 
@@ -93,7 +95,7 @@ def exact_nested(text: bytes) -> np.ndarray:
 CASES = [*COMBINES, "nested"]
 
 
-def case(name: str) -> tuple[Joint, np.ndarray]:
+def case(name: str) -> tuple[EnsemblePlace, np.ndarray]:
     if name == "nested":
         return nested_joint(), exact_nested(b"a")
     return lazy_joint(name), exact(name, b"a")  # type: ignore[arg-type]
@@ -109,7 +111,7 @@ def test_the_cases_are_lazy_and_the_bounds_hold(name: str) -> None:
     assert (bounds.low <= row + 1e-12).all()
     assert (row <= bounds.high + 1e-12).all()
     assert row.sum() - bounds.low.sum() <= bounds.rest + 1e-12
-    np.testing.assert_allclose(np.exp(answer(joint_row(joint))[0]), row, atol=1e-12)
+    np.testing.assert_allclose(np.exp(answer(ensemble_row(joint))[0]), row, atol=1e-12)
 
 
 @pytest.mark.parametrize("filters", FILTERS, ids=repr)
@@ -119,7 +121,7 @@ def test_lazy_draws_are_the_filtered_row(name: str, filters: Filters) -> None:
     joint, row = case(name)
     random = np.random.default_rng(1)
 
-    symbols = answer(joint_draw(joint, filters, random.random(DRAWS), random))
+    symbols = answer(ensemble_draw(joint, filters, random.random(DRAWS), random))
 
     assert p_value(symbols, filters.apply(row)) > P_THRESHOLD
 
@@ -131,13 +133,13 @@ def test_the_pieces_of_the_unit_interval_have_the_exact_lengths(name: str, filte
     joint, row = case(name)
     grid = (np.arange(DRAWS) + 0.5) / DRAWS
 
-    symbols = answer(joint_draw(joint, filters, grid, np.random.default_rng(1)))
+    symbols = answer(ensemble_draw(joint, filters, grid, np.random.default_rng(1)))
 
     lengths = np.bincount(symbols, minlength=SYMBOLS) / DRAWS
     np.testing.assert_allclose(lengths, filters.apply(row), atol=30 / DRAWS)
 
 
-def drawn_afresh(joint: Joint, random: np.random.Generator) -> np.ndarray:
+def drawn_afresh(joint: EnsemblePlace, random: np.random.Generator) -> np.ndarray:
     """The mutant: what fell on the unknown is drawn again once more is known."""
     symbols = np.full(DRAWS, -1)
     while (open_ := symbols < 0).any():
@@ -148,7 +150,7 @@ def drawn_afresh(joint: Joint, random: np.random.Generator) -> np.ndarray:
     return symbols
 
 
-def leak_ignored(joint: Joint, random: np.random.Generator) -> np.ndarray:
+def leak_ignored(joint: EnsemblePlace, random: np.random.Generator) -> np.ndarray:
     """Another mutant: a member that was drawn is drawn from until it says something."""
     members = random.choice(3, DRAWS, p=joint.weights)
     answer(joint.evaluate_all())
@@ -179,11 +181,11 @@ def test_two_byte_strings_have_the_product_of_their_rows(name: Combine) -> None:
     """A second symbol drawn lazily after the first: what was left open before does no harm."""
     joint, row = lazy_joint(name), exact(name, b"a")
     random = np.random.default_rng(3)
-    first = answer(joint_draw(joint.copy(), Filters(), random.random(DRAWS), random))
+    first = answer(ensemble_draw(joint.copy(), Filters(), random.random(DRAWS), random))
     for symbol in (97, 98, 99):
         lazy = lazy_joint(name).advance(bytes([symbol]))
         after = exact(name, b"a" + bytes([symbol]))
-        symbols = answer(joint_draw(lazy, Filters(), random.random(DRAWS), random))
+        symbols = answer(ensemble_draw(lazy, Filters(), random.random(DRAWS), random))
 
         assert p_value(symbols, after) > P_THRESHOLD
     assert p_value(first, row) > P_THRESHOLD
@@ -212,7 +214,7 @@ def test_completions_are_the_same_lazily_and_in_full(name: Combine, filters: Fil
             score = partial(chained, name, toys)
             settings = Settings(filters, max_bytes=5, lazy=lazy)
             outcome = Scheduler(toys[0].model).run_one(
-                JointWriting(joint, settings, random_stream(seed, 0), score).run()
+                EnsembleGeneration(joint, settings, random_stream(seed, 0), score).run()
             )
             found[lazy] = outcome.result
             rows[lazy] += outcome.usage.rows
@@ -230,7 +232,7 @@ def test_bounds_of_a_conditional_probability() -> None:
         toy, known, ahead = TOYS[name]
         frontier: Frontier = toy.frontier(known)
         toy.answer(evaluate_all(frontier))
-        solo = Solo(frontier.advance(ahead), toy.model)
+        solo = ModelPlace(frontier.advance(ahead), toy.model)
         row = exact_row(toy, known + ahead)
         bounds = solo.bounds()
 

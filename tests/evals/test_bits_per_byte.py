@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from bytelm import ByteLM, Ensemble
+from bytelm.engines.table import TableLM
 from bytelm.engines.transformers.engine import TransformersLM
 from bytelm.ensemble.combine import Combine
 from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
-from bytelm.token_lm import TableLM
 from evals.bits_per_byte import __main__ as bits_per_byte
 from evals.bits_per_byte.__main__ import BIN, line_of, summary_of
 from evals.bits_per_byte.documents import Document, read_documents

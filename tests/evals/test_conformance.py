@@ -79,9 +79,9 @@ def test_text_that_changes_has_no_canonical_sequence(
 
 
 def test_the_hidden_space_is_left_out_after_a_sentinel(load_tokenizer: Callable[[str], Any]) -> None:
-    """With ``lead=False`` the oracle encodes as the tokenizer does after a sentinel: nothing is put in front."""
+    """With ``dummy_prefix=False`` the oracle encodes as the tokenizer does after a sentinel: nothing is put in front."""
     tokenizer = load_tokenizer("llama2")
-    with_lead, without = Definition(tokenizer), Definition(tokenizer, lead=False)
+    with_lead, without = Definition(tokenizer), Definition(tokenizer, dummy_prefix=False)
 
     assert with_lead.enc(b"Hello") == without.enc(b" Hello")
     assert without.enc(b"Hello") != with_lead.enc(b"Hello")
@@ -183,7 +183,7 @@ def test_a_larger_sample_agrees(name: str, test_data: Path) -> None:
 @pytest.mark.parametrize("name", ["llama2", "mistral_v3"])
 def test_a_sample_agrees_without_the_hidden_space(name: str, test_data: Path) -> None:
     """So it is where the hidden leading space does not apply."""
-    report = trial_of(name, test_data, seed=3, leaves=40, effort=0.5, lead=False).run(15)
+    report = trial_of(name, test_data, seed=3, leaves=40, effort=0.5, dummy_prefix=False).run(15)
 
     assert report.disagreements == []
 

@@ -19,9 +19,10 @@ from lm_eval.api.model import CachingLM
 from bytelm import ByteLM, Ensemble, TableLM
 from bytelm.ensemble.combine import Combine
 from bytelm.errors import ContextOverflowError, InvalidArgumentError, ModelError, UnsupportedTokenizerError
-from bytelm.harness.byte_requests import ByteAnswers, leaves, token_windows
+from bytelm.harness.byte_requests import ByteRequests, leaves
 from bytelm.harness.chat import Chat, packed, segments
 from bytelm.harness.model import HarnessLM
+from bytelm.harness.token_requests import token_windows
 from tests.support.oracle import Enumeration, HashLM
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer, sentencepiece_bpe_tokenizer, tiny_model
 
@@ -306,7 +307,7 @@ def test_ensembles_ask_all_members_after_the_same_text(lms: list[ByteLM]) -> Non
     small = Counting(default_tokenizer(), temperature=2.0, context_length=20)
     large = Counting(byte_bpe_tokenizer(vocab_size=277), temperature=2.0, context_length=99)
     ensemble = Ensemble([ByteLM(small), ByteLM(large)])
-    prompt = ByteAnswers(ensemble).prompt("the quick brown fox jumps " * 3, b" over")
+    prompt = ByteRequests(ensemble).prompt("the quick brown fox jumps " * 3, b" over")
 
     assert 0 < len(prompt.text) < 26 * 3
     assert ("the quick brown fox jumps " * 3).encode().endswith(prompt.text)

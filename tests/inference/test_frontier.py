@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from bytelm.inference.frontier import Frontier, common_ancestor
+from bytelm.cover.nodes import common_ancestor
+from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate, evaluate_all, full_row
 from bytelm.inference.rows import RowStore
 from bytelm.lemma import cover, end_logprob, prefix_logprob, sequence_logprob

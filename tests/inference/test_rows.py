@@ -7,7 +7,7 @@ import pytest
 
 from bytelm.errors import VocabularyMismatchError
 from bytelm.inference.rows import Row, RowReader, RowStore
-from bytelm.tokenizer.prefix_index import Trie
+from bytelm.tokenizer.prefix_index import PrefixIndex
 
 TOKENS = (b"b", None, b"a", b"ab", None, b"a")
 ROW = np.log(np.array([0.1, 0.2, 0.05, 0.3, 0.15, 0.1, 0.07, 0.03]))  # two columns of padding
@@ -15,7 +15,7 @@ ROW = np.log(np.array([0.1, 0.2, 0.05, 0.3, 0.15, 0.1, 0.07, 0.03]))  # two colu
 
 def test_a_row_is_in_trie_order_and_ends_are_summed() -> None:
     """Probabilities stand in byte order; several end symbols are one number; padding and special tokens are dropped."""
-    reader = RowReader(Trie(TOKENS), vocab_size=8, eot_ids=[1, 4])
+    reader = RowReader(PrefixIndex(TOKENS), vocab_size=8, eot_ids=[1, 4])
     row = reader.read(ROW)
 
     np.testing.assert_allclose(row.probs, [0.05, 0.1, 0.3, 0.1])  # a, a, ab, b
@@ -26,7 +26,7 @@ def test_a_row_is_in_trie_order_and_ends_are_summed() -> None:
 
 def test_a_part_of_a_row_is_that_part() -> None:
     """Ranks that are not asked for are 0, the others as in the whole row."""
-    reader = RowReader(Trie(TOKENS), vocab_size=8, eot_ids=[1])
+    reader = RowReader(PrefixIndex(TOKENS), vocab_size=8, eot_ids=[1])
     whole, part = reader.probs(ROW), reader.probs(ROW, ranks=(1, 3))
 
     assert part.tolist() == [0, whole[1], whole[2], 0]
@@ -34,7 +34,7 @@ def test_a_part_of_a_row_is_that_part() -> None:
 
 def test_an_end_symbol_that_spells_something_is_the_end_alone() -> None:
     """Its mass is not counted twice: no text is written with it."""
-    reader = RowReader(Trie(TOKENS), vocab_size=8, eot_ids=[3])
+    reader = RowReader(PrefixIndex(TOKENS), vocab_size=8, eot_ids=[3])
     row = reader.read(ROW.astype(np.float32))
 
     assert row.logprob(3) == -np.inf
@@ -45,19 +45,19 @@ def test_an_end_symbol_that_spells_something_is_the_end_alone() -> None:
 
 def test_no_end_symbol_is_no_end() -> None:
     """A model without an end of text never ends."""
-    assert RowReader(Trie(TOKENS), vocab_size=8, eot_ids=[]).read(ROW).eot == 0
+    assert RowReader(PrefixIndex(TOKENS), vocab_size=8, eot_ids=[]).read(ROW).eot == 0
 
 
 def test_a_token_without_a_column_is_refused() -> None:
     """A tokenizer with more tokens than the model has columns is not the model's."""
     with pytest.raises(VocabularyMismatchError, match="id 5"):
-        RowReader(Trie(TOKENS), vocab_size=5, eot_ids=[])
+        RowReader(PrefixIndex(TOKENS), vocab_size=5, eot_ids=[])
 
 
 def test_the_store_forgets_what_was_used_longest_ago() -> None:
     """It never holds more than its bytes, and what was asked for lately stays."""
     store = RowStore(max_bytes=3 * 128)
-    reader = RowReader(Trie(TOKENS), vocab_size=8, eot_ids=[])
+    reader = RowReader(PrefixIndex(TOKENS), vocab_size=8, eot_ids=[])
     rows = {name: Row(reader, np.full(8, float(i))) for i, name in enumerate("abcde")}
     for name in "abc":
         store.put(name, rows[name])
@@ -75,7 +75,7 @@ def test_the_store_forgets_what_was_used_longest_ago() -> None:
 
 def test_probabilities_are_float32_where_that_is_precise() -> None:
     """No token becomes impossible that the model leaves possible."""
-    reader = RowReader(Trie(TOKENS), vocab_size=8, eot_ids=[1])
+    reader = RowReader(PrefixIndex(TOKENS), vocab_size=8, eot_ids=[1])
     likely, rare = ROW.astype(np.float32), ROW.astype(np.float32)
     rare[3] = -150.0
 
@@ -88,7 +88,7 @@ def test_probabilities_are_float32_where_that_is_precise() -> None:
 
 def test_a_row_of_a_call_does_not_keep_the_others() -> None:
     """Alone it is kept as it is."""
-    reader = RowReader(Trie(TOKENS), vocab_size=8, eot_ids=[])
+    reader = RowReader(PrefixIndex(TOKENS), vocab_size=8, eot_ids=[])
     block = np.stack([ROW, ROW])
 
     assert reader.read(block[1]).logprobs.base is None

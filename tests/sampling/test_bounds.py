@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bytelm.sampling.bounds import Envelope, lower_bounds
-from bytelm.sampling.filters import EOT, SYMBOLS, Filters
+from bytelm.inference.envelope import Envelope
+from bytelm.sampling.bounds import lower_bounds
+from bytelm.sampling.filters import Filters
+from bytelm.symbols import EOT, SYMBOLS
 
 FILTERS = [
     Filters(),

@@ -16,9 +16,9 @@ from bytelm import ByteLM, Ensemble, TableLM
 from bytelm.cover.cover import Cover, Node
 from bytelm.cover.sure_cuts import sure_cut
 from bytelm.errors import ContextOverflowError, InvalidArgumentError, ModelError
+from bytelm.sampling.completion import Completion, Settings
 from bytelm.sampling.engine_batch import _Guess
-from bytelm.sampling.engine_draws import HandedOver
-from bytelm.sampling.generation import Completion, Settings
+from bytelm.sampling.engine_draws import EngineDraws
 from bytelm.token_lm import Draw, More, TokenDrawer
 from evals.cost.lazy import p_value
 from tests.sampling.test_generation import P_THRESHOLD
@@ -32,7 +32,7 @@ from tests.test_exactness import allowed_ids
 class Drawing(HashLM):
     """A toy model that draws tokens itself, from its rows."""
 
-    hands_over = False
+    draws_by_default = False
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -103,7 +103,7 @@ def fit(completions: Sequence[Completion], probs: dict[tuple[int, ...], float]) 
 
 
 def drawn(lm: ByteLM, prefix: bytes, count: int, **options: Any) -> list[Completion]:
-    return lm.sample_batch([prefix] * count, **{"max_bytes": 3, "seed": 1, "handover": True, **options})
+    return lm.sample_batch([prefix] * count, **{"max_bytes": 3, "seed": 1, "engine_draws": True, **options})
 
 
 @pytest.mark.parametrize("prefix", [b"", b"a", b"ba"])
@@ -124,9 +124,9 @@ def test_the_chi_square_sees_a_wrong_treatment_of_the_leak(
 ) -> None:
     """To draw only the token again, or to go on as if it spelled nothing, gives another distribution."""
     lm, model, everything = leaky
-    take = HandedOver.take
+    take = EngineDraws.take
 
-    def wrong(self: HandedOver, token: int, logprob: float) -> bool:
+    def wrong(self: EngineDraws, token: int, logprob: float) -> bool:
         could = self._goes_on
         if take(self, token, logprob) or self.finish_reason:
             return self.finish_reason is None
@@ -135,19 +135,19 @@ def test_the_chi_square_sees_a_wrong_treatment_of_the_leak(
             self._node = Node(self._node, token, self._node.end, self._node.boundary)
         return False
 
-    def begin(self: HandedOver) -> Any:
+    def begin(self: EngineDraws) -> Any:
         if not self._goes_on:
             yield from real(self)
 
-    real = HandedOver._begin
-    monkeypatch.setattr(HandedOver, "take", wrong)
-    monkeypatch.setattr(HandedOver, "_begin", begin)
-    monkeypatch.setattr(HandedOver, "_score", no_score)
+    real = EngineDraws._begin
+    monkeypatch.setattr(EngineDraws, "take", wrong)
+    monkeypatch.setattr(EngineDraws, "_begin", begin)
+    monkeypatch.setattr(EngineDraws, "_score", no_score)
 
     assert fit(drawn(lm, b"a", 2000), texts(everything, model, b"a", 3)) < P_THRESHOLD
 
 
-def no_score(self: HandedOver) -> Any:
+def no_score(self: EngineDraws) -> Any:
     yield from ()
     return 0.0
 
@@ -223,7 +223,7 @@ def test_any_sentencepiece_tokenizer(toy: Toy, seed: int) -> None:
 class Table(TableLM):
     """A sharp table that draws tokens itself."""
 
-    hands_over = True
+    draws_by_default = True
     context_length: int | None = None
     fails_after: int | None = None
 
@@ -277,7 +277,7 @@ def test_what_leak_and_the_end_cost(leaky: tuple[ByteLM, Drawing, Enumeration]) 
     _, model, _ = leaky
     model.eot_ids, kept = frozenset(), model.eot_ids
     try:
-        completions = ByteLM(model).sample_batch([b"a"] * 6, max_bytes=60, seed=1, handover=True)
+        completions = ByteLM(model).sample_batch([b"a"] * 6, max_bytes=60, seed=1, engine_draws=True)
     finally:
         model.eot_ids = kept
     for completion in completions:
@@ -336,7 +336,7 @@ def test_guesses_change_no_text(leaky: tuple[ByteLM, Drawing, Enumeration], monk
         return guesses[-1]
 
     def written() -> list[bytes]:
-        return [c.bytes for c in lm.sample_batch([b"a", b"b", b"ab"] * 4, max_bytes=40, seed=1, handover=True)]
+        return [c.bytes for c in lm.sample_batch([b"a", b"b", b"ab"] * 4, max_bytes=40, seed=1, engine_draws=True)]
 
     monkeypatch.setattr("bytelm.sampling.engine_batch._Guess", guess)
     texts = written()
@@ -344,7 +344,7 @@ def test_guesses_change_no_text(leaky: tuple[ByteLM, Drawing, Enumeration], monk
     assert max(kept) > 1
     assert sum(guess.right is None for guess in guesses) == 0
     assert len(guesses) > 20
-    alone = lm.sample_batch([b"a"], max_bytes=40, seed=1, handover=True)[0]
+    alone = lm.sample_batch([b"a"], max_bytes=40, seed=1, engine_draws=True)[0]
     assert alone.bytes == texts[0]
     assert alone.usage.redrawn > 2
     for limit in (1, 3):
@@ -363,7 +363,7 @@ def test_nobody_waits_for_another(leaky: tuple[ByteLM, Drawing, Enumeration]) ->
     def steps(seeds: Sequence[int]) -> int:
         engine = Stepwise(model.tokenizer, 5, frozenset())
         lm: Any = ByteLM(engine)
-        run = lm._handing_over(Settings(max_bytes=60), handover=True)
+        run = lm._engine_drawing(Settings(max_bytes=60), engine_draws=True)
         outcomes = [*run([(lm._frontier(lm._read(b"a")), np.random.default_rng(seed)) for seed in seeds])]
         assert all(outcome.result.usage.redrawn > 2 for outcome in outcomes)
         return engine.steps
@@ -379,7 +379,7 @@ def test_the_cover_of_a_text_is_begun_near_its_end(table: Table, monkeypatch: py
         found.append(sure_cut(*arguments))
         return found[-1]
 
-    monkeypatch.setattr("bytelm.cover.prefix.NEAR", 1)  # this table leaks every few bytes
+    monkeypatch.setattr("bytelm.cover.cover_cache.NEAR", 1)  # this table leaks every few bytes
     monkeypatch.setattr("bytelm.cover.prefix.sure_cut", watched)
     table.eot_ids = frozenset()
     lm = ByteLM(table)
@@ -409,19 +409,19 @@ def test_when_it_is_handed_over(table: Table) -> None:
     plain = ByteLM(TableLM(default_tokenizer(), seed=3, order=2))
     options: dict[str, Any] = {"max_bytes": 9, "seed": 4}
 
-    def same(handover: bool | None = None, **given: Any) -> bool:
-        drawn_ = lm.sample("the ", handover=handover, **options, **given)
+    def same(engine_draws: bool | None = None, **given: Any) -> bool:
+        drawn_ = lm.sample("the ", engine_draws=engine_draws, **options, **given)
         return bool(drawn_.bytes == plain.sample("the ", **options, **given).bytes)
 
     assert isinstance(table, TokenDrawer)
     assert not same()
-    assert same(handover=False)
+    assert same(engine_draws=False)
     assert same(temperature=0.7)
     assert same(top_k=9)
     assert same(logits_processor=lambda _, row: row)
-    table.hands_over = False
+    table.draws_by_default = False
     assert same()
-    assert not same(handover=True)
+    assert not same(engine_draws=True)
 
 
 @pytest.mark.parametrize(
@@ -433,9 +433,9 @@ def test_when_it_is_handed_over(table: Table) -> None:
     ],
 )
 def test_what_cannot_be_handed_over(table: Table, options: dict[str, Any], words: str) -> None:
-    """handover=True is refused before the model runs where the bytes' distribution is changed."""
+    """engine_draws=True is refused before the model runs where the bytes' distribution is changed."""
     with pytest.raises(InvalidArgumentError, match=words):
-        ByteLM(table).sample("a", handover=True, **options)
+        ByteLM(table).sample("a", engine_draws=True, **options)
 
     assert table.usage.calls == 0
 
@@ -446,9 +446,9 @@ def test_who_cannot_be_handed_over(table: Table) -> None:
     both = Ensemble([plain, ByteLM(table)])
 
     with pytest.raises(InvalidArgumentError, match="TableLM has no draw_tokens"):
-        plain.sample("a", handover=True)
+        plain.sample("a", engine_draws=True)
     with pytest.raises(InvalidArgumentError, match="ensemble"):
-        both.sample("a", handover=True)
+        both.sample("a", engine_draws=True)
     assert both.sample("a", max_bytes=4, seed=1).usage.redrawn == 0
 
 
@@ -589,7 +589,7 @@ def test_what_a_long_text_costs(smollm2: ByteLM, monkeypatch: pytest.MonkeyPatch
     prompts = ["The capital of France is", "def fibonacci(n):"]
     lm = ByteLM(smollm2.token_lm)
     monkeypatch.setattr(Cover, "_step", counted)
-    completions = lm.sample_batch(prompts, max_bytes=250, seed=2, handover=True)
+    completions = lm.sample_batch(prompts, max_bytes=250, seed=2, engine_draws=True)
     leaked = sum(c.usage.redrawn for c in completions)
 
     assert sum(len(c.bytes) for c in completions) > 300
@@ -604,7 +604,7 @@ def test_what_a_long_text_costs(smollm2: ByteLM, monkeypatch: pytest.MonkeyPatch
 def test_handed_over_to_a_real_model(smollm2: ByteLM) -> None:
     """SmolLM2 through generate: prompts that stop inside a token, scores by the lemma, the rate of its leak."""
     prompts = ["def fibonacci(n):\n    ret", "The capital of Fra", "naïve caf"]
-    completions = smollm2.sample_batch(prompts * 2, max_bytes=40, seed=2, handover=True)
+    completions = smollm2.sample_batch(prompts * 2, max_bytes=40, seed=2, engine_draws=True)
 
     for prompt, completion in zip(prompts * 2, completions, strict=True):
         ended = completion.finish_reason == "eot"

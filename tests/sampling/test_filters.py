@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bytelm.errors import InvalidArgumentError
-from bytelm.sampling.filters import EOT, SYMBOLS, Filters, powers, ranked
+from bytelm.sampling.filters import Filters, powers, ranked
+from bytelm.symbols import EOT, SYMBOLS
 
 
 def row(**masses: float) -> np.ndarray:

@@ -19,16 +19,11 @@ from bytelm.inference.lazy import evaluate, evaluate_all, full_row
 from bytelm.inference.scheduler import Scheduler
 from bytelm.lemma import end_logprob, next_byte_logprobs, prefix_logprob
 from bytelm.sampling.bounds import lower_bounds
-from bytelm.sampling.filters import EOT, SYMBOLS, Filters
-from bytelm.sampling.generation import (
-    Completion,
-    Generation,
-    Settings,
-    draw,
-    processed,
-    random_stream,
-    settled,
-)
+from bytelm.sampling.completion import Completion, Settings, random_stream
+from bytelm.sampling.draw import draw, processed, settled
+from bytelm.sampling.filters import Filters
+from bytelm.sampling.generation import ModelGeneration
+from bytelm.symbols import EOT, SYMBOLS
 from evals.cost.lazy import p_value
 from tests.support.toy import Ids, TableRows, Toy, drawn_rows
 
@@ -229,7 +224,7 @@ def test_two_byte_strings_have_the_product_of_their_rows(name: str, filters: Fil
 
 
 def complete(toy: Toy, prefix: bytes, settings: Settings, *, seed: int = 0, index: int = 0) -> Completion:
-    return toy.answer(Generation(toy.frontier(prefix), settings, random_stream(seed, index)).run())
+    return toy.answer(ModelGeneration(toy.frontier(prefix), settings, random_stream(seed, index)).run())
 
 
 def random_toy(seed: int) -> Toy:
@@ -313,7 +308,7 @@ def test_an_item_is_the_same_in_any_company() -> None:
 
     def batch(indices: Sequence[int], max_rows: int) -> list[bytes]:
         shared = toy.frontier(b"ab")
-        jobs = [Generation(shared, settings, random_stream(5, index)).run() for index in indices]
+        jobs = [ModelGeneration(shared, settings, random_stream(5, index)).run() for index in indices]
         model = TableRows(toy.model._probs, toy.model.vocab_size, sorted(toy.model.eot_ids))
         outcomes = sorted(Scheduler(model, max_rows=max_rows).run(jobs), key=lambda outcome: outcome.index)
         return [outcome.result.bytes for outcome in outcomes]

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bytelm.cover.nodes import path_down
 from bytelm.errors import ModelError
-from bytelm.inference.frontier import Frontier, path_down
+from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate_all
 from bytelm.lemma import cover
 from bytelm.sampling import posterior as members
-from bytelm.sampling.posterior import Member, by_shares, by_walks
+from bytelm.sampling.posterior import CoverMember, by_shares, by_walks
 from evals.cost.lazy import p_value
 from tests.sampling.test_generation import P_THRESHOLD
 from tests.support.toy import Ids, Toy, drawn_rows
@@ -60,11 +61,11 @@ def along(t: Toy, prefix: bytes, way: Mapping[Any, float]) -> Frontier:
     return Frontier(t.vocabulary.cover(prefix), context=(), reader=t.reader, weights=dict(way))
 
 
-def ids_of(member: Member) -> Ids:
+def ids_of(member: CoverMember) -> Ids:
     return (*member.node.token_ids, *(() if member.token is None else (member.token,)))
 
 
-def fit(drawn: list[Member], probs: dict[Ids, float]) -> float:
+def fit(drawn: list[CoverMember], probs: dict[Ids, float]) -> float:
     places = {ids: i for i, ids in enumerate(probs)}
     assert all(ids_of(member) in places for member in drawn)
     return p_value(np.array([places[ids_of(member)] for member in drawn]), np.array([*probs.values()]))

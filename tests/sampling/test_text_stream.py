@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from bytelm.sampling.text_stream import StopScanner, TextStream, text_of
+from bytelm.sampling.stop_strings import StopScanner
+from bytelm.sampling.text_stream import TextStream, text_of
 
 
 def first_stop(data: bytes, stops: list[bytes]) -> tuple[int, int] | None:

@@ -72,8 +72,8 @@ class Enumeration:
         canonical: Every canonical sequence, by the bytes of its text.
     """
 
-    def __init__(self, tokenizer: Any, alphabet: Sequence[str], depth: int, *, lead: bool = True) -> None:
-        self.definition = Definition(tokenizer, lead=lead)
+    def __init__(self, tokenizer: Any, alphabet: Sequence[str], depth: int, *, dummy_prefix: bool = True) -> None:
+        self.definition = Definition(tokenizer, dummy_prefix=dummy_prefix)
         self.viable: dict[Ids, bytes] = {(): b""}
         self.canonical: dict[bytes, Ids] = {}
         texts = texts_of(alphabet, depth)

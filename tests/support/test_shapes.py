@@ -8,7 +8,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from bytelm.ensemble.place import Joint
+from bytelm.ensemble.place import EnsemblePlace
 from bytelm.inference.scheduler import JobUsage, Scheduler
 from bytelm.sampling.posterior import picked
 from bytelm.tokenizer.viability.viability import Viability
@@ -34,7 +34,7 @@ def test_a_wrong_shape_is_an_error() -> None:
         (picked, True),
         (Viability.mask, True),
         (Scheduler._resume, True),  # by an alias in quotes
-        (Joint.advance, False),
+        (EnsemblePlace.advance, False),
         (JobUsage.plus, False),
         (JobUsage, False),
     ],

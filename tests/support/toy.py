@@ -17,7 +17,7 @@ from bytelm.errors import UnreachablePrefixError
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.rows import RowReader
 from bytelm.inference.scheduler import Step
-from bytelm.tokenizer.prefix_index import Trie
+from bytelm.tokenizer.prefix_index import PrefixIndex
 
 Ids = tuple[int, ...]
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class ToyVocabulary:
         self.token_bytes = tuple(token_bytes)
         self.viable = viable
         self.canonical = viable if canonical is None else canonical
-        self.trie = Trie(self.token_bytes)
+        self.prefix_index = PrefixIndex(self.token_bytes)
         self._root = ToyNode(None, -1, (), 0)
         self._nodes: dict[Ids, ToyNode] = {(): self._root}
 
@@ -104,8 +104,8 @@ class ToyCover:
         return ToyCover(self.vocabulary, self.prefix + data)
 
     def viable(self, node: ToyNode) -> tuple[int, int, np.ndarray]:
-        lo, hi = self.vocabulary.trie.range(self.leftover(node))
-        order = self.vocabulary.trie.order[lo:hi].tolist()
+        lo, hi = self.vocabulary.prefix_index.range(self.leftover(node))
+        order = self.vocabulary.prefix_index.order[lo:hi].tolist()
         return lo, hi, np.array([self.vocabulary.viable((*node.token_ids, token)) for token in order], np.bool_)
 
     def follows(self, node: ToyNode, token: int) -> bytes:
@@ -114,7 +114,7 @@ class ToyCover:
 
     def masses(self, node: ToyNode, probs: np.ndarray) -> ToyMasses:
         rest = self.leftover(node)
-        prob = dict(zip(self.vocabulary.trie.order.tolist(), probs.tolist(), strict=True))
+        prob = dict(zip(self.vocabulary.prefix_index.order.tolist(), probs.tolist(), strict=True))
         flow = np.zeros(256)
         for token, spelled in self._goes_beyond(node.token_ids, rest):
             flow[spelled[len(rest)]] += prob[token]
@@ -175,7 +175,7 @@ class Toy:
 
     @property
     def reader(self) -> RowReader:
-        return RowReader(self.vocabulary.trie, vocab_size=self.model.vocab_size, eot_ids=self.model.eot_ids)
+        return RowReader(self.vocabulary.prefix_index, vocab_size=self.model.vocab_size, eot_ids=self.model.eot_ids)
 
     def frontier(self, prefix: bytes = b"") -> Frontier:
         return Frontier(self.vocabulary.cover(prefix), context=(), reader=self.reader)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bytelm.engines.table import TableLM
 from bytelm.engines.transformers.engine import TransformersLM
 from bytelm.errors import ContextOverflowError, ContractError, InvalidArgumentError, ModelError
 from bytelm.testing import RULES, check_engine
-from bytelm.token_lm import Draw, More, TableLM, TokenLM, Usage
+from bytelm.token_lm import Draw, More, TokenLM, Usage
 from tests.support.tiny import default_tokenizer, tiny_model
 
 TOKENS = 311  # of the default tokenizer
@@ -65,7 +66,7 @@ class Toy:
     def answered(self, rows: list[np.ndarray]) -> Any:
         return np.stack(rows)
 
-    hands_over = False
+    draws_by_default = False
     asks_each_step = True
 
     def draw_tokens(self, more: More) -> None:
@@ -433,7 +434,7 @@ class DrawsBeyondTheColumns(Toy):
 
 
 class SaysMaybe(Toy):
-    hands_over = None  # type: ignore[assignment]
+    draws_by_default = None  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize(

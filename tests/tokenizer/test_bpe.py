@@ -13,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from bytelm.tokenizer.bpe import Merges, read_merges
-from bytelm.tokenizer.prefix_index import Trie
+from bytelm.tokenizer.prefix_index import PrefixIndex
 from bytelm.tokenizer.tokenizer_json import read_vocab
 from bytelm.tokenizer.vocab import byte_token
 
@@ -46,13 +46,13 @@ class Table:
         self.tokens, self.listed = tokens, merges
         self.ids = {token: i for i, token in enumerate(tokens)}
         self.real = Tokenizer(models.BPE(vocab=self.ids, merges=merges))
-        self.trie = Trie([token.encode() for token in tokens])
+        self.prefix_index = PrefixIndex([token.encode() for token in tokens])
         self.merges = Merges(
             size=len(tokens),
             base=range(len(self.alphabet)),
             merges=rows([(self.ids[a], self.ids[b], self.ids[a + b]) for a, b in merges]),
             lengths=[len(token) for token in tokens],
-            trie=self.trie,
+            prefix_index=self.prefix_index,
         )
 
     def encode(self, text: str) -> list[int]:
@@ -69,12 +69,12 @@ def test_random_merge_lists_agree_with_the_library(shuffled: bool) -> None:
 
         assert [t for t in table.tokens if merges.reachable[table.ids[t]]] == reached, seed
         for a in reached:
-            at_once = merges.unbroken_range(table.ids[a], 0, len(table.trie))
+            at_once = merges.unbroken_range(table.ids[a], 0, len(table.prefix_index))
             merges.unbroken_bits(table.ids[a])
-            cached = merges.unbroken_range(table.ids[a], 0, len(table.trie))
+            cached = merges.unbroken_range(table.ids[a], 0, len(table.prefix_index))
             for b in reached:
                 expected = table.encode(a + b) == [table.ids[a], table.ids[b]]
-                rank = table.trie.rank[table.ids[b]]
+                rank = table.prefix_index.rank[table.ids[b]]
                 assert merges.unbroken(table.ids[a], table.ids[b]) == expected, (seed, a, b)
                 assert at_once[rank] == cached[rank] == expected, (seed, a, b)
         for _ in range(20):
@@ -91,7 +91,7 @@ def test_known_trees_are_taken_as_they_are() -> None:
         base=range(len(table.alphabet)),
         merges=rows([(table.ids[a], table.ids[b], table.ids[a + b]) for a, b in table.listed]),
         lengths=[len(token) for token in table.tokens],
-        trie=table.trie,
+        prefix_index=table.prefix_index,
         trees=table.merges.trees.astype(np.int32).astype(np.int64),
     )
 
@@ -109,7 +109,7 @@ def test_a_run_that_merges_from_the_left_stops_at_the_longest_token() -> None:
         base=[0],
         merges=rows([(ids[a], ids[b], ids[a + b]) for a, b in splits]),
         lengths=[1, 2, 3, 4, 5],
-        trie=Trie([run.encode() for run in runs]),
+        prefix_index=PrefixIndex([run.encode() for run in runs]),
     )
 
     assert merges.reachable.all()
@@ -129,8 +129,8 @@ def test_real_merge_lists_agree_with_the_library(name: str, load_tokenizer: Call
     """Of 4,000 tokens which are reachable, and of 4,000 pairs, some of them neighbours in the alphabet, which may stand together."""
     real = merging_alone(load_tokenizer(name))
     vocab = read_vocab(load_tokenizer(name))
-    trie = Trie(vocab.token_bytes, vocab.order)
-    merges = read_merges(vocab, trie)
+    prefix_index = PrefixIndex(vocab.token_bytes, vocab.order)
+    merges = read_merges(vocab, prefix_index)
     rng = np.random.default_rng(0)
     texts = [piece for piece in vocab.pieces if byte_token(piece) is None and vocab.spell_piece(piece)]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import normalizers
 
 from bytelm.tokenizer.normal_forms import Form, NormalForm, changed_points
-from bytelm.tokenizer.prefix_index import Trie
+from bytelm.tokenizer.prefix_index import PrefixIndex
 from bytelm.tokenizer.split.char_classes import CODE_POINTS
 
 characters = st.sampled_from(
@@ -22,7 +22,7 @@ characters = st.sampled_from(
 def test_windows_decide_as_the_whole_text_does(form: Form, text: str) -> None:
     """Reading character by character, a text is kept if and only if the normalizer leaves it as it is."""
     forbidden = changed_points(form)
-    watch = NormalForm(form, Trie([b"a"]), forbidden)
+    watch = NormalForm(form, PrefixIndex([b"a"]), forbidden)
     real = normalizers.NFC() if form == "NFC" else normalizers.NFD()
 
     kept, tail = True, ""
@@ -34,7 +34,7 @@ def test_windows_decide_as_the_whole_text_does(form: Form, text: str) -> None:
 
 def test_an_unfinished_character_is_kept_while_some_completion_is() -> None:
     """After e, the first byte of a combining mark may still become one that does not combine."""
-    watch = NormalForm("NFC", Trie([b"a"]), changed_points("NFC"))
+    watch = NormalForm("NFC", PrefixIndex([b"a"]), changed_points("NFC"))
 
     assert watch.keeps_with("e", "", "\u0301".encode()[:1])
     assert not watch.keeps_with("e", "\u0301", b"")

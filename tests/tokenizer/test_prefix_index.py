@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bytelm.tokenizer.prefix_index import Trie, missing, unfinished
+from bytelm.tokenizer.prefix_index import PrefixIndex, missing, unfinished
 
 token = st.none() | st.binary(min_size=1, max_size=5) | st.text("ab\xff", min_size=1).map(str.encode)
 tokens = st.lists(token, max_size=30)
@@ -17,26 +17,26 @@ def test_a_range_holds_exactly_the_tokens_that_begin_with_a_prefix(
     vocabulary: list[bytes | None], prefix: bytes
 ) -> None:
     """Duplicates, holes, prefixes of 0xFF: the range is what a scan finds, shorter tokens first."""
-    trie = Trie(vocabulary)
-    lo, hi = trie.range(prefix)
+    prefix_index = PrefixIndex(vocabulary)
+    lo, hi = prefix_index.range(prefix)
 
     expected = {i for i, data in enumerate(vocabulary) if data is not None and data.startswith(prefix)}
-    assert {int(i) for i in trie.order[lo:hi]} == expected
-    exact = trie.equal_to(prefix, lo, hi)
-    assert {int(i) for i in trie.order[lo:exact]} == {i for i in expected if vocabulary[i] == prefix}
+    assert {int(i) for i in prefix_index.order[lo:hi]} == expected
+    exact = prefix_index.equal_to(prefix, lo, hi)
+    assert {int(i) for i in prefix_index.order[lo:exact]} == {i for i in expected if vocabulary[i] == prefix}
 
 
 @given(tokens, st.binary(max_size=2))
 def test_a_split_counts_the_tokens_of_each_next_byte(vocabulary: list[bytes | None], prefix: bytes) -> None:
     """The parts of a range by its next byte cover it without overlap."""
-    trie = Trie(vocabulary)
-    lo, hi = trie.range(prefix)
-    lo = trie.equal_to(prefix, lo, hi)
-    values, starts = trie.split(lo, hi, len(prefix))
+    prefix_index = PrefixIndex(vocabulary)
+    lo, hi = prefix_index.range(prefix)
+    lo = prefix_index.equal_to(prefix, lo, hi)
+    values, starts = prefix_index.split(lo, hi, len(prefix))
 
     counts = dict(zip(values.tolist(), np.diff([*starts.tolist(), hi]).tolist(), strict=True))
     expected: dict[int, int] = {}
-    for data in trie.spelled[lo:hi]:
+    for data in prefix_index.spelled[lo:hi]:
         expected[data[len(prefix)]] = expected.get(data[len(prefix)], 0) + 1
     assert counts == expected
 
@@ -54,6 +54,6 @@ def test_unfinished_is_what_decoding_leaves_over(text: str, cut: int) -> None:
 @given(st.lists(st.binary(min_size=1, max_size=5) | st.text(min_size=1, max_size=3).map(str.encode), max_size=30))
 def test_what_is_left_of_the_last_character_of_every_token(vocabulary: list[bytes]) -> None:
     """All at once as one by one, with bytes that begin no character too."""
-    trie = Trie([*vocabulary, *(data[:-1] for data in vocabulary if len(data) > 1)])
+    prefix_index = PrefixIndex([*vocabulary, *(data[:-1] for data in vocabulary if len(data) > 1)])
 
-    assert trie.left.tolist() == [missing(unfinished(data)) for data in trie.spelled]
+    assert prefix_index.left.tolist() == [missing(unfinished(data)) for data in prefix_index.spelled]

@@ -50,7 +50,7 @@ def test_sentencepiece_tokens_spell_spaces_and_bytes() -> None:
     """``▁`` is a space, ``<0x0A>`` a line feed, and the hidden leading space is found."""
     vocab = read_vocab(sentencepiece())
 
-    assert (vocab.token_bytes[258], vocab.token_bytes[10], vocab.lead) == (b" a", b"\n", b" ")
+    assert (vocab.token_bytes[258], vocab.token_bytes[10], vocab.dummy_prefix) == (b" a", b"\n", b" ")
 
 
 def test_text_never_becomes_a_special_token() -> None:

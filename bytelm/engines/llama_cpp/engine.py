@@ -29,16 +29,16 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float32
 
+from bytelm.engines import ids
 from bytelm.engines.llama_cpp.context import MAX_IDS, Context
 from bytelm.engines.llama_cpp.lines import Lines, Plan
 from bytelm.engines.row_memo import ROW_BYTES, Row, RowMemo, Rows, Tokens
-from bytelm.engines.transformers import traits
 from bytelm.errors import (
     InvalidArgumentError,
     ModelError,
     UnsupportedTokenizerError,
 )
-from bytelm.token_lm import RIDE, Usage, checked_rows, total
+from bytelm.token_lm import EXTRA_TOKEN_COST, Usage, checked_rows, total
 from bytelm.tokenizer.gguf.metadata import read_metadata
 from bytelm.tokenizer.gguf.tokenizer import CONTROL, USER_DEFINED, named_tokens, tokenizer_json
 from bytelm.tokenizer.hard_texts import documents
@@ -73,8 +73,8 @@ class LlamaCppLM:
         usage: Calls of llama.cpp and tokens fed since the construction.
         n_batch: Most tokens of a call.
         context_length: The longest sequence that it takes.
-        ride: What a token more in a call costs, beside a call of its own: as much, as llama.cpp's time on a CPU goes by
-            tokens; next to nothing where calls are of two tokens anyhow.
+        extra_token_cost: What a token more in a call costs, beside a call of its own: as much, as llama.cpp's time on a
+            CPU goes by tokens; next to nothing where calls are of two tokens anyhow.
         mode: "tree", or "whole" where the model's state cannot be stepped back.
 
     Raises:
@@ -120,11 +120,11 @@ class LlamaCppLM:
         self.vocab_size = self._context.columns
         self.context_length = self._context.context_length
         self.tokenizer: Any = gguf_tokenizer(self.path, self._context) if tokenizer is None else tokenizer
-        traits.check_tokenizer(self.tokenizer)
-        traits.check_vocabulary(self.tokenizer, self.vocab_size)
+        ids.check_tokenizer(self.tokenizer)
+        ids.check_vocabulary(self.tokenizer, self.vocab_size)
         given = self._context.ends() if eot_ids is None else eot_ids
-        self.eot_ids = traits.end_ids(None, self.tokenizer, self.vocab_size, given)
-        self.start_id = traits.start_id(self.tokenizer, self.vocab_size, self.eot_ids, start_id)
+        self.eot_ids = ids.end_ids(None, self.tokenizer, self.vocab_size, given)
+        self.start_id = ids.start_id(self.tokenizer, self.vocab_size, self.eot_ids, start_id)
         self.mode: Final = "whole" if self._context.stateful else "tree"
         self.usage = Usage()
         self._lines = Lines(self._context.n_seq, self._context, self._context.window)
@@ -135,9 +135,9 @@ class LlamaCppLM:
         self.usage = Usage()
 
     @property
-    def ride(self) -> float:
+    def extra_token_cost(self) -> float:
         """What a token more in a call costs, beside a call of its own."""
-        return RIDE if self._context.pair else 1.0
+        return EXTRA_TOKEN_COST if self._context.pair else 1.0
 
     @property
     def n_batch(self) -> int:
@@ -214,7 +214,7 @@ class LlamaCppLM:
         self._lines.clear()
 
     def _checked(self, sequence: Any) -> Tokens:
-        return traits.checked_ids(
+        return ids.checked_ids(
             sequence,
             start_id=self.start_id,
             columns=self.vocab_size,

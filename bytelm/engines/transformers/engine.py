@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from bytelm.engines import ids
 from bytelm.engines.row_memo import RowMemo, Rows, Tokens
 from bytelm.engines.transformers import traits
 from bytelm.engines.transformers.forward import Forward
@@ -74,8 +75,8 @@ class TransformersLM:
         mode: "tree", "chain", "prefix" or "whole": see modes.py.
         mode_reason: Why no faster mode is taken; empty in *tree* mode.
         context_length: The longest sequence that the model takes, or None.
-        hands_over: Whether completions are drawn by ``generate`` unless told otherwise: they are not, as that is no
-            faster here.
+        draws_by_default: Whether completions are drawn by ``generate`` unless told otherwise: they are not, as that is
+            no faster here.
 
     Raises:
         InvalidTypeError: ``model`` is no transformers model, or ``tokenizer`` no tokenizer.
@@ -85,7 +86,7 @@ class TransformersLM:
         ModelError: The model cannot run.
     """
 
-    hands_over = False
+    draws_by_default = False
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class TransformersLM:
             raise InvalidTypeError(f"model must be a transformers model, not {type(model).__name__}; see load()")
         if getattr(model.config, "is_encoder_decoder", False):
             raise ModelError(f"{type(model).__name__} is an encoder-decoder; a causal language model is needed")
-        traits.check_tokenizer(tokenizer)
+        ids.check_tokenizer(tokenizer)
         for name, value, least in (
             ("max_batch", max_batch, 1),
             ("prefill_chunk", prefill_chunk, 1),
@@ -125,9 +126,9 @@ class TransformersLM:
         self._forward = Forward(model)
         self.mode, self.mode_reason = self._choose_mode()
         self.vocab_size = self._forward.columns
-        traits.check_vocabulary(tokenizer, self.vocab_size)
-        self.eot_ids = traits.end_ids(model, tokenizer, self.vocab_size, eot_ids)
-        self.start_id = traits.start_id(tokenizer, self.vocab_size, self.eot_ids, start_id)
+        ids.check_vocabulary(tokenizer, self.vocab_size)
+        self.eot_ids = ids.end_ids(model, tokenizer, self.vocab_size, eot_ids)
+        self.start_id = ids.start_id(tokenizer, self.vocab_size, self.eot_ids, start_id)
         if thin_linear is not False:
             self._forward.thin = ThinLinear(range(1, SIZES[-1] + 1) if thin_linear else gaining_sizes(model))
         self._forward.usage = Usage()
@@ -195,7 +196,7 @@ class TransformersLM:
     def _checked(self, sequence: Any, *, any_length: bool = False) -> Tokens:
         columns = min(self._forward.inputs, self.vocab_size)
         longest = None if any_length else self.context_length
-        return traits.checked_ids(sequence, start_id=self.start_id, columns=columns, context_length=longest)
+        return ids.checked_ids(sequence, start_id=self.start_id, columns=columns, context_length=longest)
 
     def _choose_mode(self) -> tuple[Mode, str]:
         def compute(calls: list[list[Tokens]], mode: Mode) -> list[Rows]:

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
+from bytelm.engines.ids import context_full
 from bytelm.engines.transformers.forward import failing
-from bytelm.engines.transformers.traits import context_full
 from bytelm.errors import ModelError
 from bytelm.token_lm import Draw, Usage
 
@@ -56,7 +56,7 @@ def generate(
     """
     if not callable(getattr(model, "generate", None)):
         raise ModelError(
-            f"{type(model).__name__} has no generate, so it cannot draw tokens itself; pass handover=False"
+            f"{type(model).__name__} has no generate, so it cannot draw tokens itself; pass engine_draws=False"
         )
     waiting = sorted((_Line(draw, context_length) for draw in draws), key=lambda line: line.length)
     full = False

@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from bytelm.engines.transformers.traits import check_tokenizer
+from bytelm.engines.ids import check_tokenizer
 from bytelm.errors import BytelmError, InvalidArgumentError, InvalidTypeError, ModelError
 
 # What may be passed on to from_pretrained: where to look, and how to place the weights.

@@ -36,8 +36,8 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float32
 
+from bytelm.engines import ids
 from bytelm.engines.row_memo import ROW_BYTES, Row, RowMemo, Rows, Tokens
-from bytelm.engines.transformers import traits
 from bytelm.engines.vllm.requests import Requests, explained
 from bytelm.engines.vllm.rows import CONNECTOR, KEEPER, OPTIONS, Trail, WorkerRows
 from bytelm.errors import (
@@ -73,7 +73,7 @@ class VllmLM:
     Attributes:
         usage: Steps of vLLM that gave a token, and tokens fed, since the construction; those in its prefix cache apart.
         context_length: The longest sequence that it takes.
-        hands_over: Completions are drawn by vLLM where they may be (sampling/engine_draws.py).
+        draws_by_default: Completions are drawn by vLLM where they may be (sampling/engine_draws.py).
         asks_each_step: `draw_tokens` asks for new sequences after each step, and takes them from `take`.
 
     Raises:
@@ -85,7 +85,7 @@ class VllmLM:
         VocabularyMismatchError: Text can become ids that the model has no column for.
     """
 
-    hands_over = True
+    draws_by_default = True
     asks_each_step = True
 
     def __init__(
@@ -120,9 +120,9 @@ class VllmLM:
         generation = SimpleNamespace(**(config.try_get_generation_config() or {}))
         named = SimpleNamespace(config=config.hf_config, generation_config=generation)
         try:
-            traits.check_vocabulary(self.tokenizer, self.vocab_size)
-            self.eot_ids = traits.end_ids(named, self.tokenizer, self.vocab_size, eot_ids)
-            self.start_id = traits.start_id(self.tokenizer, self.vocab_size, self.eot_ids, start_id)
+            ids.check_vocabulary(self.tokenizer, self.vocab_size)
+            self.eot_ids = ids.end_ids(named, self.tokenizer, self.vocab_size, eot_ids)
+            self.start_id = ids.start_id(self.tokenizer, self.vocab_size, self.eot_ids, start_id)
         except BaseException:
             self._engine.engine_core.shutdown()  # an error may be kept for long, and this object with it
             raise
@@ -211,7 +211,7 @@ class VllmLM:
                     begin(draw)
                     asked_for = True
         if full:
-            raise traits.context_full(self.context_length, "load the model with a larger max_model_len")
+            raise ids.context_full(self.context_length, "load the model with a larger max_model_len")
 
     def clear_cache(self) -> None:
         """Forget all sequences and rows."""
@@ -228,7 +228,7 @@ class VllmLM:
             self._engine.engine_core.shutdown()
 
     def _checked(self, sequence: Any, *, any_length: bool = False) -> Tokens:
-        return traits.checked_ids(
+        return ids.checked_ids(
             sequence,
             start_id=self.start_id,
             columns=self.vocab_size,
@@ -320,7 +320,7 @@ def library() -> Any:
 
 def _tokenizer(model: str, given: Any, options: dict[str, Any]) -> Any:
     if given is not None and not isinstance(given, str | Path):
-        traits.check_tokenizer(given)
+        ids.check_tokenizer(given)
         return given
     from bytelm.engines.transformers.loading import load_tokenizer
 

@@ -29,8 +29,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from bytelm.arguments import Number
+from bytelm.engines import ids
 from bytelm.engines.row_memo import ROW_BYTES, RowMemo, Rows, Tokens
-from bytelm.engines.transformers import traits
 from bytelm.engines.vllm_server.completions_api import Server, drawn_of, row_of
 from bytelm.errors import InvalidArgumentError, ModelError, ServerError
 from bytelm.token_lm import Draw, More, Usage, normalised
@@ -58,7 +58,7 @@ class VllmServerLM:
     Attributes:
         usage: Requests, and tokens that the server was sent or drew.
         context_length: The longest sequence that it takes; None where the server does not say.
-        hands_over: Completions are drawn by the server where they may be (sampling/engine_draws.py).
+        draws_by_default: Completions are drawn by the server where they may be (sampling/engine_draws.py).
 
     Raises:
         ServerError: The server cannot be reached, or gives only a part of a row.
@@ -67,7 +67,7 @@ class VllmServerLM:
         VocabularyMismatchError: The tokenizer is not the model's.
     """
 
-    hands_over = True
+    draws_by_default = True
 
     def __init__(
         self,
@@ -92,16 +92,16 @@ class VllmServerLM:
         self.context_length = longest - 1 if isinstance(longest, int) else None
         place = tokenizer if isinstance(tokenizer, str | Path) else entry.get("root")
         self.tokenizer: Any = _tokenizer(tokenizer, place, self.address)
-        traits.check_tokenizer(self.tokenizer)
+        ids.check_tokenizer(self.tokenizer)
         self.usage = Usage()
         self._connections = connections
         self._lock = threading.RLock()
         self._counting = threading.Lock()
         self.vocab_size = self._columns()
-        traits.check_vocabulary(self.tokenizer, self.vocab_size)
+        ids.check_vocabulary(self.tokenizer, self.vocab_size)
         named = _configurations(place, near=self.tokenizer is tokenizer) if eot_ids is None else SimpleNamespace()
-        self.eot_ids = traits.end_ids(named, self.tokenizer, self.vocab_size, eot_ids)
-        self.start_id = traits.start_id(self.tokenizer, self.vocab_size, self.eot_ids, start_id)
+        self.eot_ids = ids.end_ids(named, self.tokenizer, self.vocab_size, eot_ids)
+        self.start_id = ids.start_id(self.tokenizer, self.vocab_size, self.eot_ids, start_id)
         self._memo = RowMemo(row_bytes)
 
     def __repr__(self) -> str:
@@ -169,7 +169,7 @@ class VllmServerLM:
             finally:
                 stopped.set()
         if full:
-            raise traits.context_full(self.context_length, _LARGER)
+            raise ids.context_full(self.context_length, _LARGER)
 
     def _drawn(self, draw: Draw, sequence: Tokens, stopped: _Stopped) -> bool:
         """Let the server go on from one sequence, until it is done with; whether it came to the end of the context."""
@@ -202,7 +202,7 @@ class VllmServerLM:
             self._memo.clear()
 
     def _checked(self, sequence: Any, *, any_length: bool = False) -> Tokens:
-        return traits.checked_ids(
+        return ids.checked_ids(
             sequence,
             start_id=self.start_id,
             columns=self.vocab_size,
@@ -229,27 +229,27 @@ class VllmServerLM:
         rows: Rows = {}
         for start in range(0, len(sequences), size):
             part = sequences[start : start + size]
-            for sequence, (ids, logprobs) in zip(part, self._rows(part), strict=True):
-                if len(ids) and ids.max() >= self.vocab_size:
-                    raise ServerError(f"the server {self.address} names id {ids.max()}, of {self.vocab_size}")
+            for sequence, (tokens, logprobs) in zip(part, self._rows(part), strict=True):
+                if len(tokens) and tokens.max() >= self.vocab_size:
+                    raise ServerError(f"the server {self.address} names id {tokens.max()}, of {self.vocab_size}")
                 row = np.full(self.vocab_size, -np.inf, np.float32)
-                row[ids] = logprobs
+                row[tokens] = logprobs
                 rows[sequence] = normalised(row)
         return rows
 
     def _columns(self) -> int:
         """The columns of a row, from one row. Refuse a server that gives only a part of it."""
         try:
-            ((ids, logprobs),) = self._rows([(0,)])
+            ((tokens, logprobs),) = self._rows([(0,)])
         except ServerError as error:
             if "logprobs" not in str(error):
                 raise
             raise ServerError(f"{error}. {self._whole_rows}") from error
-        columns = int(ids.max(initial=-1)) + 1
-        if len(set(ids.tolist())) != columns or abs(float(np.exp(logprobs, dtype=np.float64).sum()) - 1) > 1e-2:
+        columns = int(tokens.max(initial=-1)) + 1
+        if len(set(tokens.tolist())) != columns or abs(float(np.exp(logprobs, dtype=np.float64).sum()) - 1) > 1e-2:
             raise ServerError(
-                f"the server {self.address} gives the log-probabilities of {len(ids)} tokens, which are not all that "
-                f"the model has. {self._whole_rows}"
+                f"the server {self.address} gives the log-probabilities of {len(tokens)} tokens, which are not all "
+                f"that the model has. {self._whole_rows}"
             )
         return columns
 

@@ -76,15 +76,16 @@ class Definition:
 
     Args:
         source: Anything that `read_backend` takes.
-        lead: Whether the hidden leading space applies, where the tokenizer has one (after a sentinel it does not).
+        dummy_prefix: Whether the hidden leading space applies, where the tokenizer has one (after a sentinel it does
+            not).
 
     """
 
-    def __init__(self, source: Any, *, lead: bool = True) -> None:
+    def __init__(self, source: Any, *, dummy_prefix: bool = True) -> None:
         backend = read_backend(source)
         self.config: dict[str, Any] = json.loads(backend.to_str())
-        if not lead:
-            self.config = _without_lead(self.config)
+        if not dummy_prefix:
+            self.config = _without_dummy_prefix(self.config)
             backend = Tokenizer.from_str(json.dumps(self.config))
         backend.no_padding()
         backend.no_truncation()
@@ -120,7 +121,7 @@ class Definition:
             or (step["type"] == "Metaspace" and step["prepend_scheme"] != "never")
             for step in decoders
         )
-        self.lead = b" " if self.strips_lead else b""
+        self.dummy_prefix = b" " if self.strips_lead else b""
 
     def _spell(self, token: str, alphabet: dict[str, int], *, fallback: bool) -> bytes:
         if self.byte_level:
@@ -139,7 +140,7 @@ class Definition:
         pieces = [self.token_bytes.get(i) for i in ids]
         if any(piece is None for piece in pieces):
             return None
-        return b"".join(piece for piece in pieces if piece is not None).removeprefix(self.lead)
+        return b"".join(piece for piece in pieces if piece is not None).removeprefix(self.dummy_prefix)
 
     def readings(self, texts: Sequence[str]) -> list[Reading | None]:
         """Enc of each text with the end of each token, None where a text is not canonical."""
@@ -149,7 +150,7 @@ class Definition:
     def _read(self, text: str, ids: list[int]) -> Reading | None:
         pieces = [self.token_bytes.get(i, b"") for i in ids]
         whole = b"".join(pieces)
-        end = -1 if self.lead and whole.startswith(self.lead) else 0
+        end = -1 if self.dummy_prefix and whole.startswith(self.dummy_prefix) else 0
         if (whole if end == 0 else whole[1:]) != text.encode() or b"" in pieces:
             return None
         return Reading(tuple(ids), tuple(end + length for length in accumulate(map(len, pieces))))
@@ -171,7 +172,7 @@ class Definition:
         return reading.ids if reading is not None else None
 
 
-def _without_lead(config: dict[str, Any]) -> dict[str, Any]:
+def _without_dummy_prefix(config: dict[str, Any]) -> dict[str, Any]:
     """The same tokenizer as it behaves after a sentinel: nothing is prepended, and nothing stripped."""
 
     def cleared(step: Any) -> Any:

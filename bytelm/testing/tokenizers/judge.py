@@ -50,7 +50,7 @@ class Judge:
     def find(self, prefix: bytes, *, pairs: int = 300, wide: int = 100, each: int = 12) -> Found:
         """The boundary nodes of a prefix, from its continuations."""
         made = self.continuations
-        internal = self.definition.lead + prefix
+        internal = self.definition.dummy_prefix + prefix
         tails = made.tails(self.rng, pairs=pairs, wide=wide)
         texts = made.texts(prefix, tails, self.rng)
         texts += made.endings(prefix, internal, self.rng, each=each)
@@ -120,7 +120,7 @@ class Judge:
         for wide in (100, 3000):
             tails = self.continuations.tails(self.rng, pairs=wide * 10, wide=wide)
             texts = self.continuations.texts(text, tails, self.rng)
-            texts += self.continuations.endings(text, self.definition.lead + text, self.rng, each=wide)
+            texts += self.continuations.endings(text, self.definition.dummy_prefix + text, self.rng, each=wide)
             self._show([(sequence, t) for t in texts], shown)
             if sequence in shown:
                 return

@@ -99,21 +99,28 @@ class Trial:
         seed: Of the corpus and of the continuations.
         leaves: How many leaves of a node to try where many tokens begin with the leftover.
         effort: Multiplies the number of continuations.
-        lead: Whether the hidden leading space applies.
+        dummy_prefix: Whether the hidden leading space applies.
     """
 
     def __init__(
-        self, source: Any, name: str, *, seed: int = 0, leaves: int = FEW, effort: float = 1.0, lead: bool = True
+        self,
+        source: Any,
+        name: str,
+        *,
+        seed: int = 0,
+        leaves: int = FEW,
+        effort: float = 1.0,
+        dummy_prefix: bool = True,
     ) -> None:
         backend = read_backend(source)
         self.report = Report(name)
         self.leaves = leaves
         self.effort = effort
         self.seed = seed
-        self.lead = lead
+        self.dummy_prefix = dummy_prefix
         self.rng = random.Random(f"{seed} {name}")
         self.draw = np.random.default_rng(self.rng.getrandbits(64))
-        self.definition = Definition(backend, lead=lead)
+        self.definition = Definition(backend, dummy_prefix=dummy_prefix)
         start = time.perf_counter()
         try:
             self.viability: Viability | None = Viability.from_tokenizer(backend)
@@ -128,7 +135,7 @@ class Trial:
             return
         self.judge = Judge(self.definition, seed=seed)
         self._checked: dict[Ids, tuple[bool, str | None]] = {}
-        order = self.viability.trie.order
+        order = self.viability.prefix_index.order
         self.probs = np.random.default_rng(seed).dirichlet(np.ones(len(order)))
         self._compare_bytes()
 
@@ -169,7 +176,7 @@ class Trial:
         """Walk one document byte by byte and compare at the given lengths."""
         if self.viability is None:
             return
-        cover = Cover.empty(self.viability, lead=self.lead)
+        cover = Cover.empty(self.viability, dummy_prefix=self.dummy_prefix)
         wanted = set(lengths)
         for n in range(len(document) + 1):
             prefix = document[:n]
@@ -226,18 +233,18 @@ class Trial:
         """Compare a sample of a node's leaves; how many of those that go beyond the prefix the oracle shows."""
         if self.viability is None:
             return 0
-        trie = self.viability.trie
+        prefix_index = self.viability.prefix_index
         leftover = cover.leftover(node)
-        low, high = trie.range(leftover)
+        low, high = prefix_index.range(leftover)
         mask = np.asarray(self.viability.mask(node.boundary, low, high), bool)
         ids = tuple(node.token_ids)
-        longer = low + np.flatnonzero(trie.lengths[low:high] > len(leftover))
+        longer = low + np.flatnonzero(prefix_index.lengths[low:high] > len(leftover))
         next_bytes = np.zeros(high - low, np.uint8)
-        next_bytes[longer - low] = trie.columns(longer, len(leftover))
+        next_bytes[longer - low] = prefix_index.columns(longer, len(leftover))
         picked = self._sample(low, mask, next_bytes)
         if not leftover:
-            picked = [i for i in picked if trie.spelled[i]]
-        claimed: dict[Ids, bool] = {(*ids, int(trie.order[i])): bool(mask[i - low]) for i in picked}
+            picked = [i for i in picked if prefix_index.spelled[i]]
+        claimed: dict[Ids, bool] = {(*ids, int(prefix_index.order[i])): bool(mask[i - low]) for i in picked}
         fresh = [sequence for sequence in claimed if sequence not in self._checked]
         shown = self.judge.viable(fresh, claimed, tries=int(30 * self.effort))
         for sequence in fresh:
@@ -245,15 +252,15 @@ class Trial:
             self.report.leaves += 1
             if claimed[sequence] != (sequence in shown):
                 self._disagree("leaf", prefix, sequence, claim=claimed[sequence], witness=shown.get(sequence))
-        beyond = [(*ids, int(trie.order[i])) for i in picked if len(trie.spelled[i]) > len(leftover)]
+        beyond = [(*ids, int(prefix_index.order[i])) for i in picked if len(prefix_index.spelled[i]) > len(leftover)]
         count = sum(1 for sequence in beyond if self._checked[sequence][1] is not None)
         if sure or count:
             return count
         # Claimed by bytelm and not among the continuations: try every leaf that it claims.
         every = [
-            (*ids, int(trie.order[i]))
+            (*ids, int(prefix_index.order[i]))
             for i in range(low, high)
-            if mask[i - low] and len(trie.spelled[i]) > len(leftover)
+            if mask[i - low] and len(prefix_index.spelled[i]) > len(leftover)
         ]
         return len(self.judge.viable(every[:2000], {}, tries=40))
 

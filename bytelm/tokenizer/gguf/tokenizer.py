@@ -136,16 +136,16 @@ def _sentencepiece_steps(metadata: Mapping[str, Any], tokens: Sequence[str]) -> 
     kinds = metadata["tokenizer.ggml.token_type"]
     pairs = zip(metadata["tokenizer.ggml.scores"], kinds, strict=True)
     merges = merges_of_scores(tokens, [0.0 if kind == USER_DEFINED else score for score, kind in pairs])
-    lead = metadata.get("tokenizer.ggml.add_space_prefix", True)  # the hidden space before a text
+    dummy_prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)  # the hidden space before a text
     underlined = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     to_space = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
-    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if lead else []
+    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if dummy_prefix else []
     # It never splits, as the normaliser leaves no space; it is part of Gemma's published tokenizer.
     split = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
     prepend = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, underlined]}
     return {
-        "normalizer": prepend if lead else underlined,
-        "pre_tokenizer": None if lead else split,
+        "normalizer": prepend if dummy_prefix else underlined,
+        "pre_tokenizer": None if dummy_prefix else split,
         "post_processor": _start_of_text(metadata, tokens),
         "decoder": {"type": "Sequence", "decoders": [to_space, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]},
         "model": {

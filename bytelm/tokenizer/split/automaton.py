@@ -89,7 +89,7 @@ class Utf8:
         self._leads: dict[int, Partial | None] = {}
         self._inner: dict[tuple[int, int, int], Partial | None] = {}
 
-    def lead(self, byte: int) -> Partial | None:
+    def dummy_prefix(self, byte: int) -> Partial | None:
         """The character that a lead byte begins."""
         if byte not in self._leads:
             size = 1 if 0xC2 <= byte < 0xE0 else 2 if 0xE0 <= byte < 0xF0 else 3 if 0xF0 <= byte < 0xF5 else 0
@@ -337,7 +337,7 @@ class Level:
 
     def _next(self, node: int, byte: int) -> int:
         partial = self._partials[node]
-        inner = self.utf8.inner(partial, byte) if partial else byte if byte < 0x80 else self.utf8.lead(byte)
+        inner = self.utf8.inner(partial, byte) if partial else byte if byte < 0x80 else self.utf8.dummy_prefix(byte)
         if inner is None:
             return DEAD
         ready = node if partial else self._ready(node)

@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8
 
-from bytelm.tokenizer.prefix_index import Trie
+from bytelm.tokenizer.prefix_index import PrefixIndex
 from bytelm.tokenizer.split.automaton import DEAD, Level
 
 INACTIVE: Final = -1  # a level below an added token: there is no piece to split
@@ -64,13 +64,15 @@ class Walker:
 
     Args:
         levels: Outermost first.
-        trie: The vocabulary in byte order.
+        prefix_index: The vocabulary in byte order.
         ordinary: Which tokens, in trie order, can come out of merging (or whole pre-tokens).
     """
 
-    def __init__(self, levels: Sequence[Level], trie: Trie, *, ordinary: Bool[np.ndarray, " tokens"]) -> None:
+    def __init__(
+        self, levels: Sequence[Level], prefix_index: PrefixIndex, *, ordinary: Bool[np.ndarray, " tokens"]
+    ) -> None:
         self.levels = tuple(levels)
-        self.trie = trie
+        self.prefix_index = prefix_index
         self._ordinary = ordinary
         self._depths = self._prefixes(np.flatnonzero(ordinary))
         # Whoever walks takes the last walk out, and puts it back whole: an interruption or another thread finds none.
@@ -202,18 +204,18 @@ class Walker:
 
     def _walk_range(self, level: Level, node: int, lo: int, hi: int) -> Int32[np.ndarray, " n"]:
         state = np.full(hi - lo, node, np.int32)
-        lengths = self.trie.lengths[lo:hi]
+        lengths = self.prefix_index.lengths[lo:hi]
         # All tokens of a range usually begin alike: walk the common part once.
-        shared = _common(self.trie.spelled[lo], self.trie.spelled[hi - 1]) if hi > lo else 0
+        shared = _common(self.prefix_index.spelled[lo], self.prefix_index.spelled[hi - 1]) if hi > lo else 0
         if shared:
-            for byte in self.trie.spelled[lo][:shared]:
+            for byte in self.prefix_index.spelled[lo][:shared]:
                 node = level.next(node, byte) if node != DEAD else DEAD
             state[:] = node
         depth = shared
         state[~self._ordinary[lo:hi]] = DEAD
         active = np.flatnonzero((lengths > depth) & (state != DEAD))
         while len(active):
-            state[active] = self._step(level, state[active], self.trie.columns(lo + active, depth))
+            state[active] = self._step(level, state[active], self.prefix_index.columns(lo + active, depth))
             depth += 1
             active = active[(lengths[active] > depth) & (state[active] != DEAD)]
         return state
@@ -257,22 +259,22 @@ class Walker:
     def _walk(self, depths: list[_Depth]) -> _Walk:
         """Before the first walk: from a dead node."""
         states = [np.zeros(len(depth.byte), np.int32) for depth in depths]
-        return _Walk(depths, states, np.zeros(len(self.trie), np.int32))
+        return _Walk(depths, states, np.zeros(len(self.prefix_index), np.int32))
 
     def _prefixes(self, alive: Int64[np.ndarray, " n"]) -> list[_Depth]:
         """The distinct prefixes of some tokens, by length."""
-        trie, depths = self.trie, []
-        group = np.zeros(len(trie), np.int64)
+        prefix_index, depths = self.prefix_index, []
+        group = np.zeros(len(prefix_index), np.int64)
         depth = 0
         while len(alive):
-            parent, byte = group[alive], trie.columns(alive, depth)
+            parent, byte = group[alive], prefix_index.columns(alive, depth)
             new = np.concatenate(([True], (parent[1:] != parent[:-1]) | (byte[1:] != byte[:-1])))
             group[alive] = np.cumsum(new) - 1
             first = np.flatnonzero(new)
             depth += 1
-            ending = alive[trie.lengths[alive] == depth]
+            ending = alive[prefix_index.lengths[alive] == depth]
             depths.append(_Depth(parent[first], byte[first], ending, group[ending]))
-            alive = alive[trie.lengths[alive] > depth]
+            alive = alive[prefix_index.lengths[alive] > depth]
         return depths
 
 

@@ -20,7 +20,7 @@ from bytelm.tokenizer.split.char_classes import CODE_POINTS, NO_LETTER, compact
 from bytelm.tokenizer.split.vocab_walk import INACTIVE, Nodes, Walker, ended
 
 
-class Readings:
+class TextFutures:
     """Answers about the texts that one pre-tokenizer can read.
 
     Args:

@@ -30,11 +30,11 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from bytelm.tokenizer.bpe import Merges
-from bytelm.tokenizer.ignore_merges import Wholes
+from bytelm.tokenizer.ignore_merges import IgnoreMerges
 from bytelm.tokenizer.prefix_index import missing, unfinished
 from bytelm.tokenizer.split.automaton import DEAD
 from bytelm.tokenizer.split.vocab_walk import Nodes, Walker
-from bytelm.tokenizer.viability.text_futures import Readings
+from bytelm.tokenizer.viability.text_futures import TextFutures
 
 _KEPT: Final = 512
 _PLACES: Final = 1 << 18
@@ -67,14 +67,14 @@ class _Onward:
     runs: Bits
 
 
-class Futures:
+class TokenFutures:
     """Answers for places of one vocabulary.
 
     Args:
         walker: All levels of its pre-tokenizer.
         readings: What letters decide.
         merges: Its merge trees.
-        wholes: Its pre-tokens that are taken whole.
+        whole_pre_tokens: Its pre-tokens that are taken whole.
         pieces: Which tokens, in trie order, merging can produce, byte tokens left out.
         by_bytes: Byte tokens spell the characters that the vocabulary lacks.
     """
@@ -82,18 +82,18 @@ class Futures:
     def __init__(
         self,
         walker: Walker,
-        readings: Readings,
+        readings: TextFutures,
         merges: Merges,
-        wholes: Wholes,
+        whole_pre_tokens: IgnoreMerges,
         *,
         pieces: Bool[np.ndarray, " tokens"],
         by_bytes: bool,
     ) -> None:
         self._walker = walker
         self._readings = readings
-        self._trie = walker.trie
+        self._trie = walker.prefix_index
         self._merges = merges
-        self._wholes = wholes
+        self._wholes = whole_pre_tokens
         self._pieces = pieces
         self._by_bytes = by_bytes
         first, last = self._trie.range(b"\x80")[0], self._trie.range(b"\xc0")[0]

@@ -21,13 +21,13 @@ from jaxtyping import Bool, Int32, Int64, UInt8
 from bytelm.tokenizer.prefix_index import unfinished
 from bytelm.tokenizer.split.automaton import DEAD
 from bytelm.tokenizer.split.vocab_walk import WHOLE, Nodes, Walker
-from bytelm.tokenizer.viability.text_futures import Readings
-from bytelm.tokenizer.viability.token_futures import Futures
+from bytelm.tokenizer.viability.text_futures import TextFutures
+from bytelm.tokenizer.viability.token_futures import TokenFutures
 
 _KEPT: Final = 512
 
 
-class Fits:
+class TokenMasks:
     """Answers for the tokens of one vocabulary.
 
     Args:
@@ -36,11 +36,11 @@ class Fits:
         futures: What tokens decide.
     """
 
-    def __init__(self, walker: Walker, readings: Readings, futures: Futures) -> None:
+    def __init__(self, walker: Walker, readings: TextFutures, futures: TokenFutures) -> None:
         self._walker = walker
         self._readings = readings
         self._futures = futures
-        self._trie = walker.trie
+        self._trie = walker.prefix_index
         self._ordinary: OrderedDict[tuple[Nodes, bytes], UInt8[np.ndarray, " bytes"]] = OrderedDict()
         self._sealed: dict[Nodes, Bool[np.ndarray, " n"]] = {}
         self._added: dict[tuple[int, int, Nodes], Bool[np.ndarray, " n"]] = {}

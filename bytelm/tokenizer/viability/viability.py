@@ -41,16 +41,16 @@ from jaxtyping import Bool, Int64
 from bytelm.tokenizer.added_tokens import added_pattern, spelled_in_text
 from bytelm.tokenizer.alphabet import forbidden_points, outside_points
 from bytelm.tokenizer.bpe import read_merges
-from bytelm.tokenizer.ignore_merges import Wholes
+from bytelm.tokenizer.ignore_merges import IgnoreMerges
 from bytelm.tokenizer.normal_forms import NormalForm
-from bytelm.tokenizer.prefix_index import Trie, unfinished
+from bytelm.tokenizer.prefix_index import PrefixIndex, unfinished
 from bytelm.tokenizer.split.automaton import Level
 from bytelm.tokenizer.split.regex import compile_pattern
 from bytelm.tokenizer.split.vocab_walk import INACTIVE, Nodes, Walker
 from bytelm.tokenizer.tokenizer_json import read_vocab
-from bytelm.tokenizer.viability.text_futures import Readings
-from bytelm.tokenizer.viability.token_futures import Futures
-from bytelm.tokenizer.viability.token_masks import Fits
+from bytelm.tokenizer.viability.text_futures import TextFutures
+from bytelm.tokenizer.viability.token_futures import TokenFutures
+from bytelm.tokenizer.viability.token_masks import TokenMasks
 from bytelm.tokenizer.vocab import SPACE_MARK, Vocab
 
 _MASKS: Final = 8  # masks of the whole vocabulary: the byte after a boundary asks for a part of its mask again
@@ -93,7 +93,7 @@ class Viability:
 
     Attributes:
         vocab: The tokenizer, read.
-        trie: Its tokens in byte order.
+        prefix_index: Its tokens in byte order.
         merges: Its merge trees.
         form: Its normal form, or None.
         steps: Its pre-tokenizer's, but for those that never find what they look for.
@@ -103,23 +103,23 @@ class Viability:
         self.vocab = vocab
         # Spaces are ▁ by the time that a pre-tokenizer sees them.
         self.steps = tuple(step for step in vocab.steps if not (vocab.marks and step.pattern in (" ", r"\ ")))
-        self.trie = Trie(vocab.token_bytes, vocab.order)
+        self.prefix_index = PrefixIndex(vocab.token_bytes, vocab.order)
         self._forbidden = forbidden_points(vocab)
-        self.form = NormalForm(vocab.form, self.trie, self._forbidden) if vocab.form else None
-        self.merges = read_merges(vocab, self.trie)
-        self._reachable = self.merges.reachable[self.trie.order]
+        self.form = NormalForm(vocab.form, self.prefix_index, self._forbidden) if vocab.form else None
+        self.merges = read_merges(vocab, self.prefix_index)
+        self._reachable = self.merges.reachable[self.prefix_index.order]
         self._spells: dict[int, int] = {}  # added token -> the level that matches it
         levels = self._levels()
         self._is_byte = self._byte_ranks()
-        self._wholes = Wholes(vocab, self.merges, self.trie)
+        self._wholes = IgnoreMerges(vocab, self.merges, self.prefix_index)
         ordinary = self._reachable.copy()
         ordinary[self._wholes.ranks] = True
         self._outside = outside_points(vocab, self._forbidden)
         if self._outside is not None:
             ordinary &= ~self._is_byte
-        self.walker = Walker(levels, self.trie, ordinary=ordinary)
-        self._readings = Readings(self.walker, outside=self._outside)
-        self._futures = Futures(
+        self.walker = Walker(levels, self.prefix_index, ordinary=ordinary)
+        self._readings = TextFutures(self.walker, outside=self._outside)
+        self._futures = TokenFutures(
             self.walker,
             self._readings,
             self.merges,
@@ -127,7 +127,7 @@ class Viability:
             pieces=self._reachable & ~self._is_byte,
             by_bytes=self._outside is not None,
         )
-        self._fits = Fits(self.walker, self._readings, self._futures)
+        self._fits = TokenMasks(self.walker, self._readings, self._futures)
         self._masks: OrderedDict[Boundary, Bool[np.ndarray, " tokens"]] = OrderedDict()
         self._byte_known: dict[tuple[bool, tuple[Path, ...], bytes], Bool[np.ndarray, " n"]] = {}
 
@@ -158,9 +158,9 @@ class Viability:
         return any(token.single_word for token in self.vocab.added)
 
     @cached_property
-    def special_spellings(self) -> Trie:
+    def special_spellings(self) -> PrefixIndex:
         """The text of the special tokens, which stays text."""
-        return Trie([spelled_in_text(self.vocab, token) for token in self.vocab.added if token.special])
+        return PrefixIndex([spelled_in_text(self.vocab, token) for token in self.vocab.added if token.special])
 
     @cached_property
     def _merged_ids(self) -> frozenset[int]:
@@ -193,15 +193,15 @@ class Viability:
         return levels
 
     def _byte_ranks(self) -> Bool[np.ndarray, " tokens"]:
-        out = np.zeros(len(self.trie), np.bool_)
-        out[self.trie.rank[list(self.vocab.byte_ids)]] = True
+        out = np.zeros(len(self.prefix_index), np.bool_)
+        out[self.prefix_index.rank[list(self.vocab.byte_ids)]] = True
         return out
 
     # --- one token ---------------------------------------------------------------------------------------------------
 
-    def start(self, *, lead: bool = True) -> Boundary:
-        """The boundary before the first token; ``lead``: at the start of a text, not after a token given by id."""
-        return Boundary(-1, (Path(self.walker.start(bare=not lead), self._wholes.begin()),))
+    def start(self, *, dummy_prefix: bool = True) -> Boundary:
+        """The boundary before the first token; ``dummy_prefix``: at the start of a text, not after a token id."""
+        return Boundary(-1, (Path(self.walker.start(bare=not dummy_prefix), self._wholes.begin()),))
 
     def extend(self, boundary: Boundary, token: int) -> Boundary | None:
         """The boundary after one more token, or None where the longer sequence is not viable."""
@@ -262,14 +262,14 @@ class Viability:
 
     def _begins_with_lead(self, boundary: Boundary) -> bool:
         """Whether a boundary is the start of a text with a hidden leading space, which no added token spells."""
-        return bool(self.vocab.lead) and boundary.paths[0].nodes == self.walker.start(bare=False)
+        return bool(self.vocab.dummy_prefix) and boundary.paths[0].nodes == self.walker.start(bare=False)
 
     def _spells_characters(self, boundary: Boundary, token: int, data: bytes, partial: bytes) -> bool:
         """Sentencepiece: byte tokens spell characters that the vocabulary lacks, the other tokens whole characters."""
         outside = self._outside
         if outside is None:
             return True
-        if not self._is_byte[self.trie.rank[token]]:
+        if not self._is_byte[self.prefix_index.rank[token]]:
             return not boundary.partial
         whole = boundary.partial + data
         if partial:
@@ -295,7 +295,7 @@ class Viability:
         if known is not None:
             return known[lo:hi]
         made = self._mask(boundary, lo, hi)
-        if hi - lo == len(self.trie):
+        if hi - lo == len(self.prefix_index):
             self._masks[boundary] = made
             if len(self._masks) > _MASKS:
                 self._masks.popitem(last=False)
@@ -323,7 +323,7 @@ class Viability:
 
     def _ask(self, boundary: Boundary, out: Bool[np.ndarray, " n"], where: Int64[np.ndarray, " k"], lo: int) -> None:
         for i in where.tolist():
-            out[i] = self.extend(boundary, int(self.trie.order[lo + i])) is not None
+            out[i] = self.extend(boundary, int(self.prefix_index.order[lo + i])) is not None
 
     def _byte_mask(self, boundary: Boundary, out: Bool[np.ndarray, " n"], lo: int, hi: int) -> None:
         """Byte tokens, which no merge uses: what decides about them is the same at nearly every place."""
@@ -341,13 +341,13 @@ class Viability:
 
     def _byte_fits(self, boundary: Boundary, rank: int) -> bool:
         """`extend` for a byte token; a lead byte fits where some character that it begins can be read."""
-        data = self.trie.spelled[rank]
-        if self.trie.left[rank] and not boundary.partial and not self.form:
+        data = self.prefix_index.spelled[rank]
+        if self.prefix_index.left[rank] and not boundary.partial and not self.form:
             return any(self._readings.spelled_by_bytes(nodes, data) for nodes, _, _ in self.options(boundary))
         possible = self._spells_characters(
-            boundary, int(self.trie.order[rank]), data, unfinished(boundary.partial + data)
+            boundary, int(self.prefix_index.order[rank]), data, unfinished(boundary.partial + data)
         )
-        return possible and self.extend(boundary, int(self.trie.order[rank])) is not None
+        return possible and self.extend(boundary, int(self.prefix_index.order[rank])) is not None
 
     @cached_property
     def _byte_rank_list(self) -> Int64[np.ndarray, " n"]:
@@ -374,8 +374,8 @@ class Viability:
         ranks = ranks[first:last]
         if len(ranks) <= 32:
             for rank in ranks.tolist():
-                token = int(self.trie.order[rank])
-                out[rank - lo] = any(True for _ in self._as_added(boundary, token, self.trie.spelled[rank]))
+                token = int(self.prefix_index.order[rank])
+                out[rank - lo] = any(True for _ in self._as_added(boundary, token, self.prefix_index.spelled[rank]))
             return out
         for path in boundary.paths:
             if self._wholes.must_grow(path.word):
@@ -388,6 +388,8 @@ class Viability:
     def _added_ranks(self) -> dict[int, Int64[np.ndarray, " n"]]:
         levels = set(self._spells.values())
         return {
-            at: np.sort(self.trie.rank[[t for t, level in self._spells.items() if level == at]]).astype(np.int64)
+            at: np.sort(self.prefix_index.rank[[t for t, level in self._spells.items() if level == at]]).astype(
+                np.int64
+            )
             for at in levels
         }

@@ -189,7 +189,7 @@ def test_batches_are_cut(engine: Make) -> None:
     ("same", "n_batch", "ride"), [(32, 32, 1.0), (7, 7, 1.0), (4, 3, 1.0), (2, 2, 1.0), (1, 2, 1e-3)]
 )
 def test_calls_have_no_more_tokens_than_leave_a_row_the_same(
-    engine: Make, monkeypatch: pytest.MonkeyPatch, same: int, n_batch: int, ride: float
+    engine: Make, monkeypatch: pytest.MonkeyPatch, same: int, n_batch: int, extra_token_cost: float
 ) -> None:
     """A probe finds out up to how many tokens of a call a row is the one of a lone token; none is alone if there are none.
 
@@ -205,8 +205,8 @@ def test_calls_have_no_more_tokens_than_leave_a_row_the_same(
 
     monkeypatch.setattr(llama_context.Context, "decode", by_number)
 
-    assert (engine().n_batch, engine().ride) == (n_batch, ride)
-    assert (engine(n_batch=9).n_batch, engine(n_batch=9).ride) == (9, 1.0)
+    assert (engine().n_batch, engine().extra_token_cost) == (n_batch, extra_token_cost)
+    assert (engine(n_batch=9).n_batch, engine(n_batch=9).extra_token_cost) == (9, 1.0)
     assert engine().usage == Usage(0, 0)
 
 

@@ -121,7 +121,7 @@ def test_lazy_is_full_on_a_tiny_model(folder: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_sampler_that_draws_afresh_is_seen(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A draw that is repeated with a new number once more is known does not have the distribution."""
-    from bytelm.sampling import generation as sampler
+    from bytelm.sampling import draw as sampler
 
     lm = ByteLM(lazy.Remembering(ByteLM.from_pretrained(folder).token_lm))
     right, fresh = sampler.draw, np.random.default_rng(5)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from bytelm import ByteLM, TableLM
+from bytelm.byte_lm.fingerprint import fingerprint
 from bytelm.engines.transformers.engine import TransformersLM
-from bytelm.ensemble.fingerprint import fingerprint
 from bytelm.errors import InvalidArgumentError, NoInfillFormatError, UnreachablePrefixError
 from bytelm.healing import Healing, completer_of, infill_completer
 from evals.fim.methods import HEALING, METHODS, Filler, Method, Settings, Spent, Written, seed_of

@@ -47,7 +47,7 @@ def places(walker: Walker, text: bytes) -> list[Nodes]:
 def expected(walker: Walker, at: int, node: int) -> list[int]:
     """The node after each token that merging can produce."""
     level, out = walker.levels[at], []
-    for rank, data in enumerate(walker.trie.spelled):
+    for rank, data in enumerate(walker.prefix_index.spelled):
         after = node if walker._ordinary[rank] else DEAD
         for byte in data:
             after = level.next(after, byte) if after != DEAD else DEAD
@@ -66,7 +66,7 @@ def test_walks_that_follow_the_last_one_are_walks_from_the_beginning(whole: Walk
     order = np.random.default_rng(0).permutation([*places(whole, "".join(TEXTS).encode())] * 2)
     with patch("bytelm.tokenizer.split.vocab_walk.WHOLE", -1):
         for nodes in order.tolist()[:120]:
-            ends = whole.landings(tuple(nodes), 0, len(whole.trie))
+            ends = whole.landings(tuple(nodes), 0, len(whole.prefix_index))
 
             for at, (end, node) in enumerate(zip(ends, nodes, strict=True)):
                 assert end.tolist() == expected(whole, at, node)
@@ -86,11 +86,11 @@ def test_an_interrupted_walk_leaves_nothing_half_done() -> None:
         return step(*arguments)  # type: ignore[arg-type]
 
     with patch("bytelm.tokenizer.split.vocab_walk.WHOLE", -1):
-        walker.landings(first, 0, len(walker.trie))
+        walker.landings(first, 0, len(walker.prefix_index))
         with patch.object(Walker, "_step", staticmethod(break_off)), pytest.raises(KeyboardInterrupt):
-            walker.landings(second, 0, len(walker.trie))
+            walker.landings(second, 0, len(walker.prefix_index))
         for nodes in (third, second, first):
-            for at, end in enumerate(walker.landings(nodes, 0, len(walker.trie))):
+            for at, end in enumerate(walker.landings(nodes, 0, len(walker.prefix_index))):
                 assert end.tolist() == expected(walker, at, nodes[at])
 
 
@@ -103,6 +103,6 @@ def test_added_tokens_that_lead_elsewhere_are_asked_again() -> None:
         found = kept.added(nodes, 0, ranks)
 
         for rank, fits in zip(ranks.tolist(), found.tolist(), strict=True):
-            token, data = int(viability.trie.order[rank]), viability.trie.spelled[rank]
+            token, data = int(viability.prefix_index.order[rank]), viability.prefix_index.spelled[rank]
             after = viability.walker.added(nodes, 0, data, token)
             assert fits == (after is not None and viability._readings.stops(after))

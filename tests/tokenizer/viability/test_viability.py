@@ -88,11 +88,11 @@ def test_all_neighbours_at_once_are_those_one_by_one(name: str) -> None:
         boundary: Boundary | None = subject.start()
         for token in subject.vocab.encode(text):
             assert boundary is not None
-            for width in (1, 12, 200, len(subject.trie)):
-                lo = int(rng.integers(0, len(subject.trie) - width + 1))
+            for width in (1, 12, 200, len(subject.prefix_index)):
+                lo = int(rng.integers(0, len(subject.prefix_index) - width + 1))
                 mask = subject.mask(boundary, lo, lo + width)
                 for i in rng.choice(width, size=min(width, 40), replace=False).tolist():
-                    token_there = int(subject.trie.order[lo + i])
+                    token_there = int(subject.prefix_index.order[lo + i])
                     assert mask[i] == (subject.extend(boundary, token_there) is not None), (text, token_there)
             boundary = subject.extend(boundary, token)
 
@@ -126,13 +126,13 @@ def test_all_tokens_at_once_are_the_tokens_one_by_one(name: str) -> None:
     """`mask` says of every token what `extend` says, after whole and unfinished characters, spaces and contractions."""
     subject = viability(name)
     rng = np.random.default_rng(0)
-    inside = subject.trie.range(b"\x80")[0], subject.trie.range(b"\xc0")[0]
+    inside = subject.prefix_index.range(b"\x80")[0], subject.prefix_index.range(b"\xc0")[0]
     for text in (b"a  b\n", b"it's 12", "e ᄒ".encode(), "ᄒ".encode() + b"\xe1\x85", b" \xe2\x80", b"a\xf0\x9f"):
         for node in Cover.empty(subject).advance(text).nodes[:3]:
-            lo, hi = inside if node.boundary.partial else (0, len(subject.trie))
+            lo, hi = inside if node.boundary.partial else (0, len(subject.prefix_index))
             mask = subject.mask(node.boundary, lo, hi)
             ranks = rng.choice(np.arange(lo, hi), 50)
-            tokens = subject.trie.order[ranks].tolist()
+            tokens = subject.prefix_index.order[ranks].tolist()
             one_by_one = [subject.extend(node.boundary, token) is not None for token in tokens]
             assert mask[ranks - lo].tolist() == one_by_one
 

@@ -1,0 +1,100 @@
+"""What lm-evaluation-harness asks, answered by tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bytelm.byte_lm.model import ByteLM
+from bytelm.ensemble.model import Ensemble
+from bytelm.errors import InvalidArgumentError
+from bytelm.harness.byte_requests import Requests, Scored, context_length
+from bytelm.healing import completer_at, completer_of
+from bytelm.inference.scheduler import Request, Step, rows_in, together
+from bytelm.sampling.completion import Settings
+from bytelm.sampling.filters import Filters
+
+
+class TokenRequests(Requests):
+    """The answers of a model over tokens, by the rule of lm-eval's own models: the baseline.
+
+    Args:
+        lm: The byte model whose engine, tokenizer and ends of text it has.
+
+    Raises:
+        InvalidArgumentError: It is an ensemble, which has no tokens.
+    """
+
+    def __init__(self, lm: ByteLM | Ensemble) -> None:
+        if isinstance(lm, Ensemble):
+            raise InvalidArgumentError("the level 'token' is of a single model: an ensemble has no tokens in common")
+        self.lm: ByteLM = lm
+        self._completer = completer_of(lm)
+
+    def scored(self, context: str, continuations: Sequence[str]) -> Step[list[Scored]]:
+        """For each continuation the log-probability of its tokens, and whether each of them is the likeliest."""
+        texts = [self.data(each).decode() for each in continuations]
+        prompt = self.prompt(context, max(texts, key=len, default="").encode())
+        completer = completer_at(self.lm, prompt, self._completer)
+        given = prompt.text.decode()
+        kept = given.rstrip()
+        before = completer.context + completer.encode(kept)
+        steps = []
+        for text in texts:
+            whole = completer.context + completer.encode(given + text)
+            if len(whole) <= len(before) and text:
+                whole = before + self.lm._prompts.encoded(text.encode(), dummy_prefix=False)  # noqa: SLF001 - one with cover/prefix.py
+            steps.append(self._logprob(whole, len(before)))
+        return (yield from together(steps))
+
+    def rolling(self, text: str) -> Step[float]:
+        """Ln P of the canonical tokens of a text."""
+        completer = completer_at(self.lm, self.prompt(""), self._completer)
+        ids = completer.context + completer.encode(self.data(text).decode())
+        return (yield from self._logprob(ids, len(completer.context)))[0]
+
+    def written(self, context: str, settings: Settings, random: np.random.Generator, *, tokens: int) -> Step[str]:
+        """What the model writes after a context."""
+        if settings.filters != Filters(temperature=settings.filters.temperature):
+            raise InvalidArgumentError(
+                "the level 'token' draws with a temperature alone: leave out top_k, top_p and min_p"
+            )
+        prompt = self.prompt(context, tokens=tokens)
+        completer = completer_at(self.lm, prompt, self._completer)
+        done = yield from completer.writing(
+            prompt.text, "none", settings.max_bytes, settings.filters.temperature, settings.stops, random
+        )
+        return done.text
+
+    def _logprob(self, ids: tuple[int, ...], first: int) -> Step[Scored]:
+        """Of the tokens from ``first`` on: their log-probability, and whether each is the likeliest."""
+        places = token_windows(len(ids), first, context_length(self.lm.token_lm))
+        total, greedy, size = 0.0, True, rows_in(self.lm.token_lm.vocab_size)
+        for start in range(0, len(places), size):
+            chunk = places[start : start + size]
+            rows = yield Request(tuple(ids[history:at] for history, at in chunk), start / len(places))
+            for (_, at), row in zip(chunk, rows, strict=True):
+                total += float(row[ids[at]])
+                greedy = greedy and int(row.argmax()) == ids[at]
+        return total, greedy
+
+
+def token_windows(length: int, first: int, size: int | None) -> list[tuple[int, int]]:
+    """For each token from ``first`` on where what it is given begins, and its place.
+
+    In a context of ``size`` tokens: the first window is what fits, each one after it has as many new tokens as fit, or
+    those that are left and the longest history.
+
+    >>> token_windows(5, 1, 3)
+    [(0, 1), (0, 2), (0, 3), (1, 4)]
+    """
+    if size is None:
+        return [(0, at) for at in range(first, length)]
+    end = min(length, max(first, size + 1))
+    start = max(0, end - 1 - size)
+    out = [(start, at) for at in range(first, end)]
+    while end < length:
+        start, end = end, min(end + size, length)
+        out += [(max(0, end - 1 - size), at) for at in range(start, end)]
+    return out

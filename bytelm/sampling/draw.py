@@ -1,0 +1,92 @@
+"""One symbol from the filtered distribution, evaluated no further than the draw depends on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from bytelm.errors import InvalidArgumentError, InvalidTypeError, ModelError
+from bytelm.inference.frontier import Frontier
+from bytelm.inference.lazy import evaluate
+from bytelm.inference.scheduler import Step
+from bytelm.sampling.bounds import lower_bounds
+from bytelm.sampling.completion import LogitsProcessor
+from bytelm.sampling.filters import Filters
+from bytelm.symbols import SYMBOLS
+
+
+def draw(
+    frontier: Frontier, filters: Filters, uniforms: Float64[np.ndarray, " n"], done: float = 0.0
+) -> Step[Int64[np.ndarray, " n"]]:
+    """One symbol for each uniform number: independent draws from the filtered distribution after the prefix.
+
+    Args:
+        frontier: At the prefix; it learns what is evaluated.
+        filters: What is done to the distribution.
+        uniforms: Numbers from 0 to below 1.
+        done: The share of the job that lies behind.
+
+    Raises:
+        ModelError: The model leaves no symbol any probability.
+    """
+    symbols = np.full(len(uniforms), -1)
+    floor = np.zeros(SYMBOLS)
+    while True:
+        raised = np.maximum(floor, lower_bounds(frontier.envelope(), filters))
+        open_ = symbols < 0
+        symbols[open_] = settled(uniforms[open_], floor, raised)
+        if (symbols >= 0).all():
+            return symbols
+        if frontier.complete:
+            if not raised.any():
+                raise ModelError(
+                    f"after {frontier.cover.prefix[-40:]!r} the model gives no byte and no end of text any "
+                    "probability: all of its mass is on tokens that its tokenizer would not put there"
+                )
+            # u fell on what rounding took from a sum that is 1.
+            symbols[symbols < 0] = np.flatnonzero(raised)[-1]
+            return symbols
+        floor = raised
+        yield from evaluate(frontier, frontier.missing(frontier.reader.extra_token_cost), done)
+
+
+def settled(
+    uniforms: Float64[np.ndarray, " n"], floor: Float64[np.ndarray, "257"], raised: Float64[np.ndarray, "257"]
+) -> Int64[np.ndarray, " n"]:
+    """The symbols of the uniform numbers that fall on what the lower bounds have gained; -1 for those beyond.
+
+    >>> floor, raised = np.zeros(257), np.zeros(257)
+    >>> floor[0], raised[:2] = 0.25, (0.5, 0.25)
+    >>> settled(np.array([0.3, 0.6, 0.8]), floor, raised)
+    array([ 0,  1, -1])
+    """
+    edges = floor.sum() + np.cumsum(raised - floor)
+    symbols = np.searchsorted(edges, uniforms, side="right")
+    symbols[symbols == SYMBOLS] = -1
+    return symbols
+
+
+def processed(processor: LogitsProcessor, so_far: bytes, row: Float64[np.ndarray, "257"]) -> Float64[np.ndarray, "257"]:
+    """The masses that a processor makes of a row.
+
+    Raises:
+        InvalidTypeError: It returned something else than 257 numbers.
+        InvalidArgumentError: It returned NaN or +inf, or left no symbol.
+    """
+    returned: Any = processor(so_far, row)
+    try:
+        changed = np.asarray(returned, np.float64)
+    except (TypeError, ValueError):
+        changed = np.zeros(0)
+    if changed.shape != (SYMBOLS,):
+        raise InvalidTypeError(f"logits_processor must return 257 numbers, one for each symbol; got {returned!r:.80}")
+    top = changed.max()
+    if not np.isfinite(top):
+        raise InvalidArgumentError(
+            f"logits_processor left no symbol to draw after {so_far[-40:]!r}: the greatest of its numbers is {top}; "
+            "it must leave at least one finite, and none NaN or +inf"
+        )
+    masses: Float64[np.ndarray, "257"] = np.exp(changed - top)
+    return masses
