@@ -129,6 +129,39 @@ class TokenDrawer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What an engine has on top of `TokenLM`, with the default for what it lacks.
+
+    Attributes:
+        context_length: The longest sequence that it takes, or None if it has no limit or does not tell.
+        usage: Its counters, or None if it does not count.
+        extra_token_cost: The cost of one extra batched token, relative to a separate call.
+        drawer: The engine itself if it can draw tokens (`TokenDrawer`), or None.
+        asks_each_step: Whether `TokenDrawer.draw_tokens` asks for more sequences after each step.
+        model: The model that it runs, where there is one in this process: for `fingerprint`.
+    """
+
+    context_length: int | None
+    usage: Usage | None
+    extra_token_cost: float
+    drawer: TokenDrawer | None
+    asks_each_step: bool
+    model: Any
+
+
+def abilities_of(engine: TokenLM) -> Abilities:
+    """Look up what an engine has on top of `TokenLM`. Nothing else asks an engine for optional attributes."""
+    return Abilities(
+        context_length=getattr(engine, "context_length", None),
+        usage=getattr(engine, "usage", None),
+        extra_token_cost=getattr(engine, "extra_token_cost", EXTRA_TOKEN_COST),
+        drawer=engine if isinstance(engine, TokenDrawer) else None,
+        asks_each_step=bool(getattr(engine, "asks_each_step", False)),
+        model=getattr(engine, "model", None),
+    )
+
+
 def checked_rows(
     rows: Any, n: int, vocab_size: int, *, tolerance: float = ROW_TOLERANCE
 ) -> Float[np.ndarray, "n vocab"]:
