@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 from bytelm.errors import InvalidArgumentError
+from bytelm.symbols import character_from, character_until
 
 StopAt: TypeAlias = Literal["newline", "blank-line", "eot"]
 
@@ -146,9 +147,7 @@ def _last(prefix: bytes, size: int) -> bytes:
     newline = prefix.find(b"\n", start - 1)
     if 0 <= newline < len(prefix) - 1:
         return prefix[newline + 1 :]
-    while start < len(prefix) and prefix[start] & 0xC0 == 0x80:
-        start += 1
-    return prefix[start:]
+    return prefix[character_from(prefix, start) :]
 
 
 def _first(suffix: bytes, size: int) -> bytes:
@@ -157,9 +156,7 @@ def _first(suffix: bytes, size: int) -> bytes:
         return suffix
     if newline := suffix.rfind(b"\n", 0, size) + 1:
         return suffix[:newline]
-    while size and suffix[size] & 0xC0 == 0x80:
-        size -= 1
-    return suffix[:size]
+    return suffix[: character_until(suffix, size)]
 
 
 def with_line_ends_of(text: bytes, written: bytes) -> bytes:

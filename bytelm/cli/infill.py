@@ -46,6 +46,7 @@ from bytelm.cli.options import (
 from bytelm.errors import InvalidArgumentError
 from bytelm.fim import Mode
 from bytelm.sampling.completion import Completion
+from bytelm.symbols import is_continuation
 
 STDIN = Path("-")
 
@@ -222,7 +223,7 @@ def _check_in_place(path: Path | None, before: bytes, after: bytes, n: int) -> N
 
 def _inside_character(after: bytes) -> bool:
     """Whether what is behind the cursor begins with a byte that no character begins with."""
-    return bool(after) and after[0] & 0xC0 == 0x80
+    return bool(after) and is_continuation(after[0])
 
 
 def _whole_characters(data: bytes) -> bytes:

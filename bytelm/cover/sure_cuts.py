@@ -38,6 +38,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from bytelm.symbols import is_continuation
+
 if TYPE_CHECKING:
     from bytelm.tokenizer.prefix_index import PrefixIndex
     from bytelm.tokenizer.split.vocab_walk import Nodes
@@ -99,7 +101,7 @@ def _uncrossed(viability: Viability, data: bytes) -> int | None:
         start = max(0, 2 * start - len(data) - 2 * longest)
         reached, found = start and start + longest - 1, 0  # by what begins before
         for at in range(start, len(data)):
-            if reached <= at and data[at] & 0xC0 != 0x80:
+            if reached <= at and not is_continuation(data[at]):
                 found = at
             reached = max(reached, _reach(tokens, data, at), _reach(special, data, at))
         if found:

@@ -43,6 +43,7 @@ from bytelm.sampling.byte_model import ByteModel
 from bytelm.sampling.completion import Settings
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.text_stream import text_of
+from bytelm.symbols import character_from
 
 Scored = tuple[float, bool]
 
@@ -211,9 +212,7 @@ def oldest(lm: ByteLM | Ensemble, prompt: Any, extra: bytes, tokens: int) -> int
     if len(ends) <= room:
         return 0
     cut = ends[len(ends) - room - 1] if room > 0 else len(prompt.text)
-    while cut < len(prompt.text) and prompt.text[cut] & 0xC0 == 0x80:
-        cut += 1
-    return min(cut, len(prompt.text))
+    return min(character_from(prompt.text, cut), len(prompt.text))
 
 
 def room(lm: ByteLM | Ensemble, place: Frontier | EnsemblePlace | ModelPlace) -> int | float:

@@ -35,7 +35,7 @@ from bytelm.errors import InvalidArgumentError
 from bytelm.inference.rows import RowReader
 from bytelm.inference.scheduler import Request, Step, rows_in
 from bytelm.lemma import log_sum
-from bytelm.symbols import EOT, SYMBOLS
+from bytelm.symbols import EOT, SYMBOLS, character_from
 
 WINDOW: Final = 1024
 SPARE: Final = 16  # tokens by which another member of a cover may be longer than the one that is counted
@@ -258,9 +258,7 @@ def windows(cover: Cover, *, first: int, stride: int, room: int) -> list[tuple[i
     for start in range(max(first, whole), len(text), stride):
         end = min(start + stride, len(text))
         oldest = bisect_left(ends, end) + 1 - room
-        history = ends[oldest - 1] if oldest > 0 else 0
-        while history < len(text) and text[history] & 0xC0 == 0x80:
-            history += 1
+        history = character_from(text, ends[oldest - 1] if oldest > 0 else 0)
         if history > start:
             fitting = bisect_right(ends, start) + room
             raise InvalidArgumentError(

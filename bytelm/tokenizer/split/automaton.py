@@ -32,6 +32,7 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Bool, Int32, UInt16
 
+from bytelm.symbols import is_continuation
 from bytelm.tokenizer.split.char_classes import CODE_POINTS, NO_LETTER, letters
 from bytelm.tokenizer.split.derivatives import (
     Formula,
@@ -101,7 +102,7 @@ class Utf8:
 
     def inner(self, partial: Partial, byte: int) -> Partial | int | None:
         """After one more byte: a longer beginning, or the letter of the whole character (`NO_LETTER`: none)."""
-        if byte & 0xC0 != 0x80:
+        if not is_continuation(byte):
             return None
         shift = 6 * (partial.missing - 1)
         origin = partial.first >> 6 * partial.missing << 6 * partial.missing
