@@ -1,21 +1,25 @@
-"""The folder on disk where what was computed once is kept.
+"""The folder on disk where what was computed once is kept, and how a file is written whole or not at all.
 
 Rules
-    ``BYTELM_CACHE`` names it, else the platform's cache folder. Whatever is in it can be deleted at any time.
-    A file appears whole or not at all (written beside its place, then renamed), so two processes at once are safe.
-    A cache that cannot be read or written is no error: the value is computed again.
+    ``BYTELM_CACHE`` names the folder; without it, the platform's cache folder. It can be deleted at any time.
+    A file appears whole or not at all (`writing`), so two processes at once are safe.
+    A cached value that cannot be read or written is no error: it is computed again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+from bytelm.errors import BytelmError, CacheWriteError
 
 
 def cache_folder(kind: str) -> Path | None:
-    """The folder for one kind of cached values, made if need be; None where it cannot be made."""
+    """The folder for one kind of cached values, made if needed; None if it cannot be made."""
     import platformdirs
 
     root = os.environ.get("BYTELM_CACHE") or platformdirs.user_cache_dir("bytelm")
@@ -29,24 +33,39 @@ def cache_folder(kind: str) -> Path | None:
 
 def read_bytes(path: Path | None) -> bytes | None:
     """The content of a cached file, or None."""
-    if path is None:
-        return None
     try:
-        return path.read_bytes()
+        return path.read_bytes() if path else None
     except OSError:
         return None
 
 
 def write_bytes(path: Path | None, data: bytes) -> None:
-    """Keep a value, atomically; a full or read-only disk is passed over."""
-    if path is None:
-        return
-    name = ""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-        with os.fdopen(handle, "wb") as file:
+    """Keep a value; if the disk is full or read-only, it is not kept."""
+    if path:
+        with suppress(CacheWriteError), writing(path) as file:
             file.write(data)
-        Path(name).replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that appears whole, on the disk, when the block ends; after any error everything is as it was.
+
+    Raises:
+        CacheWriteError: The operating system refuses (a full disk, no permission), here or in the block. Its ``errno``
+            is the system's.
+    """
+    beside = path.with_name(f".writing-{uuid4().hex}")
+    try:
+        with beside.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            beside.unlink()
+        if not isinstance(error, OSError) or isinstance(error, BytelmError):
+            raise
+        failure = CacheWriteError(f"cannot write {path}: {error}. Free some space, or choose another folder")
+        failure.errno = error.errno
+        raise failure from error

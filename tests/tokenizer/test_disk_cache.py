@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from bytelm.tokenizer.disk_cache import cache_folder, read_bytes, write_bytes
+from bytelm.errors import CacheWriteError
+from bytelm.tokenizer.disk_cache import cache_folder, read_bytes, write_bytes, writing
 from bytelm.tokenizer.split.char_classes import atom_members
 
 
@@ -35,6 +37,31 @@ def test_a_cache_that_cannot_be_used_is_passed_over(folder: Path) -> None:
     assert read_bytes(folder / "missing" / "value") is None
     write_bytes(None, b"42")
     assert read_bytes(None) is None
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), ValueError("no")]
+)
+def test_a_file_is_written_whole_or_not_at_all(error: BaseException, tmp_path: Path) -> None:
+    """Any error while writing leaves the file that was there and no other; a full disk says so, with its number."""
+    path = tmp_path / "file"
+    with writing(path) as file:
+        file.write(b"whole")
+    raised = CacheWriteError if isinstance(error, OSError) else type(error)
+
+    with pytest.raises(raised) as caught, writing(path) as file:
+        file.write(b"ha")
+        raise error
+
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("file", b"whole")]
+    if isinstance(caught.value, OSError):
+        assert (caught.value.errno, str(path) in str(caught.value)) == (errno.ENOSPC, True)
+
+
+def test_a_folder_that_is_not_there_is_a_write_error(tmp_path: Path) -> None:
+    """Before the block as in it."""
+    with pytest.raises(CacheWriteError, match="missing"), writing(tmp_path / "missing" / "file"):
+        pass
 
 
 def test_a_corrupt_file_is_ignored(folder: Path) -> None:
