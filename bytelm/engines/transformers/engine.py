@@ -40,7 +40,6 @@ from bytelm.engines.transformers.loading import load_model
 from bytelm.engines.transformers.modes import Mode, choose_mode
 from bytelm.engines.transformers.plan import Plan
 from bytelm.engines.transformers.prefix_tree import TWIG_AGE, PrefixTree
-from bytelm.engines.transformers.thin_linear import SIZES, ThinLinear, gaining_sizes
 from bytelm.errors import (
     InvalidArgumentError,
     InvalidTypeError,
@@ -67,8 +66,6 @@ class TransformersLM:
         cache_budget_bytes: What keys, values and rows may take from call to call. None: a quarter of the bytes of the
             model's parameters, at least 128 MiB.
         prefill_chunk: Most tokens in a forward pass.
-        thin_linear: Do linear layers on a few rows in the order that is faster here (see thin_linear.py; float32 on
-            the CPU only). None: where a measurement says so.
 
     Attributes:
         usage: Forward passes made and tokens fed since the construction, padding excluded.
@@ -98,7 +95,6 @@ class TransformersLM:
         max_batch: int = 64,
         cache_budget_bytes: int | None = None,
         prefill_chunk: int = 512,
-        thin_linear: bool | None = None,
     ) -> None:
         if not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
             raise InvalidTypeError(f"model must be a transformers model, not {type(model).__name__}; see load()")
@@ -129,8 +125,6 @@ class TransformersLM:
         ids.check_vocabulary(tokenizer, self.vocab_size)
         self.eot_ids = ids.end_ids(model, tokenizer, self.vocab_size, eot_ids)
         self.start_id = ids.start_id(tokenizer, self.vocab_size, self.eot_ids, start_id)
-        if thin_linear is not False:
-            self._forward.thin = ThinLinear(range(1, SIZES[-1] + 1) if thin_linear else gaining_sizes(model))
         self._forward.usage = Usage()
 
     def __repr__(self) -> str:

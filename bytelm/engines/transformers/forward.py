@@ -21,7 +21,6 @@ from jaxtyping import Bool, Float, Int64
 from bytelm.engines.transformers import traits
 from bytelm.engines.transformers.kv_cache import SlotStore
 from bytelm.engines.transformers.plan import Pass, Plan
-from bytelm.engines.transformers.thin_linear import ThinLinear
 from bytelm.errors import BytelmError, ModelError, OutOfMemoryError
 from bytelm.token_lm import Usage, checked_rows
 
@@ -51,7 +50,6 @@ class Forward:
         inputs: Ids that the model can be fed.
         columns: Ids that it scores; known after the first pass.
         masking: How it takes a tree mask, or why it does not.
-        thin: In force where a pass has few tokens.
     """
 
     def __init__(self, model: Any) -> None:
@@ -61,7 +59,6 @@ class Forward:
         self.inputs = int(embedding.shape[0])
         self.columns = 0
         self.masking = traits.masking(model)
-        self.thin = ThinLinear(())
         self._device = embedding.device
         self._modules = list(model.modules())  # listing them takes as long as a small step
         self._accepts = frozenset(inspect.signature(traits.unwrapped(model).forward).parameters)
@@ -150,9 +147,8 @@ class Forward:
             options["logits_to_keep"] = torch.tensor(keep, device=self._device)
         if "position_ids" not in self._accepts:
             options.pop("position_ids", None)
-        thin = self.thin if ids.size in self.thin.sizes else contextlib.nullcontext()
         self.usage.calls += 1
-        with failing(*ids.shape), torch.inference_mode(), thin:
+        with failing(*ids.shape), torch.inference_mode():
             logits = self.model(input_ids=torch.from_numpy(ids).to(self._device), **options).logits
         self.columns = int(logits.shape[-1])
         return logits, kept
