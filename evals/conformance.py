@@ -1,7 +1,7 @@
 """Agreement with the tokenizer itself: ``python -m evals.conformance [TOKENIZER…]``.
 
-What is compared, and how a disagreement is settled: bytelm/testing/tokenizers/trial.py. ``bytelm doctor MODEL --verify`` is
-the short form for one model.
+bytelm/testing/tokenizers/trial.py says what is compared, and how a disagreement is judged. ``bytelm doctor MODEL
+--verify`` is the short form for one model.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-from rich.console import Console
-from rich.progress import track
-
 from bytelm.testing.tokenizers.definition import read_backend
 from bytelm.testing.tokenizers.trial import FEW, Report, Trial
 from bytelm.tokenizer.viability.viability import Viability
-from evals.report.output import write_result
+from evals.report.command import command, words_of
+from evals.report.output import Result, add_output_options, answer, write_result
+from evals.report.progress import tracked
 from evals.report.records import command_of
+from evals.report.tables import console, table
 
-PART = 1000  # prefixes of one task: each reads the tokenizer anew, and all are shared out among the processes
+PART = 1000  # prefixes of one task of a process; each task reads the tokenizer again
 
 
 def _name(path: str) -> str:
@@ -56,18 +56,14 @@ COLUMNS = {
 }
 
 
-def table(rows: Sequence[dict[str, Any]]) -> Any:
-    """The summaries of some reports as a table for the terminal."""
-    from rich.table import Table
-
-    made = Table(title="Agreement with the tokenizer itself")
-    made.add_column("tokenizer")
-    for title in COLUMNS.values():
-        made.add_column(title, justify="right")
+def made_table(rows: Sequence[dict[str, Any]]) -> Any:
+    """The summaries of reports as a table, with refused tokenizers below it."""
+    made = table("Agreement with the tokenizer itself", ["tokenizer", *COLUMNS.values()])
     refused = [
         f"{row['tokenizer']}: refused, gives back {row['round_trips']:.0%} of texts" for row in rows if row["refused"]
     ]
     made.caption = "\n".join(refused) or None
+    made.caption_justify = "left"
     for row in rows:
         if row["refused"] is None:
             values = [len(row[key]) if key == "disagreements" else row[key] for key in COLUMNS]
@@ -83,77 +79,69 @@ def _cell(value: Any) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison; 1 when anything disagrees."""
-    parser = argparse.ArgumentParser(prog="python -m evals.conformance", description=__doc__.split("\n")[0])
-    parser.add_argument("tokenizers", nargs="*", metavar="TOKENIZER", help="tokenizer.json[.xz] files or model folders")
-    parser.add_argument(
-        "--prefixes", type=int, default=5000, help="distinct prefixes for each tokenizer (default 5000)"
-    )
-    parser.add_argument(
-        "--leaves", type=int, default=FEW, help="leaves for each node where there are many (default 300)"
-    )
-    parser.add_argument(
-        "--effort", type=float, default=1.0, help="multiplies the continuations of a prefix (default 1)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--no-lead", action="store_true", help="as after a sentinel: no hidden leading space")
-    parser.add_argument("--show", type=int, default=10, help="disagreements to print for each tokenizer (default 10)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--out", type=Path, help="write the JSON to this file as well")
-    parser.add_argument("--resume", action="store_true", help="keep what --out holds of a run with the same settings")
-    parser.add_argument("--read", type=Path, help="print the table of such a file and do nothing else")
-    options = parser.parse_args(arguments)
-    if options.read is not None:
-        _print(table(json.loads(options.read.read_text(encoding="utf-8"))["tokenizers"]))
-        return 0
-    paths = options.tokenizers or default_tokenizers()
-    if not paths:
+    parser = command("evals.conformance", __doc__)
+    add = parser.add_argument
+    add("tokenizers", nargs="*", metavar="TOKENIZER", help="tokenizer.json[.xz] files or model folders")
+    add("--prefixes", type=int, default=5000, help="distinct prefixes for each tokenizer (default 5000)")
+    add("--leaves", type=int, default=FEW, help="leaves for each node that has many (default %(default)s)")
+    add("--effort", type=float, default=1.0, help="multiplies the continuations of a prefix (default 1)")
+    add("--seed", type=int, default=0)
+    add("--jobs", type=int, default=1, help="processes (default 1)")
+    add("--no-lead", action="store_true", help="as after a sentinel: no hidden leading space")
+    add("--show", type=int, default=10, help="disagreements to print for each tokenizer (default 10)")
+    add_output_options(parser, plot=None)
+    add("--resume", action="store_true", help="keep the tokenizers of --out, if it was made with the same settings")
+    words = words_of(arguments)
+    options = parser.parse_args(words)
+    options.tokenizers = options.tokenizers or default_tokenizers()
+    if options.read is None and not options.tokenizers:
         parser.error("name a tokenizer, or set BYTELM_TEST_DATA to a folder that holds tokenizers/")
+
+    def show(record: Result) -> None:
+        console().print(made_table(record["tokenizers"]))
+        for row in record["tokenizers"]:
+            for wrong in row["disagreements"][: options.show]:
+                print(f"{row['tokenizer']}: {wrong}")
+
+    return answer(
+        options,
+        lambda: _measure(options, words),
+        show=show,
+        failed=lambda record: any(row["disagreements"] for row in record["tokenizers"]),
+    )
+
+
+def _measure(options: argparse.Namespace, words: Sequence[str]) -> Result:
+    """Try each tokenizer that the record lacks, and write the record after each."""
     settings = {key: getattr(options, key) for key in ("prefixes", "leaves", "effort", "seed", "no_lead")}
     rows = _kept(options.out, settings) if options.resume else {}
-    record: dict[str, Any] = {
-        "command": command_of("evals.conformance", sys.argv[1:] if arguments is None else arguments),
+    names = [_label(path, no_lead=options.no_lead) for path in options.tokenizers]
+    record: Result = {
+        "command": command_of("evals.conformance", words),
         "settings": settings,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("tokenizers", "transformers", "numpy")},
+        "tokenizers": [rows[name] for name in names if name in rows],
     }
-
-    def write() -> dict[str, Any]:
-        names = [_label(path, no_lead=options.no_lead) for path in paths]
+    todo = [path for path, name in zip(options.tokenizers, names, strict=True) if name not in rows]
+    for report in run(todo, settings, jobs=options.jobs):
+        rows[report.tokenizer] = report.summary()
         record["tokenizers"] = [rows[name] for name in names if name in rows]
         if options.out is not None:
             write_result(record, options.out)
-        return record
-
-    todo = [path for path in paths if _label(path, no_lead=options.no_lead) not in rows]
-    for report in run(todo, settings, jobs=options.jobs):
-        rows[report.tokenizer] = report.summary()
-        write()
-    found = write()["tokenizers"]
-    if options.json:
-        print(json.dumps(record, indent=1, ensure_ascii=False))
-    else:
-        _print(table(found))
-        for row in found:
-            for wrong in row["disagreements"][: options.show]:
-                print(f"{row['tokenizer']}: {wrong}")
-    return 1 if any(row["disagreements"] for row in found) else 0
+    return record
 
 
 def _kept(path: Path | None, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The tokenizers that a run with the same settings has finished, by name."""
+    """The finished tokenizers in a record with the same settings, by name."""
     if path is None or not path.exists():
         return {}
     record = json.loads(path.read_text(encoding="utf-8"))
     return {row["tokenizer"]: row for row in record["tokenizers"]} if record.get("settings") == settings else {}
 
 
-def _print(made: Any) -> None:
-    Console(width=None if sys.stdout.isatty() else 120).print(made)
-
-
 def run(paths: Sequence[str], settings: dict[str, Any], *, jobs: int = 1) -> Iterator[Report]:
-    """The reports of several tokenizers, each as soon as it is done; their prefixes are shared out in parts."""
+    """The reports of several tokenizers, each as soon as it is done; the processes share the prefixes in parts."""
     parts = -(-settings["prefixes"] // PART)
     tasks = [(path, part, parts, settings) for path in paths for part in range(parts)]
     with ExitStack() as stack:
@@ -162,7 +150,7 @@ def run(paths: Sequence[str], settings: dict[str, Any], *, jobs: int = 1) -> Ite
             done: Iterable[Report] = stack.enter_context(ProcessPoolExecutor(jobs)).map(_part, tasks)
         else:
             done = map(_part, tasks)
-        shown = track(done, total=len(tasks), description="parts", console=Console(stderr=True), transient=True)
+        shown = tracked(done, "parts", total=len(tasks))
         whole: Report | None = None
         for (_, part, _, _), report in zip(tasks, shown, strict=True):
             if whole is None:
@@ -193,7 +181,7 @@ def _part(task: tuple[str, int, int, dict[str, Any]]) -> Report:
 
 
 def loading_seconds(path: str) -> tuple[float, float]:
-    """Seconds of CPU time to read a tokenizer's structures: with an empty cache folder, and again from that folder."""
+    """CPU seconds to build a tokenizer's structures: with an empty cache folder, and again from the cache."""
     backend, found = read_backend(path), []
     with TemporaryDirectory() as folder, patch.dict(os.environ, BYTELM_CACHE=folder):
         for _ in range(2):

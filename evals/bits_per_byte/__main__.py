@@ -1,17 +1,17 @@
 """Exact bits per byte of any text under any model or ensemble: ``python -m evals.bits_per_byte FILES…``.
 
-    −log₂ P(text) / bytes, where P is that of the document's bytes, from the beginning of a text on; its end is not
+    −log₂ P(document) / bytes, where P is the probability that a text begins with the document; the end of text is not
     counted. Bytes are the same for all models, so models with different tokenizers can be compared.
 
 Rows
-    *MODEL, bytes* and *MODEL, tokens*; and the models together, as *mixture*, *bayes* or *product*: scores.py says what
-    each is, and what becomes of documents that are longer than a model's context.
+    *MODEL, bytes* and *MODEL, tokens*; and the models together, as *mixture*, *bayes* or *product*. scores.py defines
+    each, and says how it scores documents longer than a model's context.
 
-What is told
-    For each source the bits of all its documents over their bytes, with a 95 % interval by the bootstrap over
-    documents; the difference from the best member by bytes, over the same resamples; tokens fed and time a byte.
-    By position: the same of `BIN` bytes at a time, a token's bits shared out evenly among its bytes.
-    A document that some model cannot spell, or gives no probability at all, is left out for all and counted.
+Results
+    For each source the bits of all documents divided by their bytes, with a 95 % interval by the bootstrap over
+    documents; the difference from the best member by bytes, over the same resamples; tokens fed and time per byte.
+    By position: the same for every `BIN` bytes; a token's bits are divided evenly among its bytes.
+    If a model cannot spell a document, or gives it probability 0, all models leave it out, and it is counted.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -33,20 +31,24 @@ import numpy as np
 from bytelm import ByteLM
 from bytelm.byte_lm.fingerprint import fingerprint
 from bytelm.ensemble.combine import Combine
-from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
+from bytelm.errors import UnreachablePrefixError
 from evals.bits_per_byte.documents import PACKAGED, Document, Documents, read_documents
 from evals.bits_per_byte.scores import Panel
+from evals.report.command import add_engine_options, at_least, chosen, command, numbers, set_threads, words_of
+from evals.report.output import save_figure
+from evals.report.progress import bar
 from evals.report.records import Line, Records, command_of, exit_status, read_records
 from evals.report.statistics import ratio_of
+from evals.report.surroundings import processor, versions
+from evals.report.tables import console, interval, print_line, table
 
 BIN: Final = 64  # bytes
 SMOOTH: Final = 5  # bins
-SHOWN: Final = 0.1  # of the documents reach as far as the plot goes
-LIBRARIES: Final = ("torch", "transformers", "tokenizers", "numpy")
+SHOWN: Final = 0.1  # the plot ends where fewer of the documents reach
 
 
 def line_of(document: Document, panel: Panel) -> Line:
-    """What the results file says of a document."""
+    """The line of a document in the results file."""
     about = {"source": document.source, "id": document.id, "bytes": len(document.text)}
     try:
         scores = panel.scores(document.text)
@@ -131,7 +133,7 @@ def _positions(lines: Sequence[Line], methods: Sequence[str]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Score what is missing, and print one table."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    words = words_of(arguments)
     options = _parsed(words)
     return exit_status(lambda: _main(options, words), options.out)
 
@@ -146,7 +148,7 @@ def _main(options: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m evals.bits_per_byte", description=(__doc__ or "").split("\n")[0])
+    parser = command("evals.bits_per_byte", __doc__)
     parser.add_argument(
         "files", nargs="*", metavar="FILE", help=f"text files, folders, .jsonl files, or {', '.join(PACKAGED)}"
     )
@@ -165,9 +167,7 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--field", help="the entry of each line of a .jsonl file that is the text")
     parser.add_argument("--glob", default="*.py", help="which files of a folder (default *.py)")
     parser.add_argument("--seed", type=int, default=0, help="of the order in which documents are taken")
-    parser.add_argument("--device", help="as transformers takes it")
-    parser.add_argument("--dtype", help="the same")
-    parser.add_argument("--threads", type=int, help="CPU threads of the models")
+    add_engine_options(parser)
     parser.add_argument("--out", type=Path, help="write a line for each document here, when it is done")
     parser.add_argument("--resume", action="store_true", help="go on with --out")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -177,17 +177,15 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     options.model = options.model or ["demo"]
     names = [Path(model).name for model in options.model]
     given = options.combine or ("mixture,bayes" if len(names) > 1 else "")
-    options.combine = [formula for formula in given.split(",") if formula]
+    options.combine = chosen(parser, "formula", given, get_args(Combine)) if given else []
+    options.weights = numbers(parser, "--weights", options.weights) if options.weights else None
     if options.read is None and not options.files:
         parser.error("name a FILE to score, or a results file with --read")
-    if unknown := set(options.combine) - set(get_args(Combine)):
-        parser.error(f"--combine is of {', '.join(get_args(Combine))}; got {', '.join(sorted(unknown))}")
     if options.combine and len(names) < 2:
         parser.error("--combine needs two models or more: repeat --model")
     if len(set(names)) < len(names):
         parser.error(f"two models are called alike: {', '.join(names)}")
-    if min(options.bytes, options.document_bytes, options.stride) < 1:
-        parser.error("--bytes, --document-bytes and --stride must be at least 1")
+    at_least(parser, options, "bytes", "document_bytes", "stride")
     if options.resume and options.out is None:
         parser.error("--resume goes on with a file: name it with --out")
     return options
@@ -203,19 +201,12 @@ def _scored(options: argparse.Namespace, words: Sequence[str]) -> tuple[Line, li
         glob=options.glob,
         seed=options.seed,
     )
-    if options.threads is not None:
-        import torch
-
-        torch.set_num_threads(options.threads)
-    try:
-        weights = [float(weight) for weight in options.weights.split(",")] if options.weights else None
-    except ValueError:
-        raise InvalidArgumentError(f"--weights are numbers with commas between them; got {options.weights!r}") from None
+    set_threads(options.threads)
     lms = {
         Path(model).name: ByteLM.from_pretrained(model, device=options.device, dtype=options.dtype)
         for model in options.model
     }
-    panel = Panel(lms, combine=options.combine, weights=weights, stride=options.stride)
+    panel = Panel(lms, combine=options.combine, weights=options.weights, stride=options.stride)
     header = _header(options, panel, documents, words)
     with ExitStack() as stack:
         records = stack.enter_context(Records(options.out, header, resume=options.resume)) if options.out else None
@@ -242,22 +233,21 @@ def _header(options: argparse.Namespace, panel: Panel, documents: Documents, wor
             "stride": options.stride,
             "bin_bytes": BIN,
         },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-        "machine": platform.processor() or platform.machine(),
+        "versions": versions(python=True),
+        "machine": processor(),
     }
 
 
 def _watched(documents: Sequence[Document], old: Sequence[Line], panel: Panel) -> Iterator[Line]:
     """The lines that are missing, with a bar over the bytes and the bits per byte so far."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
     done = {(line["source"], line["id"]) for line in old}
     sums = dict.fromkeys(panel.methods, 0.0)
     scored = 0
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("bits / byte", total=sum(len(document.text) for document in documents))
+    with bar(*columns) as progress:
+        task = progress.add_task("bits / byte", total=sum(len(document.text) for document in documents))
         for document in documents:
             if (document.source, document.id) not in done:
                 line = line_of(document, panel)
@@ -266,32 +256,22 @@ def _watched(documents: Sequence[Document], old: Sequence[Line], panel: Panel) -
                     sums = {method: bits + math.fsum(line["bits"][method]) for method, bits in sums.items()}
                 yield line
             told = "  ".join(f"{method} {bits / scored:.3f}" for method, bits in sums.items()) if scored else ""
-            progress.update(bar, advance=len(document.text), description=told or "bits / byte")
-
-
-def _interval(mean: dict[str, float], *, sign: str = "") -> str:
-    return f"{mean['mean']:{sign}.4f} [{mean['low']:{sign}.4f}, {mean['high']:{sign}.4f}]"
+            progress.update(task, advance=len(document.text), description=told or "bits / byte")
 
 
 def _show(summary: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(summary["command"], soft_wrap=True, highlight=False, markup=False)
+    print_line(summary["command"])
     for source, figures in summary["figures"].items():
         counts = summary["documents"][source]
         left_out = f", {counts['left_out']} left out" if counts["left_out"] else ""
         title = f"{source}: {counts['scored']} documents, {counts['bytes']:,} bytes{left_out}"
-        table = Table(title=title, title_justify="left")
-        table.add_column("")
-        for name in ("bits / byte [95 % interval]", "less the best member's bytes", "fed / byte", "ms / byte"):
-            table.add_column(name, justify="right")
+        columns = ["", "bits / byte [95 % interval]", "less the best member's bytes", "fed / byte", "ms / byte"]
+        made = table(title, columns)
         for method, row in figures.items():
-            difference = "-" if row["difference"] is None else _interval(row["difference"], sign="+")
+            difference = "-" if row["difference"] is None else interval(row["difference"], sign="+", digits=4)
             cost = (f"{row['fed_per_byte']:.2f}", f"{1000 * row['seconds_per_byte']:.1f}")
-            table.add_row(method, _interval(row["bits_per_byte"]), difference, *cost)
-        console.print(table)
+            made.add_row(method, interval(row["bits_per_byte"], digits=4), difference, *cost)
+        console().print(made)
 
 
 def _plot(summary: dict[str, Any], path: Path) -> None:
@@ -316,7 +296,7 @@ def _plot(summary: dict[str, Any], path: Path) -> None:
     if found:
         figure.axes[0].set_ylabel("bits per byte")
         figure.axes[0].legend()
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

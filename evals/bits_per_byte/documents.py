@@ -1,15 +1,15 @@
-"""What `evals.bits_per_byte` scores: documents, cut from files.
+"""The documents that `evals.bits_per_byte` scores, cut from files.
 
 Rules
-    A source is a text file; a folder, of which the files that match ``glob`` are taken; a ``.jsonl`` or ``.jsonl.gz``
-    file, of which each line's ``field`` is a document; or one of two that come with Python: *stdlib*, the modules of its
-    standard library, and *pydoc*, the chapters of its language reference, in English.
-    A document is the beginning of a text, cut at a character. Of each source documents are taken in a seeded order
-    until there are so many bytes; the last one is cut, too. The order does not depend on how many are taken.
-    Texts that are empty, no UTF-8, or there already are left out and counted.
+    A source is a text file; a folder, whose files that match ``glob`` are taken; a ``.jsonl`` or ``.jsonl.gz`` file,
+    where the ``field`` of each line is a text; or one of two sources that come with Python: *stdlib*, the modules of the
+    standard library, and *pydoc*, the chapters of the language reference (English).
+    A document is the beginning of a text, cut at a character. Documents of a source are taken in a seeded order up to a
+    number of bytes; the last one is cut to fit. The order does not depend on how many are taken.
+    Empty texts, texts that are not UTF-8 and repeated texts are left out and counted.
 
 Does not
-    Tell what a model has seen in training: choose the files.
+    Know what a model has seen in training: choose the files accordingly.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from evals.fim.problems import DataError
+from evals.report.errors import DataError
 
 PACKAGED: Final = ("stdlib", "pydoc")
 
@@ -36,8 +36,8 @@ class Document:
     """A text that is scored by itself.
 
     Attributes:
-        source: What it was taken from, by name.
-        id: Which one of that source.
+        source: The name of its source.
+        id: Its name within the source.
         text: Its bytes, UTF-8.
     """
 
@@ -48,18 +48,18 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """What was taken.
+    """The documents of some sources.
 
     Attributes:
         taken: In the order in which they are scored: the sources in turn.
-        left_out: How many texts of each source are empty, no UTF-8 or there already.
+        left_out: For each source, how many texts are empty, not UTF-8, or repeated.
     """
 
     taken: tuple[Document, ...]
     left_out: dict[str, int]
 
     def sha256(self) -> str:
-        """Of all that was taken."""
+        """The sum over all documents."""
         digest = hashlib.sha256()
         for document in self.taken:
             digest.update(f"{document.source}\0{document.id}\0{len(document.text)}\0".encode() + document.text)
@@ -113,7 +113,7 @@ def read_documents(
 
 
 def _beginning(text: bytes, size: int) -> bytes:
-    """The first bytes of a text, to the end of a character; none if they are no UTF-8."""
+    """The first bytes of a text, up to the end of a character; nothing if they are not UTF-8."""
     part = text[:size]
     try:
         part.decode()

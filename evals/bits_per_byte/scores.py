@@ -1,16 +1,16 @@
-"""What a text costs in bits: every byte of a document under models and their combinations, by bytes and by tokens.
+"""The log-probability of every byte of a document, under models and their combinations, by bytes and by tokens.
 
 By bytes
-    `ByteLM.byte_logprobs`: the sum over all token sequences that the text can be the beginning of.
+    `ByteLM.byte_logprobs`: the sum over all token sequences that begin with the text.
 By tokens
-    The log-probability of one sequence among those: the text's canonical tokenization. So it is never the greater. The
-    others are those whose last token goes beyond the end: over a long text the two are nearly one.
+    The log-probability of one of these sequences, the text's canonical tokenization: it is never greater. In the other
+    sequences the last token goes beyond the end of the text; over a long text they add almost nothing.
 Combinations
-    A mixture and bayes are worked out from the members' log-probabilities of each byte, which are all that they need:
-    they cost what the members cost. A product needs the members' whole rows: `Ensemble.byte_logprobs`.
+    A mixture and bayes are computed from the members' log-probabilities of each byte, and so cost what the members cost.
+    A product needs whole rows of the members: `Ensemble.byte_logprobs`.
 Long documents
-    What does not fit in a model's context is scored in pieces of ``stride`` bytes, each given as much before it as the
-    context holds, by tokens as by bytes: a token belongs to the piece that its last byte is in.
+    A document longer than a model's context is scored in pieces of ``stride`` bytes, by bytes and by tokens. Each piece
+    sees as much of the text before it as the context holds. A token belongs to the piece that holds its last byte.
 Cost
     Calls, tokens fed and wall time of each method, from empty caches.
 """
@@ -27,19 +27,19 @@ import numpy as np
 from jaxtyping import Float64
 
 from bytelm import ByteLM, Ensemble
-from bytelm.ensemble.combine import Combine, log_sums, weights_of
+from bytelm.ensemble.combine import Combine, weights_of
 from bytelm.errors import UnreachablePrefixError
 from bytelm.inference.scheduler import rows_in
 from bytelm.token_lm import checked_rows
 
 
 @dataclass(slots=True)
-class Combination:
-    """What a method says of a document.
+class Score:
+    """The score of a document by one method.
 
     Attributes:
         logprobs: Of each byte, natural logarithms.
-        calls: Forward passes that it took.
+        calls: Forward passes.
         fed: Tokens run through the models.
         seconds: Wall time.
     """
@@ -80,13 +80,13 @@ class Panel:
         """Their names, in the order of the table."""
         return [f"{name}, {way}" for name in self.lms for way in ("tokens", "bytes")] + list(self.combine)
 
-    def scores(self, text: bytes) -> dict[str, Combination]:
-        """What each method says of a document.
+    def scores(self, text: bytes) -> dict[str, Score]:
+        """The score of a document by each method.
 
         Raises:
             UnreachablePrefixError: A model cannot spell it.
         """
-        found = {method: Combination() for method in self.methods}
+        found = {method: Score() for method in self.methods}
         for name, lm in self.lms.items():
             with self._measured(found[f"{name}, bytes"]) as score:
                 score.logprobs = lm.byte_logprobs(text, stride=self.stride)
@@ -107,8 +107,8 @@ class Panel:
         return found
 
     @contextmanager
-    def _measured(self, score: Combination) -> Iterator[Combination]:
-        """Add what the block costs, from empty caches."""
+    def _measured(self, score: Score) -> Iterator[Score]:
+        """Add the cost of the block to a score, from empty caches."""
         engines: list[Any] = list({id(lm.token_lm): lm.token_lm for lm in self.lms.values()}.values())
         for engine in engines:
             if hasattr(engine, "clear_cache"):
@@ -124,25 +124,25 @@ class Panel:
 def combined_logprobs(
     members: Float64[np.ndarray, "members n"], weights: Float64[np.ndarray, " members"], combine: Combine
 ) -> Float64[np.ndarray, " n"]:
-    """The log-probability of each byte under a mixture or in bayes, from those of the members.
+    """The log-probability of each byte under a mixture or bayes, from the members' log-probabilities.
 
-    In bayes P(text) = Σ wᵢ Pᵢ(text) at every place, and a byte has the quotient of two of these.
+    In bayes P(text) = Σ wᵢ Pᵢ(text) for every beginning of the text; the probability of a byte is the quotient of two.
     """
     with np.errstate(divide="ignore"):
         shares = np.log(weights)[:, None]
     if combine == "mixture":
-        return log_sums(shares + members)
+        return np.logaddexp.reduce(shares + members)
     along = np.concatenate([np.zeros((len(members), 1)), members.cumsum(axis=1)], axis=1)
-    return np.diff(log_sums(shares + along))
+    return np.diff(np.logaddexp.reduce(shares + along))
 
 
 def token_logprobs(lm: ByteLM, text: bytes, *, stride: int | None = None) -> Float64[np.ndarray, " n"]:
-    """The log-probability of a text's canonical tokens, that of each shared out evenly among its bytes.
+    """The log-probability of a text's canonical tokens; each token's is divided evenly among its bytes.
 
     Args:
-        lm: Whose tokens, and on whose engine.
+        lm: The model and its tokenizer.
         text: UTF-8.
-        stride: As for `ByteLM.byte_logprobs`, whose pieces these are.
+        stride: As for `ByteLM.byte_logprobs`; the pieces are the same.
 
     Raises:
         UnreachablePrefixError: The tokenizer does not give the text back.

@@ -1,23 +1,20 @@
 """What exact bytes cost beside plain token generation: ``python -m evals.cost``.
 
-The methods (bench.py, peers.py) run on the same prompts and the same loaded model, one after the other at each prompt, or
-at each batch of prompts.
-    *calls*: forward passes a byte, and a token of the text that was written; *fed*: tokens run through the model a
-    byte, the prompt included.
-    *core*: milliseconds of CPU a byte outside the model.
-    *time*: the ratio of wall time a byte to that of ``model.generate``, which goes on until each prompt has its bytes.
-    *memory*: peak resident memory of a process that runs the method alone, from when the model is loaded.
-    *variation*: total variation between the method's next byte after a prompt and the exact one, the mean over the
-    prompts; `evals/cost/lazy.py` shows that lazy evaluation has none.
-Calls and tokens are deterministic. Times are of this machine on this day; only their ratios within one run mean
-anything.
+The methods (bench.py, peers.py) run on the same loaded model and the same prompts, one method after the other at each
+prompt or batch of prompts.
+    *calls*: forward passes per byte, and per token of the text written. *fed*: tokens run through the model per byte,
+    the prompt included.
+    *core*: milliseconds of CPU per byte outside the model.
+    *time*: wall time per byte, relative to ``model.generate``, which runs until each prompt has its bytes.
+    *memory*: peak resident memory of a process that runs the method alone, measured after the model is loaded.
+    *variation*: total variation distance between the method's next-byte distribution after a prompt and the exact one,
+    averaged over the prompts. lazy.py shows that lazy evaluation has none.
+Calls and tokens are deterministic. Times depend on the machine and the day; compare only ratios within one run.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import re
 import resource
 import subprocess
@@ -25,73 +22,61 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 from evals.cost.bench import OWN, Bench, Cost
 from evals.cost.peers import installed_peers
-from evals.cost.prompts import KINDS, PROMPTS
-from evals.report.output import add_output_options, draw_bars, put_out, read_result
+from evals.cost.prompts import KINDS, add_prompt_options
+from evals.report.command import at_least, chosen, command, set_threads, words_of
+from evals.report.output import add_output_options, answer, draw_bars
+from evals.report.progress import tracked
 from evals.report.records import command_of
+from evals.report.surroundings import machine, versions
+from evals.report.tables import console, print_line, table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison and print one table."""
     peers = installed_peers()
     known = (*OWN, *peers)
-    parser = argparse.ArgumentParser(prog="python -m evals.cost", description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="demo", help="a folder, a hub id, demo or demo-gemma")
-    parser.add_argument("--bytes", type=int, default=100, metavar="N", help="bytes to write after each prompt")
-    parser.add_argument(
-        "--limit", type=int, default=5, metavar="N", help=f"prompts to use, of {len(PROMPTS)} (default 5)"
-    )
+    parser = command("evals.cost", __doc__)
+    parser.add_argument("--model", default="demo", help="a folder, a hub id, demo or demo-gemma (default demo)")
+    add_prompt_options(parser)
     parser.add_argument("--prompts", choices=KINDS, default="ordinary", help="which of them (default ordinary)")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="prompts that run together (default 1)")
     parser.add_argument("--methods", default=",".join(OWN), help=f"of {', '.join(known)} (default %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model (default 1)")
     parser.add_argument("--no-memory", action="store_true", help="leave out the runs that measure peak memory")
     add_output_options(parser)
     parser.add_argument("--alone", choices=known, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.read is not None:
-        result = read_result(options)
-    else:
-        if min(options.bytes, options.limit, options.batch) < 1:
-            parser.error("--bytes, --limit and --batch must be at least 1")
-        methods = list(dict.fromkeys(["generate", *options.methods.split(",")]))
-        if unknown := set(methods) - set(known):
-            missing = f"no method is called {', '.join(sorted(unknown))}; there are {', '.join(known)}"
-            parser.error(missing + ("" if peers else ", and genlm-bytes where it is installed"))
-        if options.alone:
-            print(_peak_alone(options, peers))
-            return 0
-        result = _measure(options, methods, peers, sys.argv[1:] if arguments is None else list(arguments))
-    put_out(result, options, show=_show, plot=_plot)
-    return 0
+    words = words_of(arguments)
+    options = parser.parse_args(words)
+    at_least(parser, options, "bytes", "limit", "batch")
+    if options.alone:
+        print(_peak_alone(options, peers))
+        return 0
+    methods = chosen(
+        parser, "method", f"generate,{options.methods}", known, hint="" if peers else ", and genlm-bytes once installed"
+    )
+    return answer(options, lambda: _measure(options, methods, peers, words), show=_show, plot=_plot)
 
 
 def _bench(options: argparse.Namespace, peers: dict[str, Any]) -> tuple[Bench, list[tuple[str, ...]]]:
-    import torch
-
-    torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     prompts = KINDS[options.prompts][: options.limit]
     batches = [prompts[i : i + options.batch] for i in range(0, len(prompts), options.batch)]
     return Bench(options.model, peers), batches
 
 
 def _measure(
-    options: argparse.Namespace, methods: Sequence[str], peers: dict[str, Any], arguments: Sequence[str]
+    options: argparse.Namespace, methods: Sequence[str], peers: dict[str, Any], words: Sequence[str]
 ) -> dict[str, Any]:
-    from rich.console import Console
-    from rich.progress import track
-
     bench, batches = _bench(options, peers)
     costs = {method: Cost(method) for method in methods}
     for method in methods:
         bench.run(method, batches[0][:1], 8, Cost(method))  # what is only done once
-    bar = Console(stderr=True)
-    for batch in track(batches, description="prompts", console=bar, transient=True):
+    for batch in tracked(batches, "prompts"):
         for method in methods:
             bench.run(method, batch, options.bytes, costs[method])
     prompts = [prompt for batch in batches for prompt in batch]
@@ -100,19 +85,14 @@ def _measure(
         known = [distance for distance in distances if distance is not None]
         cost.total_variation = sum(known) / len(known) if known else None
     if not options.no_memory:
-        for method, cost in track(costs.items(), description="memory", console=bar, transient=True):
+        for method, cost in tracked(costs.items(), "memory", total=len(costs)):
             cost.peak_mib = _peak(method, options)
     return {
-        "command": command_of("evals.cost", arguments),
+        "command": command_of("evals.cost", words),
         "model": options.model,
         "structures_cpu_seconds": bench.structures_seconds,
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": options.threads,
-        },
-        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
-        | ({"genlm-bytes": version("genlm-bytes")} if any(method in peers for method in methods) else {}),
+        "machine": machine(options.threads),
+        "versions": versions(*(["genlm-bytes"] if any(method in peers for method in methods) else [])),
         "rows": [cost.row(costs["generate"]) for cost in costs.values()],
         "sums": [asdict(cost) for cost in costs.values()],
     }
@@ -148,7 +128,7 @@ def _forget_peak() -> None:
 
 
 COLUMNS: Final[tuple[tuple[str, str, Callable[[Any], str]], ...]] = (
-    ("method", "", str),
+    ("method", "method", str),
     ("calls_per_byte", "calls / byte", "{:.2f}".format),
     ("calls_per_token", "calls / token", "{:.2f}".format),
     ("fed_per_byte", "tokens fed / byte", "{:.2f}".format),
@@ -161,17 +141,12 @@ COLUMNS: Final[tuple[tuple[str, str, Callable[[Any], str]], ...]] = (
 
 
 def _show(result: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{result['model']}: {result['command']}")
-    for name, title, _ in COLUMNS:
-        table.add_column(title or name, justify="left" if not title else "right")
+    made = table(result["model"], [title for _, title, _ in COLUMNS])
     for row in result["rows"]:
-        table.add_row(*("-" if row.get(name) is None else show(row[name]) for name, _, show in COLUMNS))
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
-    console.print(f"tokenizer structures: {result['structures_cpu_seconds']:.2f} s of CPU time")
+        made.add_row(*("-" if row.get(name) is None else show(row[name]) for name, _, show in COLUMNS))
+    print_line(result["command"])
+    console().print(made)
+    print_line(f"tokenizer structures: {result['structures_cpu_seconds']:.2f} s of CPU time")
 
 
 def _plot(result: dict[str, Any], path: Path) -> None:

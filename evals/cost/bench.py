@@ -1,16 +1,16 @@
 """One model with every method ready to run, and what each run took.
 
 Methods:
-    *generate*: ``model.generate``, greedy, until each prompt has its bytes. *lazy*: greedy bytes. *drawn*: bytes at temperature 1. *full*: greedy bytes
-    with every boundary node evaluated. Others: peers.py, on the same loaded model.
+    *generate*: ``model.generate``, greedy, until each prompt has its bytes. *lazy*: greedy bytes. *drawn*: bytes at
+    temperature 1. *full*: greedy bytes with every boundary node evaluated. Others: peers.py, on the same loaded model.
 Counts
-    Calls and tokens fed are counted at the model itself, by a hook on its forward pass, in the same way for all. Padding
-    before a prompt is not counted where the method hands an attention mask over; what a finished row of a batch is fed
-    until the last one is done is.
+    A hook on the model's forward pass counts calls and tokens fed, in the same way for all methods. Padding before a
+    prompt is not counted if the method gives an attention mask. Tokens fed to a finished row of a batch, until the last
+    row is done, are counted.
 Times
-    A method's time beside `generate` is the median over the batches of the ratio of their times a byte. Both run a batch
-    one after the other, so what else the machine has to do weighs on both, and a moment's load on one batch alone.
-    *core* is CPU time of this thread outside the model: the whole step less what passes inside the engine.
+    A method's time relative to `generate` is the median, over the batches, of the ratio of times per byte. Both run a
+    batch one after the other: other load on the machine slows both, and a short burst affects one batch only.
+    *core* is CPU time of this thread outside the model: the whole step minus the time inside the engine.
 """
 
 from __future__ import annotations
@@ -36,15 +36,21 @@ OWN: Final = ("generate", "lazy", "drawn", "full")
 
 
 @dataclass
-class Cost:
-    """The sums over all runs of one method."""
+class Sums:
+    """Calls, tokens fed and time of one method, over all its runs."""
 
     method: str
     new_bytes: int = 0
-    new_tokens: int = 0
     calls: int = 0
     fed: int = 0
     seconds: float = 0.0
+
+
+@dataclass
+class Cost(Sums):
+    """The same with what only a `Bench` can measure."""
+
+    new_tokens: int = 0
     core_seconds: float | None = None
     peak_mib: float | None = None
     total_variation: float | None = None

@@ -1,19 +1,19 @@
 """How the cost of exact bytes grows: ``python -m evals.cost.growth``.
 
 *prompt*
-    The calls, tokens and seconds before the first byte after a prompt of so many bytes, and the time of each byte after
+    Calls, tokens and seconds until the first byte after a prompt of this many bytes, and the time of each byte after
     it. The prompt is the source of the standard library's argparse.
 *output*
-    A completion of so many bytes after a prompt of 100.
+    A completion of this many bytes after a prompt of 100.
 *batch*
-    So many ragged prompts together, 64 bytes after each.
+    This many ragged prompts together, 64 bytes after each.
 *score*
-    `logprob` and `byte_logprobs` of so many bytes, beside the token-level score of the same text: one forward pass and
-    the log-probability of each of its canonical tokens.
+    `logprob` and `byte_logprobs` of this many bytes, beside the token-level score of the same text: one forward pass,
+    and the log-probability of each of its canonical tokens.
 
-Beside each stands ``model.generate`` on the same work in the same run: only the ratios mean anything elsewhere. They are
-medians of three, of a size that takes longer than half a minute the one. How the core's time grows with the vocabulary is
-in the table of evals/conformance.py.
+Each is compared with ``model.generate`` on the same work in the same run; compare only these ratios between machines. A
+ratio is the median of three, or a single one where the work takes longer than half a minute. The table of
+evals/conformance.py shows how the core's time grows with the vocabulary.
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, TypeVar
 
 from evals.cost.bench import Bench, Cost
 from evals.cost.prompts import PROMPTS
-from evals.report.output import add_output_options, put_out, read_result
+from evals.report.command import chosen, command, set_threads, words_of
+from evals.report.output import add_output_options, answer, save_figure
+from evals.report.progress import tracked
 from evals.report.records import command_of
+from evals.report.surroundings import versions
+from evals.report.tables import console, table
 
 T = TypeVar("T")
 
@@ -48,6 +51,12 @@ NAMES: Final = {
     "batch": "prompts at a time",
     "score": "bytes scored",
 }
+COUNTS: Final = ("prompt tokens", "calls", "tokens fed", "calls / generate's", "time / generate")
+FIRST: Final = ("calls to 1st byte", "fed", "time / 1st token")
+SCORES: Final = (
+    "tokens",
+    *(title for name in ("logprob", "byte_logprobs") for title in (f"{name}: calls", "fed", "time / tokens'")),
+)
 AFTER: Final = 64  # bytes
 REPEATS: Final = 3
 LONG: Final = 30.0  # seconds that are not spent again
@@ -148,83 +157,57 @@ def point(bench: Bench, axis: str, size: int) -> dict[str, Any] | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure along the axes and print a table for each."""
-    parser = argparse.ArgumentParser(prog="python -m evals.cost.growth", description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="demo", help="a folder, a hub id, demo or demo-gemma")
+    parser = command("evals.cost.growth", __doc__)
+    parser.add_argument("--model", default="demo", help="a folder, a hub id, demo or demo-gemma (default demo)")
     parser.add_argument("--axes", default=",".join(AXES), help="which of them (default %(default)s)")
     parser.add_argument("--most", type=int, default=10**9, metavar="N", help="leave out sizes beyond N")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model (default 1)")
     add_output_options(parser)
-    options = parser.parse_args(arguments)
-    if options.read is not None:
-        result = read_result(options)
-    else:
-        axes = options.axes.split(",")
-        if unknown := set(axes) - AXES.keys():
-            parser.error(f"no axis is called {', '.join(sorted(unknown))}; there are {', '.join(AXES)}")
-        result = _measure(options, axes, sys.argv[1:] if arguments is None else list(arguments))
-    put_out(result, options, show=_show, plot=_plot)
-    return 0
+    words = words_of(arguments)
+    options = parser.parse_args(words)
+    axes = chosen(parser, "axis", options.axes, list(AXES))
+    return answer(options, lambda: _measure(options, axes, words), show=_show, plot=_plot)
 
 
-def _measure(options: argparse.Namespace, axes: Sequence[str], arguments: Sequence[str]) -> dict[str, Any]:
-    import torch
-    from rich.console import Console
-    from rich.progress import track
-
-    torch.set_num_threads(options.threads)
+def _measure(options: argparse.Namespace, axes: Sequence[str], words: Sequence[str]) -> dict[str, Any]:
+    set_threads(options.threads)
     bench = Bench(options.model)
     for method in ("generate", "lazy"):
-        measured(bench, method, PROMPTS[:2], 8)  # what is only done once
+        measured(bench, method, PROMPTS[:2], 8)  # warm up: some work is done only once
     sizes = [(axis, size) for axis in axes for size in AXES[axis] if size <= options.most]
-    bar = track(sizes, description="sizes", console=Console(stderr=True), transient=True)
-    rows = [row for axis, size in bar if (row := point(bench, axis, size)) is not None]
+    rows = [row for axis, size in tracked(sizes, "sizes") if (row := point(bench, axis, size)) is not None]
     return {
-        "command": command_of("evals.cost.growth", arguments),
+        "command": command_of("evals.cost.growth", words),
         "model": options.model,
         "threads": options.threads,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")},
+        "versions": versions(),
         "rows": rows,
     }
 
 
 def _show(result: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
     for axis in AXES:
-        rows = [row for row in result["rows"] if row["axis"] == axis]
-        if not rows:
-            continue
-        table = Table(title=f"{result['model']}: {NAMES[axis]}")
-        if axis == "score":
-            _add_scores(table, rows)
-            console.print(table)
-            continue
-        columns = [NAMES[axis], "prompt tokens", "calls", "tokens fed", "calls / generate's", "time / generate"]
-        for title in [*columns, *(["calls to 1st byte", "fed", "time / 1st token"] if axis == "prompt" else [])]:
-            table.add_column(title, justify="right")
-        for row in rows:
-            cells = [f"{row['size']:,}", f"{row['prompt_tokens']:,}", f"{row['lazy']['calls']:,}"]
-            cells += [f"{row['lazy']['fed']:,}", f"{row['calls_per_token']:.2f}", f"{row['time_against_generate']:.2f}"]
-            if first := row.get("first"):
-                cells += [f"{first['calls']:,}", f"{first['fed']:,}", f"{first['against_generate']:.2f}"]
-            table.add_row(*cells)
-        console.print(table)
+        if rows := [row for row in result["rows"] if row["axis"] == axis]:
+            columns, cells = (SCORES, _scores) if axis == "score" else (COUNTS, _counts)
+            first = FIRST if axis == "prompt" else ()
+            made = table(f"{result['model']}: {NAMES[axis]}", [NAMES[axis], *columns, *first], left=0)
+            for row in rows:
+                made.add_row(f"{row['size']:,}", f"{row['prompt_tokens']:,}", *cells(row))
+            console().print(made)
 
 
-def _add_scores(table: Any, rows: Sequence[dict[str, Any]]) -> None:
-    for title in (NAMES["score"], "tokens", "logprob: calls", "fed", "time / tokens'"):
-        table.add_column(title, justify="right")
-    for title in ("byte_logprobs: calls", "fed", "time / tokens'"):
-        table.add_column(title, justify="right")
-    for row in rows:
-        cells = [f"{row['size']:,}", f"{row['prompt_tokens']:,}"]
-        for name in ("logprob", "byte_logprobs"):
-            cells += [f"{row[name]['calls']:,}", f"{row[name]['fed']:,}"]
-            cells.append(f"{row[name]['against_tokens']:.2f}")
-        table.add_row(*cells)
+def _counts(row: dict[str, Any]) -> list[str]:
+    cells = [f"{row['lazy']['calls']:,}", f"{row['lazy']['fed']:,}"]
+    cells += [f"{row['calls_per_token']:.2f}", f"{row['time_against_generate']:.2f}"]
+    if first := row.get("first"):
+        cells += [f"{first['calls']:,}", f"{first['fed']:,}", f"{first['against_generate']:.2f}"]
+    return cells
+
+
+def _scores(row: dict[str, Any]) -> list[str]:
+    ways = (row["logprob"], row["byte_logprobs"])
+    return [cell for way in ways for cell in (f"{way['calls']:,}", f"{way['fed']:,}", f"{way['against_tokens']:.2f}")]
 
 
 def _plot(result: dict[str, Any], path: Path) -> None:
@@ -245,7 +228,7 @@ def _plot(result: dict[str, Any], path: Path) -> None:
     figure.axes[0].set_ylabel("relative to generate, a byte")
     figure.axes[0].legend()
     figure.suptitle(f"{result['model']}, {result['threads']} thread(s)")
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

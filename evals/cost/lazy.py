@@ -1,15 +1,15 @@
 """What lazy evaluation must not change, on a real model: ``python -m evals.cost.lazy``.
 
 *greedy*
-    The bytes that the lazy sampler writes at temperature 0 are those written when every boundary node is evaluated:
-    prompts of English, code, CJK and white space, cut at a random byte.
+    At temperature 0 the lazy sampler writes the same bytes as a sampler that evaluates every boundary node. The prompts
+    are English, code, CJK and white space, cut at a random byte.
 *draws*
-    Single bytes drawn lazily have the distribution of the full evaluation: Pearson's chi-square against the filtered
-    exact row, unfiltered and filtered. Each draw begins anew with the rows of the prompt alone, some bytes further on,
-    where about half of the mass is on nodes that were not evaluated. Cells with an expectation below 5 are taken together. Of
-    m tests the smallest p has to exceed ``P_LEAST`` / m.
+    Single bytes drawn lazily have the distribution of the full evaluation: Pearson's chi-square test against the exact
+    row, with and without filters. Each draw starts from the rows of the prompt alone, some bytes further on, where about
+    half of the mass is on nodes that are not evaluated. Cells with an expectation below 5 are merged. The smallest of m
+    p-values must exceed ``P_LEAST`` / m.
 
-Rows are remembered between draws, so that each is computed once; the sampler does not know of it.
+Rows are remembered between draws, so that each is computed once. The sampler does not know.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import argparse
 import random
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any, Final
 
 import numpy as np
@@ -26,8 +25,12 @@ from jaxtyping import Float, Float64, Int64
 
 from bytelm.tokenizer.hard_texts import fragment
 from evals.cost.prompts import PROMPTS
-from evals.report.output import add_output_options, put_out, read_result
+from evals.report.command import at_least, command, set_threads, words_of
+from evals.report.output import add_output_options, answer
+from evals.report.progress import tracked
 from evals.report.records import command_of
+from evals.report.surroundings import versions
+from evals.report.tables import console, print_line, table
 
 P_LEAST: Final = 0.001
 KINDS: Final = {"English": "prose", "code": "code", "CJK": "scripts", "white space": "spaces"}
@@ -160,59 +163,54 @@ def draws(lm: Any, prompt: str, *, count: int) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare, print a table; 1 where anything differs."""
-    parser = argparse.ArgumentParser(prog="python -m evals.cost.lazy", description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="demo", help="a folder, a hub id, demo or demo-gemma")
+    parser = command("evals.cost.lazy", __doc__)
+    parser.add_argument("--model", default="demo", help="a folder, a hub id, demo or demo-gemma (default demo)")
     parser.add_argument("--prompts", type=int, default=200, help="greedy prompts, in four kinds (default 200)")
     parser.add_argument("--bytes", type=int, default=32, help="bytes to write after each (default 32)")
     parser.add_argument("--places", type=int, default=20, help="prompts to draw at (default 20)")
     parser.add_argument("--draws", type=int, default=2000, help="draws at each, for each setting (default 2000)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model (default 1)")
     parser.add_argument("--seed", type=int, default=0)
     add_output_options(parser, plot=None)
-    options = parser.parse_args(arguments)
-    if options.read is not None:
-        result = read_result(options)
-    else:
-        result = _measured(options, parser, sys.argv[1:] if arguments is None else arguments)
-    put_out(result, options, show=_show)
-    return 1 if result["different"] or _bonferroni(result["places"]) < P_LEAST else 0
+    words = words_of(arguments)
+    options = parser.parse_args(words)
+    at_least(parser, options, "prompts", "bytes", "draws")
+    if not 0 <= options.places <= len(PROMPTS):
+        parser.error(f"--places must be 0 to {len(PROMPTS)}; got {options.places}")
+    return answer(options, lambda: _measured(options, words), show=_show, failed=_differs)
 
 
-def _measured(options: argparse.Namespace, parser: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
-    if min(options.prompts, options.bytes, options.draws) < 1 or not 0 <= options.places <= len(PROMPTS):
-        parser.error(f"the numbers must be at least 1, and --places at most {len(PROMPTS)}")
+def _differs(result: dict[str, Any]) -> bool:
+    return bool(result["different"]) or _bonferroni(result["places"]) < P_LEAST
 
-    import torch
-    from rich.console import Console
-    from rich.progress import track
 
+def _measured(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
     from bytelm import ByteLM
 
-    torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     lm = ByteLM.from_pretrained(options.model)
-    bar = Console(stderr=True)
     share = -(-options.prompts // len(KINDS))
     parts = [(kind, prompts_of(kind, share, seed=options.seed)) for kind in KINDS]
     step = 10
     cuts = [(kind, prompts[i : i + step]) for kind, prompts in parts for i in range(0, len(prompts), step)]
     same = dict.fromkeys(KINDS, 0)
     different: list[str] = []
-    for kind, prompts in track(cuts, description="greedy", console=bar, transient=True):
+    for kind, prompts in tracked(cuts, "greedy"):
         agreed, wrong = greedy(lm, prompts, size=options.bytes)
         same[kind] += agreed
         different += wrong
     remembering = Remembering(lm.token_lm)
     lm = ByteLM(remembering)
     places: list[dict[str, Any]] = []
-    for prompt in track(PROMPTS[: options.places], description="draws", console=bar, transient=True):
+    for prompt in tracked(PROMPTS[: options.places], "draws"):
         places += draws(lm, prompt, count=options.draws)
         remembering.forget()
     return {
-        "command": command_of("evals.cost.lazy", arguments),
+        "command": command_of("evals.cost.lazy", words),
         "model": options.model,
         "bytes": options.bytes,
         "draws": options.draws,
-        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")},
+        "versions": versions(),
         "greedy": {kind: {"prompts": len(prompts), "same": same[kind]} for kind, prompts in parts},
         "different": different,
         "places": places,
@@ -221,22 +219,20 @@ def _measured(options: argparse.Namespace, parser: argparse.ArgumentParser, argu
 
 def _show(result: dict[str, Any]) -> None:
     """Print the two tables."""
-    from rich.console import Console
-    from rich.table import Table
-
     places = result["places"]
     by_setting: dict[str, list[dict[str, Any]]] = {}
     for place in places:
         name = ", ".join(f"{key} {value:g}" for key, value in place["settings"].items())
         by_setting.setdefault(name, []).append(place)
-    prompts = Table(title=f"{result['model']}: greedy, {result['bytes']} bytes, lazy against full")
-    for title in ("prompts", "number", "the same"):
-        prompts.add_column(title, justify="left" if title == "prompts" else "right")
+    prompts = table(
+        f"{result['model']}: greedy, {result['bytes']} bytes, lazy against full", ["prompts", "number", "the same"]
+    )
     for kind, counts in result["greedy"].items():
         prompts.add_row(kind, str(counts["prompts"]), str(counts["same"]))
-    drawn = Table(title=f"{result['model']}: {result['draws']} lazy draws at each prompt, against the exact row")
-    for title in ("settings", "places", "unknown", "rows / draw", "least p", "p < 0.05"):
-        drawn.add_column(title, justify="left" if title == "settings" else "right")
+    drawn = table(
+        f"{result['model']}: {result['draws']} lazy draws at each prompt, against the exact row",
+        ["settings", "places", "unknown", "rows / draw", "least p", "p < 0.05"],
+    )
     for name, rows in by_setting.items():
         ps = np.array([row["p"] for row in rows])
         asked = np.mean([row["rows_per_draw"] for row in rows])
@@ -244,8 +240,8 @@ def _show(result: dict[str, Any]) -> None:
         drawn.add_row(
             name, str(len(rows)), f"{unknown:.0%}", f"{asked:.2f}", f"{ps.min():.4f}", str(int((ps < 0.05).sum()))
         )
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(prompts, drawn, f"all tests together: least p times their number {_bonferroni(places):.2f}")
+    console().print(prompts, drawn)
+    print_line(f"all tests together: least p times their number {_bonferroni(places):.2f}")
 
 
 def _bonferroni(places: Sequence[dict[str, Any]]) -> float:

@@ -1,12 +1,11 @@
 """What exact bytes cost on llama.cpp: ``python -m evals.cost.llama_cpp``.
 
-The methods run on the same prompts, one after the other at each prompt, each with a cache of its own that is empty at
-every prompt.
+The methods run on the same prompts, one after the other at each prompt. Each has its own cache, empty at every prompt.
     *tokens*: llama.cpp's own generation: its decode and its sampler, greedy, with its own defaults, in the smallest
     loop that drives them.
     *lazy*: greedy bytes on the engine "llama-cpp". *drawn*: bytes at temperature 1.
     *transformers*: greedy bytes on the transformers engine, which runs the same file unpacked to float32.
-Times are wall times a byte of new text, of this machine on this day; only their ratios within one run mean anything.
+Times are wall times per byte of new text. They depend on the machine and the day; compare only ratios within one run.
 """
 
 from __future__ import annotations
@@ -17,27 +16,20 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from evals.cost.prompts import BYTES_PER_TOKEN, PROMPTS
-from evals.report.output import add_output_options, put_out, read_result
+from evals.cost.bench import Sums
+from evals.cost.prompts import BYTES_PER_TOKEN, PROMPTS, add_prompt_options
+from evals.report.command import at_least, chosen, command, set_threads, words_of
+from evals.report.output import add_output_options, answer
+from evals.report.progress import tracked
 from evals.report.records import command_of
+from evals.report.surroundings import versions
+from evals.report.tables import console, print_line, table
 
 METHODS: Final = ("tokens", "lazy", "drawn", "transformers")
-
-
-@dataclass
-class Cost:
-    """The sums over all prompts of one method."""
-
-    method: str
-    new_bytes: int = 0
-    seconds: float = 0.0
-    calls: int = 0
-    fed: int = 0
 
 
 class TokenLoop:
@@ -69,45 +61,33 @@ class TokenLoop:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison and print one table."""
-    parser = argparse.ArgumentParser(prog="python -m evals.cost.llama_cpp", description=__doc__.split("\n")[0])
+    parser = command("evals.cost.llama_cpp", __doc__)
     parser.add_argument("--model", default="demo", help="demo or demo-gemma (default demo)")
-    parser.add_argument("--bytes", type=int, default=100, metavar="N", help="bytes to write after each prompt")
-    parser.add_argument("--limit", type=int, default=5, metavar="N", help=f"prompts, of {len(PROMPTS)} (default 5)")
+    add_prompt_options(parser)
     parser.add_argument("--threads", type=int, default=1, help="threads of each engine (default 1)")
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="how often all is run (default 1)")
     parser.add_argument("--methods", default=",".join(METHODS), help="of %(default)s")
     add_output_options(parser, plot=None)
-    options = parser.parse_args(arguments)
-    if options.read is not None:
-        result = read_result(options)
-    else:
-        if min(options.bytes, options.limit, options.threads, options.rounds) < 1:
-            parser.error("--bytes, --limit, --threads and --rounds must be at least 1")
-        methods = list(dict.fromkeys(["tokens", *options.methods.split(",")]))
-        if unknown := set(methods) - set(METHODS):
-            parser.error(f"no method is called {', '.join(sorted(unknown))}; there are {', '.join(METHODS)}")
-        result = _measure(options, methods, sys.argv[1:] if arguments is None else list(arguments))
-    put_out(result, options, show=_show)
-    return 0
+    words = words_of(arguments)
+    options = parser.parse_args(words)
+    at_least(parser, options, "bytes", "limit", "threads", "rounds")
+    methods = chosen(parser, "method", f"tokens,{options.methods}", METHODS)
+    return answer(options, lambda: _measure(options, methods, words), show=_show)
 
 
-def _measure(options: argparse.Namespace, methods: Sequence[str], arguments: Sequence[str]) -> dict[str, Any]:
-    import torch
-    from rich.console import Console
-    from rich.progress import track
-
+def _measure(options: argparse.Namespace, methods: Sequence[str], words: Sequence[str]) -> dict[str, Any]:
     from bytelm import ByteLM
     from bytelm.engines.llama_cpp.context import library
     from bytelm.packaged import packaged_gguf
 
     library()  # silences llama.cpp
-    torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     loop = TokenLoop(packaged_gguf(options.model), threads=options.threads, n_ctx=2048)
     small = ByteLM.from_pretrained(options.model, engine="llama-cpp", n_threads=options.threads, n_ctx=2048)
     large = ByteLM.from_pretrained(options.model) if "transformers" in methods else small
-    costs = {method: Cost(method) for method in methods}
+    costs = {method: Sums(method) for method in methods}
 
-    def run(method: str, prompt: str, size: int, cost: Cost) -> None:
+    def run(method: str, prompt: str, size: int, cost: Sums) -> None:
         lm = large if method == "transformers" else small
         engine: Any = lm.token_lm
         if method == "tokens":
@@ -128,8 +108,8 @@ def _measure(options: argparse.Namespace, methods: Sequence[str], arguments: Seq
 
     prompts = PROMPTS[: options.limit]
     for method in methods:
-        run(method, prompts[0], 8, Cost(method))  # what is only done once
-    for prompt in track(prompts * options.rounds, description="prompts", console=Console(stderr=True), transient=True):
+        run(method, prompts[0], 8, Sums(method))  # warm up: some work is done only once
+    for prompt in tracked(prompts * options.rounds, "prompts"):
         for method in methods:
             run(method, prompt, options.bytes, costs[method])
     rows = []
@@ -146,26 +126,22 @@ def _measure(options: argparse.Namespace, methods: Sequence[str], arguments: Seq
             }
         )
     return {
-        "command": command_of("evals.cost.llama_cpp", arguments),
+        "command": command_of("evals.cost.llama_cpp", words),
         "model": options.model,
         "cores": os.cpu_count(),
         "threads": options.threads,
-        "versions": {name: version(name) for name in ("llama-cpp-python", "torch", "transformers", "numpy")},
+        "versions": versions("llama-cpp-python"),
         "rows": rows,
         "sums": [asdict(cost) for cost in costs.values()],
     }
 
 
 def _show(result: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{result['model']}: {result['command']}")
-    for name in result["rows"][0]:
-        table.add_column(name.replace("_", " "), justify="left" if name == "method" else "right")
+    made = table(result["model"], [name.replace("_", " ") for name in result["rows"][0]])
     for row in result["rows"]:
-        table.add_row(*(value if isinstance(value, str) else f"{value:.2f}" for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+        made.add_row(*(value if isinstance(value, str) else f"{value:.2f}" for value in row.values()))
+    print_line(result["command"])
+    console().print(made)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
 """Prompts, written for this project: English, code, other languages. Most of them stop inside a word.
 
-Apart from those, prompts full of white space, the hard case of bytes: how a run of it is split changes with each byte.
+A second set is full of white space, the hard case for bytes: the split of a run of it changes with each byte.
 """
+
+from __future__ import annotations
+
+import argparse
 
 ENGLISH = (
     "The capital of Fra",
@@ -60,5 +64,15 @@ WHITESPACE = (
     "x = 1\r\n\r\ny = 2\r\n\r\n",
     "    |    |    |\n    |  x |    |\n    |    | ",
 )
-BYTES_PER_TOKEN = 3.3  # of what follows them, for a generation that is told a number of tokens
+BYTES_PER_TOKEN = 3.3  # of the text after the prompts, for a generation that takes a number of tokens
 KINDS = {"ordinary": PROMPTS, "white-space": WHITESPACE}
+
+
+def add_prompt_options(parser: argparse.ArgumentParser, *, size: int = 100, limit: int = 5) -> None:
+    """``--bytes`` and ``--limit``, with these defaults."""
+    parser.add_argument(
+        "--bytes", type=int, default=size, metavar="N", help="bytes to write after each prompt (default %(default)s)"
+    )
+    parser.add_argument(
+        "--limit", type=int, default=limit, metavar="N", help=f"prompts to use, of {len(PROMPTS)} (default %(default)s)"
+    )

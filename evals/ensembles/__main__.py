@@ -1,14 +1,14 @@
-"""What ensembles and bytes are worth on published tasks: ``python -m evals.ensembles``.
+"""Members and ensembles on published tasks, by bytes and by tokens: ``python -m evals.ensembles``.
 
 The runs are each member by bytes, each member by tokens (lm-eval's own rule, on the same engine), and the ensembles
-"mixture", "bayes" and "product" of all members. Every run answers the same items of the same tasks: so many of each,
-drawn with a seed. The tasks are those of lm-eval, by its own code (bytelm/harness/model.py), or the offline ones of
-evals/tasks. What is kept: report/records.py. What is shown: summary.py.
+"mixture", "bayes" and "product" of all members. Every run answers the same items of the same tasks; the items are drawn
+with a seed. The tasks are lm-eval's, run by lm-eval's own code (bytelm/harness/model.py), or the offline ones of
+evals/tasks. The file format: report/records.py. The tables: summary.py.
 
-Going on
-    Each item of each run is a line of ``--out``, written when its task is done. Answers of a task that is under way are
-    in lm-eval's cache beside it (``FILE.answers_rank0.db``). After a kill at any moment, or when a member failed, the
-    same command with ``--resume`` runs what is missing; longer lists of tasks and runs, and more items, go on too.
+Resuming
+    Each item of each run is a line of ``--out``, written when its task is done. lm-eval's cache beside that file
+    (``FILE.answers_rank0.db``) keeps the answers of an unfinished task. After a kill at any moment, or a failed run, the
+    same command with ``--resume`` runs what is missing. It also accepts more tasks, more runs and more items.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ import argparse
 import json
 import logging
 import os
-import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,24 +31,25 @@ from bytelm.ensemble.combine import weights_of
 from bytelm.ensemble.fingerprint import digest_of
 from bytelm.ensemble.model import engines_of
 from bytelm.errors import InvalidArgumentError, MissingDependencyError
+from evals.report.command import add_engine_options, chosen, command, numbers, set_threads, words_of
 from evals.report.records import Line, Records, command_of, exit_status, read_records
+from evals.report.surroundings import processor, versions
 
-TASKS: Final = Path(__file__).parent / "tasks"
-# As many items as are answered in a few hours on two cores; a share of 200 items is good to ±7 points.
+TASKS: Final = Path(__file__).parent.parent / "tasks"
+# A few hours on two cores; a share over 200 items has an interval of ±7 points.
 DEFAULT: Final = (
     *(f"bytelm_{name}:200" for name in ("lambada", "piqa", "boolq", "hellaswag", "mmlu")),
     "bytelm_triviaqa:100",
     "bytelm_gsm8k:20",
 )
 COMBINES: Final = ("mixture", "bayes", "product")
-LIBRARIES: Final = ("torch", "transformers", "tokenizers", "numpy", "lm_eval")
 FEWSHOT_SEED: Final = 1234  # lm-eval's own
-PLAIN: Final = ("none", "remove_whitespace")  # filters that a task has only one of
+PLAIN: Final = ("none", "remove_whitespace")  # filters that need no name: a task has one of them and no other
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command's options, checked as far as they can be without data or model."""
-    parser = argparse.ArgumentParser(prog="python -m evals.ensembles", description=__doc__.split("\n")[0])
+    parser = command("evals.ensembles", __doc__)
     add = parser.add_argument
     add("--members", nargs="+", default=["demo", "demo-gemma"], metavar="MODEL", help="(default demo demo-gemma)")
     add("--weights", metavar="W,W,…", help="of the members in the ensembles; all alike if not given")
@@ -60,9 +59,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of the choice of items")
     add("--bytes-per-token", type=float, default=4, help="bytes for each token that a task allows (default 4)")
     add("--batch", default="auto", metavar="N", help="contexts that run together (default auto)")
-    add("--device", help="where the models run, cpu or cuda; by default a GPU if there is one")
-    add("--dtype", help="float32, bfloat16; by default float32 on a CPU")
-    add("--threads", type=int, help="CPU threads; by default torch's own choice")
+    add_engine_options(parser)
     add("--out", type=Path, metavar="FILE", help="the results file, a line an item")
     add("--resume", action="store_true", help="go on with --out where it ended")
     add("--read", type=Path, metavar="FILE", help="show this results file and run nothing")
@@ -71,7 +68,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     try:
         options.items = dict(_task(text, options.limit) for text in options.tasks)
-        options.weights = None if options.weights is None else [float(w) for w in options.weights.split(",")]
+        options.weights = None if options.weights is None else numbers(parser, "--weights", options.weights)
         if options.weights is not None:
             for combine in COMBINES:
                 weights_of(options.weights, len(options.members), combine, "--weights")
@@ -81,9 +78,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     if len(set(names)) < len(names):
         parser.error(f"two members have the same name: {', '.join(names)}")
     options.known = [*names, *(f"{name}/tokens" for name in names), *COMBINES]
-    options.runs = options.known if options.runs is None else options.runs.split(",")
-    if unknown := [run for run in options.runs if run not in options.known]:
-        parser.error(f"no run is called {', '.join(unknown)}; there are {', '.join(options.known)}")
+    options.runs = options.known if options.runs is None else chosen(parser, "run", options.runs, options.known)
     return options
 
 
@@ -97,7 +92,7 @@ def _task(text: str, limit: int) -> tuple[str, int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tasks, or show what was run; 1 when something failed."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    words = words_of(arguments)
     options = parsed(words)
     return exit_status(lambda: _main(options, words), options.out)
 
@@ -121,10 +116,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> tuple[Line, list[L
     """
     tasks = Tasks(list(options.items))
     chosen = {name: tasks.choose(name, items, options.seed) for name, items in options.items.items()}
-    if options.threads is not None:
-        import torch
-
-        torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     members = {
         Path(name).name: ByteLM.from_pretrained(name, device=options.device, dtype=options.dtype, normalize=True)
         for name in options.members
@@ -166,7 +158,7 @@ def header_of(options: argparse.Namespace, members: Mapping[str, ByteLM], words:
     """What a results file says of its run. No path of the machine is in it."""
     models = [getattr(lm.token_lm, "model", None) for lm in members.values()]
     return {
-        "command": command_of("evals.ensembles", [word for word in words if word != "--resume"]),
+        "command": command_of("evals.ensembles", words),
         "settings": {
             "members": {name: digest_of(lm) for name, lm in members.items()},
             "weights": options.weights,
@@ -174,9 +166,9 @@ def header_of(options: argparse.Namespace, members: Mapping[str, ByteLM], words:
             "bytes_per_token": options.bytes_per_token,
             "dtypes": [str(getattr(model, "dtype", None)) for model in models],
         },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "versions": versions("lm_eval", python=True),
         "devices": [str(getattr(model, "device", None)) for model in models],
-        "machine": platform.processor() or platform.machine(),
+        "machine": processor(),
         "cores": os.cpu_count(),
     }
 
@@ -185,7 +177,7 @@ class Tasks:
     """Tasks of lm-eval, and those of evals/tasks.
 
     Args:
-        names: Of all that will be asked for.
+        names: Of all tasks that will be run.
 
     Raises:
         MissingDependencyError: lm-eval is not installed.
@@ -208,17 +200,17 @@ class Tasks:
         self._tasks = {name: self._manager.load([name])["tasks"][name] for name in names}
 
     def choose(self, name: str, items: int, seed: int) -> list[int]:
-        """Some items of a task, drawn with a seed; more of them hold the fewer."""
+        """Some items of a task, drawn with a seed; a larger choice includes a smaller one."""
         whole = len(self._tasks[name].eval_docs)
         drawn: list[int] = np.random.default_rng([seed, whole]).permutation(whole)[:items].tolist()
         return sorted(drawn)
 
     def run(self, name: str, lm: Any, items: Sequence[int], cache: str | None) -> tuple[dict[int, Line], Line]:
-        """What a model did with each item, and what the task is."""
+        """A model's line for each item, and what the record says of the task."""
         from lm_eval.api.model import CachingLM
         from lm_eval.evaluator import evaluate
 
-        # Not lm-eval's simple_evaluate, which asks the system for all that is installed, each time.
+        # Not lm-eval's simple_evaluate, which lists all installed packages each time.
         loaded = self._manager.load([name])
         task = loaded["tasks"][name]
         if task.get_config("num_fewshot") is None:
@@ -230,7 +222,7 @@ class Tasks:
         for sample in found["samples"][name]:
             line = lines.setdefault(int(sample["doc_id"]), {"figures": {}})
             suffix = "" if sample["filter"] in PLAIN else f" ({sample['filter']})"
-            # What lm-eval calls perplexity of an item is the log-likelihood that goes into it.
+            # lm-eval's perplexity of an item is a log-likelihood; nats has it already.
             line["figures"] |= {
                 metric + suffix: sample[metric]
                 for metric in sample["metrics"]
@@ -256,20 +248,20 @@ def attempt(
     level: str,
     options: argparse.Namespace,
 ) -> Iterator[Line]:
-    """The lines of one task and run: its items and what they cost, or why it failed."""
+    """The lines of one task and run: its items and their cost, or why it failed."""
     from bytelm.harness.model import HarnessLM
 
     engines = {id(engine): engine for engine in engines_of(model) if hasattr(engine, "usage")}
     before = {name: engine.usage.copy() for name, engine in engines.items()}
     for engine in engines.values():
         if hasattr(engine, "clear_cache"):
-            engine.clear_cache()  # no run pays for what another has fed
+            engine.clear_cache()  # a run uses no rows of another
     began = time.perf_counter()
     about = {"task": task, "run": which}
     try:
         lm = HarnessLM(model, level=level, batch_size=options.batch, bytes_per_token=options.bytes_per_token)
         lines, told = tasks.run(task, lm, items, None if options.out is None else f"{options.out}.answers")
-    except Exception as error:  # noqa: BLE001 - whatever one run raises, the others go on and their results stand
+    except Exception as error:  # noqa: BLE001 - an error of one run must not end the others
         why = " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
         print(f"{task}: {which} failed: {why}", file=sys.stderr)
         yield {"kind": "failed", **about, "error": why}

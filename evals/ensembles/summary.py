@@ -1,24 +1,24 @@
-"""What a results file of evals/ensembles/__main__.py says: figures by task and run, pairs, cost, a table and a plot.
+"""The summary of a results file of ensembles: figures by task and run, pairs, cost; as tables and as a plot.
 
 Rules
-    A summary is a plain dict (`--json` prints it), made of a file's lines alone.
-    Figures are means over items with 95 % intervals (report/statistics.py). *nats* is ln P(right answer | question), of the whole
-    answer; it says more than right and wrong do where items are few.
-    Pairs are on the items that both answered: each ensemble against each member, and each member's bytes against its
-    tokens. p-values are as the tests give them, adjusted for nothing.
+    A summary is a plain dict (`--json` prints it), made from the lines of the file alone.
+    Figures are means over items with 95 % intervals (report/statistics.py). *nats* is ln P(right answer | question) of
+    the whole answer; over few items it says more than the share of right answers.
+    Pairs use the items that both runs answered: each ensemble against each member, and each member by bytes against the
+    same by tokens. P-values are not corrected for multiple comparisons.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from evals.fim.summary import interval, table
+from evals.report.output import save_figure
 from evals.report.records import Line, RecordsError
 from evals.report.statistics import mean_of, pair_of
+from evals.report.tables import console, interval, print_line, table
 
 Summary = dict[str, Any]
 NATS: Final = "nats"
@@ -53,7 +53,7 @@ def of(header: Line, lines: Sequence[Line]) -> Summary:
 
 
 def _failed(lines: Sequence[Line]) -> list[Line]:
-    """What failed and has not been done since."""
+    """The lines of runs that failed and have not succeeded since."""
     last: dict[tuple[str, str], Line] = {}
     for line in lines:
         if line["kind"] in ("failed", "done"):
@@ -73,7 +73,7 @@ def _figures(items: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
 
 
 def _cost(lines: Sequence[Line], task: str, run: str) -> dict[str, float]:
-    """What an item cost, over all that was done in one go or several."""
+    """The mean cost of an item, over all lines of the task and run."""
     done = [line for line in lines if line["kind"] == "done" and (line["task"], line["run"]) == (task, run)]
     items = sum(line["items"] for line in done)
     return {name: sum(line[name] for line in done) / items for name in ("seconds", "calls", "fed")} if items else {}
@@ -95,28 +95,25 @@ def _pairs(
 
 
 def title_of(name: str) -> str:
-    """What a figure is called in a table."""
+    """The title of a figure in a table."""
     plain, _, rest = name.partition(" ")
     return TITLES.get(plain, plain) + (f" {rest}" if rest else "")
 
 
 def scale_of(name: str) -> int:
-    """What a figure is multiplied by."""
+    """The factor by which a table multiplies a figure."""
     return 1 if name == NATS else 100
 
 
 def show(summary: Summary) -> None:
     """Print the tables."""
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
     if summary["tasks"]:
-        console.print(_table(summary))
+        console().print(_table(summary))
     if summary["pairs"]:
-        console.print(_pairs_table(summary))
+        console().print(_pairs_table(summary))
     for line in summary["failed"]:
-        console.print(f"{line['task']}: {line['run']} failed: {line['error']}", soft_wrap=True, highlight=False)
-    console.print(summary["command"], soft_wrap=True, highlight=False)
+        print_line(f"{line['task']}: {line['run']} failed: {line['error']}")
+    print_line(summary["command"])
 
 
 def _table(summary: Summary) -> Any:
@@ -164,20 +161,15 @@ def plot(summary: Summary, path: Path) -> None:
     Raises:
         RecordsError: The file cannot be written, or its ending names no format.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "bytelm"  # the same drawing is the same file
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     tasks = summary["tasks"]
     if not tasks:
         raise RecordsError("there is nothing to draw: no task was done")
     columns = min(len(tasks), 4)
     rows = -(-len(tasks) // columns)
-    figure, panels = plt.subplots(
-        rows, columns, figsize=(3.4 * columns, 2.8 * rows), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(3.4 * columns, 2.8 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
     for panel in panels.flat:
         panel.set_visible(False)
     for panel, (task, runs) in zip(panels.flat, tasks.items(), strict=False):
@@ -195,9 +187,4 @@ def plot(summary: Summary, path: Path) -> None:
         items = max(found["items"] for found in runs.values())
         panel.set_title(f"{task.removeprefix('bytelm_')} ({items})", fontsize=9)
         panel.set_xlabel(title_of(name), fontsize=8)
-    try:
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    except (OSError, ValueError) as error:
-        raise RecordsError(f"cannot draw into {path}: {error}") from error
-    finally:
-        plt.close(figure)
+    save_figure(figure, path)

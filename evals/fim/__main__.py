@@ -1,16 +1,16 @@
 """Fill in the middle, four methods side by side: ``python -m evals.fim``.
 
-What is run: problems.py (published benchmarks), cursors.py (files of your own), methods.py (the methods and what they
-cost). What is counted: report/statistics.py. Where it is kept: report/records.py. What is shown: summary.py.
+Problems: problems.py (published benchmarks) and cursors.py (your own files). Methods and their cost: methods.py. Figures:
+figures.py. The results file: report/records.py. The tables: summary.py.
 
-Going on
+Resuming
     Each sample is a line of ``--out``, written when it is done. After a kill at any moment the same command with
-    ``--resume`` runs what is missing, and the lines are those of a run in one go (times excepted).
+    ``--resume`` runs what is missing. The lines are the same as without a break, except times.
 Memory
-    ``--workers N`` starts N processes, each with a model of its own.
+    ``--workers N`` starts N processes, each with its own model.
 Execution
-    With ``--execute`` the completions are run as programs, contained (sandbox/run.py), after all have been drawn, and only
-    when the rows' own middles have passed and wrong ones have failed (passing.py).
+    With ``--execute`` the completions are run as programs, contained (sandbox/run.py), after all of them are drawn; and
+    only if the published middles pass and wrong ones fail (passing.py).
 """
 
 from __future__ import annotations
@@ -18,38 +18,36 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import platform
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import asdict
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from bytelm.byte_lm.fingerprint import fingerprint
 from bytelm.errors import InvalidArgumentError
 from evals.fim.cursors import load_cursors
+from evals.fim.figures import check_k, figures
 from evals.fim.methods import METHODS, Filler, Method, Settings, open_filler
 from evals.fim.problems import PUBLISHED, Benchmark, Problem, load_published, with_middle
+from evals.report.command import add_engine_options, at_least, chosen, command, set_threads, words_of
+from evals.report.progress import bar
 from evals.report.records import Line, Records, command_of, exit_status, key_of, read_records
-from evals.report.statistics import check_k, figures
+from evals.report.surroundings import processor, versions
 
 Task = tuple[Problem, Method, int, bool]  # the last: whether its cost is counted
-LIBRARIES: Final = ("torch", "transformers", "tokenizers", "numpy")
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command's options, checked as far as they can be without data or model."""
-    parser = argparse.ArgumentParser(prog="python -m evals.fim", description=__doc__.split("\n")[0])
+    parser = command("evals.fim", __doc__)
     add = parser.add_argument
     add("--model", default="demo", help="a folder, a hub id or a packaged model (default %(default)s)")
-    add("--device", help="where it runs, cpu or cuda; by default a GPU if there is one")
-    add("--dtype", help="float32, bfloat16; by default float32 on a CPU")
-    add("--threads", type=int, help="CPU threads of each process; by default torch's own choice")
+    add_engine_options(parser)
     add("--benchmark", choices=[*PUBLISHED, "cursor"], default="random-span")
     add("--mode", choices=["auto", "spm", "psm", "left"], default="auto", help="as for infill (default %(default)s)")
     add("--method", default=",".join(METHODS), help="which methods (default all: %(default)s)")
@@ -81,8 +79,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--count",
         type=int,
         metavar="N",
-        help="count what a completion costs at N of the problems only, spread over all: at the others the methods share "
-        "the prompt in the engine's cache, which is several times as fast (default: at all)",
+        help="count the cost at N of the problems only, spread over all; at the others the methods share the prompt in "
+        "the engine's cache, which is several times as fast (default: at all)",
     )
     add("--seed", type=int, default=0)
     add("--out", type=Path, metavar="FILE", help="the results file, a line a sample")
@@ -99,12 +97,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--plot", type=Path, metavar="FILE", help="draw the summary (.png, .svg, .pdf)")
     add("--json", action="store_true", help="print the summary as JSON")
     options = parser.parse_args(arguments)
-    options.method = list(dict.fromkeys(options.method.split(",")))
-    if unknown := [name for name in options.method if name not in METHODS]:
-        parser.error(f"no method is called {', '.join(unknown)}; there are {', '.join(METHODS)}")
-    for name, least in (("samples", 1), ("max_bytes", 1), ("workers", 1), ("threads", 1), ("count", 1)):
-        if (value := getattr(options, name)) is not None and value < least:
-            parser.error(f"--{name.replace('_', '-')} must be at least {least}; got {value}")
+    options.method = chosen(parser, "method", options.method, METHODS)
+    at_least(parser, options, "samples", "max_bytes", "workers", "threads", "count")
     if not 0 <= options.temperature < float("inf"):
         parser.error(f"--temperature must be 0 or more, and finite; got {options.temperature}")
     if options.temperature == 0 and options.samples > 1:
@@ -128,14 +122,14 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a benchmark, or show what was run."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    words = words_of(arguments)
     options = parsed(words)
     try:
         return exit_status(lambda: _run(options, words), options.out)
     except BrokenProcessPool:
         print(
-            "error: a worker process was killed, for want of memory perhaps: each holds a model of its own. What was "
-            "written stays; go on with --resume and fewer --workers",
+            "error: a worker process was killed, perhaps for lack of memory: each holds its own model. The lines "
+            "written so far are kept; go on with --resume and fewer --workers",
             file=sys.stderr,
         )
         return 1
@@ -158,7 +152,7 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def run(options: argparse.Namespace, words: Sequence[str]) -> tuple[Line, list[Line]]:
-    """Draw what is missing and, if asked for, run it; the header and all lines."""
+    """Draw the missing completions and, if asked for, run them; the header and all lines."""
     benchmark = load(options)
     filler = _open(options)
     settings = Settings(
@@ -194,7 +188,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> tuple[Line, list[L
 
 
 def spread(problems: Sequence[Problem], wanted: int | None) -> set[str]:
-    """The ids of so many of the problems, at even distances; of all by default."""
+    """The ids of ``wanted`` problems at even distances; of all by default."""
     many = len(problems) if wanted is None else min(wanted, len(problems))
     return {problems[place * len(problems) // many].id for place in range(many)}
 
@@ -222,10 +216,7 @@ def load(options: argparse.Namespace) -> Benchmark:
 
 
 def _open(options: argparse.Namespace) -> Filler:
-    if options.threads is not None:
-        import torch
-
-        torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     return open_filler(options.model, device=options.device, dtype=options.dtype)
 
 
@@ -249,9 +240,9 @@ def header_of(
             "counted": options.count,
             **asdict(settings),
         },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "versions": versions(python=True),
         "device": str(getattr(model, "device", None)),
-        "machine": platform.processor() or platform.machine(),
+        "machine": processor(),
     }
 
 
@@ -300,7 +291,7 @@ def line_of(task: Task, filler: Filler, settings: Settings) -> Line:
         "cursor": problem.cursor,
         "method": method,
         "sample": sample,
-        # Bytes that are no UTF-8 come back from a file as they were.
+        # surrogateescape: bytes that are not UTF-8 survive the JSON file.
         "completion": written.completion.decode("utf-8", "surrogateescape"),
         "finish": written.finish,
         **figures(written.completion, problem.middle, left=settings.mode == "left"),
@@ -309,9 +300,8 @@ def line_of(task: Task, filler: Filler, settings: Settings) -> Line:
 
 
 def _watched(new: Iterator[Line], old: Sequence[Line], *, total: int) -> Iterator[Line]:
-    """The new lines, with a bar that shows how far the run is and the first four bytes right by method so far."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """The new lines, with a bar: samples done, and for each method how often its first four bytes were right so far."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     right: dict[str, list[float]] = {}
 
@@ -325,10 +315,10 @@ def _watched(new: Iterator[Line], old: Sequence[Line], *, total: int) -> Iterato
         estimate = note(line)
     columns = TextColumn("first 4 bytes right: {task.description}"), BarColumn(), MofNCompleteColumn()
     done = sum(map(len, right.values()))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(estimate or "-", total=total, completed=done)
+    with bar(*columns, TimeRemainingColumn()) as progress:
+        shown = progress.add_task(estimate or "-", total=total, completed=done)
         for line in new:
-            progress.update(bar, advance=1, description=note(line))
+            progress.update(shown, advance=1, description=note(line))
             yield line
 
 

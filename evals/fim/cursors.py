@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Final
 
 from bytelm.errors import InvalidArgumentError
-from evals.fim.problems import Benchmark, DataError, Problem
+from bytelm.symbols import character_from, character_until
+from evals.fim.problems import Benchmark, Problem
+from evals.report.errors import DataError
 
 DEFAULT_CURSORS: Final = 300
 MOST_BYTES: Final = 4 << 20  # of a file: larger ones are data
@@ -166,10 +168,7 @@ def last_part(text: bytes, size: int) -> bytes:
         return part
     if 0 <= (line := part.find(b"\n")) < size - 1:
         return part[line + 1 :]
-    start = 0
-    while start < len(part) and part[start] & 0xC0 == 0x80:
-        start += 1
-    return part[start:]
+    return part[character_from(part, 0) :]
 
 
 def first_part(text: bytes, size: int) -> bytes:
@@ -183,7 +182,4 @@ def first_part(text: bytes, size: int) -> bytes:
     part = text[:size]
     if (line := part.rfind(b"\n")) > 0:
         return part[: line + 1]
-    end = size
-    while end > 0 and text[end] & 0xC0 == 0x80:
-        end -= 1
-    return text[:end]
+    return text[: character_until(text, size)]

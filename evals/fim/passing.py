@@ -1,13 +1,13 @@
-"""Whether a completed program passes its test: the second pass over a results file, and the check before it.
+"""Whether completed programs pass their tests: the second pass over a results file, and the check before it.
 
 Rules
-    Before a completion is run, every row at hand is run three times with what is known: with its own middle, which has
-    to pass; with a middle that is no Python wherever it stands, which has to fail; and with its own middle and the
-    function replaced by one that raises, which has to fail as well. So it is seen that the middle is in the program and
-    that the test is asked. Otherwise it stops, with the name of the row.
-    A program is prefix, middle, suffix and test, as text; bytes of a completion that are no UTF-8 become U+FFFD.
-    Each outcome is a line of the file as it comes, so this pass too goes on where it ended. What was not run is tried
-    anew.
+    Before any completion is run, every problem is run three times with a known answer. Its own middle must pass. A middle
+    that is a syntax error anywhere must fail. Its own middle with the function replaced by one that raises must fail too.
+    This shows that the program contains the middle and that the test calls the function. If one of them is wrong, the
+    pass stops and names the problem.
+    A program is prefix, middle, suffix and test, as text; bytes of a completion that are not UTF-8 become U+FFFD.
+    Each outcome is written to the file as it comes, so this pass can be resumed too. Programs that were not run are
+    tried again.
 
 Does not
     Contain anything: sandbox/run.py does.
@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 
 from bytelm.errors import BytelmError
 from evals.fim.problems import Benchmark, Problem
+from evals.report.progress import tracked
 from evals.report.records import Records, key_of
 
 # In code, in a comment and in a string of any kind, one of these lines is a syntax error.
@@ -29,7 +30,7 @@ BROKEN: Final = b"\n)\n'''\n)\n\"\"\"\n)\n"
 
 
 class PassingError(BytelmError):
-    """A program that has to pass does not, or one that has to fail passes: no figure can be trusted."""
+    """A program that must pass fails, or one that must fail passes: no figure can be trusted."""
 
 
 class Ran(Protocol):
@@ -63,7 +64,7 @@ def raising(problem: Problem) -> str:
 
 
 def run_programs(benchmark: Benchmark, records: Records, *, workers: int = 1, run_all: RunAll | None = None) -> None:
-    """Run what was written and not yet run, and add an outcome for each sample.
+    """Run the samples that have not been run, and add an outcome for each.
 
     Args:
         benchmark: With tests.
@@ -89,16 +90,16 @@ def run_programs(benchmark: Benchmark, records: Records, *, workers: int = 1, ru
     programs = (
         program(problems[line["id"]], line["completion"].encode("utf-8", "surrogateescape")) for line in samples
     )
-    for line, outcome in zip(samples, _watched(run_all(programs), "running", len(samples)), strict=True):
+    for line, outcome in zip(samples, tracked(run_all(programs), "running", total=len(samples)), strict=True):
         told = {name: line[name] for name in ("id", "group", "method", "sample")}
         records.add({"kind": "run", **told, "state": outcome.state, "detail": outcome.detail[:200]})
 
 
 def check(problems: Sequence[Problem], run_all: RunAll) -> dict[str, int]:
-    """Run the rows with what is known to pass and to fail; how many of each there were.
+    """Run programs that must pass and programs that must fail; how many of each there were.
 
     Raises:
-        PassingError: One of them did not do as it must.
+        PassingError: One of them ended otherwise.
     """
     kinds: dict[str, tuple[Callable[[Problem], str], bool]] = {
         "canonical_passed": (lambda problem: program(problem, problem.middle), True),
@@ -107,20 +108,13 @@ def check(problems: Sequence[Problem], run_all: RunAll) -> dict[str, int]:
     }
     counts: dict[str, int] = {}
     for name, (made, passes) in kinds.items():
-        outcomes = _watched(run_all(made(problem) for problem in problems), f"checking: {name}", len(problems))
+        programs = (made(problem) for problem in problems)
+        outcomes = tracked(run_all(programs), f"checking: {name}", total=len(problems))
         for problem, outcome in zip(problems, outcomes, strict=True):
             if outcome.state == "not run" or (outcome.state == "passed") != passes:
                 raise PassingError(
                     f"{problem.id} must {'pass' if passes else 'fail'} ({name}) and has the state {outcome.state!r}: "
-                    f"{outcome.detail[:300] or 'nothing was said'}. No completion was run: a count of what passes "
-                    "would mean nothing"
+                    f"{outcome.detail[:300] or 'nothing was said'}. No completion was run: the counts would mean nothing"
                 )
         counts[name] = len(problems)
     return counts
-
-
-def _watched(outcomes: Iterator[Ran], what: str, total: int) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import track
-
-    return iter(track(outcomes, description=what, total=total, console=Console(stderr=True), transient=True))

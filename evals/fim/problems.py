@@ -25,8 +25,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from bytelm.errors import BytelmError, InvalidArgumentError
+from bytelm.errors import InvalidArgumentError
+from bytelm.symbols import is_continuation
 from bytelm.tokenizer.disk_cache import cache_folder, read_bytes, write_bytes
+from evals.report.errors import DataError
 
 INSIDE_WORD: Final = "inside a word"
 CLASSES: Final = (
@@ -38,10 +40,6 @@ CLASSES: Final = (
     "after a word",
     "at the start of a line",
 )
-
-
-class DataError(BytelmError):
-    """The data of a benchmark cannot be had, or are not the ones that were published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +231,7 @@ def cursor_class(before: bytes, after: bytes) -> str:
     ('inside a word', 'after punctuation', 'inside an indentation')
     """
     line = before[before.rfind(b"\n") + 1 :]
-    if after[:1] and after[0] & 0xC0 == 0x80:
+    if after and is_continuation(after[0]):
         return "inside a character"
     if not line:
         return "at the start of a line"

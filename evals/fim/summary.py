@@ -1,24 +1,26 @@
-"""What a results file says: figures by method and by class of cursor, cost, pairs, tables and a plot.
+"""The summary of a results file: figures by method and by class of cursor, cost, pairs; as tables and as a plot.
 
 Rules
-    A summary is a plain dict (`--json` prints it), made of a file's lines alone: the data are not needed.
-    Means are with 95 % intervals over groups, pairs are *byte* against each other method (report/statistics.py). p-values are as
-    the tests give them, adjusted for nothing.
-    A file of a run that is under way is summarised as far as it goes, and says so.
+    A summary is a plain dict (`--json` prints it), made from the lines of the file alone, without the data.
+    Means have 95 % intervals over groups. Pairs compare *byte* with each other method (report/statistics.py). P-values
+    are not corrected for multiple comparisons.
+    An unfinished file is summarised as far as it goes, and the summary says so.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from textwrap import fill
 from typing import Any, Final
 
+from evals.fim.figures import BINARY, FIGURES, pass_at_k
 from evals.fim.problems import CLASSES
+from evals.report.output import save_figure
 from evals.report.records import Line, RecordsError, key_of
-from evals.report.statistics import BINARY, FIGURES, mean_of, pair_of, pass_at_k
+from evals.report.statistics import mean_of, pair_of
+from evals.report.tables import console, interval, print_line, table
 
 ALL: Final = "all"
 COSTS: Final = ("calls", "fed", "tokens", "first_s", "seconds")
@@ -92,10 +94,10 @@ def _mean(rows: Sequence[Line], figure: str) -> Any:
 
 
 def _cost(rows: Sequence[Line], *, closed: bool) -> dict[str, float]:
-    """Means over the completions whose cost was counted, and calls for each token that was drawn.
+    """Means over the completions whose cost was counted, and calls per token drawn.
 
-    These are the canonical tokens of what was written, and where it ended by itself the one that ended it, for which
-    the model was asked as well; ``closed``: a text that ends it is among what was written.
+    The tokens drawn are the canonical tokens of the completion and, if it ended by itself, the token that ended it: the
+    model was called for that one too. ``closed``: the completion includes the text that ended it.
     """
     counted = [row for row in rows if "calls" in row]
     sums = {name: sum(row[name] for row in counted) for name in COSTS}
@@ -118,7 +120,7 @@ def _pairs(byte: Sequence[Line], other: Sequence[Line], name: str, part: str) ->
 
 
 def _passing(lines: Sequence[Line], ks: Sequence[int]) -> dict[str, Any]:
-    """What the second pass found, if there was one."""
+    """The outcomes of the second pass, if there was one."""
     last = {key_of(line): line for line in lines if line["kind"] == "run"}
     checks = [line for line in lines if line["kind"] == "check"]
     if not (last and checks):
@@ -143,37 +145,23 @@ def _passing(lines: Sequence[Line], ks: Sequence[int]) -> dict[str, Any]:
 
 def show(summaries: Sequence[Summary], *, short: bool = False) -> None:
     """Print the tables; ``short``: by class and in pairs the exact ones alone."""
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
     for benchmark in dict.fromkeys(summary["settings"]["benchmark"] for summary in summaries):
         these = [summary for summary in summaries if summary["settings"]["benchmark"] == benchmark]
-        console.print(_figures(benchmark, these))
-        console.print(_costs(these))
+        console().print(_figures(benchmark, these))
+        console().print(_costs(these))
         for summary in these:
             figures = BY_CLASS[:1] if short else BY_CLASS if benchmark == "cursor" else BY_CLASS[:2]
             for figure in figures:
-                console.print(_classes(summary, figure))
+                console().print(_classes(summary, figure))
             if summary["pairs"]:
                 paired = BY_CLASS[:1] if short else BY_CLASS
-                console.print(_pairs_table(summary, paired, all_classes=benchmark == "cursor"))
+                console().print(_pairs_table(summary, paired, all_classes=benchmark == "cursor"))
             for line in _notes(summary):
-                console.print(line, soft_wrap=True)
-
-
-def table(title: str, columns: Iterable[str], *, left: int = 1) -> Any:
-    """An empty table for the terminal; ``left``: how many of its columns are words."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for place, column in enumerate(columns):
-        made.add_column(column, justify="left" if place < left else "right")
-    return made
+                print_line(line)
 
 
 def _run_of(summary: Summary, among: Sequence[Summary]) -> str:
-    """What a row of a table calls a run: its order of the prompt where the model is the same in all."""
+    """The name of a run in a table: the order of its prompt, if all runs have the same model."""
     same = len({other["settings"]["model"] for other in among}) == 1
     return str(summary["settings"]["format"].split()[-1] if same else summary["label"])
 
@@ -227,12 +215,6 @@ def _pairs_table(summary: Summary, figures: Sequence[str], *, all_classes: bool)
     return made
 
 
-def interval(mean: dict[str, float], scale: int, sign: str = "") -> str:
-    """A mean with its interval, as it is shown."""
-    value, low, high = (f"{scale * mean[name]:{sign}.1f}" for name in ("mean", "low", "high"))
-    return value if mean["groups"] < 2 else f"{value} [{low}, {high}]"
-
-
 def _notes(summary: Summary) -> Iterator[str]:
     settings = summary["settings"]
     yield f"{summary['label']}: {summary['command']}"
@@ -257,25 +239,15 @@ def plot(summaries: Sequence[Summary], path: Path) -> None:
     Raises:
         RecordsError: The file cannot be written, or its ending names no format.
     """
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "bytelm"  # the same drawing is the same file
-    from matplotlib import pyplot as plt
-
-    figure, panels = plt.subplots(
-        len(summaries), 2, figsize=(13, 3.6 * len(summaries)), squeeze=False, layout="constrained", sharey=True
-    )
+    figure = Figure(figsize=(13, 3.6 * len(summaries)), layout="constrained")
+    panels = figure.subplots(len(summaries), 2, squeeze=False, sharey=True)
     for summary, row in zip(summaries, panels, strict=True):
         for name, panel in zip(("exact", "first_4"), row, strict=True):
             _bars(panel, summary, name)
     panels[0][0].legend(title="method")
-    try:
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    except (OSError, ValueError) as error:
-        raise RecordsError(f"cannot draw into {path}: {error}") from error
-    finally:
-        plt.close(figure)
+    save_figure(figure, path)
 
 
 def _bars(panel: Any, summary: Summary, name: str) -> None:

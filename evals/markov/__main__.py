@@ -1,20 +1,20 @@
 """Tokenization bias where the truth is known: ``python -m evals.markov``.
 
-A text is drawn from a Markov chain: each symbol depends on the last few, with probabilities that are known. A BPE
-tokenizer is trained on such texts. A model of their tokens is asked for the symbol after prompts that begin such texts:
-    *by tokens*: the prompt is encoded, the model is asked for the next token, and a symbol has the probability of the
-    tokens that begin with it; *by bytes*: `ByteLM`.
+A Markov chain writes texts: each symbol depends on the last few, with known probabilities. A BPE tokenizer is trained
+on such texts. Then a model over its tokens is asked for the next symbol after prompts that begin such texts:
+    *by tokens*: the prompt is encoded and the model asked for the next token; the probability of a symbol is the sum
+    over the tokens that begin with it. *by bytes*: `ByteLM`.
 
-Two models of tokens
-    *trained*: a small Llama, trained on the encoded texts from random weights. What the byte model is off by is what
-    the Llama has not learned.
-    *exact*: nothing is learned. P(next token | tokens before it) is worked out from the chain and from which tokens can
-    stand side by side (`TokenChain`). Its byte model is the chain.
+Two models over tokens
+    *trained*: a small Llama, trained on the encoded texts from random weights. The error of its byte model is what the
+    Llama has not learned.
+    *exact*: no training. P(next token | tokens before it) is computed from the chain and from which tokens can follow
+    each other (`TokenChain`). Its byte model is the chain itself.
 
-What is told
-    For each context (the last symbols, which the next one depends on) the estimate that is furthest from the truth
-    among the prompts that end in it. The largest over all contexts is the figure: the byte model's is nothing but
-    training, that of tokens is the bias.
+Result
+    For each context (the symbols on which the next one depends) the estimate furthest from the truth, over the prompts
+    that end in the context. The figure is the largest such error over all contexts: by bytes it measures the training
+    only, by tokens it measures the bias.
 
 Source
     Phan et al., arXiv:2410.09303, who show it on a chain of order 3; written from the definitions.
@@ -27,7 +27,6 @@ import itertools
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,10 +35,14 @@ import numpy as np
 from bytelm import ByteLM
 from bytelm.healing import completer_of
 from evals.markov.chains import Chain, TokenChain, exact_tokens, trained_tokenizer
-from evals.report.output import add_output_options, put_out, read_result
+from evals.report.command import at_least, command, set_threads, words_of
+from evals.report.output import add_output_options, answer, save_figure
+from evals.report.progress import tracked
 from evals.report.records import command_of
+from evals.report.surroundings import versions
+from evals.report.tables import console, print_line, table
 
-LONGEST: Final = 9  # symbols of the prompts for the exact model, of which there are all
+LONGEST: Final = 9  # symbols of a prompt for the exact model, which is asked for all prompts
 RATE: Final = 1e-2  # the greatest step of the training
 PROMPT_SYMBOLS: Final = (3, 24)  # of the prompts for the trained model
 ROW_TOKENS: Final = 32  # of a text, in training: a prompt never has more
@@ -50,12 +53,10 @@ def trained_model(
 ) -> Any:
     """A Llama of two layers, trained from random weights on texts of the chain, each new and seen once.
 
-    At each place of a text the loss is its expectation over what may come next (`TokenChain`): what the loss over the
-    tokens that do come would be on average. It saves most of the texts.
+    At each position the loss is the expectation over the next token (`TokenChain`), not the loss of the one token that
+    comes: the average is the same, and fewer texts are needed.
     """
     import torch
-    from rich.console import Console
-    from rich.progress import track
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -74,8 +75,7 @@ def trained_model(
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     random, truth = np.random.default_rng([seed, 1]), TokenChain.of(chain, tokenizer)
-    bar = track(range(steps), "training", console=Console(stderr=True), transient=True, disable=not progress)
-    for _ in bar:
+    for _ in tracked(range(steps), "training", hidden=not progress):
         encoded = tokenizer.backend_tokenizer.encode_batch(chain.write(batch, 3 * ROW_TOKENS, random))
         ids = np.zeros((batch, ROW_TOKENS), np.int64)
         for row, encoding in zip(ids, encoded, strict=True):
@@ -92,7 +92,7 @@ def trained_model(
 
 
 def drawn_prompts(chain: Chain, count: int, *, seed: int = 0) -> dict[str, list[str]]:
-    """For each context so many distinct beginnings of texts, as long as `PROMPT_SYMBOLS` allows, that end in it."""
+    """For each context as many distinct prompts that end in it, of a length in `PROMPT_SYMBOLS`."""
     shortest, longest = PROMPT_SYMBOLS
     random = np.random.default_rng([seed, 2])
     found: dict[str, dict[str, None]] = {context: {} for context in chain.contexts}
@@ -105,7 +105,7 @@ def drawn_prompts(chain: Chain, count: int, *, seed: int = 0) -> dict[str, list[
 
 
 def all_prompts(chain: Chain, *, longest: int) -> dict[str, list[str]]:
-    """For each context every text of so many symbols at most that ends in it."""
+    """For each context every text that ends in it and has at most ``longest`` symbols."""
     found: dict[str, list[str]] = {context: [] for context in chain.contexts}
     for before, context in itertools.product(range(longest - chain.order + 1), found):
         found[context] += ["".join(each) + context for each in itertools.product(chain.symbols, repeat=before)]
@@ -113,7 +113,7 @@ def all_prompts(chain: Chain, *, longest: int) -> dict[str, list[str]]:
 
 
 def estimates(lm: ByteLM, chain: Chain, prompts: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """What is said by tokens and by bytes of the symbol after each prompt, beside the truth.
+    """The estimates by tokens and by bytes of the symbol after each prompt, with the truth.
 
     Args:
         lm: The byte model over a model of tokens.
@@ -149,38 +149,31 @@ def largest(rows: Sequence[dict[str, Any]], method: str) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, ask and print one table."""
-    parser = argparse.ArgumentParser(prog="python -m evals.markov", description=__doc__.split("\n")[0])
+    parser = command("evals.markov", __doc__)
     parser.add_argument("--symbols", default="AB", help="two to four characters (default %(default)s)")
     parser.add_argument("--order", type=int, default=3, help="symbols that the next one depends on (default 3)")
     parser.add_argument("--vocabulary", type=int, default=12, metavar="N", help="tokens (default 12)")
     parser.add_argument("--steps", type=int, default=500, metavar="N", help="batches in training (default 500)")
     parser.add_argument("--prompts", type=int, default=20, metavar="N", help="for each context (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the chain, the weights and the texts")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model (default 1)")
     add_output_options(parser)
-    options = parser.parse_args(arguments)
-    if options.read is not None:
-        result = read_result(options)
-    else:
-        if not 2 <= len(set(options.symbols)) == len(options.symbols) <= 4:
-            parser.error(f"--symbols must be two to four different characters; got {options.symbols!r}")
-        if not all(" " < symbol < "\x7f" for symbol in options.symbols):
-            parser.error(f"--symbols must be letters, digits or signs of ASCII; got {options.symbols!r}")
-        if not 1 <= options.order <= 4:
-            parser.error(f"--order must be 1 to 4; got {options.order}")
-        if options.vocabulary <= len(options.symbols) + 1:
-            parser.error(f"--vocabulary must leave room for merges: at least {len(options.symbols) + 2}")
-        if min(options.steps, options.prompts) < 1:
-            parser.error("--steps and --prompts must be at least 1")
-        result = _measure(options, sys.argv[1:] if arguments is None else list(arguments))
-    put_out(result, options, show=_show, plot=_plot)
-    return 0
+    words = words_of(arguments)
+    options = parser.parse_args(words)
+    if not 2 <= len(set(options.symbols)) == len(options.symbols) <= 4:
+        parser.error(f"--symbols must be two to four different characters; got {options.symbols!r}")
+    if not all(" " < symbol < "\x7f" for symbol in options.symbols):
+        parser.error(f"--symbols must be letters, digits or signs of ASCII; got {options.symbols!r}")
+    if not 1 <= options.order <= 4:
+        parser.error(f"--order must be 1 to 4; got {options.order}")
+    if options.vocabulary <= len(options.symbols) + 1:
+        parser.error(f"--vocabulary must leave room for merges: at least {len(options.symbols) + 2}")
+    at_least(parser, options, "steps", "prompts")
+    return answer(options, lambda: _measure(options, words), show=_show, plot=_plot)
 
 
 def _measure(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
-    import torch
-
-    torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     chain = Chain.drawn(options.symbols, options.order, seed=options.seed)
     tokenizer = trained_tokenizer(chain, vocab_size=options.vocabulary, seed=options.seed)
     exact = ByteLM(exact_tokens(chain, tokenizer))
@@ -199,7 +192,7 @@ def _measure(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any
         "symbols": options.symbols,
         "tokens": [tokenizer.decode([i]) for i in range(1, len(tokenizer))],
         "training_seconds": seconds,
-        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")},
+        "versions": versions(),
         "largest": {
             name: {method: largest(rows, method) for method in ("tokens", "bytes")} for name, rows in models.items()
         },
@@ -208,25 +201,22 @@ def _measure(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any
 
 
 def _show(result: dict[str, Any]) -> None:
-    """A row for each context and symbol; the last symbol has what the others leave."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """A row for each context and symbol, except the last symbol: its probability is the rest."""
     symbols = result["symbols"]
-    table = Table(title="P(next symbol): the estimate furthest from the truth", title_justify="left")
-    table.add_column("after")
-    for title in ("symbol", "truth", "trained: by tokens", "by bytes", "exact: by tokens", "by bytes"):
-        table.add_column(title, justify="left" if title == "symbol" else "right")
+    made = table(
+        "P(next symbol): the estimate furthest from the truth",
+        ["after", "symbol", "truth", "trained: by tokens", "by bytes", "exact: by tokens", "by bytes"],
+        left=2,
+    )
     for trained, exact in zip(result["trained"], result["exact"], strict=True):
         for i, symbol in enumerate(symbols[:-1]):
             said = [row[method]["worst"][i] for row in (trained, exact) for method in ("tokens", "bytes")]
-            table.add_row("…" + trained["after"], symbol, *(f"{p:.4f}" for p in (trained["truth"][i], *said)))
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
+            made.add_row("…" + trained["after"], symbol, *(f"{p:.4f}" for p in (trained["truth"][i], *said)))
+    console().print(made)
     for name, errors in result["largest"].items():
         shown = f"{errors['bytes']:.4f}" if errors["bytes"] > 1e-4 else f"{errors['bytes']:.0e}"
-        console.print(f"{name} model: largest error by tokens {errors['tokens']:.4f}, by bytes {shown}")
-    console.print(f"tokens: {' '.join(result['tokens'])}")
+        print_line(f"{name} model: largest error by tokens {errors['tokens']:.4f}, by bytes {shown}")
+    print_line(f"tokens: {' '.join(result['tokens'])}")
 
 
 def _plot(result: dict[str, Any], path: Path) -> None:
@@ -251,7 +241,7 @@ def _plot(result: dict[str, Any], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("estimate furthest from it")
     figure.axes[0].legend()
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A Markov chain over symbols, a tokenizer that has learned from its texts, and the same chain over tokens.
+"""A Markov chain over symbols, a tokenizer trained on its texts, and the same chain over tokens.
 
 Rules
-    A text has no end. It begins as any place in an endless text does: with the stationary distribution.
-    The tokenizer is a BPE without a pre-tokenizer: merges run over the whole text, and what can stand side by side is a
-    matter of pairs.
+    A text has no end. Its first symbols have the stationary distribution, as at any place in an endless text.
+    The tokenizer is a BPE without a pre-tokenizer: merges run over the whole text, so whether tokens can follow each
+    other depends on pairs only.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from jaxtyping import Float64, Int64
 
 from bytelm.engines.table import TableLM
 
-LEAST: Final = 0.1  # no symbol is rarer than this after any context
-ROUNDS: Final = 1000  # of the iteration that finds which tokens stay
+LEAST: Final = 0.1  # the smallest probability of a symbol after any context
+ROUNDS: Final = 1000  # of the fixed-point iteration
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,11 +44,11 @@ class Chain:
 
     @property
     def contexts(self) -> list[str]:
-        """What the next symbol can depend on."""
+        """All sequences of symbols on which the next one can depend."""
         return ["".join(each) for each in itertools.product(self.symbols, repeat=self.order)]
 
     def beginnings(self) -> Float64[np.ndarray, " contexts"]:
-        """The probabilities of a text's first symbols: those of any place in an endless text."""
+        """The probabilities of a text's first symbols: the stationary distribution."""
         size = len(self.probs)
         step = np.zeros((size, size))
         for context, symbol in itertools.product(range(size), range(len(self.symbols))):
@@ -69,12 +69,12 @@ class Chain:
         return np.asarray(row)
 
     def probability(self, text: str, before: str = "") -> float:
-        """P(what follows begins with this text | what stands before it)."""
+        """P(the symbols that follow begin with this text | the symbols before it)."""
         steps = (self.after(before + text[:at])[self.symbols.index(symbol)] for at, symbol in enumerate(text))
         return math.prod(float(p) for p in steps)
 
     def write(self, count: int, length: int, random: np.random.Generator) -> list[str]:
-        """So many texts of so many symbols."""
+        """Draw ``count`` texts of ``length`` symbols."""
         edges = self.probs.cumsum(axis=1)[:, :-1]
         state: Int64[np.ndarray, " count"] = random.choice(len(self.probs), size=count, p=self.beginnings())
         written = np.zeros((length, count), np.int64)
@@ -88,9 +88,9 @@ class Chain:
 
 
 def trained_tokenizer(chain: Chain, *, vocab_size: int = 12, seed: int = 0) -> Any:
-    """A BPE tokenizer that has learned its merges from texts of the chain; id 0 begins and ends a text.
+    """A BPE tokenizer trained on texts of the chain; id 0 begins and ends a text.
 
-    Merges run over the whole text, as there are no words to split it at.
+    Merges run over the whole text: there are no words at which to split it.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -111,16 +111,16 @@ def trained_tokenizer(chain: Chain, *, vocab_size: int = 12, seed: int = 0) -> A
 class TokenChain:
     """The chain as a distribution over tokens: P(next token | the last token, the last symbols).
 
-    A text is encoded with u as its first tokens if it begins with what they spell, and no merge takes up the end of the
-    last one. Which tokens can stand side by side is seen from the tokenizer, pair by pair. With a the last token and s
-    the last symbols, let g(a, s) be the probability that a stays a token, so that
+    An encoded text begins with the tokens u if the text begins with the symbols of u and no merge joins the end of the
+    last token to the symbols after it. The tokenizer shows, pair by pair, which tokens can follow each other. With a the
+    last token and s the last symbols, let g(a, s) be the probability that a stays a token, so that
 
-        g(a, s) = Σ P(t | s) · g(t, s·t)   over the tokens t that can stand after a
+        g(a, s) = Σ P(t | s) · g(t, s·t)   over the tokens t that can follow a
         P(next token t | a, s) = P(t | s) · g(t, s·t) / g(a, s)
 
     Attributes:
         rows: By last token (0 where a text begins), last symbols and next token.
-        steps: Which the last symbols are after a token, by those before it and the token.
+        steps: The index of the last symbols after a token, by the symbols before it and the token.
     """
 
     rows: Float64[np.ndarray, "tokens states tokens"]
@@ -128,7 +128,7 @@ class TokenChain:
 
     @classmethod
     def of(cls, chain: Chain, tokenizer: Any) -> TokenChain:
-        """Work it out."""
+        """Compute the rows from a chain and a tokenizer."""
         count, encode = len(tokenizer), tokenizer.backend_tokenizer.encode
         texts = ["", *(tokenizer.decode([i]) for i in range(1, count))]
         lengths = range(chain.order + 1)
@@ -154,7 +154,7 @@ class TokenChain:
         return found
 
     def along(self, ids: Int64[np.ndarray, "texts n"]) -> Float64[np.ndarray, "texts n tokens"]:
-        """P(next token | all tokens so far) at each place of some encoded texts, which begin with id 0."""
+        """P(next token | all tokens so far) at each position of encoded texts, which begin with id 0."""
         state = np.zeros(len(ids), np.int64)
         found = np.zeros((*ids.shape, len(self.rows)))
         for at, last in enumerate(ids.T):
@@ -164,5 +164,5 @@ class TokenChain:
 
 
 def exact_tokens(chain: Chain, tokenizer: Any) -> TableLM:
-    """A model of tokens that has nothing left to learn."""
+    """The exact token-level model of the chain."""
     return TableLM(tokenizer, table=TokenChain.of(chain, tokenizer).row)

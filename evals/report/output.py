@@ -1,4 +1,10 @@
-"""The result of an evaluation that is one JSON object: its options, and where it goes."""
+"""A result that is one JSON object: the options for it, the file that keeps it, and how it is printed and drawn.
+
+Rules
+    ``--out`` writes the result, ``--read`` takes it from such a file and runs nothing, ``--plot`` draws it, ``--json``
+    prints the object in place of the table.
+    The same drawing is the same file: a drawing has no date.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,14 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from evals.report.records import RecordsError, exit_status
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Result = dict[str, Any]
 
 
 def add_output_options(parser: argparse.ArgumentParser, *, plot: str | None = "draw the result to this file") -> None:
@@ -18,24 +31,60 @@ def add_output_options(parser: argparse.ArgumentParser, *, plot: str | None = "d
     parser.add_argument("--read", type=Path, help="show the result of such a file and run nothing")
 
 
-def read_result(options: argparse.Namespace) -> dict[str, Any]:
-    """What ``--read`` names."""
-    result: dict[str, Any] = json.loads(options.read.read_text(encoding="utf-8"))
+def answer(
+    options: argparse.Namespace,
+    measure: Callable[[], Result],
+    *,
+    show: Callable[[Result], None],
+    plot: Callable[[Result, Path], None] | None = None,
+    failed: Callable[[Result], bool] = lambda _: False,
+) -> int:
+    """What a command does once its options are known to be right: measure or read, write, draw and print.
+
+    Args:
+        options: With those of `add_output_options`.
+        measure: Makes the result, if no file is read.
+        show: Prints it as tables.
+        plot: Draws it.
+        failed: Whether the result is a failure.
+
+    Returns:
+        The command's exit status: 1 after an error or for a failure.
+    """
+
+    def whole() -> int:
+        result = measure() if options.read is None else read_result(options)
+        put_out(result, options, show=show, plot=plot)
+        return int(failed(result))
+
+    return exit_status(whole, None)
+
+
+def read_result(options: argparse.Namespace) -> Result:
+    """The result in the file that ``--read`` names.
+
+    Raises:
+        RecordsError: It cannot be read, or is no JSON.
+    """
+    try:
+        result: Result = json.loads(options.read.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecordsError(f"cannot read the result {options.read}: {error}") from error
     return result
 
 
-def write_result(result: dict[str, Any], path: Path) -> None:
-    """Write a result to a file, in a folder that is made if need be."""
+def write_result(result: Result, path: Path) -> None:
+    """Write a result to a file, and make its folder if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(_json(result) + "\n", encoding="utf-8")
 
 
 def put_out(
-    result: dict[str, Any],
+    result: Result,
     options: argparse.Namespace,
     *,
-    show: Callable[[dict[str, Any]], None],
-    plot: Callable[[dict[str, Any], Path], None] | None = None,
+    show: Callable[[Result], None],
+    plot: Callable[[Result, Path], None] | None = None,
 ) -> None:
     """Write, draw and print a result as the options say."""
     if options.out:
@@ -45,7 +94,7 @@ def put_out(
     print(_json(result)) if options.json else show(result)
 
 
-def _json(result: dict[str, Any]) -> str:
+def _json(result: Result) -> str:
     return json.dumps(result, indent=1, ensure_ascii=False)
 
 
@@ -67,4 +116,19 @@ def draw_bars(
         axes.invert_yaxis() if axes is figure.axes[0] else None
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a drawing in the format that the file's ending names.
+
+    Raises:
+        RecordsError: The file cannot be written, or its ending names no format.
+    """
+    import matplotlib as mpl
+
+    with mpl.rc_context({"svg.hashsalt": "bytelm"}):
+        try:
+            figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+        except (OSError, ValueError) as error:
+            raise RecordsError(f"cannot draw into {path}: {error}") from error

@@ -20,7 +20,7 @@ from evals.bits_per_byte import __main__ as bits_per_byte
 from evals.bits_per_byte.__main__ import BIN, line_of, summary_of
 from evals.bits_per_byte.documents import Document, read_documents
 from evals.bits_per_byte.scores import Panel, token_logprobs
-from evals.fim.problems import DataError
+from evals.report.errors import DataError
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer, sentencepiece_bpe_tokenizer, tiny_model
 
 TEXT: Final = (

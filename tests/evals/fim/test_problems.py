@@ -14,20 +14,11 @@ from typing import Any, Self
 import pytest
 
 from bytelm.errors import InvalidArgumentError
-from evals.fim import cursors, problems
+from evals.fim import problems
 from evals.fim.cursors import first_part, last_part, load_cursors
 from evals.fim.passing import BROKEN, program
-from evals.fim.problems import (
-    CLASSES,
-    PUBLISHED,
-    DataError,
-    Problem,
-    Published,
-    cursor_class,
-    load_published,
-    spread,
-    with_middle,
-)
+from evals.fim.problems import CLASSES, PUBLISHED, Problem, Published, cursor_class, load_published, spread, with_middle
+from evals.report.errors import DataError
 
 ROWS = {"random-span": 1640, "single-line": 1033, "multi-line": 5815}
 
@@ -266,16 +257,15 @@ def test_cursors_are_a_function_of_the_seed(tree: Path) -> None:
 
 
 def test_lines_are_as_likely_as_one_another_and_so_are_their_bytes(tmp_path: Path) -> None:
-    """In a file of a short and a long line, a cursor stands in either half of the time."""
+    """In a file of a short and a long line, one cursor stands in either half of the time, and at either byte."""
     (tmp_path / "a.py").write_bytes(b"ab\n" + b"c" * 600 + b"\n")
-    spans = cursors._lines((tmp_path / "a.py").read_bytes())
-    import random
+    drawn = [load_cursors([tmp_path / "a.py"], limit=1, seed=seed).problems[0].id for seed in range(1000)]
+    places = Counter(int(cursor.rsplit(":", 1)[1]) for cursor in drawn)
 
-    chance = random.Random(0)
-    drawn = Counter(chance.choice(spans) for _ in range(1000))
-
-    assert spans == [(0, 2), (3, 603)]
-    assert abs(drawn[0, 2] - 500) < 60
+    assert set(places) <= {0, 1, *range(3, 603)}
+    assert abs(places[0] + places[1] - 500) < 60
+    assert abs(places[0] - places[1]) < 70
+    assert abs(sum(places[at] for at in range(3, 303)) - sum(places[at] for at in range(303, 603))) < 90
 
 
 def test_paths_share_the_cursors(tree: Path, tmp_path: Path) -> None:
