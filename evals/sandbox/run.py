@@ -140,7 +140,7 @@ def containment() -> Containment:
         )
     causes: list[str] = []
     for walls, sentence in _SENTENCES.items():
-        trial = _trial(walls)
+        trial = probe(walls)
         if trial.state == "passed":
             return Containment(walls, "; ".join([sentence, *causes]))
         causes.append(f"no {walls}: {trial.detail}")
@@ -148,7 +148,8 @@ def containment() -> Containment:
 
 
 @cache
-def _trial(walls: Walls) -> Outcome:
+def probe(walls: Walls) -> Outcome:
+    """How a program ends that attempts what these walls bar: it passes if all of them hold. Tried once."""
     job = _Job(_PROBE % (os.getpid(), os.getpid()), DEFAULT_LIMITS, walls)
     while not job.done:
         _wait([job])

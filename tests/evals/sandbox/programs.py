@@ -26,7 +26,7 @@ FOREVER = "import time\nwhile True: time.sleep(1)"
 def walls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Walls:
     """Each kind of walls in turn, if this system has it."""
     kind: Walls = request.param
-    trial = contained._trial(kind)
+    trial = contained.probe(kind)
     if trial.state == "not run":
         pytest.skip(f"this system does not allow {kind}: {trial.detail}")
     assert trial == Outcome("passed", "", trial.seconds)  # walls that stand and do not hold are no reason to skip

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -297,14 +298,16 @@ def test_programs_end_with_the_runner(number: signal.Signals, walls: Walls, cell
 def test_a_cell_that_is_killed_takes_its_program_along(walls: Walls, cells: Path) -> None:
     """When something kills the process that waits, its program is killed too, though it asked not to be."""
     stay = "import ctypes\nctypes.CDLL(None).prctl(1, 0, 0, 0, 0)\n"  # PR_SET_PDEATHSIG
-    job = contained._Job(stay + FOREVER, Limits(), walls)
-    while len(remains(cells)) < 3:
-        time.sleep(0.02)
-    time.sleep(0.2)
-    psutil.Process(job._cell.pid).kill()
-    job.finish()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run_contained, stay + FOREVER)
+        while len(remains(cells)) < 3:
+            time.sleep(0.02)
+        time.sleep(0.2)
+        (cell,) = (child for child in psutil.Process().children() if str(cells) in " ".join(child.cmdline()))
+        cell.kill()
+        outcome = running.result(timeout=20)
 
-    assert job.outcome == Outcome("not run", "the cell failed: no answer", 0.0)
+    assert outcome == Outcome("not run", "the cell failed: no answer", 0.0)
     assert nothing_remains(cells)
 
 
@@ -334,7 +337,7 @@ def test_walls_that_do_not_stand_are_not_relied_on(monkeypatch: pytest.MonkeyPat
     """A system that refuses namespaces is left with Landlock; one that refuses both, with nothing."""
     refused = Outcome("not run", "unshare: Operation not permitted", 0.0)
     trials: dict[str, Outcome] = {"namespaces": refused, "landlock": Outcome("passed", "", 0.1)}
-    monkeypatch.setattr(contained, "_trial", trials.__getitem__)
+    monkeypatch.setattr(contained, "probe", trials.__getitem__)
 
     second = contained.containment.__wrapped__()
     trials["landlock"] = Outcome("failed", "RuntimeError: a wall does not hold", 0.1)
@@ -351,7 +354,7 @@ def test_a_cell_that_fails_runs_nothing(
 ) -> None:
     """A cell that cannot start, cannot put up its walls, or says what is no answer: not run, with the cause."""
     source = contained.CELL.read_text(encoding="utf-8")
-    broken = tmp_path / "evals/sandbox/cell.py"
+    broken = tmp_path / "cell.py"
     details = []
     for text in (
         "raise SystemExit('no cell')",
