@@ -44,6 +44,10 @@ class UnreachablePrefixError(BytelmError, ValueError):
         self.position = position
 
 
+class NotFinishedError(BytelmError):
+    """A stream was asked for its completion before it ended."""
+
+
 class NoInfillFormatError(BytelmError):
     """The tokenizer lacks the fill-in-the-middle tokens that infilling needs; ``mode="left"`` needs none."""
 

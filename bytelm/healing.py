@@ -48,7 +48,7 @@ from bytelm.errors import BytelmError, InvalidArgumentError, InvalidTypeError
 from bytelm.fim import FIMFormat, Mode
 from bytelm.inference.scheduler import Request, Scheduler, Step
 from bytelm.symbols import EOT
-from bytelm.token_lm import TokenLM, checked_rows
+from bytelm.token_lm import TokenLM, abilities_of, checked_rows
 from bytelm.tokenizer.prefix_index import PrefixIndex
 from bytelm.tokenizer.tokenizer_json import read_vocab
 from bytelm.tokenizer.vocab import Vocab
@@ -154,7 +154,7 @@ class TokenCompleter:
     ) -> Step[TokenCompletion]:
         """The completion as a step, to run beside others; it also ends where the model's context does."""
         kept, backed_up = self._back_up(prompt, healing)
-        room = getattr(self.token_lm, "context_length", None)
+        room = abilities_of(self.token_lm).context_length
         drawn: list[int] = []
         written = b""  # what the drawn tokens spell
         while True:
@@ -336,8 +336,8 @@ def infill_completer(
         InvalidArgumentError: As for `ByteLM.infill`.
         UnreachablePrefixError: A text that is encoded by itself has no encoding.
     """
-    inside, prompt = lm._infilling(prefix, suffix, mode, format)  # noqa: SLF001 - the same prompt is the point
-    read = inside._prompts.read(prompt)  # noqa: SLF001 - likewise
+    inside, (prompt,) = lm.infilling([(prefix, suffix)], mode, format)  # the prompt that `ByteLM.infill` has
+    read = inside.prompt(prompt)
     return completer_at(inside, read), read.text
 
 
@@ -355,14 +355,11 @@ def completer_at(lm: ByteLM, prompt: Prompt, like: TokenCompleter | None = None)
         # The tokenizer would put its hidden leading space before any text that it is given.
         if prompt.dummy_prefix or not vocab.dummy_prefix:
             return vocab.encode(text)
-        return lm._prompts.encoded(text.encode(), dummy_prefix=False)  # noqa: SLF001 - one with cover/prefix.py
+        return lm.prompts.encoded(text.encode(), dummy_prefix=False)
 
     made = TokenCompleter(lm.token_lm, vocab=vocab, eot_ids=lm.eot_ids) if like is None else copy.copy(like)
-    made.context, made.dummy_prefix, made.encode = (
-        prompt.context,
-        vocab.dummy_prefix if prompt.dummy_prefix else b"",
-        encode,
-    )
+    made.context, made.encode = prompt.context, encode
+    made.dummy_prefix = vocab.dummy_prefix if prompt.dummy_prefix else b""
     return made
 
 

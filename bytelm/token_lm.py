@@ -139,7 +139,8 @@ class Abilities:
         extra_token_cost: The cost of one extra batched token, relative to a separate call.
         drawer: The engine itself if it can draw tokens (`TokenDrawer`), or None.
         asks_each_step: Whether `TokenDrawer.draw_tokens` asks for more sequences after each step.
-        model: The model that it runs, where there is one in this process: for `fingerprint`.
+        model: The model that it runs, where there is one in this process: for a fingerprint of its weights.
+        close: Lets go of what it holds (processes, memory); does nothing where it has no such method.
     """
 
     context_length: int | None
@@ -148,9 +149,10 @@ class Abilities:
     drawer: TokenDrawer | None
     asks_each_step: bool
     model: Any
+    close: Callable[[], None]
 
 
-def abilities_of(engine: TokenLM) -> Abilities:
+def abilities_of(engine: Any) -> Abilities:
     """Look up what an engine has on top of `TokenLM`. Nothing else asks an engine for optional attributes."""
     return Abilities(
         context_length=getattr(engine, "context_length", None),
@@ -159,6 +161,7 @@ def abilities_of(engine: TokenLM) -> Abilities:
         drawer=engine if isinstance(engine, TokenDrawer) else None,
         asks_each_step=bool(getattr(engine, "asks_each_step", False)),
         model=getattr(engine, "model", None),
+        close=getattr(engine, "close", lambda: None),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from bytelm.tokenizer.vocab import Vocab
 
 
-def fingerprint(model: Any) -> str | None:
+def digest_of_model(model: Any) -> str | None:
     """A sha256 of a loaded model's tensors by name, shape, dtype and first values; None where there are none to read.
 
     It tells models, adapters and dtypes apart, and does not read gigabytes.
@@ -22,7 +22,7 @@ def fingerprint(model: Any) -> str | None:
     return digest.hexdigest()
 
 
-def _spelling(vocab: Vocab) -> str:
+def digest_of_vocab(vocab: Vocab) -> str:
     """A digest of what tokens spell and how text is cut; that of the tokenizer's JSON form would take seconds."""
     parts = (vocab.family, vocab.form, vocab.dummy_prefix, vocab.opening, vocab.reopening, vocab.steps, vocab.added)
     digest = hashlib.sha256(repr((*parts, vocab.ignore_merges, vocab.byte_fallback, vocab.marks)).encode())

@@ -7,47 +7,52 @@ r"""ByteLM: a tokenized language model as a language model over bytes.
 
 Rules
     This file puts the parts together and holds no mathematics: cover/prefix.py reads prefixes, cover/cover.py has the
-    boundary nodes, sampling/generation.py and inference/scoring.py ask for rows, inference/scheduler.py gets them from
-    the engine in batches. Arguments are checked at the call, before any model runs.
+    boundary nodes, sampling/ and inference/ ask for rows, and inference/scheduler.py gets them from the engine in
+    batches.
     Probabilities are the lemma's values, natural logs, never renormalised: a row sums to 1 less the leak.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
+import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
-from bytelm.arguments import Number, Text, eot_ids_of, stride_of, tolerance_of
-from bytelm.byte_lm.state import ByteState
+from bytelm.arguments import Text, eot_ids_of
+from bytelm.byte_lm.fingerprint import digest_of_model, digest_of_vocab
+from bytelm.cover.chat import chat_segments
+from bytelm.cover.cover import Cover
 from bytelm.cover.cover_cache import CoverCache
-from bytelm.cover.nodes import Cover
 from bytelm.cover.prefix import Prefix, Prompt, PromptReader, bos_ids_of
-from bytelm.errors import InvalidArgumentError
+from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
 from bytelm.fim import FIMFormat, Mode, check_mode, declared, end_ids, find_format, infill_prompt
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import full_row
 from bytelm.inference.rows import RowReader, RowStore
-from bytelm.inference.scheduler import Outcome, Scheduler, Step
-from bytelm.inference.scoring import CoverItem, byte_logprobs, in_turn, members, text_logprob, windows
+from bytelm.inference.scheduler import Outcome, Scheduler, Step, on
+from bytelm.inference.scoring import SPARE, CoverItem, cover_items, in_turn, text_logprob, token_ends, windows
+from bytelm.inference.text_scoring import ModelScoring, Piece
 from bytelm.sampling.byte_model import ByteModel
-from bytelm.sampling.completion import Completion, Settings
+from bytelm.sampling.completion import Completion
 from bytelm.sampling.engine_batch import completions
-from bytelm.sampling.engine_draws import EngineDrawing, EngineDraws, can_engine_draw
+from bytelm.sampling.engine_draws import EngineDrawing, EngineDraws
 from bytelm.sampling.generation import ModelGeneration
-from bytelm.token_lm import EXTRA_TOKEN_COST, TokenDrawer, TokenLM
+from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.place import ModelPlace
+from bytelm.symbols import character_from
+from bytelm.token_lm import TokenLM, abilities_of
 from bytelm.tokenizer.viability.viability import Viability
 
-T = TypeVar("T")
 
-
-class ByteLM(ByteModel):
+class ByteLM(ByteModel[Prompt, Frontier]):
     """An exact language model over bytes, from any tokenized causal language model.
 
     Args:
@@ -61,13 +66,14 @@ class ByteLM(ByteModel):
     Attributes:
         tokenizer: The tokenizer.
         token_lm: The engine.
+        abilities: What the engine has on top of `TokenLM`.
         eot_ids: The ids that end a text.
         viability: What the tokenizer can emit; ``viability.vocab`` holds the bytes of its tokens.
-        progress: Set it to True to see a bar on a terminal's standard error while a long job runs.
+        prompts: Reads prefixes.
 
     Raises:
         UnsupportedTokenizerError: The tokenizer cannot be a model over bytes.
-        VocabularyMismatchError: The tokenizer and the model do not belong together.
+        VocabularyMismatchError: The tokenizer does not match the model.
         InvalidArgumentError: An end-of-text id that the model has no column for.
     """
 
@@ -81,31 +87,32 @@ class ByteLM(ByteModel):
         normalize: bool = False,
     ) -> None:
         self.token_lm = token_lm_of(model, tokenizer)
+        self.abilities = abilities_of(self.token_lm)
         self.tokenizer: Any = self.token_lm.tokenizer if tokenizer is None else tokenizer
-        self.viability = Viability.from_tokenizer(self.tokenizer)
         self.eot_ids = eot_ids_of(self.token_lm.eot_ids if eot_ids is None else eot_ids, self.token_lm.vocab_size)
-        self.progress = False
-        self._scheduler = Scheduler(self.token_lm)
+        self.scheduler = Scheduler(self.token_lm)
         self._infillers: dict[FIMFormat, ByteLM] = {}
-        before = bos_ids_of(self.viability.vocab)
+        viability = Viability.from_tokenizer(self.tokenizer)
+        before = bos_ids_of(viability.vocab)
         named = getattr(self.tokenizer, "bos_token_id", None)
         prompts = PromptReader(
-            self.viability,
+            viability,
             bos_ids=before if bos else (),
             openers=frozenset(before) | (frozenset() if named is None else {named}),
             vocab_size=self.token_lm.vocab_size,
             normalize=normalize,
         )
-        self._read_as(self.viability, prompts)
+        self._read_by(prompts)
 
-    def _read_as(self, viability: Viability, prompts: PromptReader) -> None:
-        self.viability, self._prompts = viability, prompts
-        self._store, self._covers = RowStore(), CoverCache(viability)
+    def _read_by(self, prompts: PromptReader) -> None:
+        """Take another view of the tokenizer, or of the ends of text: with caches of its own."""
+        self.viability, self.prompts = prompts.viability, prompts
+        self._store, self._covers = RowStore(), CoverCache(self.viability)
         self._reader = RowReader(
-            viability.prefix_index,
+            self.viability.prefix_index,
             vocab_size=self.token_lm.vocab_size,
             eot_ids=self.eot_ids,
-            extra_token_cost=getattr(self.token_lm, "extra_token_cost", EXTRA_TOKEN_COST),
+            extra_token_cost=self.abilities.extra_token_cost,
         )
 
     @classmethod
@@ -149,137 +156,16 @@ class ByteLM(ByteModel):
         token_lm = load_engine(engine, name, device=device, dtype=dtype, gguf_file=gguf_file, **engine_options)
         return cls(token_lm, eot_ids=eot_ids, bos=bos, normalize=normalize)
 
-    # ---- distributions
-
-    def next_byte_logprobs(self, prefix: Prefix, *, tol: Number = 0.0) -> Float64[np.ndarray, "257"]:
-        """Log-probabilities of each byte b after a prefix, and at index 256 of the end of text.
-
-        The row sums to 1 less the leak: the mass that the model puts on tokens that its tokenizer would not put there,
-        and on special tokens that do not end the text.
-
-        Args:
-            prefix: Text, or a list of token ids and texts (cover/prefix.py).
-            tol: 0 evaluates all; above it, a bound on the total variation from the exact row, at which evaluation may
-                stop. `ByteState.total_variation_bound` tells what was reached.
-
-        Raises:
-            UnreachablePrefixError: No token sequence spells the prefix.
-        """
-        row: Float64[np.ndarray, "257"]
-        frontier = self._frontier(self._prompts.read(prefix), store=self._store)
-        row, _ = self._answer(full_row(frontier, tol=tolerance_of(tol)))
-        return row
-
-    def leak(self, prefix: Prefix) -> float:
-        """The mass that neither a byte nor the end of text has after a prefix."""
-        return max(0.0, 1.0 - float(np.exp(self.next_byte_logprobs(prefix)).sum()))
-
-    def logprob(self, text: Text, prefix: Prefix = b"", *, eot: bool = False, stride: int | None = None) -> float:
-        """Log-probability of a text after a prefix, with ``eot`` of the text and of its end there.
-
-        Args:
-            text: What is scored.
-            prefix: What stands before it.
-            eot: Whether the text ends there.
-            stride: For a text that is longer than the model's context: it is scored in pieces of this many bytes, each
-                given as much before it as the context holds, and the sum is returned. A text that fits is scored as a
-                whole.
-
-        Raises:
-            UnreachablePrefixError: No token sequence spells them.
-            ContextOverflowError: They do not fit in the model's context, and no stride was given.
-        """
-        prompt, data = self._prompts.read(prefix), self._prompts.bytes_of(text)
-        return self._answer(self._scored(prompt, data, eot=eot, stride=stride_of(stride)), label="scoring")
-
-    def _scored(self, prompt: Prompt, data: bytes, *, eot: bool, stride: int | None) -> Step[float]:
-        pieces = self._cut(prompt, data, stride)
-        steps = (
-            text_logprob(
-                self._cover(own), piece, context=own.context, reader=self._reader, eot=eot and at == len(pieces)
-            )
-            for at, (own, piece) in enumerate(pieces, start=1)
-        )
-        return math.fsum((yield from in_turn(steps, count=len(pieces))))
-
-    def byte_logprobs(
-        self, text: Text, prefix: Prefix = b"", *, stride: int | None = None
-    ) -> Float64[np.ndarray, " n"]:
-        """Log-probability of each byte of a text, given the prefix and the bytes before it. Their sum is `logprob`.
-
-        Args:
-            text: What is scored.
-            prefix: What stands before it.
-            stride: As for `logprob`.
-
-        Raises:
-            UnreachablePrefixError: No token sequence spells them.
-            ContextOverflowError: They do not fit in the model's context, and no stride was given.
-        """
-        pieces = self._windows(text, prefix, stride)
-        steps = (
-            byte_logprobs(self._cover(prompt), piece, context=prompt.context, reader=self._reader)
-            for prompt, piece in pieces
-        )
-        return np.concatenate(self._answer(in_turn(steps, count=len(pieces)), label="scoring"))
-
-    def _windows(self, text: Text, prefix: Prefix, stride: int | None) -> list[tuple[Prompt, bytes]]:
-        return self._cut(self._prompts.read(prefix), self._prompts.bytes_of(text), stride_of(stride))
-
-    def _cut(self, prompt: Prompt, data: bytes, stride: int | None) -> list[tuple[Prompt, bytes]]:
-        """What is scored, after which prompt: one piece, or with a stride as many as the context makes necessary."""
-        size = getattr(self.token_lm, "context_length", None)
-        if stride is None or size is None:
-            return [(prompt, data)]
-        whole = prompt.text + data
-        cover, room = self._cover(replace(prompt, text=whole)), size - len(prompt.context)
-        cuts = windows(cover, first=len(prompt.text), stride=stride, room=room)
-        return [(replace(prompt, text=whole[history:start]), whole[start:end]) for history, start, end in cuts]
+    # ---- what only a tokenized model has
 
     def cover(self, prefix: Prefix) -> list[CoverItem]:
         """The cover of a prefix: every token sequence that may spell it, with its probability, the largest first.
 
         Their probabilities sum to P(prefix | context). The cover of the empty prefix is the empty sequence.
         """
-        prompt = self._prompts.read(prefix)
-        step = members(self._cover(prompt), context=prompt.context, reader=self._reader)
-        return sorted(self._answer(step), key=lambda item: (-item.logprob, item.token_ids))
-
-    def state(self, prefix: Prefix) -> ByteState:
-        """A place in a text that can be moved about byte by byte: see `ByteState`."""
-        prompt = self._prompts.read(prefix)
-
-        def fresh(text: bytes) -> Frontier:
-            return self._frontier(replace(prompt, text=text), store=self._store)
-
-        return ByteState(fresh(prompt.text), answer=self._answer, fresh=fresh, bytes_of=self._prompts.bytes_of)
-
-    # ---- in the middle
-
-    def _infilling(
-        self, prefix: Text, suffix: Text, mode: Mode, wanted: str | FIMFormat | None
-    ) -> tuple[ByteLM, Prefix]:
-        """This model with the ends of the format, and the prompt."""
-        check_mode(mode)
-        before, after = self._prompts.bytes_of(prefix, "prefix"), self._prompts.bytes_of(suffix, "suffix")
-        if mode == "left":
-            return self, before
-        form = find_format(self.viability.vocab, wanted)
-        lm = self._infiller(form)
-        return lm, infill_prompt(lm.viability.vocab, form, before, after, mode=mode, before=self._prompts.bos_ids)
-
-    def _infiller(self, form: FIMFormat) -> ByteLM:
-        """This model where a format's ends end a text, and no text becomes one of its sentinels."""
-        if form not in self._infillers:
-            lm = self._infillers[form] = copy.copy(self)
-            lm.eot_ids = eot_ids_of(self.eot_ids | end_ids(self.viability.vocab, form), self.token_lm.vocab_size)
-            tokenizer = declared(self.viability.vocab, form)
-            viability = self.viability if tokenizer is None else Viability.from_tokenizer(tokenizer)
-            lm._read_as(viability, self._prompts.over(viability))  # noqa: SLF001 - a copy of this very object
-        self._infillers[form].progress = self.progress
-        return self._infillers[form]
-
-    # ---- inside
+        prompt = self.prompt(prefix)
+        step = cover_items(self._cover(prompt), context=prompt.context, reader=self._reader)
+        return sorted(self.answer(step), key=lambda item: (-item.logprob, item.token_ids))
 
     def spell(self, token_ids: Sequence[int]) -> bytes:
         """The bytes that tokens spell, a hidden leading space included.
@@ -289,58 +175,171 @@ class ByteLM(ByteModel):
         vocab = self.viability.vocab
         return vocab.spell(tuple(i for i in token_ids if i < len(vocab)))
 
-    def _cover(self, prompt: Prompt) -> Cover:
-        return self._covers.cover(prompt)
+    def chat_segments(
+        self, messages: Sequence[Mapping[str, Any]], *, opens: bool, template: str | None = None
+    ) -> list[int | str]:
+        """What the tokenizer's chat template makes of messages; see `bytelm.cover.chat.chat_segments`."""
+        return chat_segments(self.tokenizer, self.viability.vocab, messages, opens=opens, template=template)
 
-    def _frontier(self, prompt: Prompt, store: RowStore | None = None) -> Frontier:
+    # ---- steps, as `ByteSteps` describes them
+
+    @property
+    def engines(self) -> tuple[TokenLM, ...]:  # noqa: D102
+        return (self.token_lm,)
+
+    @property
+    def models(self) -> tuple[ByteLM, ...]:  # noqa: D102
+        return (self,)
+
+    def description(self) -> list[Any]:
+        """As in `ByteSteps`. An engine without tensors to read is known by what it says after one token."""
+        known = digest_of_model(self.abilities.model)
+        if known is None:
+            row = self.token_lm.next_token_logprobs([(int(self._reader.order[0]),)])[0]
+            known = hashlib.sha256(np.ascontiguousarray(row).tobytes()).hexdigest()
+        spelled = digest_of_vocab(self.viability.vocab)
+        return [known, spelled, sorted(self.eot_ids), list(self.prompts.bos_ids), self.prompts.normalize]
+
+    def bytes_of(self, text: object, name: str = "a text") -> bytes:  # noqa: D102
+        return self.prompts.bytes_of(text, name)
+
+    def prompt(self, prefix: Prefix) -> Prompt:  # noqa: D102
+        return self.prompts.read(prefix)
+
+    def prefix_with(self, start: Callable[[ByteLM], Sequence[int | str | bytes]], text: bytes) -> Prefix:  # noqa: D102
+        *before, last = start(self)
+        return [*before, self.bytes_of(last) + text]
+
+    def place(self, prompt: Prompt, *, keep: bool = False) -> Frontier:  # noqa: D102
+        store = self._store if keep else None
         return Frontier(self._cover(prompt), context=prompt.context, reader=self._reader, store=store)
 
-    def _read(self, prefix: Prefix) -> Prompt:
-        return self._prompts.read(prefix)
+    def member_place(self, prompt: Prompt, *, keep: bool = False) -> ModelPlace:  # noqa: D102
+        return ModelPlace(self.place(prompt, keep=keep), self.token_lm)
 
-    def _spelled(self, prompt: Prompt) -> Cover:
-        return self._cover(prompt)
+    def row(self, place: Frontier, *, tol: float = 0.0) -> Step[tuple[Float64[np.ndarray, "257"], float]]:  # noqa: D102
+        return full_row(place, tol=tol)
 
-    def _placed(self, prompt: Prompt, spelled: Cover) -> Frontier:
-        return Frontier(spelled, context=prompt.context, reader=self._reader)
-
-    def _writing(
-        self, place: Frontier, prompt: Prompt, settings: Settings, random: np.random.Generator
+    def generation(  # noqa: D102
+        self, place: Frontier, prompt: Prompt, params: SamplingParams, random: np.random.Generator
     ) -> ModelGeneration:
         del prompt
-        return ModelGeneration(place, settings, random)
+        return ModelGeneration(place, params, random)
 
-    def _engine_drawing(self, settings: Settings, *, engine_draws: bool | None) -> EngineDrawing | None:
-        engine = self.token_lm
-        if engine_draws is None:
-            engine_draws = isinstance(engine, TokenDrawer) and engine.draws_by_default and can_engine_draw(settings)
-        if not engine_draws:
+    def scored(  # noqa: D102
+        self, prompt: Prompt, text: bytes, *, eot: bool = False, stride: int | None = None, strict: bool = True
+    ) -> Step[float]:
+        if not text and not eot:
+            return 0.0
+        try:
+            pieces = self._pieces(prompt, text, stride)
+            steps = (
+                text_logprob(
+                    self._cover(own), piece, context=own.context, reader=self._reader, eot=eot and at == len(pieces)
+                )
+                for at, (own, piece) in enumerate(pieces, start=1)
+            )
+            return math.fsum((yield from on(self.token_lm, in_turn(steps, count=len(pieces)))))
+        except UnreachablePrefixError:
+            if strict:
+                raise
+            return -math.inf
+
+    def along(  # noqa: D102
+        self, prompt: Prompt, text: bytes, *, stride: int | None = None, strict: bool = True
+    ) -> Step[ModelScoring]:
+        yield from ()  # nothing has to be asked
+        pieces = [
+            Piece(functools.partial(self._cover, own), own.context, len(piece))
+            for own, piece in self._pieces(prompt, text, stride)
+        ]
+        return ModelScoring(pieces, self._reader, self.token_lm, strict=strict)
+
+    def warmed(self, prompt: Prompt) -> Step[None]:  # noqa: D102
+        del prompt
+        yield from ()
+
+    def overflow(self, prompt: Prompt, extra: bytes, *, tokens: int = 0) -> int:  # noqa: D102
+        size, whole = self.abilities.context_length, prompt.text + extra
+        if size is None:
+            return 0
+        tokens = min(tokens, size // 2)
+        if len(prompt.context) + len(whole) + tokens <= size:
+            return 0
+        room = size - len(prompt.context) - tokens
+        room -= min(SPARE, max(room, 0) // 8)
+        ends = token_ends(self._cover(replace(prompt, text=whole)))
+        if len(ends) <= room:
+            return 0
+        cut = ends[len(ends) - room - 1] if room > 0 else len(prompt.text)
+        return min(character_from(prompt.text, cut), len(prompt.text))
+
+    def room(self, place: Frontier) -> float:  # noqa: D102
+        return ModelPlace(place, self.token_lm).room()
+
+    def infilling(  # noqa: D102
+        self,
+        sides: Sequence[tuple[Text, Text]],
+        mode: Mode,
+        format: str | FIMFormat | None,  # noqa: A002
+    ) -> tuple[ByteLM, list[Prefix]]:
+        check_mode(mode)
+        texts = [(self.bytes_of(prefix, "prefix"), self.bytes_of(suffix, "suffix")) for prefix, suffix in sides]
+        if mode == "left":
+            return self, [prefix for prefix, _ in texts]
+        form = find_format(self.viability.vocab, format)
+        lm = self._infiller(form)
+        vocab, bos_ids = lm.viability.vocab, self.prompts.bos_ids
+        return lm, [infill_prompt(vocab, form, *pair, mode=mode, before=bos_ids) for pair in texts]
+
+    def engine_drawing(self, params: SamplingParams, *, progress: bool = False) -> EngineDrawing | None:  # noqa: D102
+        drawer, wanted = self.abilities.drawer, params.engine_draws
+        if wanted is None:
+            wanted = drawer is not None and drawer.draws_by_default and params.plain
+        if not wanted:
             return None
-        if not can_engine_draw(settings):
+        if not params.plain:
             raise InvalidArgumentError(
                 "engine_draws=True needs temperature=1, and neither top_k, top_p, min_p nor logits_processor: an "
                 "engine draws tokens, and these are of bytes"
             )
-        if not isinstance(engine, TokenDrawer):
+        if drawer is None:
             raise InvalidArgumentError(
-                f"engine_draws=True needs an engine that draws tokens; {type(engine).__name__} has no draw_tokens"
+                f"engine_draws=True needs an engine that draws tokens; {type(self.token_lm).__name__} has no "
+                "draw_tokens"
             )
-
-        at_once = bool(getattr(engine, "asks_each_step", False))  # others wait for a call to end
+        at_once = self.abilities.asks_each_step  # others wait for a call to end
 
         def run(places: Sequence[tuple[Frontier, np.random.Generator]]) -> Iterator[Outcome[Completion]]:
-            items = [EngineDraws(place, self.viability, settings, random, at_once=at_once) for place, random in places]
-            return completions(items, engine, self._running())
+            items = [EngineDraws(place, self.viability, params, random, at_once=at_once) for place, random in places]
+            return completions(items, drawer, self.scheduler, progress=progress)
 
         return run
 
-    def _running(self) -> Scheduler:
-        self._scheduler.progress = self.progress
-        return self._scheduler
+    # ---- inside
 
-    def _answer(self, step: Step[T], *, label: str = "evaluating") -> T:
-        (outcome,) = self._running().run([step], label=label)
-        return outcome.result
+    def _cover(self, prompt: Prompt) -> Cover:
+        return self._covers.cover(prompt)
+
+    def _pieces(self, prompt: Prompt, data: bytes, stride: int | None) -> list[tuple[Prompt, bytes]]:
+        """What is scored, after which prompt: one piece, or with a stride as many as the context makes necessary."""
+        size = self.abilities.context_length
+        if stride is None or size is None:
+            return [(prompt, data)]
+        whole = prompt.text + data
+        cover, room = self._cover(replace(prompt, text=whole)), size - len(prompt.context)
+        cuts = windows(cover, first=len(prompt.text), stride=stride, room=room)
+        return [(replace(prompt, text=whole[history:start]), whole[start:end]) for history, start, end in cuts]
+
+    def _infiller(self, form: FIMFormat) -> ByteLM:
+        """This model where a format's ends end a text, and no text becomes one of its sentinels."""
+        if form not in self._infillers:
+            lm = self._infillers[form] = copy.copy(self)
+            lm.eot_ids = eot_ids_of(self.eot_ids | end_ids(self.viability.vocab, form), self.token_lm.vocab_size)
+            tokenizer = declared(self.viability.vocab, form)
+            viability = self.viability if tokenizer is None else Viability.from_tokenizer(tokenizer)
+            ByteLM._read_by(lm, self.prompts.over(viability))
+        return self._infillers[form]
 
     def __repr__(self) -> str:
         return f"ByteLM({self.token_lm!r})"

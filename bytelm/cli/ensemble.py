@@ -16,23 +16,17 @@ import typer
 from bytelm.cli.io import print_json, read_text
 from bytelm.cli.options import (
     MODEL_HELP,
+    SAMPLING,
     DeviceOption,
     DtypeOption,
     EngineOption,
     EscapesOption,
     FileOption,
     JsonOption,
-    MaxBytesOption,
-    MinPOption,
     NumberOption,
-    SeedOption,
-    StopOption,
-    TemperatureOption,
+    Sampling,
     Text,
-    TopKOption,
-    TopPOption,
     load,
-    sampling,
     show_completions,
     show_pieces,
 )
@@ -68,13 +62,7 @@ def ensemble(
     stream: Annotated[
         bool, typer.Option("--stream", help="Print pieces as they come; with --json one object for each.")
     ] = False,
-    temperature: TemperatureOption = 1.0,
-    top_k: TopKOption = None,
-    top_p: TopPOption = None,
-    min_p: MinPOption = None,
-    max_bytes: MaxBytesOption = 256,
-    stop: StopOption = None,
-    seed: SeedOption = None,
+    sampling: Sampling = SAMPLING,
     n: NumberOption = 1,
     as_json: JsonOption = False,
     device: DeviceOption = None,
@@ -99,25 +87,23 @@ def ensemble(
     if show_members and n > 1:
         raise typer.BadParameter(f"--show-members explains one completion; got -n {n}")
     data = read_text(text if prompt is None else prompt, file, escapes=escapes)
-    options = sampling(
-        stop, escapes, max_bytes=max_bytes, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
-    )
+    params = sampling.params(escapes=escapes)
     loaded = {name: load(name, device, dtype, engine) for name in dict.fromkeys(names)}
-    joint = Ensemble([loaded[name] for name in names], weights=numbers, combine=combine)
-    joint.progress = True
+    members = [loaded[name] for name in names]
+    lm = Ensemble(members, weights=numbers, combine=combine)
     if show_members:
-        written = joint.sample(data, n=1, **options)
-        alone = [loaded[name].sample(data, n=1, **options) for name in names]
-        told = joint.explain(written.bytes, data)
+        written = lm.sample(data, params=params, progress=True)
+        alone = [member.sample(data, params=params, progress=True) for member in members]
+        told = lm.explain(written.bytes, prefix=data, progress=True)
         show = _print_members if as_json else _show_members
         show(names, written, alone, told)
     elif stream and as_json:
-        for piece in joint.stream(data, **options):
+        for piece in lm.stream(data, params=params):
             print_json({"text": piece})
     elif n == 1 and not as_json:
-        show_pieces(joint.stream(data, **options))
+        show_pieces(lm.stream(data, params=params))
     else:
-        show_completions(joint.sample_batch([data] * n, **options), as_json=as_json)
+        show_completions(lm.sample(data, params=params, n=n, progress=True), as_json=as_json)
 
 
 def _checked_weights(names: list[str], given: str | None, combine: Combine) -> list[float] | None:

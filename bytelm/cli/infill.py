@@ -22,30 +22,20 @@ from bytelm.cli.atomic_edit import replace, writable
 from bytelm.cli.cursor import STOPS, StopAt, check_text, default_window, offset_at, place, window, with_line_ends_of
 from bytelm.cli.io import argument_bytes, read_file
 from bytelm.cli.options import (
-    DeviceOption,
-    DtypeOption,
-    EngineOption,
+    MODEL_FIM,
+    SAMPLING,
     EscapesOption,
     JsonOption,
-    MaxBytesOption,
-    MinPOption,
-    ModelOption,
+    Model,
     NumberOption,
     PrefixOption,
-    SeedOption,
-    StopOption,
+    Sampling,
     SuffixOption,
-    TemperatureOption,
-    TopKOption,
-    TopPOption,
-    load,
-    sampling,
     show_completions,
     show_pieces,
 )
 from bytelm.errors import InvalidArgumentError
 from bytelm.fim import Mode
-from bytelm.sampling.completion import Completion
 from bytelm.symbols import is_continuation
 
 STDIN = Path("-")
@@ -94,19 +84,10 @@ def infill(
         str | None, typer.Option("--format", help="The prompt format; found by the tokenizer's tokens if not given.")
     ] = None,
     escapes: EscapesOption = False,
-    model: ModelOption = "demo-fim",
-    temperature: TemperatureOption = 1.0,
-    top_k: TopKOption = None,
-    top_p: TopPOption = None,
-    min_p: MinPOption = None,
-    max_bytes: MaxBytesOption = 256,
-    stop: StopOption = None,
-    seed: SeedOption = None,
+    sampling: Sampling = SAMPLING,
     n: NumberOption = 1,
     as_json: JsonOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    engine: EngineOption = "transformers",
+    model: Model = MODEL_FIM,
 ) -> None:
     """Complete the middle at a cursor, wherever it is. Prints the middle alone, as it is generated.
 
@@ -130,12 +111,9 @@ def infill(
             "the cursor is inside a character, so that what is behind it is no text that a model could be shown: "
             "--mode left completes what is before it"
         )
-    options = sampling(
-        stop, escapes, max_bytes=max_bytes, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
-    )
-    options["stop"] += STOPS[stop_at]
-    lm = load(model, device, dtype, engine)
-    size = default_window(getattr(lm.token_lm, "context_length", None), max_bytes) if window_ is None else window_
+    params = sampling.params(escapes=escapes, stops=STOPS[stop_at])
+    lm = model.load()
+    size = default_window(lm.abilities.context_length, params.max_bytes) if window_ is None else window_
     left, right = window(before, b"" if mode == "left" else after, size)
     if len(left) < len(before) or (mode != "left" and len(right) < len(after)):
         typer.echo(
@@ -144,15 +122,15 @@ def infill(
             err=True,
         )
     if n == 1 and not (as_json or in_place):
-        show_pieces(lm.infill_stream(left, right, mode=mode, format=format_, **options))
+        show_pieces(lm.infill_stream(left, right, mode=mode, format=format_, params=params))
         return
-    done = lm.infill(left, right, mode=mode, format=format_, n=n, **options)
-    completions = [done] if isinstance(done, Completion) else done
+    done = lm.infill(left, right, mode=mode, format=format_, params=params, n=n, progress=True)
+    completions = done if isinstance(done, list) else [done]
     if in_place and path is not None:
         text, middle = before + after, _whole_characters(completions[0].bytes)
         replace(path, text, before + with_line_ends_of(text, middle) + after)
     if as_json or not in_place:
-        show_completions(completions, as_json=as_json)
+        show_completions(done, as_json=as_json)
 
 
 def _one_text(file: Path | None, file_option: Path | None, *, stdin: bool) -> Path | None:

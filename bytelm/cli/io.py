@@ -1,25 +1,20 @@
-"""What a command reads from its user, and how it shows that it works.
+"""What a command reads from its user, and the JSON that it prints.
 
 Rules
     A text is taken byte for byte: from an argument, a file, or standard input; a trailing newline is part of it.
-    Progress goes to standard error, and only where that is a terminal, and only once something has taken two seconds.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import typer
 
 from bytelm.cli.tables import read_escapes
-
-PATIENCE_S: Final = 2.0
 
 
 def read_text(text: str | None, file: Path | None, *, escapes: bool) -> bytes:
@@ -53,35 +48,6 @@ def argument_bytes(text: str, *, escapes: bool) -> bytes:
         return read_escapes(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-
-
-@contextlib.contextmanager
-def patience(label: str) -> Iterator[None]:
-    """Show on a terminal's standard error that work goes on, once it has taken two seconds."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from threading import Timer
-
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    progress.add_task(label, total=None)
-    timer = Timer(PATIENCE_S, progress.start)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        progress.stop()
 
 
 def print_json(record: dict[str, Any]) -> None:

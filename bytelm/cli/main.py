@@ -15,44 +15,41 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Final, NoReturn
 
 import typer
 
 from bytelm import __version__
+from bytelm.byte_lm.model import ByteLM
 from bytelm.cli.demo import CURSOR, PROMPT, compare, show_comparison
 from bytelm.cli.ensemble import ensemble
 from bytelm.cli.eval import SETTINGS, evaluate
 from bytelm.cli.infill import infill
-from bytelm.cli.io import argument_bytes, patience, print_json, read_text
+from bytelm.cli.io import argument_bytes, print_json, read_text
 from bytelm.cli.options import (
+    MODEL,
     MODEL_HELP,
-    DeviceOption,
-    DtypeOption,
-    EngineOption,
+    MODEL_UNNAMED,
+    SAMPLING,
     EscapesOption,
     FileOption,
     JsonOption,
-    MaxBytesOption,
-    MinPOption,
-    ModelOption,
+    Model,
     NumberOption,
-    SeedOption,
-    StopOption,
+    Sampling,
     SuffixOption,
-    TemperatureOption,
     Text,
-    TopKOption,
-    TopPOption,
-    load,
-    sampling,
+    grouped,
     show_completions,
     show_pieces,
 )
 from bytelm.cli.tables import bar, columns, show_byte, show_bytes, show_cover, show_prob
+from bytelm.cover.prefix import Prefix
 from bytelm.errors import BytelmError
 from bytelm.packaged import PACKAGED
+from bytelm.progress import Bar
+from bytelm.sampling.params import SamplingParams
 from bytelm.symbols import EOT
 from bytelm.testing.doctor import examine_model, verify_model
 
@@ -111,23 +108,15 @@ def options(
 
 
 @app.command()
+@grouped
 def sample(
     text: Text = None,
     file: FileOption = None,
     escapes: EscapesOption = False,
-    model: ModelOption = "demo",
-    temperature: TemperatureOption = 1.0,
-    top_k: TopKOption = None,
-    top_p: TopPOption = None,
-    min_p: MinPOption = None,
-    max_bytes: MaxBytesOption = 256,
-    stop: StopOption = None,
-    seed: SeedOption = None,
+    sampling: Sampling = SAMPLING,
     n: NumberOption = 1,
     as_json: JsonOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    engine: EngineOption = "transformers",
+    model: Model = MODEL,
 ) -> None:
     """Complete a text, wherever it ends. Prints the new text alone, as it is generated.
 
@@ -138,32 +127,75 @@ def sample(
       git diff | bytelm sample -n 3 --json
     """
     prompt = read_text(text, file, escapes=escapes)
-    options_ = sampling(
-        stop, escapes, max_bytes=max_bytes, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
+    complete(model, lambda _: prompt, sampling.params(escapes=escapes), n=n, as_json=as_json)
+
+
+@app.command()
+@grouped
+def chat(
+    text: Annotated[
+        str | None, typer.Argument(help="What the user says; without it, --file or standard input.")
+    ] = None,
+    file: FileOption = None,
+    escapes: EscapesOption = False,
+    system: Annotated[str | None, typer.Option(help="A message of the role system, before the user's.")] = None,
+    begin: Annotated[
+        str | None, typer.Option(help="The beginning of the answer, which goes on where it ends, inside a word too.")
+    ] = None,
+    sampling: Sampling = SAMPLING,
+    n: NumberOption = 1,
+    as_json: JsonOption = False,
+    model: Model = MODEL,
+) -> None:
+    """Answer a message, by the model's own chat template. Prints the answer alone, without what --begin gave.
+
+    \b
+    Examples:
+      bytelm chat "Name three colors." --max-bytes 60
+      bytelm chat "Is 7 prime?" --begin "Yes, bec" --temperature 0
+      bytelm chat --system "Answer in French." --file question.txt
+    """
+    said = read_text(text, file, escapes=escapes).decode(errors="surrogateescape")
+    messages: list[dict[str, str | bytes]] = [{"role": "user", "content": said}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    if begin is not None:
+        messages.append({"role": "assistant", "content": argument_bytes(begin, escapes=escapes)})
+    complete(
+        model,
+        lambda lm: lm.chat_prefix(messages, continue_final_message=begin is not None),
+        sampling.params(escapes=escapes),
+        n=n,
+        as_json=as_json,
     )
-    lm = load(model, device, dtype, engine)
+
+
+def complete(
+    model: Model, prefix: Callable[[ByteLM], Prefix], params: SamplingParams, *, n: int, as_json: bool
+) -> None:
+    """Load a model and print its completions: one as it comes, several or JSON at the end."""
+    lm = model.load()
+    prompt = prefix(lm)
     if n == 1 and not as_json:
-        show_pieces(lm.stream(prompt, **options_))
-        return
-    show_completions(lm.sample_batch([prompt] * n, **options_), as_json=as_json)
+        show_pieces(lm.stream(prompt, params=params))
+    else:
+        show_completions(lm.sample(prompt, params=params, n=n, progress=True), as_json=as_json)
 
 
-app.command()(infill)
-app.command()(ensemble)
+app.command()(grouped(infill))
+app.command()(grouped(ensemble))
 app.command("eval", context_settings=SETTINGS)(evaluate)
 
 
 @app.command("next")
+@grouped
 def next_(
     text: Text = None,
     file: FileOption = None,
     escapes: EscapesOption = False,
-    model: ModelOption = "demo",
     top: Annotated[int, typer.Option(min=1, max=257, help="How many bytes to show.")] = 10,
     as_json: JsonOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    engine: EngineOption = "transformers",
+    model: Model = MODEL,
 ) -> None:
     """The distribution of the next byte, as a table with bars.
 
@@ -174,7 +206,7 @@ def next_(
       bytelm next --json "Once upon a ti" | jq .logprob
     """
     prompt = read_text(text, file, escapes=escapes)
-    lm = load(model, device, dtype, engine)
+    lm = model.load()
     logprobs = lm.next_byte_logprobs(prompt).tolist()
     shown = sorted(range(257), key=lambda value: (-logprobs[value], value))[:top]
     if as_json:
@@ -192,11 +224,11 @@ def next_(
 
 
 @app.command()
+@grouped
 def score(
     text: Text = None,
     file: FileOption = None,
     escapes: EscapesOption = False,
-    model: ModelOption = "demo",
     prefix: Annotated[str, typer.Option(help="What stands before the text; it is not scored.")] = "",
     eot: Annotated[bool, typer.Option("--eot", help="The text ends there: score the end too.")] = False,
     per_byte: Annotated[bool, typer.Option("--per-byte", help="One JSON line for each byte.")] = False,
@@ -205,9 +237,7 @@ def score(
         typer.Option(min=1, help="Score a text longer than the model's context in pieces of this many bytes."),
     ] = None,
     as_json: JsonOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    engine: EngineOption = "transformers",
+    model: Model = MODEL,
 ) -> None:
     """The log-probability of a text and its bits per byte.
 
@@ -221,15 +251,15 @@ def score(
         raise typer.BadParameter("--per-byte lists bytes; --eot adds the end of the text, which is none")
     data = read_text(text, file, escapes=escapes)
     before = argument_bytes(prefix, escapes=escapes)
-    lm = load(model, device, dtype, engine)
+    lm = model.load()
     if per_byte:
         for offset, (value, logprob) in enumerate(
-            zip(data, lm.byte_logprobs(data, before, stride=stride).tolist(), strict=True)
+            zip(data, lm.byte_logprobs(data, prefix=before, stride=stride, progress=True).tolist(), strict=True)
         ):
             record = {"offset": offset, "byte": value, "shown": show_byte(value), "logprob": logprob}
             print_json({**record, "bits": -logprob / LN2})
         return
-    total = lm.logprob(data, before, eot=eot, stride=stride)
+    total = lm.logprob(data, prefix=before, eot=eot, stride=stride, progress=True)
     bits_per_byte = -total / LN2 / len(data) if data else math.nan
     if as_json:
         print_json({"bytes": len(data), "logprob": total, "bits_per_byte": bits_per_byte, "eot": eot})
@@ -240,16 +270,14 @@ def score(
 
 
 @app.command()
+@grouped
 def explain(
     text: Text = None,
     file: FileOption = None,
     escapes: EscapesOption = False,
-    model: ModelOption = "demo",
     top: Annotated[int, typer.Option(min=1, help="How many token sequences to show.")] = 10,
     as_json: JsonOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    engine: EngineOption = "transformers",
+    model: Model = MODEL,
 ) -> None:
     """The cover of a text: the token sequences that spell it, their probabilities, and how they sum.
 
@@ -259,7 +287,7 @@ def explain(
       bytelm explain -e "def f():\\n    ret" --top 5
     """
     prompt = read_text(text, file, escapes=escapes)
-    lm = load(model, device, dtype, engine)
+    lm = model.load()
     cover = lm.cover(prompt)
     total = lm.logprob(prompt)
     spelled = [[show_bytes(lm.spell([token])) for token in item.token_ids] for item in cover[:top]]
@@ -296,7 +324,7 @@ def doctor(
 
     Exit code 1 if the model is refused.
     """
-    with patience(f"examining {model}"):
+    with Bar(f"examining {model}"):
         findings = examine_model(model)
         if verified:
             findings = [*findings, *verify_model(model, prefixes=prefixes)]
@@ -311,6 +339,7 @@ def doctor(
 
 
 @app.command()
+@grouped
 def demo(
     text: Text = None,
     file: FileOption = None,
@@ -319,20 +348,9 @@ def demo(
         bool, typer.Option("--infill", help="Fill in at a cursor; what stands behind it is --suffix.")
     ] = False,
     suffix: SuffixOption = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            envvar="BYTELM_MODEL",
-            help=f"{MODEL_HELP} demo if not given, demo-fim to fill in.",
-        ),
-    ] = None,
     max_bytes: Annotated[int, typer.Option(min=1, help="New bytes of each method.")] = 43,
     as_json: JsonOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    engine: EngineOption = "transformers",
+    model: Model = MODEL_UNNAMED,
 ) -> None:
     """One prompt, or one cursor, completed by tokens, by token healing and by bytes, side by side.
 
@@ -349,7 +367,7 @@ def demo(
         prompt, behind = read_text(text, file, escapes=escapes), None if behind is None else b""
     if suffix is not None:
         behind = argument_bytes(suffix, escapes=escapes)
-    lm = load(model or ("demo" if behind is None else "demo-fim"), device, dtype, engine)
+    lm = model.load(model.model or ("demo" if behind is None else "demo-fim"))
     outcomes = compare(lm, prompt, behind, max_bytes=max_bytes)
     if not as_json:
         typer.echo(show_comparison(prompt, outcomes, suffix=behind))

@@ -6,19 +6,22 @@ Rules
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_type_hints
 
 import typer
 
-from bytelm.arguments import stops_of
 from bytelm.byte_lm.model import ByteLM
-from bytelm.cli.io import argument_bytes, patience, print_json
+from bytelm.cli.io import argument_bytes, print_json
 from bytelm.engines.choice import Engine
 from bytelm.packaged import PACKAGED, packaged_directory
+from bytelm.progress import Bar
 from bytelm.sampling.completion import Completion
+from bytelm.sampling.params import SamplingParams
 
 MODEL_HELP: Final = (
     "A folder, a hub id, a GGUF file for llama-cpp, an address for vllm-server, or a packaged model: "
@@ -59,20 +62,85 @@ StopOption = Annotated[list[str] | None, typer.Option(help="Stop before this str
 NumberOption = Annotated[int, typer.Option("-n", min=1, help="How many completions.")]
 
 
+@dataclass(frozen=True)
+class Model:
+    """The options that name a model, and how it runs."""
+
+    model: ModelOption = "demo"
+    device: DeviceOption = None
+    dtype: DtypeOption = None
+    engine: EngineOption = "transformers"
+
+    def load(self, name: str | None = None) -> ByteLM:
+        """The byte model that the options name, or another one that runs alike."""
+        return load(name or self.model, self.device, self.dtype, self.engine)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The options of a completion: the one place where commands make `SamplingParams`."""
+
+    temperature: TemperatureOption = 1.0
+    top_k: TopKOption = None
+    top_p: TopPOption = None
+    min_p: MinPOption = None
+    max_bytes: MaxBytesOption = 256
+    stop: StopOption = None
+    seed: SeedOption = None
+
+    def params(self, *, escapes: bool, stops: Sequence[bytes] = ()) -> SamplingParams:
+        """As the library takes them, with more stop strings."""
+        given = [argument_bytes(stop, escapes=escapes) for stop in self.stop or []]
+        return SamplingParams(**{**vars(self), "stop": [*given, *stops]})
+
+
+MODEL: Final = Model()
+MODEL_FIM: Final = Model("demo-fim")
+MODEL_UNNAMED: Final = Model("")  # the command chooses
+SAMPLING: Final = Sampling()
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameters that are groups of options (`Model`, `Sampling`) are those options one by one.
+
+    The default of such a parameter is a group, whose values are the defaults of the options.
+    """
+    signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
+    groups = {name: hints[name] for name in signature.parameters if is_dataclass(hints[name])}
+    parameters = []
+    for name, parameter in signature.parameters.items():
+        if name in groups:
+            options = get_type_hints(groups[name], include_extras=True)
+            parameters += [
+                inspect.Parameter(
+                    field.name,
+                    parameter.kind,
+                    default=getattr(parameter.default, field.name),
+                    annotation=options[field.name],
+                )
+                for field in fields(groups[name])
+            ]
+        else:
+            parameters.append(parameter.replace(annotation=hints[name]))
+
+    def run(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        command(**given)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # what inspect reads
+    return run
+
+
 def load(model: str, device: str | None = None, dtype: str | None = None, engine: Engine = "transformers") -> ByteLM:
-    """The byte model that the options name; its long jobs show a bar."""
+    """The byte model that the options name."""
     place = model
     if model in PACKAGED and engine == "transformers":
         place = str(packaged_directory(model))  # has a bar of its own
-    with patience(f"loading {model}"):
-        lm = ByteLM.from_pretrained(place, engine=engine, device=device, dtype=dtype)
-    lm.progress = True
-    return lm
-
-
-def sampling(stop: list[str] | None, escapes: bool, **given: Any) -> dict[str, Any]:
-    """The options of a completion, as the library takes them."""
-    return {**given, "stop": [*stops_of([argument_bytes(s, escapes=escapes) for s in stop or []])]}
+    with Bar(f"loading {model}"):
+        return ByteLM.from_pretrained(place, engine=engine, device=device, dtype=dtype)
 
 
 def show_pieces(pieces: Iterable[str]) -> None:
@@ -84,9 +152,9 @@ def show_pieces(pieces: Iterable[str]) -> None:
         typer.echo()
 
 
-def show_completions(completions: list[Completion], *, as_json: bool) -> None:
+def show_completions(done: Completion | list[Completion], *, as_json: bool) -> None:
     """Each completion as one line of JSON, or numbered."""
-    for number, completion in enumerate(completions, start=1):
+    for number, completion in enumerate(done if isinstance(done, list) else [done], start=1):
         if as_json:
             print_json(
                 {

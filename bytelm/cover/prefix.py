@@ -4,7 +4,7 @@ Rules
     A prefix is text, or a list of segments: an int is one token and a hard boundary (BOS, a sentinel, a turn marker), a
     ``str`` is UTF-8, ``bytes`` are themselves. Text never becomes a special token; only an int does.
     The last segment, if it is text, is the *byte prefix*: tokens may span its end. A text segment before the last is
-    encoded canonically, by itself.
+    encoded canonically, by itself. Two texts side by side are refused: what looks like several prompts is one prefix.
     In front of everything stand the tokens that the tokenizer's own post-processor puts before a text (BOS), unless the
     prefix begins with an int: then the caller says what stands there.
     A tokenizer's hidden leading space belongs to the start of a text: to a text segment that is first, or that has only
@@ -13,8 +13,9 @@ Rules
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from bytelm.arguments import bytes_of
@@ -56,6 +57,19 @@ class Prompt:
     text: bytes
     dummy_prefix: bool
 
+    def cut(self, length: int) -> Prompt:
+        """The same prompt with so many bytes of its text alone."""
+        return replace(self, text=self.text[:length])
+
+    def extended(self, text: bytes) -> Prompt:
+        """The same prompt with more text behind it."""
+        return replace(self, text=self.text + text)
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that it has at most: one for each byte, beside those in front of it."""
+        return len(self.context) + len(self.text)
+
 
 @dataclass(frozen=True, slots=True)
 class EnsemblePrompt:
@@ -69,12 +83,18 @@ class EnsemblePrompt:
     members: tuple[Prompt | EnsemblePrompt, ...]
     text: bytes
 
+    def cut(self, length: int) -> EnsemblePrompt:
+        """The same prompt with so many bytes of its text alone."""
+        return replace(self, text=self.text[:length])
 
-def extended(prompt: Any, text: bytes) -> Any:
-    """A prompt with more text behind it."""
-    if isinstance(prompt, EnsemblePrompt):
-        return EnsemblePrompt(prompt.members, prompt.text + text)
-    return Prompt(prompt.context, prompt.text + text, prompt.dummy_prefix)
+    def extended(self, text: bytes) -> EnsemblePrompt:
+        """The same prompt with more text behind it, which the members share."""
+        return replace(self, text=self.text + text)
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that a member has of it at most."""
+        return max(member.most_tokens for member in self.members) + len(self.text)
 
 
 class PromptReader:
@@ -118,7 +138,7 @@ class PromptReader:
 
         Raises:
             InvalidTypeError: It is neither text nor a list of ints and texts.
-            InvalidArgumentError: An id that the model has no column for.
+            InvalidArgumentError: An id that the model has no column for, or two texts side by side.
             UnreachablePrefixError: A text segment before the last has no encoding.
         """
         if isinstance(prefix, Prompts):
@@ -128,6 +148,7 @@ class PromptReader:
             raise InvalidTypeError(
                 f"a prefix is str, bytes, or a list of token ids and texts; got {type(prefix).__name__}: {prefix!r:.80}"
             )
+        check_neighbours(segments)
         context: tuple[int, ...] = ()
         if not (segments and _is_id(segments[0])):
             context = self.bos_ids
@@ -185,6 +206,21 @@ class PromptReader:
                 position=len(data),
             )
         return ending[0].token_ids
+
+
+def check_neighbours(segments: Sequence[Any]) -> None:
+    """Refuse two texts side by side in a list of segments.
+
+    Raises:
+        InvalidArgumentError: There are such.
+    """
+    for place, (left, right) in enumerate(itertools.pairwise(segments)):
+        if isinstance(left, str | bytes) and isinstance(right, str | bytes):
+            raise InvalidArgumentError(
+                f"a list is one prefix, and its segments {place} and {place + 1} are two texts side by side: "
+                f"{left!r:.40} and {right!r:.40}. For several prompts call sample_batch; for one, join the texts, or "
+                "put a token id between them"
+            )
 
 
 def _is_id(segment: object) -> bool:

@@ -45,7 +45,7 @@ class Attribution:
         return tuple(self.drive.argmax(axis=0).tolist())
 
 
-def explanation(
+def attribution(
     text: bytes,
     rows: Float64[np.ndarray, "n 257"],
     member_rows: Float64[np.ndarray, "members n 257"],

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -36,7 +35,7 @@ from jaxtyping import Float64
 
 from bytelm.arguments import Number, number
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
-from bytelm.inference.envelope import SLACK, Envelope
+from bytelm.inference.envelope import SLACK, Bounds, Envelope
 from bytelm.symbols import SYMBOLS
 
 Combine: TypeAlias = Literal["mixture", "bayes", "product"]
@@ -108,7 +107,8 @@ def combined(
     """
     if combine == "product":
         return multiplied(weights, rows)
-    return log_sums(log_shares(combine, weights, likelihoods)[:, None] + rows)
+    row: Float64[np.ndarray, "257"] = np.logaddexp.reduce(log_shares(combine, weights, likelihoods)[:, None] + rows)
+    return row
 
 
 def log_shares(
@@ -119,7 +119,7 @@ def log_shares(
         shares: Float64[np.ndarray, " members"] = np.log(weights)
     if combine == "bayes":
         shares = shares + likelihoods
-        whole = float(log_sums(shares[:, None])[0])
+        whole = float(np.logaddexp.reduce(shares))
         shares = shares - whole if whole > -math.inf else shares
     return shares
 
@@ -132,60 +132,11 @@ def multiplied(
     for weight, row in zip(weights, rows, strict=True):
         if weight != 0:
             scores += np.where(np.isneginf(row), -np.inf, weight * np.where(np.isneginf(row), 0.0, row))
-    whole = float(log_sums(scores[:, None])[0])
+    whole = float(np.logaddexp.reduce(scores))
     return scores - whole if whole > -math.inf else scores
 
 
-def log_sums(terms: Float64[np.ndarray, "terms n"]) -> Float64[np.ndarray, " n"]:
-    """The logarithm of the sum of the exponentials, down the columns; −∞ for zero."""
-    top = terms.max(axis=0)
-    finite = np.where(np.isneginf(top), 0.0, top)
-    with np.errstate(divide="ignore"):
-        sums: Float64[np.ndarray, " n"] = np.log(np.exp(terms - finite).sum(axis=0)) + finite
-    return sums
-
-
 # ---- rows that are known in part
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What is known of a row of probabilities.
-
-    Attributes:
-        low: No symbol has less.
-        high: No symbol has more.
-        rest: The symbols together have no more than this beyond ``low``; 0 if and only if the row is known.
-    """
-
-    low: Float64[np.ndarray, "257"]
-    high: Float64[np.ndarray, "257"]
-    rest: float
-
-    def envelope(self) -> Envelope:
-        """The same, as sampling/bounds.py reads it."""
-        extra = np.minimum(np.maximum(self.high - self.low, 0.0), self.rest)
-        return Envelope(self.low, extra, np.minimum(extra.sum() - extra, self.rest), self.rest)
-
-
-def conditional(envelope: Envelope, least: float, most: float) -> Bounds:
-    """Bounds on P(b | x) = P(x·b) / P(x).
-
-    Args:
-        envelope: What is known of P(x·b).
-        least: P(x) is no less.
-        most: And no more; on the envelope's scale.
-    """
-    if most <= 0:
-        return Bounds(np.zeros(SYMBOLS), np.zeros(SYMBOLS), 0.0)
-    low = envelope.known / most
-    if envelope.unknown == 0 and least == most:
-        return Bounds(low, low, 0.0)
-    if least <= 0:
-        return Bounds(low, np.where(envelope.known + envelope.extra > 0, 1.0, 0.0), 1.0)
-    high = np.minimum((envelope.known + envelope.extra) / least * (1 + SLACK), 1.0)
-    rest = (float(envelope.known.sum()) + envelope.unknown) / least * (1 + SLACK) - float(low.sum())
-    return Bounds(low, high, max(min(rest, 1.0 - float(low.sum())), SLACK))
 
 
 def mixed(weights: Float64[np.ndarray, " members"], members: Sequence[Bounds]) -> Bounds:

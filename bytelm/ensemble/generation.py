@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float64
 
 from bytelm.ensemble.draw import ensemble_draw, ensemble_row
 from bytelm.ensemble.place import EnsemblePlace
 from bytelm.inference.scheduler import Step
-from bytelm.sampling.completion import Settings
 from bytelm.sampling.generation import ByteGeneration
+from bytelm.sampling.params import SamplingParams
 from bytelm.symbols import EOT
 
 
@@ -19,7 +20,7 @@ class EnsembleGeneration(ByteGeneration[EnsemblePlace]):
 
     Args:
         prompt: At the end of the prompt.
-        settings: How to draw, and when to end.
+        params: How to draw, and when to end.
         random: The item's random numbers.
         score: Finds ln P of bytes after the prompt, and with a flag of the end of text after them.
     """
@@ -27,11 +28,11 @@ class EnsembleGeneration(ByteGeneration[EnsemblePlace]):
     def __init__(
         self,
         prompt: EnsemblePlace,
-        settings: Settings,
+        params: SamplingParams,
         random: np.random.Generator,
         score: Callable[[bytes, bool], Step[float]],
     ) -> None:
-        super().__init__(prompt, settings, random)
+        super().__init__(prompt, params, random)
         self._score = score
         self._start = 0.0
 
@@ -40,29 +41,25 @@ class EnsembleGeneration(ByteGeneration[EnsemblePlace]):
         self.frontier = self.frontier.copy()
         self._start = self.frontier.mass()[0]
 
-    def _draw(self) -> Step[int]:
-        settings, joint = self.settings, self.frontier
-        uniform = np.zeros(1) if settings.filters.greedy else self._random.random(1)
-        if not settings.lazy or settings.logits_processor is not None:
-            yield from joint.evaluate_all()
-        if settings.logits_processor is not None:
-            row, _ = yield from ensemble_row(joint)
-            return self._drawn(settings.logits_processor, row, uniform)
-        symbols = yield from ensemble_draw(joint, settings.filters, uniform, self._random)
-        return int(symbols[0])
+    def _evaluate_all(self) -> Step[None]:
+        yield from self.frontier.evaluate_all()
 
-    def _note_leak(self) -> None:
-        if self.frontier.complete:
-            leak = max(0.0, 1 - float(np.exp(self.frontier.row()).sum()))
-            self.largest_leak = max(leak, self.largest_leak or 0.0)
+    def _full_row(self) -> Step[tuple[Float64[np.ndarray, "257"], float]]:
+        return (yield from ensemble_row(self.frontier))
+
+    def _symbol(self, uniform: Float64[np.ndarray, "1"]) -> Step[int]:
+        return int((yield from ensemble_draw(self.frontier, self.params.filters, uniform, self._random))[0])
+
+    def _row(self) -> Float64[np.ndarray, "257"] | None:
+        return self.frontier.row() if self.frontier.complete else None
 
     def score(self) -> Step[float]:
         """Log-probability of what was drawn, after the last step."""
-        joint, eot = self.frontier, self.finish_reason == "eot"
+        place, eot = self.frontier, self.finish_reason == "eot"
         if not self.bytes and not eot:
             return 0.0
-        if not joint.chained:
-            return (yield from joint.measured(end=eot)) - self._start
-        if joint.chain is None or (eot and not joint.complete):
+        if not place.chained:
+            return (yield from place.measured(end=eot)) - self._start
+        if place.chain is None or (eot and not place.complete):
             return (yield from self._score(bytes(self.bytes), eot))
-        return joint.chain + (float(joint.row()[EOT]) if eot else 0.0) - self._start
+        return place.chain + (float(place.row()[EOT]) if eot else 0.0) - self._start

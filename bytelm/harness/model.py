@@ -13,7 +13,7 @@ Rules
     cache. Results come in the order of the requests. Each goes to lm-eval's cache when it is there: what was finished
     before an error is kept, where ``--use_cache`` was given.
     lm-eval's cache knows a request by its text alone. Here each model has a table of its own in the file, by a digest
-    of its weights, tokenizer, level and settings (ensemble/fingerprint.py), so that several may share it.
+    of its weights, tokenizer, level and settings (`ByteModel.fingerprint`), so that several may share it.
     lm-eval counts new tokens, and models count them differently: ``max_gen_toks`` becomes ``bytes_per_token`` times as
     many bytes, the same for every model and level.
     In parallel over data by lm-eval's own means: one process for each part, begun by accelerate or torchrun.
@@ -39,18 +39,18 @@ from lm_eval.utils import handle_arg_string
 
 from bytelm.arguments import integer, number
 from bytelm.byte_lm.model import ByteLM
-from bytelm.ensemble.fingerprint import digest_of
 from bytelm.ensemble.model import Ensemble
 from bytelm.errors import InvalidArgumentError
-from bytelm.harness.byte_requests import ByteRequests, Requests, Scored, leaves
+from bytelm.harness.byte_requests import ByteRequests, Requests, Scored
 from bytelm.harness.chat import Chat, packed
 from bytelm.harness.token_requests import TokenRequests
 from bytelm.inference.scheduler import Outcome, Step
-from bytelm.sampling.completion import Settings, random_stream
-from bytelm.sampling.filters import Filters
+from bytelm.sampling.byte_model import ByteModel
+from bytelm.sampling.completion import random_stream
+from bytelm.sampling.params import SamplingParams
 
 
-def requests_of(lm: ByteLM | Ensemble, level: str, *, stride: int | None = None) -> Requests:
+def requests_of(lm: ByteModel[Any, Any], level: str, *, stride: int | None = None) -> Requests:
     """The answers of a model at a level.
 
     Raises:
@@ -197,11 +197,11 @@ class HarnessLM(LM):  # type: ignore[misc] # lm-eval publishes no types
         return [found[place] for place in range(len(requests))]
 
     def _written(self, place: int, context: str, wanted: Mapping[str, Any]) -> Step[str]:
-        settings, tokens = self.settings(wanted)
+        params, tokens = self.params_of(wanted)
         random = random_stream(self._seed, place * self.world_size + self.rank)
-        return self._answers.written(context, settings, random, tokens=tokens)
+        return self._answers.written(context, params, random, tokens=tokens)
 
-    def settings(self, wanted: Mapping[str, Any]) -> tuple[Settings, int]:
+    def params_of(self, wanted: Mapping[str, Any]) -> tuple[SamplingParams, int]:
         """How to write what a request asks for, and how many tokens lm-eval allows it.
 
         Raises:
@@ -218,14 +218,15 @@ class HarnessLM(LM):  # type: ignore[misc] # lm-eval publishes no types
                 f"the task asks to generate with {unknown}, which bytelm does not do; there are until, max_gen_toks, "
                 "do_sample, temperature, top_k, top_p and min_p: change the others by --gen_kwargs"
             )
-        chosen = Filters(temperature=temperature, **(filters if sampled else {}))
-        return Settings(chosen, max(1, round(tokens * self.bytes_per_token)), stops), tokens
+        max_bytes = max(1, round(tokens * self.bytes_per_token))
+        chosen = filters if sampled else {}
+        return SamplingParams(temperature=temperature, max_bytes=max_bytes, stop=stops, **chosen), tokens
 
     def _run(self, steps: Sequence[Step[T]], label: str, sizes: Sequence[int], *, quiet: bool) -> Iterator[Outcome[T]]:
         from tqdm import tqdm
 
-        scheduler = copy.copy(self.lm._running())  # noqa: SLF001 - the model's own, for so many at a time
-        scheduler.max_jobs, scheduler.progress = self._jobs, False
+        scheduler = copy.copy(self.lm.scheduler)  # for so many at a time
+        scheduler.max_jobs = self._jobs
         done = 0
         with tqdm(total=sum(sizes), desc=f"Running {label} requests", disable=quiet or self.rank != 0) as bar:
             try:
@@ -253,7 +254,7 @@ class HarnessLM(LM):  # type: ignore[misc] # lm-eval publishes no types
             return ""
         self._answers.template = None if chat_template is True else chat_template
         found = []
-        for leaf in leaves(self.lm):
+        for leaf in self.lm.models:
             try:
                 found.append(leaf.tokenizer.get_chat_template(chat_template=self._answers.template))
             except ValueError as error:
@@ -284,7 +285,7 @@ class HarnessLM(LM):  # type: ignore[misc] # lm-eval publishes no types
 
     def digest(self) -> str:
         """What tells this model's answers from those of others."""
-        parts = (digest_of(self.lm), self.level, self.bytes_per_token, self._stride, self._answers.template)
+        parts = (self.lm.fingerprint(), self.level, self.bytes_per_token, self._stride, self._answers.template)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
     # ---- in parallel
@@ -353,8 +354,8 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _loaded(model: Any, options: Mapping[str, Any]) -> ByteLM | Ensemble:
-    if isinstance(model, ByteLM | Ensemble):
+def _loaded(model: Any, options: Mapping[str, Any]) -> ByteModel[Any, Any]:
+    if isinstance(model, ByteModel):
         return model
     return ByteLM.from_pretrained(model, **{name: value for name, value in options.items() if value is not None})
 
@@ -372,7 +373,7 @@ def _joined(names: list[Any], combine: Any, weights: Any, options: Mapping[str, 
             raise InvalidArgumentError(
                 f"weights takes numbers with ; between, such as 0.7;0.3; got {weights!r}"
             ) from None
-    known: dict[str, ByteLM | Ensemble] = {}
+    known: dict[str, ByteModel[Any, Any]] = {}
     members = []
     for place, model in enumerate(names):
         own = {name: None if values[place] == "" else values[place] for name, values in split.items()}

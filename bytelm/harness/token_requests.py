@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from bytelm.byte_lm.model import ByteLM
-from bytelm.ensemble.model import Ensemble
 from bytelm.errors import InvalidArgumentError
-from bytelm.harness.byte_requests import Requests, Scored, context_length
+from bytelm.harness.byte_requests import Requests, Scored
 from bytelm.healing import completer_at, completer_of
 from bytelm.inference.scheduler import Request, Step, rows_in, together
-from bytelm.sampling.completion import Settings
+from bytelm.sampling.byte_model import ByteModel
 from bytelm.sampling.filters import Filters
+from bytelm.sampling.params import SamplingParams
 
 
 class TokenRequests(Requests):
@@ -26,15 +27,16 @@ class TokenRequests(Requests):
         InvalidArgumentError: It is an ensemble, which has no tokens.
     """
 
-    def __init__(self, lm: ByteLM | Ensemble) -> None:
-        if isinstance(lm, Ensemble):
+    def __init__(self, lm: ByteModel[Any, Any]) -> None:
+        if not isinstance(lm, ByteLM):
             raise InvalidArgumentError("the level 'token' is of a single model: an ensemble has no tokens in common")
         self.lm: ByteLM = lm
+        self._size = lm.abilities.context_length
         self._completer = completer_of(lm)
 
     def scored(self, context: str, continuations: Sequence[str]) -> Step[list[Scored]]:
         """For each continuation the log-probability of its tokens, and whether each of them is the likeliest."""
-        texts = [self.data(each).decode() for each in continuations]
+        texts = [self.lm.bytes_of(each).decode() for each in continuations]
         prompt = self.prompt(context, max(texts, key=len, default="").encode())
         completer = completer_at(self.lm, prompt, self._completer)
         given = prompt.text.decode()
@@ -44,32 +46,32 @@ class TokenRequests(Requests):
         for text in texts:
             whole = completer.context + completer.encode(given + text)
             if len(whole) <= len(before) and text:
-                whole = before + self.lm._prompts.encoded(text.encode(), dummy_prefix=False)  # noqa: SLF001 - one with cover/prefix.py
+                whole = before + self.lm.prompts.encoded(text.encode(), dummy_prefix=False)
             steps.append(self._logprob(whole, len(before)))
         return (yield from together(steps))
 
     def rolling(self, text: str) -> Step[float]:
         """Ln P of the canonical tokens of a text."""
         completer = completer_at(self.lm, self.prompt(""), self._completer)
-        ids = completer.context + completer.encode(self.data(text).decode())
+        ids = completer.context + completer.encode(self.lm.bytes_of(text).decode())
         return (yield from self._logprob(ids, len(completer.context)))[0]
 
-    def written(self, context: str, settings: Settings, random: np.random.Generator, *, tokens: int) -> Step[str]:
+    def written(self, context: str, params: SamplingParams, random: np.random.Generator, *, tokens: int) -> Step[str]:
         """What the model writes after a context."""
-        if settings.filters != Filters(temperature=settings.filters.temperature):
+        if params.filters != Filters(temperature=params.temperature):
             raise InvalidArgumentError(
                 "the level 'token' draws with a temperature alone: leave out top_k, top_p and min_p"
             )
         prompt = self.prompt(context, tokens=tokens)
         completer = completer_at(self.lm, prompt, self._completer)
         done = yield from completer.writing(
-            prompt.text, "none", settings.max_bytes, settings.filters.temperature, settings.stops, random
+            prompt.text, "none", params.max_bytes, params.temperature, params.stops, random
         )
         return done.text
 
     def _logprob(self, ids: tuple[int, ...], first: int) -> Step[Scored]:
         """Of the tokens from ``first`` on: their log-probability, and whether each is the likeliest."""
-        places = token_windows(len(ids), first, context_length(self.lm.token_lm))
+        places = token_windows(len(ids), first, self._size)
         total, greedy, size = 0.0, True, rows_in(self.lm.token_lm.vocab_size)
         for start in range(0, len(places), size):
             chunk = places[start : start + size]

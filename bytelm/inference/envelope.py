@@ -1,4 +1,8 @@
-"""What is known of the masses of the 257 symbols while some nodes are not evaluated."""
+"""What is known of the 257 symbols while some nodes are not evaluated: of their masses, and of a row of probabilities.
+
+Invariant
+    An `Envelope` holds masses on one scale, P(x·b) for one. `Bounds` holds a row, P(b | x). What is true lies within.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 
-SLACK: Final = 1e-9
+from bytelm.symbols import SYMBOLS
+
+SLACK: Final = 1e-9  # a margin wider than rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +32,43 @@ class Envelope:
     extra: Float64[np.ndarray, "257"]
     elsewhere: Float64[np.ndarray, "257"]
     unknown: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What is known of a row of probabilities.
+
+    Attributes:
+        low: No symbol has less.
+        high: No symbol has more.
+        rest: The symbols together have no more than this beyond ``low``; 0 if and only if the row is known.
+    """
+
+    low: Float64[np.ndarray, "257"]
+    high: Float64[np.ndarray, "257"]
+    rest: float
+
+    def envelope(self) -> Envelope:
+        """The same, as sampling/bounds.py reads it."""
+        extra = np.minimum(np.maximum(self.high - self.low, 0.0), self.rest)
+        return Envelope(self.low, extra, np.minimum(extra.sum() - extra, self.rest), self.rest)
+
+
+def conditional(envelope: Envelope, least: float, most: float) -> Bounds:
+    """Bounds on P(b | x) = P(x·b) / P(x).
+
+    Args:
+        envelope: What is known of P(x·b).
+        least: P(x) is no less.
+        most: And no more; on the envelope's scale.
+    """
+    if most <= 0:
+        return Bounds(np.zeros(SYMBOLS), np.zeros(SYMBOLS), 0.0)
+    low = envelope.known / most
+    if envelope.unknown == 0 and least == most:
+        return Bounds(low, low, 0.0)
+    if least <= 0:
+        return Bounds(low, np.where(envelope.known + envelope.extra > 0, 1.0, 0.0), 1.0)
+    high = np.minimum((envelope.known + envelope.extra) / least * (1 + SLACK), 1.0)
+    rest = (float(envelope.known.sum()) + envelope.unknown) / least * (1 + SLACK) - float(low.sum())
+    return Bounds(low, high, max(min(rest, 1.0 - float(low.sum())), SLACK))

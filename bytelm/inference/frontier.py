@@ -52,6 +52,7 @@ class Frontier:
         weights: Log-weights known already; they replace the anchor.
         rows: Rows known already.
         store: Where rows are kept beyond this prefix.
+        settled: Whether it is to be asked; if not, it looks up no rows, and is only to be copied and advanced.
 
     Attributes:
         nodes: The boundary nodes, those where only the text may end included.
@@ -83,6 +84,7 @@ class Frontier:
         weights: dict[Node, float] | None = None,
         rows: dict[Node, Row] | None = None,
         store: RowStore | None = None,
+        settled: bool = True,
     ) -> None:
         self.cover = cover
         self.context = context
@@ -98,7 +100,8 @@ class Frontier:
         self._masses: dict[Node, Masses] = {}
         self._reach: dict[Node, Bool[np.ndarray, "257"]] = {}
         self._front: dict[Node, list[Node]] = {}
-        self._settle()
+        if settled:
+            self._settle()
 
     @property
     def prefix(self) -> bytes:
@@ -122,16 +125,25 @@ class Frontier:
 
     def copy(self) -> Frontier:
         """The same frontier, to be evaluated on its own."""
+        return self._twin(self._rows, settled=True)
+
+    def bare(self) -> Frontier:
+        """The same frontier without its rows, to keep: a `copy` of it is what can be evaluated and asked."""
+        return self._twin({}, settled=False)
+
+    def _twin(self, rows: dict[Node, Row], *, settled: bool) -> Frontier:
         twin = Frontier(
             self.cover,
             context=self.context,
             reader=self.reader,
             weights=self.weights,
-            rows=self._rows,
+            rows=rows,
             store=self.store,
+            settled=settled,
         )
-        twin._masses.update(self._masses)
-        twin._reach.update(self._reach)
+        if settled:
+            twin._masses.update(self._masses)
+            twin._reach.update(self._reach)
         return twin
 
     # ---- what is known
@@ -167,6 +179,11 @@ class Frontier:
         self._rows = {node: row for node, row in self._rows.items() if node in touched}
 
     @property
+    def most_tokens(self) -> int:
+        """Tokens of the longest sequence that spells the prefix or a part of it, the context included."""
+        return len(self.context) + max(node.depth for node in self.nodes)
+
+    @property
     def complete(self) -> bool:
         """Whether every node of any mass is evaluated."""
         return not self._front
@@ -197,6 +214,16 @@ class Frontier:
                 mass = float(self._flow(node, row).next.sum())
                 shares[node] = log_weight + math.log(mass) if mass > 0 else -math.inf
         return shares
+
+    def logprobs(self) -> Float64[np.ndarray, "257"]:
+        """The row ln P(b | x) as far as it is known; −∞ throughout where the model gives x probability 0."""
+        scale, known = self.known()
+        log_mass = self.log_mass()
+        if log_mass == -math.inf:
+            return np.full(SYMBOLS, -np.inf)
+        with np.errstate(divide="ignore"):
+            row: Float64[np.ndarray, "257"] = np.log(known) + (scale - log_mass)
+        return row
 
     def log_end_mass(self) -> float:
         """Logarithm of P(x, end of text) relative to the anchor, through the nodes evaluated so far."""

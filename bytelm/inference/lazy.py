@@ -63,9 +63,7 @@ def full_row(frontier: Frontier, *, tol: float = 0.0) -> Step[tuple[Float64[np.n
             f"the model gives the prefix {frontier.cover.prefix[-40:]!r} probability 0, so "
             "nothing can be said of what follows"
         )
-    scale, known = frontier.known()
-    with np.errstate(divide="ignore"):
-        return np.log(known) + (scale - log_mass), bound
+    return frontier.logprobs(), bound
 
 
 def settled_log_mass(frontier: Frontier, *, ended: bool) -> Step[float]:

@@ -22,7 +22,6 @@ Failure
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +32,7 @@ from jaxtyping import Float
 
 from bytelm.errors import BytelmError
 from bytelm.progress import Bar
-from bytelm.token_lm import TokenLM, Usage, checked_rows
+from bytelm.token_lm import TokenLM, Usage, abilities_of, checked_rows
 
 if TYPE_CHECKING:
     pass
@@ -167,7 +166,6 @@ class Scheduler:
         token_lm: The engine.
         max_rows: Sequences in one call, at most; as many as make 64 MiB of rows if not given.
         max_jobs: Steps under way at a time, at most.
-        progress: Whether to show a bar on a terminal's standard error, once the jobs have taken two seconds.
         names: What an error that an engine raises calls it, by its ``id``.
 
     >>> scheduler.run_one(step)  # doctest: +SKIP
@@ -180,14 +178,12 @@ class Scheduler:
         *,
         max_rows: int | None = None,
         max_jobs: int = MAX_JOBS,
-        progress: bool = False,
         names: Mapping[int, str] | None = None,
     ) -> None:
         self.token_lm = token_lm
         self.max_rows = rows_in(token_lm.vocab_size) if max_rows is None else max_rows
         self._bounded = max_rows is not None
         self.max_jobs = max_jobs
-        self.progress = progress
         self.names = {} if names is None else names
 
     def run_one(self, step: Step[T]) -> Outcome[T]:
@@ -195,34 +191,30 @@ class Scheduler:
         (outcome,) = self.run([step])
         return outcome
 
-    def run(self, steps: Sequence[Step[T]], *, label: str = "evaluating") -> Iterator[Outcome[T]]:
+    def run(
+        self, steps: Sequence[Step[T]], *, label: str = "evaluating", progress: bool = False
+    ) -> Iterator[Outcome[T]]:
         """Run steps together, and yield their outcomes as they end.
 
         Args:
             steps: Generators that have not begun.
             label: What a progress bar calls the work.
+            progress: Whether to show a bar on a terminal's standard error, once the jobs have taken two seconds.
 
         Raises:
             ModelError: A call failed or gave rows that cannot be; what was yielded before stands.
         """
         waiting = deque(enumerate(steps))
         running: Jobs[T] = {}
-        bar = self.bar(label, len(steps))
-        try:
-            while waiting or running:
-                while waiting and len(running) < self.max_jobs:
-                    yield from self.begin(running, *waiting.popleft())
-                if bar:
+        with Bar(label, len(steps), shown=progress) as bar:
+            try:
+                while waiting or running:
+                    while waiting and len(running) < self.max_jobs:
+                        yield from self.begin(running, *waiting.popleft())
                     bar.show(len(waiting) + len(running), (job.request for job in running.values()))
-                yield from self.round(running)
-        finally:
-            if bar:
-                bar.close()
-            close_all(running)
-
-    def bar(self, label: str, total: int) -> Bar | None:
-        """A progress bar for so many jobs, where one is wanted and there is a terminal."""
-        return Bar(label, total) if self.progress and sys.stderr.isatty() else None
+                    yield from self.round(running)
+            finally:
+                close_all(running)
 
     def begin(self, running: Jobs[T], index: int, step: Step[T]) -> Iterator[Outcome[T]]:
         """Let a step join those that run, up to its first request; yield its outcome if it ends before."""
@@ -295,7 +287,7 @@ class Scheduler:
         self, engine: TokenLM, batch: list[tuple[int, ...]]
     ) -> tuple[Float[np.ndarray, "n vocab"], int, int | None]:
         """One call: its rows, and how many passes and tokens the engine says it took."""
-        counters: Usage | None = getattr(engine, "usage", None)
+        counters = abilities_of(engine).usage
         before = Usage() if counters is None else counters.copy()
         with blamed(self.names.get(id(engine))):
             rows = engine.next_token_logprobs(batch)

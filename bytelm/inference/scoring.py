@@ -37,7 +37,6 @@ from bytelm.inference.scheduler import Request, Step, rows_in
 from bytelm.lemma import log_sum
 from bytelm.symbols import EOT, SYMBOLS, character_from
 
-WINDOW: Final = 1024
 SPARE: Final = 16  # tokens by which another member of a cover may be longer than the one that is counted
 
 T = TypeVar("T")
@@ -206,33 +205,6 @@ def text_logprob(
     return difference(before, after)
 
 
-def byte_logprobs(
-    start: Cover, text: bytes, *, context: tuple[int, ...], reader: RowReader, window: int = WINDOW
-) -> Step[Float64[np.ndarray, " text"]]:
-    """Log-probability of each byte of a text after all that stands before it.
-
-    Args:
-        start: The cover of what came before.
-        text: What is scored.
-        context: Token ids in front of all of it.
-        reader: Reads rows.
-        window: Bytes whose covers are kept at a time.
-    """
-    ledger = Ledger(context, reader, common_ancestor((*start.nodes, *start.ending)))
-    logprobs = np.zeros(len(text))
-    for offset in range(0, len(text), window):
-        covers = [start]
-        for byte in text[offset : offset + window]:
-            covers.append(covers[-1].advance(bytes([byte])))
-        span = (offset / len(text), min(offset + window, len(text)) / len(text))
-        masses = yield from ledger.log_masses(covers, span=span)
-        for i, (before, after) in enumerate(itertools.pairwise(masses), start=offset):
-            logprobs[i] = difference(before, after)
-        start = covers[-1]
-        ledger.forget(start)
-    return logprobs
-
-
 def windows(cover: Cover, *, first: int, stride: int, room: int) -> list[tuple[int, int, int]]:
     """The pieces in which a text is scored that does not fit in the context: (where its history begins, start, end).
 
@@ -298,7 +270,7 @@ def in_turn(steps: Iterable[Step[T]], *, count: int) -> Step[list[T]]:
     return results
 
 
-def members(cover: Cover, *, context: tuple[int, ...], reader: RowReader) -> Step[list[CoverItem]]:
+def cover_items(cover: Cover, *, context: tuple[int, ...], reader: RowReader) -> Step[list[CoverItem]]:
     """The members of a cover, in no order.
 
     Args:

@@ -1,241 +1,130 @@
-"""Completions, whole, in batches and piece by piece: what anything offers that has a frontier for a prompt.
+"""`ByteModel`: what every model over bytes offers, made of the steps that each kind of model has.
 
 Rules
-    Arguments are checked before the model runs. Jobs that run together share model calls (inference/scheduler.py), and
-    items with the same prompt share what is evaluated of it. Item i is a function of (seed, i) alone.
+    The steps are in steps.py, completions in sampler.py. What is here is made of them, once for all kinds: so an
+    ensemble of ensembles, and whatever comes later, offers what one model does.
 """
 
 from __future__ import annotations
 
-import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 import numpy as np
+from jaxtyping import Float64
 
-from bytelm.arguments import Number, Text, integer, seed_of, stops_of
-from bytelm.cover.prefix import Prefix
+from bytelm.arguments import Number, Text, stride_of
+from bytelm.cover.chat import begun, check_messages
+from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.fim import FIMFormat, Mode
-from bytelm.inference.scheduler import Scheduler, Step
-from bytelm.sampling.completion import (
-    Completion,
-    LogitsProcessor,
-    SampleOptions,
-    Settings,
-    StreamOptions,
-    random_stream,
-)
-from bytelm.sampling.engine_draws import EngineDrawing
-from bytelm.sampling.filters import Filters
-from bytelm.sampling.generation import ByteGeneration
-from bytelm.sampling.text_stream import TextStream
+from bytelm.inference.scheduler import Step
+from bytelm.sampling.completion import Completion
+from bytelm.sampling.completion_stream import CompletionStream
+from bytelm.sampling.params import CallOptions
+from bytelm.sampling.sampler import Sampler
+from bytelm.sampling.state import ByteState
+from bytelm.symbols import leak_of
 
-if TYPE_CHECKING:
-    pass
+P = TypeVar("P", bound=Prompt | EnsemblePrompt)
+L = TypeVar("L")
 
 
-class InfillOptions(SampleOptions, total=False):
-    """The options of `ByteLM.infill`, for type checkers."""
+class InfillOptions(CallOptions, total=False):
+    """What `ByteModel.infill` takes by keyword, for type checkers."""
 
     mode: Mode
     format: str | FIMFormat | None
 
 
-T = TypeVar("T")
+class ByteModel(Sampler[P, L]):
+    """A language model over bytes. `ByteLM` is one tokenized model, `Ensemble` several byte models."""
 
+    # ---- distributions and scores
 
-class ByteModel(ABC):
-    """The completions of a model over bytes, which says how prompts are read and steps are run."""
+    def next_byte_logprobs(self, prefix: Prefix, *, tol: Number = 0.0) -> Float64[np.ndarray, "257"]:
+        """Log-probabilities of each byte b after a prefix, and at index 256 of the end of text.
 
-    @abstractmethod
-    def _read(self, prefix: Prefix) -> Any:
-        """A prefix, read: something that can be hashed."""
-
-    @abstractmethod
-    def _spelled(self, prompt: Any) -> Any:
-        """What spells it: no model is run."""
-
-    @abstractmethod
-    def _placed(self, prompt: Any, spelled: Any) -> Any:
-        """The place at its end, of which nothing is evaluated yet."""
-
-    @abstractmethod
-    def _writing(self, place: Any, prompt: Any, settings: Settings, random: np.random.Generator) -> ByteGeneration[Any]:
-        """A completion from there."""
-
-    @abstractmethod
-    def _infilling(
-        self, prefix: Text, suffix: Text, mode: Mode, wanted: str | FIMFormat | None
-    ) -> tuple[ByteModel, Prefix]:
-        """What `infill` samples: a model that ends where a middle does, and its prompt."""
-
-    @abstractmethod
-    def _running(self) -> Scheduler: ...
-
-    @abstractmethod
-    def _answer(self, step: Step[T], *, label: str = "evaluating") -> T: ...
-
-    def _engine_drawing(self, settings: Settings, *, engine_draws: bool | None) -> EngineDrawing | None:
-        """What runs completions whose tokens an engine draws, if these are handed over."""
-        del settings
-        if engine_draws:
-            raise InvalidArgumentError(
-                "engine_draws=True is for one model: an ensemble's tokens are those of no engine"
-            )
-        return None
-
-    @overload
-    def sample(self, prefix: Prefix, *, n: Literal[1] = 1, **options: Unpack[SampleOptions]) -> Completion: ...
-
-    @overload
-    def sample(self, prefix: Prefix, *, n: int, **options: Unpack[SampleOptions]) -> Completion | list[Completion]: ...
-
-    def sample(
-        self,
-        prefix: Prefix,
-        *,
-        max_bytes: int = 256,
-        temperature: Number = 1.0,
-        top_k: int | None = None,
-        top_p: Number | None = None,
-        min_p: Number | None = None,
-        stop: Text | Sequence[Text] = (),
-        seed: int | None = None,
-        n: int = 1,
-        logits_processor: LogitsProcessor | None = None,
-        engine_draws: bool | None = None,
-    ) -> Completion | list[Completion]:
-        r"""Complete a prefix.
+        The row sums to 1 less the *leak*: the mass that the model puts on tokens that its tokenizer would not put
+        there, and on special tokens that do not end the text. (The row of a product sums to 1.)
 
         Args:
-            prefix: Text, or a list of token ids and texts (cover/prefix.py). It may end anywhere, inside a character
-                too.
-            max_bytes: New bytes, at most.
-            temperature: Of the byte distribution; 0 is greedy.
-            top_k: Keep the k likeliest of the 257 symbols.
-            top_p: Keep the fewest likeliest symbols that hold so much.
-            min_p: Keep the symbols at least so likely, as a share of the likeliest.
-            stop: Texts that end the completion and are no part of it. One that begins inside the prefix is none.
-            seed: Of the draws. Item i of a batch or of n is a function of (seed, i) alone.
-            n: How many completions; above 1 a list of them.
-            logits_processor: A function of the bytes written so far and of the row of 257 log-probabilities, which
-                returns 257 numbers to draw from in its place (−inf forbids a symbol), before temperature and filters.
-            engine_draws: Whether the engine draws the tokens after the prompt itself, at its own full speed. The text
-                has the same distribution, leak and all (engine_draws.py says why); with the same seed it is another
-                draw from it. It needs temperature 1, no other change of the distribution, one model, and an engine that
-                can. If not given, the engines "vllm" and "vllm-server" do so where they may, since there a row for each
-                token costs many times the token; on transformers it is no faster, and is done only if asked for.
+            prefix: Text, or a list of token ids and texts (cover/prefix.py); for an ensemble `Prompts` too.
+            tol: 0 evaluates all; above it, a bound on the total variation from the exact row, at which evaluation may
+                stop. `ByteState.total_variation_bound` tells what was reached.
+
+        Returns:
+            Natural logs, float64.
 
         Raises:
-            InvalidArgumentError: An argument out of range, before the model runs.
             UnreachablePrefixError: No token sequence spells the prefix.
-            ModelError: The model could not be run.
+            ModelError: The model gives it probability 0, or the members of an ensemble rule out all that could follow.
+
+        >>> lm.next_byte_logprobs("The capital of Fra")[ord("n")]  # doctest: +SKIP
+        -0.0003
         """
-        if integer("n", n) < 1:
-            raise InvalidArgumentError(f"n must be at least 1; got {n}")
-        completions = self.sample_batch(
-            [prefix] * n,
-            max_bytes=max_bytes,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            stop=stop,
-            seed=seed,
-            logits_processor=logits_processor,
-            engine_draws=engine_draws,
-        )
-        return completions[0] if n == 1 else completions
+        return self.state(prefix).next_byte_logprobs(tol=tol)
 
-    def sample_batch(
+    def leak(self, prefix: Prefix) -> float:
+        """The mass that neither a byte nor the end of text has after a prefix."""
+        return leak_of(self.next_byte_logprobs(prefix))
+
+    def logprob(
         self,
-        prefixes: Sequence[Prefix],
+        text: Text,
         *,
-        max_bytes: int = 256,
-        temperature: Number = 1.0,
-        top_k: int | None = None,
-        top_p: Number | None = None,
-        min_p: Number | None = None,
-        stop: Text | Sequence[Text] = (),
-        seed: int | None = None,
-        logits_processor: LogitsProcessor | None = None,
-        engine_draws: bool | None = None,
-    ) -> list[Completion]:
-        """Complete several prefixes together, in batched model calls. The arguments are those of `sample`.
+        prefix: Prefix = b"",
+        eot: bool = False,
+        stride: int | None = None,
+        progress: bool = False,
+    ) -> float:
+        """Log-probability of a text after a prefix, a natural log.
 
-        Completion i is what it would be alone: its random numbers are a function of (seed, i). Where a model call
-        fails, the error carries what was finished by then: its attribute ``finished``, a dict from index to completion.
+        Args:
+            text: What is scored.
+            prefix: What stands before it.
+            eot: Whether the text ends there: then the end is scored too.
+            stride: For a text that is longer than the model's context: it is scored in pieces of this many bytes, each
+                given as much before it as the context holds, and the sum is returned. A text that fits is scored as a
+                whole.
+            progress: Whether to show a bar on a terminal once it takes two seconds.
 
         Raises:
-            InvalidArgumentError: An argument out of range, or no prefix, before the model runs.
+            UnreachablePrefixError: No token sequence spells them. (In an ensemble a member that cannot spell the text
+                gives it probability 0.)
+            ContextOverflowError: They do not fit in the model's context, and no stride was given.
         """
-        settings = self._settings(max_bytes, temperature, top_k, top_p, min_p, stop, logits_processor)
-        if isinstance(prefixes, str | bytes) or not isinstance(prefixes, Sequence):
-            raise InvalidTypeError(f"prefixes must be a list of prefixes, not {type(prefixes).__name__}")
-        if not prefixes:
-            raise InvalidArgumentError("there is no prefix to complete; pass at least one")
-        key = seed_of(seed)
-        engine_drawing = self._engine_drawing(settings, engine_draws=engine_draws)
-        prompts = [self._read(prefix) for prefix in prefixes]
-        spelled = {prompt: self._spelled(prompt) for prompt in dict.fromkeys(prompts)}
-        # Items with the same prompt share what is evaluated of it, for as long as one of them runs.
-        shared: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
+        prompt, data = self._scoring(text, prefix)
+        step = self.scored(prompt, data, eot=eot, stride=stride_of(stride))
+        return self.answer(step, label="scoring", progress=progress)
 
-        def placed(prompt: Any) -> Any:
-            place = shared.get(prompt)
-            if place is None:
-                place = shared[prompt] = self._placed(prompt, spelled[prompt])
-            return place
+    def byte_logprobs(
+        self, text: Text, *, prefix: Prefix = b"", stride: int | None = None, progress: bool = False
+    ) -> Float64[np.ndarray, " n"]:
+        """Log-probability of each byte of a text, given the prefix and the bytes before it. Their sum is `logprob`.
 
-        def job(index: int, prompt: Any) -> Step[Completion]:
-            writing = self._writing(placed(prompt), prompt, settings, random_stream(key, index))
-            completion = yield from writing.run()
-            return completion
-
-        if engine_drawing is None:
-            jobs = [job(index, prompt) for index, prompt in enumerate(prompts)]
-            outcomes = self._running().run(jobs, label="sampling")
-        else:
-            outcomes = engine_drawing([(placed(p), random_stream(key, index)) for index, p in enumerate(prompts)])
-        finished: dict[int, Completion] = {}
-        try:
-            for outcome in outcomes:
-                own = outcome.result.usage
-                usage = replace(outcome.usage, largest_leak=own.largest_leak, redrawn=own.redrawn)
-                finished[outcome.index] = replace(outcome.result, usage=usage)
-        except Exception as error:
-            error.finished = finished  # type: ignore[attr-defined]
-            if finished:
-                error.add_note(
-                    f"{len(finished)} of {len(prompts)} completions were finished: see the error's .finished"
-                )
-            raise
-        return [finished[index] for index in range(len(prompts))]
-
-    def stream(
-        self,
-        prefix: Prefix,
-        *,
-        max_bytes: int = 256,
-        temperature: Number = 1.0,
-        top_k: int | None = None,
-        top_p: Number | None = None,
-        min_p: Number | None = None,
-        stop: Text | Sequence[Text] = (),
-        seed: int | None = None,
-        logits_processor: LogitsProcessor | None = None,
-    ) -> Iterator[str]:
-        """Complete a prefix, piece by piece. The arguments are those of `sample`, and so is the text in all.
-
-        A piece never splits a character, and never holds what may turn out to be the beginning of a stop string.
+        The arguments and errors are those of `logprob`.
         """
-        settings = self._settings(max_bytes, temperature, top_k, top_p, min_p, stop, logits_processor)
-        prompt = self._read(prefix)
-        place = self._placed(prompt, self._spelled(prompt))
-        return self._pieces(self._writing(place, prompt, settings, random_stream(seed_of(seed), 0)))
+        prompt, data = self._scoring(text, prefix)
+        stride = stride_of(stride)
+
+        def steps() -> Step[Float64[np.ndarray, " n"]]:
+            scoring = yield from self.along(prompt, data, stride=stride)
+            return (yield from scoring.all_logprobs(data))
+
+        return self.answer(steps(), label="scoring", progress=progress)
+
+    def _scoring(self, text: Text, prefix: Prefix) -> tuple[P, bytes]:
+        prompt, data = self.prompt(prefix), self.bytes_of(text)
+        self.place(prompt)  # says what cannot be spelled of it before the model runs
+        return prompt, data
+
+    def state(self, prefix: Prefix) -> ByteState[L]:
+        """A place in a text that can be moved about byte by byte: see `ByteState`."""
+        prompt = self.prompt(prefix)
+        return ByteState(self, prompt, self.place(prompt, keep=True))
+
+    # ---- in the middle
 
     @overload
     def infill(
@@ -255,7 +144,7 @@ class ByteModel(ABC):
         mode: Mode = "auto",
         format: str | FIMFormat | None = None,  # noqa: A002 - as the contract names it
         n: int = 1,
-        **options: Unpack[SampleOptions],
+        **options: Unpack[CallOptions],
     ) -> Completion | list[Completion]:
         """Complete what stands between two texts: the middle alone, up to an end that the model gives it.
 
@@ -275,8 +164,29 @@ class ByteModel(ABC):
             InvalidArgumentError: An argument out of range, or an order that the format does not have.
             UnreachablePrefixError: No token sequence spells one of the texts.
         """
-        lm, prompt = self._infilling(prefix, suffix, mode, format)
-        return lm.sample(prompt, n=n, **options)
+        lm, prompts = self._infilling([(prefix, suffix)], mode, format)
+        return lm.sample(prompts[0], n=n, **options)
+
+    def infill_batch(
+        self,
+        sides: Sequence[tuple[Text, Text]],
+        *,
+        mode: Mode = "auto",
+        format: str | FIMFormat | None = None,  # noqa: A002 - as in `infill`
+        n: int = 1,
+        **options: Unpack[CallOptions],
+    ) -> list[Completion] | list[list[Completion]]:
+        """Complete what stands between several pairs of texts together: `sample_batch` with the arguments of `infill`.
+
+        Args:
+            sides: Pairs of prefix and suffix.
+            mode: As for `infill`.
+            format: As for `infill`.
+            n: As for `sample_batch`.
+            options: As for `sample`.
+        """
+        lm, prompts = self._infilling(pairs_of(sides), mode, format)
+        return lm.sample_batch(prompts, n=n, **options)
 
     def infill_stream(
         self,
@@ -285,32 +195,83 @@ class ByteModel(ABC):
         *,
         mode: Mode = "auto",
         format: str | FIMFormat | None = None,  # noqa: A002 - as in `infill`
-        **options: Unpack[StreamOptions],
-    ) -> Iterator[str]:
+        **options: Unpack[CallOptions],
+    ) -> CompletionStream:
         """Complete what stands between two texts, piece by piece: `stream` with the arguments of `infill`."""
-        lm, prompt = self._infilling(prefix, suffix, mode, format)
-        return lm.stream(prompt, **options)
+        lm, prompts = self._infilling([(prefix, suffix)], mode, format)
+        return lm.stream(prompts[0], **options)
 
-    def _pieces(self, generation: ByteGeneration[Any]) -> Iterator[str]:
-        text, shown = TextStream(generation.prompt), 0
-        while generation.finish_reason is None:
-            self._answer(generation.step())
-            ready = len(generation.bytes) - generation.held
-            if ready > shown and (piece := text.show(bytes(generation.bytes[shown:ready]))):
-                yield piece
-            shown = max(shown, ready)
-        if piece := text.end():
-            yield piece
+    def _infilling(
+        self,
+        sides: Sequence[tuple[Text, Text]],
+        mode: Mode,
+        format: str | FIMFormat | None,  # noqa: A002
+    ) -> tuple[ByteModel[Any, Any], list[Prefix]]:
+        found: tuple[ByteModel[Any, Any], list[Prefix]] = self.infilling(sides, mode, format)
+        return found
 
-    @staticmethod
-    def _settings(
-        max_bytes: int,
-        temperature: Number,
-        top_k: int | None,
-        top_p: Number | None,
-        min_p: Number | None,
-        stop: Text | Sequence[Text],
-        logits_processor: LogitsProcessor | None,
-    ) -> Settings:
-        filters = Filters(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-        return Settings(filters, max_bytes, stops_of(stop), logits_processor)
+    # ---- chat
+
+    def chat_prefix(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        continue_final_message: bool = False,
+        template: str | None = None,
+    ) -> Prefix:
+        """The prefix that each tokenizer's own chat template makes of messages, for `sample`, `stream` and `state`.
+
+        Args:
+            messages: Each with a ``role`` and a ``content``. Text never becomes a special token.
+            continue_final_message: Whether the last message goes on where it ends, at any byte (its content may be
+                ``bytes``); otherwise a turn of the assistant begins behind it.
+            template: The name of a template, or one; the tokenizer's default if not given.
+
+        Raises:
+            InvalidTypeError: That is no list of messages.
+            InvalidArgumentError: There is no template, or it does not take the messages.
+        """
+        check_messages(messages)
+        text = begun(messages) if continue_final_message else b""
+        return self.prefix_with(
+            lambda lm: lm.chat_segments(messages, opens=not continue_final_message, template=template), text
+        )
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        continue_final_message: bool = False,
+        template: str | None = None,
+        n: int = 1,
+        **options: Unpack[CallOptions],
+    ) -> Completion | list[Completion]:
+        """Write the assistant's turn of a chat, or the rest of one that is begun at any byte.
+
+        Args:
+            messages: As for `chat_prefix`.
+            continue_final_message: As for `chat_prefix`.
+            template: As for `chat_prefix`.
+            n: As for `sample`.
+            options: As for `sample`.
+
+        >>> lm.chat([{"role": "user", "content": "Name a color."}], temperature=0, max_bytes=4)  # doctest: +SKIP
+        """
+        prefix = self.chat_prefix(messages, continue_final_message=continue_final_message, template=template)
+        return self.sample(prefix, n=n, **options)
+
+
+def pairs_of(sides: object) -> list[tuple[Text, Text]]:
+    """The pairs of texts of an argument.
+
+    Raises:
+        InvalidTypeError: It is no list of pairs.
+        InvalidArgumentError: There is none.
+    """
+    if not isinstance(sides, list | tuple) or not all(
+        isinstance(pair, list | tuple) and len(pair) == 2 for pair in sides
+    ):
+        raise InvalidTypeError(f"sides must be a list of pairs (prefix, suffix); got {sides!r:.80}")
+    if not sides:
+        raise InvalidArgumentError("there is no pair of texts to fill in between; pass at least one")
+    return [(prefix, suffix) for prefix, suffix in sides]

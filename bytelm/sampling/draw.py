@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate
 from bytelm.inference.scheduler import Step
 from bytelm.sampling.bounds import lower_bounds
-from bytelm.sampling.completion import LogitsProcessor
 from bytelm.sampling.filters import Filters
+from bytelm.sampling.params import LogitsProcessor
 from bytelm.symbols import SYMBOLS
 
 
@@ -31,25 +32,53 @@ def draw(
     Raises:
         ModelError: The model leaves no symbol any probability.
     """
+    symbols, raised = yield from settle(
+        uniforms,
+        lower=lambda: lower_bounds(frontier.envelope(), filters),
+        complete=lambda: frontier.complete,
+        more=lambda: evaluate(frontier, frontier.missing(frontier.reader.extra_token_cost), done),
+    )
+    if not raised.any():
+        raise ModelError(
+            f"after {frontier.prefix[-40:]!r} the model gives no byte and no end of text any probability: all of its "
+            "mass is on tokens that its tokenizer would not put there"
+        )
+    return filled(symbols, raised)
+
+
+def settle(
+    uniforms: Float64[np.ndarray, " n"],
+    *,
+    lower: Callable[[], Float64[np.ndarray, "257"]],
+    complete: Callable[[], bool],
+    more: Callable[[], Step[None]],
+) -> Step[tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, "257"]]]:
+    """Read uniform numbers against lower bounds, and evaluate more until each has a symbol.
+
+    Args:
+        uniforms: Numbers from 0 to below 1.
+        lower: The lower bounds on the symbols' probabilities, as far as is known.
+        complete: Whether all is known.
+        more: Evaluates some more.
+
+    Returns:
+        The symbols, -1 for numbers beyond the sum of the bounds when all is known; and the bounds.
+    """
     symbols = np.full(len(uniforms), -1)
     floor = np.zeros(SYMBOLS)
     while True:
-        raised = np.maximum(floor, lower_bounds(frontier.envelope(), filters))
+        raised = np.maximum(floor, lower())
         open_ = symbols < 0
         symbols[open_] = settled(uniforms[open_], floor, raised)
-        if (symbols >= 0).all():
-            return symbols
-        if frontier.complete:
-            if not raised.any():
-                raise ModelError(
-                    f"after {frontier.cover.prefix[-40:]!r} the model gives no byte and no end of text any "
-                    "probability: all of its mass is on tokens that its tokenizer would not put there"
-                )
-            # u fell on what rounding took from a sum that is 1.
-            symbols[symbols < 0] = np.flatnonzero(raised)[-1]
-            return symbols
+        if (symbols >= 0).all() or complete():
+            return symbols, raised
         floor = raised
-        yield from evaluate(frontier, frontier.missing(frontier.reader.extra_token_cost), done)
+        yield from more()
+
+
+def filled(symbols: Int64[np.ndarray, " n"], raised: Float64[np.ndarray, "257"]) -> Int64[np.ndarray, " n"]:
+    """The symbols, the last possible one for a number that fell on what rounding took from a sum that is 1."""
+    return np.where(symbols < 0, np.flatnonzero(raised)[-1], symbols)
 
 
 def settled(

@@ -33,22 +33,21 @@ from bytelm.inference.scheduler import Jobs, JobUsage, Outcome, Scheduler, close
 from bytelm.progress import Bar
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.engine_draws import EngineDraws
-from bytelm.token_lm import Draw, TokenDrawer, Usage
+from bytelm.token_lm import Draw, TokenDrawer, abilities_of
 
 GROUP: Final = 256  # completions that are under way at a time
 GUESSED: Final = 32  # tokens that are drawn on a guess, at most
 
 
 def completions(
-    items: Sequence[EngineDraws], engine: TokenDrawer, scheduler: Scheduler
+    items: Sequence[EngineDraws], engine: TokenDrawer, scheduler: Scheduler, *, progress: bool = False
 ) -> Iterator[Outcome[Completion]]:
     """Run completions together, and yield their outcomes.
 
     Raises:
         ModelError: A call failed; what was yielded before stands, and what could still be scored is yielded first.
     """
-    bar = scheduler.bar("sampling", len(items))
-    try:
+    with Bar("sampling", len(items), shown=progress) as bar:
         for start in range(0, len(items), GROUP):
             group = _Group(dict(enumerate(items[start : start + GROUP], start)), engine, scheduler, bar)
             try:
@@ -61,9 +60,6 @@ def completions(
             finally:
                 group.close()
             yield from group.outcomes()
-    finally:
-        if bar:
-            bar.close()
 
 
 class _Guess:
@@ -95,9 +91,7 @@ class _Group:
         going: Those that have not ended.
     """
 
-    def __init__(
-        self, items: dict[int, EngineDraws], engine: TokenDrawer, scheduler: Scheduler, bar: Bar | None
-    ) -> None:
+    def __init__(self, items: dict[int, EngineDraws], engine: TokenDrawer, scheduler: Scheduler, bar: Bar) -> None:
         self.going = items
         self._scheduler = scheduler
         self._bar = bar
@@ -107,9 +101,10 @@ class _Group:
         self._rows = dict.fromkeys(items, JobUsage())
         self._done: dict[int, Completion] = {}
         self._guesses: dict[int, _Guess] = {}
-        self._guesses_at_all = bool(getattr(engine, "asks_each_step", False))
-        self._context: int = getattr(engine, "context_length", None) or sys.maxsize
-        self._counters: Usage | None = getattr(engine, "usage", None)
+        abilities = abilities_of(engine)
+        self._guesses_at_all = abilities.asks_each_step
+        self._context = abilities.context_length or sys.maxsize
+        self._counters = abilities.usage
         self._earlier = None if self._counters is None else self._counters.copy()
 
     def more(self) -> Iterator[Draw]:
@@ -123,8 +118,7 @@ class _Group:
 
     def _advance(self) -> Iterator[int]:
         """Take the items that wait a round further; those that are where the engine goes on, or at their ends."""
-        if self._bar:
-            self._bar.show(len(self.going))
+        self._bar.show(len(self.going))
         while self._waiting and len(self._running) < self._scheduler.max_jobs:
             index = self._waiting.popleft()
             yield from self._noted(self._scheduler.begin(self._running, index, self.going[index].next()))

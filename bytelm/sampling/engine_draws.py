@@ -53,21 +53,18 @@ from bytelm.cover.nodes import Node, common_ancestor, path_down
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import settled_log_mass
 from bytelm.inference.scheduler import JobUsage, Outcome, Request, Step
-from bytelm.sampling.completion import Completion, FinishReason, Settings
+from bytelm.sampling.completion import Completion, FinishReason
 from bytelm.sampling.draw import draw
 from bytelm.sampling.filters import Filters
+from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.posterior import CoverMember, by_shares, by_walks, picked
 from bytelm.sampling.stop_strings import StopScanner
 from bytelm.sampling.text_stream import text_of
 from bytelm.symbols import EOT
 from bytelm.tokenizer.viability.viability import Boundary, Viability
 
+# Runs completions from places on, each with its random numbers.
 EngineDrawing: TypeAlias = Callable[[Sequence[tuple[Any, np.random.Generator]]], Iterator[Outcome[Completion]]]
-
-
-def can_engine_draw(settings: Settings) -> bool:
-    """Whether bytes are drawn from the model's own distribution, with nothing done to it."""
-    return settings.filters.plain and settings.logits_processor is None
 
 
 class EngineDraws:
@@ -76,7 +73,7 @@ class EngineDraws:
     Args:
         prompt: At the end of the prompt; completions may share it.
         viability: Of the tokenizer.
-        settings: When to end; its filters are plain.
+        params: When to end; nothing is done to the distribution.
         random: The item's random numbers.
         at_once: Whether a call less is worth some rows more.
 
@@ -92,21 +89,21 @@ class EngineDraws:
         self,
         prompt: Frontier,
         viability: Viability,
-        settings: Settings,
+        params: SamplingParams,
         random: np.random.Generator,
         *,
         at_once: bool = False,
     ) -> None:
         self.prompt = prompt
-        self.settings = settings
+        self.params = params
         self.bytes = bytearray()
-        self.finish_reason: FinishReason | None = None if settings.max_bytes else "length"
+        self.finish_reason: FinishReason | None = None if params.max_bytes else "length"
         self.redrawn = self.drawn = 0
         self._viability = viability
         self._random = random
         self.seed = self._new_seed()
         self._at_once = at_once
-        self._scanner = StopScanner(settings.stops)
+        self._scanner = StopScanner(params.stops)
         self._ends = frozenset(prompt.reader.eot_ids.tolist())
         # Where a member was last drawn, and the bytes that there were.
         self._place, self._placed = prompt, 0
@@ -130,7 +127,7 @@ class EngineDraws:
     @property
     def room(self) -> int:
         """Tokens that it may need, at most."""
-        return self.settings.max_bytes - len(self.bytes) + len(self._rest)
+        return self.params.max_bytes - len(self.bytes) + len(self._rest)
 
     @property
     def guess(self) -> tuple[int, ...]:
@@ -185,7 +182,7 @@ class EngineDraws:
         if length := self._scanner.push(byte):
             del self.bytes[len(self.bytes) - length :]
             self.finish_reason = "stop"
-        elif len(self.bytes) >= self.settings.max_bytes:
+        elif len(self.bytes) >= self.params.max_bytes:
             self.finish_reason = "length"
 
     # ---- steps

@@ -24,7 +24,6 @@ Does not
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -35,24 +34,25 @@ from jaxtyping import Float64
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate_all, full_row, settled_log_mass
 from bytelm.inference.scheduler import JobUsage, Step
-from bytelm.sampling.completion import Completion, FinishReason, LogitsProcessor, Settings
-from bytelm.sampling.draw import draw, processed, settled
+from bytelm.sampling.completion import Completion, FinishReason
+from bytelm.sampling.draw import draw, filled, processed, settled
 from bytelm.sampling.greedy import greedy_bytes
+from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.stop_strings import StopScanner
 from bytelm.sampling.text_stream import text_of
-from bytelm.symbols import EOT, SYMBOLS
+from bytelm.symbols import EOT, SYMBOLS, leak_of
 
 
 @runtime_checkable
-class Place(Protocol):
-    """A place in a text: a `Frontier`, or those of an ensemble's members."""
+class Advancing(Protocol):
+    """A place in a text that can be advanced: a `Frontier`, or an ensemble's place."""
 
     @property
     def prefix(self) -> bytes: ...  # noqa: D102
     def advance(self, data: bytes) -> Any: ...  # noqa: D102 - another of its kind
 
 
-P = TypeVar("P", bound=Place)
+P = TypeVar("P", bound=Advancing)
 
 
 class ByteGeneration(ABC, Generic[P]):
@@ -60,19 +60,19 @@ class ByteGeneration(ABC, Generic[P]):
 
     Args:
         prompt: At the end of the prompt. It is evaluated in full if it is not yet, and otherwise left as it is.
-        settings: How to draw, and when to end.
+        params: How to draw, and when to end.
         random: The item's random numbers.
     """
 
-    def __init__(self, prompt: P, settings: Settings, random: np.random.Generator) -> None:
+    def __init__(self, prompt: P, params: SamplingParams, random: np.random.Generator) -> None:
         self.frontier = prompt
         self.prompt = prompt.prefix
-        self.settings = settings
+        self.params = params
         self.bytes = bytearray()
         self.finish_reason: FinishReason | None = None
         self.largest_leak: float | None = None
         self._random = random
-        self._scanner = StopScanner(settings.stops)
+        self._scanner = StopScanner(params.stops)
         # Where a stop string began, the completion ends: so far back a frontier may be needed.
         self._recent: deque[P] = deque(maxlen=self._scanner.longest + 1)
 
@@ -81,11 +81,20 @@ class ByteGeneration(ABC, Generic[P]):
         """Evaluate the prompt."""
 
     @abstractmethod
-    def _draw(self) -> Step[int]:
-        """Draw a symbol."""
+    def _evaluate_all(self) -> Step[None]:
+        """Evaluate all of the place."""
 
     @abstractmethod
-    def _note_leak(self) -> None: ...
+    def _full_row(self) -> Step[tuple[Float64[np.ndarray, "257"], float]]:
+        """The row at the place."""
+
+    @abstractmethod
+    def _symbol(self, uniform: Float64[np.ndarray, "1"]) -> Step[int]:
+        """The symbol of a uniform number."""
+
+    @abstractmethod
+    def _row(self) -> Float64[np.ndarray, "257"] | None:
+        """The row that was drawn from, if all of it is known."""
 
     def _advance(self, symbol: int) -> None:
         self.frontier = self.frontier.advance(bytes([symbol]))
@@ -102,14 +111,15 @@ class ByteGeneration(ABC, Generic[P]):
 
     def step(self) -> Step[None]:
         """Draw a symbol and append it; or end the completion."""
-        if len(self.bytes) >= self.settings.max_bytes:
+        if len(self.bytes) >= self.params.max_bytes:
             self.finish_reason = "length"
             return
         if not self._recent:
             yield from self._begin()
             self._recent.append(self.frontier)
         symbol = yield from self._draw()
-        self._note_leak()
+        if (row := self._row()) is not None:
+            self.largest_leak = max(leak_of(row), self.largest_leak or 0.0)
         if symbol == EOT:
             self.finish_reason = "eot"
             return
@@ -119,25 +129,33 @@ class ByteGeneration(ABC, Generic[P]):
             del self.bytes[len(self.bytes) - length :]
             self.frontier = self._recent[-1 - length]
             self.finish_reason = "stop"
-        elif len(self.bytes) >= self.settings.max_bytes:
+        elif len(self.bytes) >= self.params.max_bytes:
             self.finish_reason = "length"
 
-    def _drawn(
-        self, processor: LogitsProcessor, row: Float64[np.ndarray, "257"], uniform: Float64[np.ndarray, "1"]
-    ) -> int:
-        """The symbol of a uniform number in what a processor makes of a row."""
-        probs = self.settings.filters.apply(processed(processor, bytes(self.bytes), row))
-        symbol = int(settled(uniform, np.zeros(SYMBOLS), probs)[0])
-        return symbol if symbol >= 0 else int(np.flatnonzero(probs)[-1])
+    def _draw(self) -> Step[int]:
+        """Draw a symbol."""
+        params = self.params
+        uniform = np.zeros(1) if params.filters.greedy else self._random.random(1)
+        if not params.lazy or params.logits_processor is not None:
+            yield from self._evaluate_all()
+        if params.logits_processor is None:
+            return (yield from self._symbol(uniform))
+        row, _ = yield from self._full_row()
+        probs = params.filters.apply(processed(params.logits_processor, bytes(self.bytes), row))
+        return int(filled(settled(uniform, np.zeros(SYMBOLS), probs), probs)[0])
 
     def run(self) -> Step[Completion]:
-        """The whole completion; its usage holds only the leak, the rest is the scheduler's to know."""
+        """The whole completion. Its usage holds only the leak: the rest is the scheduler's to know."""
         while self.finish_reason is None:
             yield from self.step()
+        return (yield from self.completion(self.finish_reason))
+
+    def completion(self, finish_reason: FinishReason) -> Step[Completion]:
+        """What was written, scored."""
         logprob = yield from self.score()
-        usage = JobUsage(largest_leak=self.largest_leak)
         written = bytes(self.bytes)
-        return Completion(text_of(written, self.prompt), written, logprob, self.finish_reason, usage)
+        usage = JobUsage(largest_leak=self.largest_leak)
+        return Completion(text_of(written, self.prompt), written, logprob, finish_reason, usage)
 
 
 class ModelGeneration(ByteGeneration[Frontier]):
@@ -154,22 +172,22 @@ class ModelGeneration(ByteGeneration[Frontier]):
         self.frontier = self.frontier.copy()
         self._log_start = self.frontier.log_mass()
 
-    def _draw(self) -> Step[int]:
+    def _evaluate_all(self) -> Step[None]:
+        yield from evaluate_all(self.frontier)
+
+    def _full_row(self) -> Step[tuple[Float64[np.ndarray, "257"], float]]:
+        return (yield from full_row(self.frontier))
+
+    def _symbol(self, uniform: Float64[np.ndarray, "1"]) -> Step[int]:
         if self._sure:
             return self._pop(self._sure)
-        settings = self.settings
-        uniform = np.zeros(1) if settings.filters.greedy else self._random.random(1)
-        if not settings.lazy or settings.logits_processor is not None:
-            yield from evaluate_all(self.frontier)
-        if settings.logits_processor is not None:
-            row, _ = yield from full_row(self.frontier)
-            return self._drawn(settings.logits_processor, row, uniform)
-        done = len(self.bytes) / settings.max_bytes
-        if settings.filters.greedy and settings.lazy and (sure := (yield from greedy_bytes(self.frontier, done))):
+        params = self.params
+        done = len(self.bytes) / params.max_bytes
+        if params.filters.greedy and params.lazy and (sure := (yield from greedy_bytes(self.frontier, done))):
             self._leapt = True
             return self._pop(sure)
         self._leapt = False
-        symbols = yield from draw(self.frontier, settings.filters, uniform, done)
+        symbols = yield from draw(self.frontier, params.filters, uniform, done)
         return int(symbols[0])
 
     def _pop(self, sure: bytes) -> int:
@@ -179,17 +197,14 @@ class ModelGeneration(ByteGeneration[Frontier]):
     def _advance(self, symbol: int) -> None:
         """Advance by the bytes that are certain together at once, unless a stop string may end the text among them."""
         self._unread += bytes([symbol])
-        if self._sure and not self._scanner.longest and len(self.bytes) < self.settings.max_bytes:
+        if self._sure and not self._scanner.longest and len(self.bytes) < self.params.max_bytes:
             return
         self.frontier = self.frontier.advance(self._unread)
         self._recent.append(self.frontier)
         self._unread = b""
 
-    def _note_leak(self) -> None:
-        if not self._leapt and self.frontier.complete:
-            scale, known = self.frontier.known()
-            leak = max(0.0, 1 - math.exp(scale - self.frontier.log_mass()) * float(known.sum()))
-            self.largest_leak = max(leak, self.largest_leak or 0.0)
+    def _row(self) -> Float64[np.ndarray, "257"] | None:
+        return self.frontier.logprobs() if self.frontier.complete and not self._leapt else None
 
     def score(self) -> Step[float]:
         """Log-probability of what was drawn, after the last step."""

@@ -1,0 +1,120 @@
+r"""A chat as a prefix: what the tokenizer's own template makes of the messages, in token ids and text.
+
+Rules
+    A template's special tokens become ids. Text of a message never does, whatever it spells: the special tokens that it
+    spells are broken up by a mark that no text has, until the template's own are found.
+    A turn that is begun is not shown to the template. A mark stands for it, and what the template writes before the
+    mark is the prefix. So no template can trim or change what was begun, and it may end at any byte.
+    A template that refuses the role "system" gets that text in front of the first message of the user.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from bytelm.arguments import bytes_of
+from bytelm.errors import InvalidArgumentError, InvalidTypeError
+from bytelm.tokenizer.vocab import Vocab
+
+# Code points that are no characters and that no text may hold.
+_BREAK: Final = "\ufdd1"
+_BEGUN: Final = "\ufdd2"
+
+
+def check_messages(messages: object) -> None:
+    """See that an argument is a conversation.
+
+    Raises:
+        InvalidTypeError: It is no list of messages, each with a role and a content.
+        InvalidArgumentError: It is empty.
+    """
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        raise InvalidTypeError(
+            'messages must be a list such as [{"role": "user", "content": "Hi"}], not '
+            f"{type(messages).__name__}: {messages!r:.80}"
+        )
+    if not messages:
+        raise InvalidArgumentError("there is no message; give at least one")
+    for place, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise InvalidTypeError(f"message {place} must be a dict with a role and a content; got {message!r:.80}")
+        if not isinstance(message.get("content"), str if place < len(messages) - 1 else str | bytes):
+            raise InvalidTypeError(f"the content of message {place} must be text; got {message.get('content')!r:.80}")
+
+
+def begun(messages: Sequence[Mapping[str, Any]]) -> bytes:
+    """The bytes of the last message, which goes on."""
+    return bytes_of(messages[-1]["content"], "the last message")
+
+
+def chat_segments(
+    tokenizer: Any, vocab: Vocab, messages: Sequence[Mapping[str, Any]], *, opens: bool, template: str | None = None
+) -> list[int | str]:
+    """The prefix that a tokenizer's template makes of a chat, up to where the assistant's text begins.
+
+    Args:
+        tokenizer: A transformers tokenizer with a chat template.
+        vocab: Of it.
+        messages: The conversation, each message with a ``role`` and a ``content``.
+        opens: Whether a turn of the assistant begins behind it; otherwise the last message goes on, and what it holds
+            so far comes behind the segments.
+        template: The name of a template, or one; the tokenizer's default if not given.
+
+    Returns:
+        Ids of special tokens and texts; the last one is a text.
+
+    Raises:
+        InvalidArgumentError: There is no template, or it does not take the chat.
+    """
+    special = {token.content: token.id for token in vocab.added if token.special}
+    longest_first = sorted(special, key=len, reverse=True)
+    spelled = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+    shown = [
+        {**message, "content": spelled.sub(lambda found: found[0][0] + _BREAK + found[0][1:], message["content"])}
+        for message in (messages if opens else messages[:-1])
+    ]
+    if not opens:
+        shown.append({**messages[-1], "content": _BEGUN})
+    rendered = _rendered(tokenizer, shown, opens=opens, template=template)
+    if not opens:
+        rendered, mark, _ = rendered.rpartition(_BEGUN)
+        if not mark:
+            raise InvalidArgumentError("the tokenizer's chat template leaves out the last message, which is to go on")
+    parts: list[int | str] = []
+    start = 0
+    for found in spelled.finditer(rendered):
+        parts += [rendered[start : found.start()], special[found[0]]]
+        start = found.end()
+    parts.append(rendered[start:])
+    texts = [part.replace(_BREAK, "") if isinstance(part, str) else part for part in parts]
+    return [part for part in texts[:-1] if part != ""] + texts[-1:]
+
+
+def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, opens: bool, template: str | None) -> str:
+    from jinja2.exceptions import TemplateError
+
+    def render(these: Sequence[Mapping[str, str]]) -> str:
+        made: str = tokenizer.apply_chat_template(
+            list(these),
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=opens,
+            continue_final_message=not opens,
+        )
+        return made
+
+    try:
+        try:
+            return render(messages)
+        except TemplateError:
+            return render(_without_system(messages))
+    except (TemplateError, ValueError) as error:
+        raise InvalidArgumentError(f"the tokenizer's chat template cannot be applied: {error}") from error
+
+
+def _without_system(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    told = "".join(message["content"] + "\n\n" for message in messages if message["role"] == "system")
+    rest = [message for message in messages if message["role"] != "system"]
+    return [{**rest[0], "content": told + rest[0]["content"]}, *rest[1:]] if rest else []

@@ -1,0 +1,165 @@
+"""How completions are drawn, and when they end: one value for every method and command that draws.
+
+Rules
+    Values are checked when a `SamplingParams` is made, so before any model runs.
+    Every method that draws takes one as ``params=``, and its fields as keywords; a keyword wins over the field.
+    A keyword that another library uses for the same thing gets an error that names the word here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias, TypedDict
+
+import numpy as np
+from jaxtyping import Float64
+
+from bytelm.arguments import Number, Text, integer, seed_of, stops_of
+from bytelm.errors import InvalidArgumentError, InvalidTypeError
+from bytelm.sampling.filters import Filters
+
+LogitsProcessor: TypeAlias = Callable[[bytes, Float64[np.ndarray, "257"]], Float64[np.ndarray, "257"]]
+
+_IN_BYTES: Final = "lengths are in bytes here, about four to a token of English: pass max_bytes"
+_STOP: Final = "pass stop, one text or several"
+_NOT_HERE: Final = "bytes are not penalised or searched in beams: logits_processor can change a row as you like"
+# What other libraries call things.
+ELSEWHERE: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        **dict.fromkeys(("max_tokens", "max_new_tokens", "max_length", "max_gen_toks", "n_predict"), _IN_BYTES),
+        **dict.fromkeys(
+            ("min_tokens", "min_new_tokens", "min_length"),
+            "there is no least length; ask again, or forbid the end of text (symbol 256) in a logits_processor",
+        ),
+        "do_sample": "temperature=0 is greedy, and every temperature above it draws: pass temperature",
+        **dict.fromkeys(("num_return_sequences", "best_of", "num_samples"), "pass n"),
+        **dict.fromkeys(("stop_strings", "stop_sequences", "stop_words", "until"), _STOP),
+        **dict.fromkeys(("random_seed", "random_state", "manual_seed", "generator"), "pass seed, a whole number"),
+        **dict.fromkeys(("eos_token_id", "stop_token_ids"), "ends of text belong to the model: ByteLM(..., eot_ids=)"),
+        **dict.fromkeys(("logit_bias", "logits_processors"), "pass logits_processor, a function of bytes and a row"),
+        "streamer": "call stream, which yields the pieces",
+        **dict.fromkeys(
+            ("num_beams", "repetition_penalty", "presence_penalty", "frequency_penalty", "length_penalty"), _NOT_HERE
+        ),
+    }
+)
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `SamplingParams` as keywords, for type checkers."""
+
+    max_bytes: int
+    temperature: Number
+    top_k: int | None
+    top_p: Number | None
+    min_p: Number | None
+    stop: Text | Sequence[Text]
+    seed: int | None
+    logits_processor: LogitsProcessor | None
+    engine_draws: bool | None
+    lazy: bool
+
+
+class CallOptions(SamplingOptions, total=False):
+    """What every method that draws takes by keyword, for type checkers."""
+
+    params: SamplingParams | None
+    progress: bool
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    r"""How a completion is drawn, and when it ends.
+
+    Attributes:
+        max_bytes: New bytes, at most.
+        temperature: Of the byte distribution; 0 is greedy.
+        top_k: Keep the k likeliest of the 257 symbols.
+        top_p: Keep the fewest likeliest symbols that together hold at least so much.
+        min_p: Keep the symbols at least so likely, as a share of the likeliest.
+        stop: Generation stops before any of these texts. Matches that start in the prompt do not count. A ``str`` or
+            one text is accepted; the field holds a tuple of bytes.
+        seed: Of the draws; None takes a fresh one. Item i of a batch is a function of (seed, i) alone.
+        logits_processor: A function of the bytes written so far and of the row of 257 log-probabilities. It returns
+            257 numbers to draw from instead (−inf forbids a symbol), before temperature and filters. Each row is then
+            evaluated in full.
+        engine_draws: Whether the engine draws the tokens after the prompt itself, at its own full speed. The text has
+            the same distribution (engine_draws.py says why); the same seed gives another text. It needs temperature 1,
+            no filter, no processor, one model, and an engine that can. None: where the engine says that it pays, as
+            vLLM does.
+        lazy: Whether to evaluate only what a draw depends on. The distribution is the same.
+
+    Raises:
+        InvalidArgumentError: A value out of its range.
+        InvalidTypeError: A value of the wrong type.
+
+    >>> SamplingParams(temperature=0, stop="\n").stop
+    (b'\n',)
+    """
+
+    max_bytes: int = 256
+    temperature: Number = 1.0
+    top_k: int | None = None
+    top_p: Number | None = None
+    min_p: Number | None = None
+    stop: Text | Sequence[Text] = ()
+    seed: int | None = None
+    logits_processor: LogitsProcessor | None = None
+    engine_draws: bool | None = None
+    lazy: bool = True
+
+    def __post_init__(self) -> None:
+        if integer("max_bytes", self.max_bytes) < 0:
+            raise InvalidArgumentError(f"max_bytes must be 0 or more; got {self.max_bytes}")
+        object.__setattr__(self, "stop", stops_of(self.stop))
+        _ = self.filters  # sees that its values can be
+        if self.seed is not None:
+            seed_of(self.seed)
+        if self.logits_processor is not None and not callable(self.logits_processor):
+            raise InvalidTypeError(
+                f"logits_processor must be a function of the bytes so far and a row; got {self.logits_processor!r}"
+            )
+
+    @cached_property
+    def filters(self) -> Filters:
+        """What is done to each distribution."""
+        return Filters(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
+
+    @cached_property
+    def stops(self) -> tuple[bytes, ...]:
+        """`stop` as a tuple of bytes."""
+        return stops_of(self.stop)
+
+    @property
+    def plain(self) -> bool:
+        """Whether bytes are drawn from the model's own distribution, with nothing done to it."""
+        return self.filters.plain and self.logits_processor is None
+
+
+def params_of(options: CallOptions) -> SamplingParams:
+    """The parameters of a call: those given as one value, and over them those given by keyword.
+
+    Raises:
+        InvalidTypeError: A keyword that there is not, or ``params`` that are none.
+        InvalidArgumentError: A value out of its range.
+
+    >>> params_of({"params": SamplingParams(top_k=5, seed=1), "seed": 2}).seed
+    2
+    """
+    given: dict[str, Any] = {name: value for name, value in options.items() if name != "progress"}
+    params = given.pop("params", None)
+    if not isinstance(params, SamplingParams | None):
+        raise InvalidTypeError(f"params must be a SamplingParams, not {type(params).__name__}: {params!r:.80}")
+    known = [field.name for field in fields(SamplingParams)]
+    for name in given:
+        if name in ELSEWHERE:
+            raise InvalidTypeError(f"there is no option {name}: {ELSEWHERE[name]}")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise InvalidTypeError(f"there is no option {name}: {hint}")
+    return replace(params or SamplingParams(), **given)

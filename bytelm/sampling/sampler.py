@@ -1,0 +1,156 @@
+"""Completions of any byte model: whole, in batches, and piece by piece.
+
+Rules
+    Arguments are checked before the model runs. Jobs that run together share model calls, and items with the same
+    prompt share what is evaluated of it. Item i is a function of (seed, i) alone.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal, TypeVar, Unpack, overload
+
+from bytelm.arguments import integer, seed_of
+from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
+from bytelm.errors import InvalidArgumentError, InvalidTypeError
+from bytelm.inference.scheduler import Outcome, Step
+from bytelm.sampling.completion import Completion, random_stream
+from bytelm.sampling.completion_stream import CompletionStream
+from bytelm.sampling.params import CallOptions, params_of
+from bytelm.sampling.steps import ByteSteps
+
+T = TypeVar("T")
+P = TypeVar("P", bound=Prompt | EnsemblePrompt)
+L = TypeVar("L")
+
+
+class Sampler(ByteSteps[P, L]):
+    """A byte model that completes prefixes."""
+
+    @overload
+    def sample(self, prefix: Prefix, *, n: Literal[1] = 1, **options: Unpack[CallOptions]) -> Completion: ...
+
+    @overload
+    def sample(self, prefix: Prefix, *, n: int, **options: Unpack[CallOptions]) -> Completion | list[Completion]: ...
+
+    def sample(self, prefix: Prefix, *, n: int = 1, **options: Unpack[CallOptions]) -> Completion | list[Completion]:
+        r"""Complete a prefix.
+
+        Args:
+            prefix: Text, or a list of token ids and texts (cover/prefix.py). It may end anywhere, inside a character
+                too.
+            n: How many completions; above 1 a list of them.
+            options: ``params``, a `SamplingParams` that says how to draw and when to end; its fields by keyword, which
+                win over it; and ``progress``: whether to show a bar on a terminal once it takes two seconds.
+
+        Raises:
+            InvalidArgumentError: An argument out of range, before the model runs.
+            InvalidTypeError: An option that there is not; the message names the word here.
+            UnreachablePrefixError: No token sequence spells the prefix.
+            ModelError: The model could not be run.
+
+        >>> lm.sample("The capital of Fra", temperature=0, max_bytes=3).text  # doctest: +SKIP
+        'nce'
+        """
+        completions = self._complete([prefix], options, n=n)
+        return completions[0] if n == 1 else completions
+
+    @overload
+    def sample_batch(
+        self, prefixes: Sequence[Prefix], *, n: Literal[1] = 1, **options: Unpack[CallOptions]
+    ) -> list[Completion]: ...
+
+    @overload
+    def sample_batch(
+        self, prefixes: Sequence[Prefix], *, n: int, **options: Unpack[CallOptions]
+    ) -> list[Completion] | list[list[Completion]]: ...
+
+    def sample_batch(
+        self, prefixes: Sequence[Prefix], *, n: int = 1, **options: Unpack[CallOptions]
+    ) -> list[Completion] | list[list[Completion]]:
+        """Complete several prefixes together, in batched model calls. The arguments are those of `sample`.
+
+        A completion is what it would be alone: number j of prefix i draws from the random numbers of
+        (seed, i · n + j). Where a model call fails, the error carries what was finished by then: its attribute
+        ``finished``, a dict from that index to the completion.
+
+        Returns:
+            One completion for each prefix; with ``n`` above 1 a list of n for each.
+
+        Raises:
+            InvalidArgumentError: An argument out of range, or no prefix, before the model runs.
+        """
+        if isinstance(prefixes, str | bytes) or not isinstance(prefixes, Sequence):
+            raise InvalidTypeError(f"prefixes must be a list of prefixes, not {type(prefixes).__name__}")
+        if not prefixes:
+            raise InvalidArgumentError("there is no prefix to complete; pass at least one")
+        return grouped(self._complete(prefixes, options, n=n), n)
+
+    def stream(self, prefix: Prefix, **options: Unpack[CallOptions]) -> CompletionStream:
+        """Complete a prefix, piece by piece: an iterator of texts. The arguments are those of `sample`.
+
+        A piece never splits a character, and never holds what may turn out to be the beginning of a stop string.
+        Joined, they are the text that `sample` returns; `CompletionStream.completion` has all the rest afterwards.
+        """
+        chosen = params_of(options)
+        if chosen.engine_draws:
+            raise InvalidArgumentError("engine_draws=True is for sample and sample_batch: a stream is drawn by bytes")
+        prompt = self.prompt(prefix)
+        random = random_stream(seed_of(chosen.seed), 0)
+        return CompletionStream(self.generation(self.place(prompt), prompt, chosen, random), self.scheduler.run_one)
+
+    def _complete(self, prefixes: Sequence[Prefix], options: CallOptions, *, n: int) -> list[Completion]:
+        """N completions of each prefix, one after another in one list."""
+        chosen, progress = params_of(options), options.get("progress", False)
+        if integer("n", n) < 1:
+            raise InvalidArgumentError(f"n must be at least 1; got {n}")
+        key = seed_of(chosen.seed)
+        drawing = self.engine_drawing(chosen, progress=progress)
+        prompts = [prompt for prefix in prefixes for prompt in [self.prompt(prefix)] * n]
+        spelled: dict[P, Any] = {prompt: self.place(prompt) for prompt in dict.fromkeys(prompts)}
+        bare = {prompt: place.bare() for prompt, place in spelled.items()}
+        # Items with the same prompt share what is evaluated of it, for as long as one of them runs.
+        shared: weakref.WeakValueDictionary[P, Any] = weakref.WeakValueDictionary()
+
+        def place(prompt: P) -> Any:
+            found = shared.get(prompt)
+            if found is None:
+                found = shared[prompt] = bare[prompt].copy()
+            return found
+
+        def job(index: int, prompt: P) -> Step[Completion]:
+            generation = self.generation(place(prompt), prompt, chosen, random_stream(key, index))
+            completion = yield from generation.run()
+            return completion
+
+        outcomes: Iterator[Outcome[Completion]]
+        if drawing is None:
+            jobs = [job(index, prompt) for index, prompt in enumerate(prompts)]
+            outcomes = self.scheduler.run(jobs, label="sampling", progress=progress)
+        else:
+            items = [(place(prompt), random_stream(key, index)) for index, prompt in enumerate(prompts)]
+            outcomes = drawing(items)
+        return collected(outcomes, len(prompts))
+
+
+def collected(outcomes: Iterator[Outcome[Completion]], count: int) -> list[Completion]:
+    """The completions of all jobs in their order, each with what it cost."""
+    finished: dict[int, Completion] = {}
+    try:
+        for outcome in outcomes:
+            own = outcome.result.usage
+            usage = replace(outcome.usage, largest_leak=own.largest_leak, redrawn=own.redrawn)
+            finished[outcome.index] = replace(outcome.result, usage=usage)
+    except Exception as error:
+        error.finished = finished  # type: ignore[attr-defined]
+        if finished:
+            error.add_note(f"{len(finished)} of {count} completions were finished: see the error's .finished")
+        raise
+    return [finished[index] for index in range(count)]
+
+
+def grouped(items: list[T], n: int) -> list[T] | list[list[T]]:
+    """The items by n, or as they are where n is 1."""
+    return items if n == 1 else [items[start : start + n] for start in range(0, len(items), n)]

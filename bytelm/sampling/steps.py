@@ -1,0 +1,186 @@
+"""What each kind of byte model says of itself: how it reads a prefix, where that leads, what follows, what is likely.
+
+Rules
+    A *step* is a generator that asks for rows (inference/scheduler.py); `answer` runs one. To use a model nobody has to
+    call these methods. They are for those who combine models, or evaluate them: an ensemble asks its members by them,
+    and by nothing else, so whatever has them can be a member.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+from jaxtyping import Float64
+
+from bytelm.arguments import Text
+from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
+from bytelm.errors import InvalidArgumentError
+from bytelm.fim import FIMFormat, Mode
+from bytelm.inference.scheduler import Scheduler, Step
+from bytelm.inference.text_scoring import TextScoring
+from bytelm.sampling.engine_draws import EngineDrawing
+from bytelm.sampling.generation import ByteGeneration
+from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.place import Place
+from bytelm.token_lm import TokenLM, abilities_of
+
+T = TypeVar("T")
+P = TypeVar("P", bound=Prompt | EnsemblePrompt)
+L = TypeVar("L")
+
+
+class ByteSteps(ABC, Generic[P, L]):
+    """A byte model as those see it who combine it with others.
+
+    `P` is what it makes of a prefix, `L` its place at the end of one.
+    """
+
+    scheduler: Scheduler
+    """Runs steps on the engines."""
+
+    # ---- what a kind of model says of itself
+
+    @property
+    @abstractmethod
+    def engines(self) -> tuple[TokenLM, ...]:
+        """The engines that it runs on."""
+
+    @property
+    @abstractmethod
+    def models(self) -> tuple[Any, ...]:
+        """The `ByteLM` s that it consists of."""
+
+    @abstractmethod
+    def description(self) -> list[Any]:
+        """What its numbers depend on, in terms that JSON has; `fingerprint` is a digest of it."""
+
+    @abstractmethod
+    def bytes_of(self, text: object, name: str = "a text") -> bytes:
+        """The bytes of a text argument, brought to the tokenizer's normal form where that was asked for."""
+
+    @abstractmethod
+    def prompt(self, prefix: Prefix) -> P:
+        """A prefix, read. It can be hashed.
+
+        Raises:
+            InvalidTypeError: It is neither text nor a list of token ids and texts.
+            InvalidArgumentError: A token id that there is not, or two texts side by side.
+        """
+
+    @abstractmethod
+    def prefix_with(self, start: Callable[[Any], Sequence[int | str | bytes]], text: bytes) -> Prefix:
+        """A prefix that begins as a function says for each `ByteLM`, and goes on with a text for all of them.
+
+        Args:
+            start: From a `ByteLM` to segments, the last of which is a text.
+            text: What stands behind them.
+        """
+
+    @abstractmethod
+    def place(self, prompt: P, *, keep: bool = False) -> L:
+        """The place at the end of a prompt, of which nothing is evaluated yet. No model is run.
+
+        Args:
+            prompt: Read by this model.
+            keep: Whether rows are kept for other places too, in a bounded store.
+
+        Raises:
+            UnreachablePrefixError: No token sequence spells the prompt.
+        """
+
+    @abstractmethod
+    def member_place(self, prompt: P, *, keep: bool = False) -> Place:
+        """The same for a model that writes together with others; see `Place`."""
+
+    @abstractmethod
+    def row(self, place: L, *, tol: float = 0.0) -> Step[tuple[Float64[np.ndarray, "257"], float]]:
+        """The row at a place, and a bound on its total variation from the exact one."""
+
+    @abstractmethod
+    def generation(
+        self, place: L, prompt: P, params: SamplingParams, random: np.random.Generator
+    ) -> ByteGeneration[Any]:
+        """A completion from a place on, of which nothing is drawn yet."""
+
+    @abstractmethod
+    def scored(
+        self, prompt: P, text: bytes, *, eot: bool = False, stride: int | None = None, strict: bool = True
+    ) -> Step[float]:
+        """Ln P(text | prompt), with ``eot`` of its end too.
+
+        Args:
+            prompt: Read by this model.
+            text: What is scored.
+            eot: Whether the text ends there.
+            stride: Bytes of a piece, for a text that is longer than the context.
+            strict: Whether text that the model cannot spell is an error; otherwise it has probability 0.
+        """
+
+    @abstractmethod
+    def along(self, prompt: P, text: bytes, *, stride: int | None = None, strict: bool = True) -> Step[TextScoring]:
+        """This model along a text after a prompt, for rows and log-probabilities byte by byte. Arguments as above."""
+
+    @abstractmethod
+    def warmed(self, prompt: P) -> Step[None]:
+        """Evaluate what several scores after a prompt have in common, where that is not shared anyhow."""
+
+    @abstractmethod
+    def overflow(self, prompt: P, extra: bytes, *, tokens: int = 0) -> int:
+        """How many bytes at the beginning of a prompt's text have to go for the rest to fit in the context.
+
+        Args:
+            prompt: Read by this model.
+            extra: Text that follows.
+            tokens: Tokens that follow it.
+        """
+
+    @abstractmethod
+    def room(self, place: L) -> float:
+        """How many more tokens fit in the context at a place; infinite where there is no limit."""
+
+    @abstractmethod
+    def infilling(
+        self,
+        sides: Sequence[tuple[Text, Text]],
+        mode: Mode,
+        format: str | FIMFormat | None,  # noqa: A002
+    ) -> tuple[Any, list[Prefix]]:
+        """What `infill` samples: a `ByteModel` that ends where a middle does, and a prompt for each pair of texts."""
+
+    def engine_drawing(self, params: SamplingParams, *, progress: bool = False) -> EngineDrawing | None:
+        """What runs completions whose tokens an engine draws, if these are to be drawn so."""
+        del progress
+        if params.engine_draws:
+            raise InvalidArgumentError("engine_draws=True is for one model: an ensemble's tokens are no engine's")
+        return None
+
+    # ---- running
+
+    def answer(self, step: Step[T], *, label: str = "evaluating", progress: bool = False) -> T:
+        """Run a step of this model, and return what it comes to."""
+        (outcome,) = self.scheduler.run([step], label=label, progress=progress)
+        return outcome.result
+
+    def fingerprint(self) -> str:
+        """A sha256 of what the numbers depend on: weights, tokenizers, ends of text, members and their weights.
+
+        Raises:
+            InvalidArgumentError: The weights of an ensemble are a function, which cannot be told from another.
+        """
+        return hashlib.sha256(json.dumps(self.description()).encode()).hexdigest()
+
+    def close(self) -> None:
+        """Let go of what the engines hold: processes, memory. A model that is closed can no longer be asked."""
+        for engine in dict.fromkeys(self.engines):
+            abilities_of(engine).close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
