@@ -21,7 +21,6 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -29,7 +28,7 @@ from typing import Any, Final, get_args
 import numpy as np
 
 from bytelm import ByteLM
-from bytelm.byte_lm.fingerprint import fingerprint
+from bytelm.byte_lm.fingerprint import digest_of_model
 from bytelm.ensemble.combine import Combine
 from bytelm.errors import UnreachablePrefixError
 from evals.bits_per_byte.documents import PACKAGED, Document, Documents, read_documents
@@ -37,7 +36,7 @@ from evals.bits_per_byte.scores import Panel
 from evals.report.command import add_engine_options, at_least, chosen, command, numbers, set_threads, words_of
 from evals.report.output import save_figure
 from evals.report.progress import bar
-from evals.report.records import Line, Records, command_of, exit_status, read_records
+from evals.report.records import Line, command_of, exit_status, kept_lines, read_records
 from evals.report.statistics import ratio_of
 from evals.report.surroundings import processor, versions
 from evals.report.tables import console, interval, print_line, table
@@ -208,12 +207,10 @@ def _scored(options: argparse.Namespace, words: Sequence[str]) -> tuple[Line, li
     }
     panel = Panel(lms, combine=options.combine, weights=options.weights, stride=options.stride)
     header = _header(options, panel, documents, words)
-    with ExitStack() as stack:
-        records = stack.enter_context(Records(options.out, header, resume=options.resume)) if options.out else None
-        lines = records.lines if records is not None else []
-        for line in _watched(documents.taken, lines, panel):
-            records.add(line) if records is not None else lines.append(line)
-    return {"kind": "header", **header}, lines
+    with kept_lines(options.out, header, resume=options.resume) as records:
+        for line in _watched(documents.taken, list(records.lines), panel):
+            records.add(line)
+    return {"kind": "header", **header}, records.lines
 
 
 def _header(options: argparse.Namespace, panel: Panel, documents: Documents, words: Sequence[str]) -> Line:
@@ -225,7 +222,7 @@ def _header(options: argparse.Namespace, panel: Panel, documents: Documents, wor
             "sha256": documents.sha256(),
             "documents": len(documents.taken),
             "texts_left_out": documents.left_out,
-            "models": {name: fingerprint(model) for name, model in models.items()},
+            "models": {name: digest_of_model(model) for name, model in models.items()},
             "dtypes": {name: str(getattr(model, "dtype", None)) for name, model in models.items()},
             "methods": panel.methods,
             "weights": panel.weights,

@@ -17,11 +17,9 @@ Cost
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float64
@@ -31,9 +29,10 @@ from bytelm.ensemble.combine import Combine, weights_of
 from bytelm.errors import UnreachablePrefixError
 from bytelm.inference.scheduler import rows_in
 from bytelm.token_lm import checked_rows
+from evals.report.clocked import metered
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Score:
     """The score of a document by one method.
 
@@ -44,10 +43,10 @@ class Score:
         seconds: Wall time.
     """
 
-    logprobs: Float64[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(0))
-    calls: int = 0
-    fed: int = 0
-    seconds: float = 0.0
+    logprobs: Float64[np.ndarray, " n"]
+    calls: int
+    fed: int
+    seconds: float
 
 
 class Panel:
@@ -86,39 +85,30 @@ class Panel:
         Raises:
             UnreachablePrefixError: A model cannot spell it.
         """
-        found = {method: Score() for method in self.methods}
+        found: dict[str, Score] = {}
         for name, lm in self.lms.items():
-            with self._measured(found[f"{name}, bytes"]) as score:
-                score.logprobs = lm.byte_logprobs(text, stride=self.stride)
-            with self._measured(found[f"{name}, tokens"]) as score:
-                score.logprobs = token_logprobs(lm, text, stride=self.stride)
+            found[f"{name}, tokens"] = self._measured(partial(token_logprobs, lm, text, stride=self.stride))
+            found[f"{name}, bytes"] = self._measured(partial(lm.byte_logprobs, text, stride=self.stride))
         members = [found[f"{name}, bytes"] for name in self.lms]
         logprobs = np.array([score.logprobs for score in members])
         for formula in self.combine:
-            score = found[formula]
             if formula == "product":
                 whole = Ensemble(list(self.lms.values()), weights=self.weights, combine="product")
-                with self._measured(score):
-                    score.logprobs = whole.byte_logprobs(text, stride=self.stride)
+                found[formula] = self._measured(partial(whole.byte_logprobs, text, stride=self.stride))
                 continue
-            score.logprobs = combined_logprobs(logprobs, weights_of(self.weights, len(members), formula), formula)
-            score.calls, score.fed = (sum(getattr(each, name) for each in members) for name in ("calls", "fed"))
-            score.seconds = sum(each.seconds for each in members)
+            found[formula] = Score(
+                combined_logprobs(logprobs, weights_of(self.weights, len(members), formula), formula),
+                calls=sum(score.calls for score in members),
+                fed=sum(score.fed for score in members),
+                seconds=sum(score.seconds for score in members),
+            )
         return found
 
-    @contextmanager
-    def _measured(self, score: Score) -> Iterator[Score]:
-        """Add the cost of the block to a score, from empty caches."""
-        engines: list[Any] = list({id(lm.token_lm): lm.token_lm for lm in self.lms.values()}.values())
-        for engine in engines:
-            if hasattr(engine, "clear_cache"):
-                engine.clear_cache()
-        before, start = [engine.usage.copy() for engine in engines], time.perf_counter()
-        yield score
-        score.seconds += time.perf_counter() - start
-        used = [engine.usage.since(earlier) for engine, earlier in zip(engines, before, strict=True)]
-        score.calls += sum(each.calls for each in used)
-        score.fed += sum(each.tokens_fed for each in used)
+    def _measured(self, scored: Callable[[], Float64[np.ndarray, " n"]]) -> Score:
+        """The score that a function computes, with its cost from empty caches."""
+        with metered(lm.token_lm for lm in self.lms.values()) as used:
+            logprobs = scored()
+        return Score(logprobs, used.calls, used.fed, used.seconds)
 
 
 def combined_logprobs(
@@ -131,7 +121,7 @@ def combined_logprobs(
     with np.errstate(divide="ignore"):
         shares = np.log(weights)[:, None]
     if combine == "mixture":
-        return np.logaddexp.reduce(shares + members)
+        return np.asarray(np.logaddexp.reduce(shares + members))
     along = np.concatenate([np.zeros((len(members), 1)), members.cumsum(axis=1)], axis=1)
     return np.diff(np.logaddexp.reduce(shares + along))
 
@@ -152,9 +142,9 @@ def token_logprobs(lm: ByteLM, text: bytes, *, stride: int | None = None) -> Flo
     if lm.spell(ids) != vocab.dummy_prefix + text:
         raise UnreachablePrefixError(f"{lm!r} encodes {text[:40]!r}… as another text", prefix=text, position=0)
     ends = np.cumsum([len(vocab.token_bytes[i] or b"") for i in ids]) - len(vocab.dummy_prefix)
-    found, prompt = np.zeros(len(text)), lm._read(b"")  # noqa: SLF001 - what byte_logprobs puts in front
+    found, prompt = np.zeros(len(text)), lm.prompt(b"")
     place, end, size = 0, 0, rows_in(lm.token_lm.vocab_size)
-    for own, piece in lm._cut(prompt, text, stride):  # noqa: SLF001 - and its pieces
+    for own, piece in lm.pieces(prompt, text, stride):  # those of byte_logprobs
         oldest = int(np.searchsorted(ends, end - len(own.text), side="right")) if len(own.text) < end else 0
         end += len(piece)
         last = int(np.searchsorted(ends, end, side="right"))

@@ -18,9 +18,7 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,11 +26,10 @@ import numpy as np
 
 from bytelm import ByteLM, Ensemble
 from bytelm.ensemble.combine import weights_of
-from bytelm.ensemble.fingerprint import digest_of
-from bytelm.ensemble.model import engines_of
 from bytelm.errors import InvalidArgumentError, MissingDependencyError
+from evals.report.clocked import metered
 from evals.report.command import add_engine_options, chosen, command, numbers, set_threads, words_of
-from evals.report.records import Line, Records, command_of, exit_status, read_records
+from evals.report.records import Line, command_of, exit_status, kept_lines, read_records
 from evals.report.surroundings import processor, versions
 
 TASKS: Final = Path(__file__).parent.parent / "tasks"
@@ -123,24 +120,19 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> tuple[Line, list[L
     }
     models = {which: model_of(which, members, options.weights) for which in options.runs}
     header = header_of(options, members, words)
-    lines: list[Line] = []
-    with ExitStack() as stack:
-        records = None
-        if options.out is not None:
-            records = stack.enter_context(Records(options.out, header, resume=options.resume))
-            lines = records.lines
+    with kept_lines(options.out, header, resume=options.resume) as records:
         for name, items in chosen.items():
             for which, (model, level) in models.items():
                 there = {
                     line["item"]
-                    for line in lines
+                    for line in records.lines
                     if line["kind"] == "item" and (line["task"], line["run"]) == (name, which)
                 }
                 if missing := [item for item in items if item not in there]:
                     print(f"{name}: {which}, {len(missing)} items", file=sys.stderr)
                     for line in attempt(tasks, name, missing, which, model, level, options):
-                        records.add(line) if records is not None else lines.append(line)
-    return {"kind": "header", **header}, lines
+                        records.add(line)
+    return {"kind": "header", **header}, records.lines
 
 
 def model_of(
@@ -160,7 +152,7 @@ def header_of(options: argparse.Namespace, members: Mapping[str, ByteLM], words:
     return {
         "command": command_of("evals.ensembles", words),
         "settings": {
-            "members": {name: digest_of(lm) for name, lm in members.items()},
+            "members": {name: lm.fingerprint() for name, lm in members.items()},
             "weights": options.weights,
             "seed": options.seed,
             "bytes_per_token": options.bytes_per_token,
@@ -251,16 +243,11 @@ def attempt(
     """The lines of one task and run: its items and their cost, or why it failed."""
     from bytelm.harness.model import HarnessLM
 
-    engines = {id(engine): engine for engine in engines_of(model) if hasattr(engine, "usage")}
-    before = {name: engine.usage.copy() for name, engine in engines.items()}
-    for engine in engines.values():
-        if hasattr(engine, "clear_cache"):
-            engine.clear_cache()  # a run uses no rows of another
-    began = time.perf_counter()
     about = {"task": task, "run": which}
     try:
-        lm = HarnessLM(model, level=level, batch_size=options.batch, bytes_per_token=options.bytes_per_token)
-        lines, told = tasks.run(task, lm, items, None if options.out is None else f"{options.out}.answers")
+        with metered(model.engines) as used:
+            lm = HarnessLM(model, level=level, batch_size=options.batch, bytes_per_token=options.bytes_per_token)
+            lines, told = tasks.run(task, lm, items, None if options.out is None else f"{options.out}.answers")
     except Exception as error:  # noqa: BLE001 - an error of one run must not end the others
         why = " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
         print(f"{task}: {which} failed: {why}", file=sys.stderr)
@@ -268,15 +255,14 @@ def attempt(
         return
     for item, line in lines.items():
         yield {"kind": "item", **about, "item": item, **line}
-    spent = [engine.usage.since(before[name]) for name, engine in engines.items()]
     yield {
         "kind": "done",
         **about,
         **told,
         "items": len(lines),
-        "seconds": round(time.perf_counter() - began, 2),
-        "calls": sum(usage.calls for usage in spent),
-        "fed": sum(usage.tokens_fed for usage in spent),
+        "seconds": round(used.seconds, 2),
+        "calls": used.calls,
+        "fed": used.fed,
     }
 
 

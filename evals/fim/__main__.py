@@ -22,13 +22,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bytelm.byte_lm.fingerprint import fingerprint
+from bytelm.byte_lm.fingerprint import digest_of_model
 from bytelm.errors import InvalidArgumentError
 from evals.fim.cursors import load_cursors
 from evals.fim.figures import check_k, figures
@@ -36,7 +35,7 @@ from evals.fim.methods import METHODS, Filler, Method, Settings, open_filler
 from evals.fim.problems import PUBLISHED, Benchmark, Problem, load_published, with_middle
 from evals.report.command import add_engine_options, at_least, chosen, command, set_threads, words_of
 from evals.report.progress import bar
-from evals.report.records import Line, Records, command_of, exit_status, key_of, read_records
+from evals.report.records import Line, command_of, exit_status, kept_lines, key_of, read_records
 from evals.report.surroundings import processor, versions
 
 Task = tuple[Problem, Method, int, bool]  # the last: whether its cost is counted
@@ -171,20 +170,16 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> tuple[Line, list[L
         for sample in range(options.samples)
         for method in options.method
     ]
-    with ExitStack() as stack:
-        records = None
-        if options.out is not None:
-            records = stack.enter_context(Records(options.out, header, resume=options.resume))
-        lines = records.lines if records is not None else []
-        done = {key_of(line) for line in lines if line["kind"] == "sample"}
+    with kept_lines(options.out, header, resume=options.resume) as records:
+        done = {key_of(line) for line in records.lines if line["kind"] == "sample"}
         missing = [task for task in tasks if (task[0].id, task[1], task[2]) not in done]
-        for line in _watched(draw(missing, filler, settings, options), lines, total=len(tasks)):
-            records.add(line) if records is not None else lines.append(line)
-        if options.execute and records is not None:
+        for line in _watched(draw(missing, filler, settings, options), list(records.lines), total=len(tasks)):
+            records.add(line)
+        if options.execute:
             from evals.fim.passing import run_programs
 
             run_programs(benchmark, records, workers=options.workers)
-    return {"kind": "header", **header}, lines
+    return {"kind": "header", **header}, records.lines
 
 
 def spread(problems: Sequence[Problem], wanted: int | None) -> set[str]:
@@ -232,7 +227,7 @@ def header_of(
             "data": benchmark.data,
             "problems": len(benchmark.problems),
             "model": Path(options.model).name,
-            "model_sha256": fingerprint(model),
+            "model_sha256": digest_of_model(model),
             "dtype": str(getattr(model, "dtype", None)),
             "format": filler.format_name(options.mode),
             "methods": options.method,

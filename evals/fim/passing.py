@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 from bytelm.errors import BytelmError
 from evals.fim.problems import Benchmark, Problem
 from evals.report.progress import tracked
-from evals.report.records import Records, key_of
+from evals.report.records import Lines, key_of
 
 # In code, in a comment and in a string of any kind, one of these lines is a syntax error.
 BROKEN: Final = b"\n)\n'''\n)\n\"\"\"\n)\n"
@@ -63,12 +63,12 @@ def raising(problem: Problem) -> str:
     return f"{text}\n\n{wrong}{problem.test}"
 
 
-def run_programs(benchmark: Benchmark, records: Records, *, workers: int = 1, run_all: RunAll | None = None) -> None:
+def run_programs(benchmark: Benchmark, records: Lines, *, workers: int = 1, run_all: RunAll | None = None) -> None:
     """Run the samples that have not been run, and add an outcome for each.
 
     Args:
         benchmark: With tests.
-        records: The file that holds the samples.
+        records: The samples.
         workers: Programs at a time.
         run_all: Runs programs, in order; sandbox/run.py if not given.
 

@@ -1,12 +1,13 @@
-"""A results file: one JSON object a line, appended as work is done, that can be read after a kill at any moment.
+"""A results file: JSON lines, appended as work is done; it can be read after a kill at any moment.
 
 Rules
-    The first line is the header: what was asked for, and what it was run with. Every other line has a ``kind``, and is
-    a whole fact by itself. Lines come in any order (workers); a reader sorts.
-    A line is written by one call and its end is its newline. What follows the last newline was being written when the
-    process died: a reader passes over it, and going on cuts it off.
+    The first line is the header: the settings, and the versions and machine of the run. Every other line has a ``kind``,
+    and is complete by itself. Lines come in any order (workers); a reader sorts them.
+    A line ends with its newline. Bytes after the last newline were being written when the process died: a reader ignores
+    them, and a resumed run cuts them off.
     If a line cannot be written (a full disk), the file is cut back to its last whole line before the error is raised.
-    Going on asks for the same settings and versions, or says which differ. One run at a time adds to a file.
+    A resumed run must have the same settings and versions; if not, the error names the difference. Only one run at a
+    time adds to a file.
     A finished file may be compressed: ``.gz`` is read, not written.
 """
 
@@ -71,7 +72,7 @@ def _parsed(raw: bytes, path: Path) -> list[Line]:
 
 
 def command_of(module: str, words: Sequence[str]) -> str:
-    """A command as a record tells it: as it was typed, but for folders that only this machine has, and for --resume.
+    """A command for a record: as it was typed, without --resume and without folders of this machine.
 
     >>> command_of("evals.fim", ["--out", "results/a.jsonl", "--data", "/home/me/src", "--resume"])
     'python -m evals.fim --out results/a.jsonl --data src'
@@ -81,7 +82,7 @@ def command_of(module: str, words: Sequence[str]) -> str:
 
 
 def shortened(word: str, elsewhere: Callable[[str], bool]) -> str:
-    """A word of a command: a value that is a path elsewhere by its last name, with its option if they are one word."""
+    """A word of a command, where a path elsewhere is only its last name; ``--option=path`` keeps the option."""
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     return option + equals + (Path(value).name if elsewhere(value) else value)
 
@@ -92,11 +93,11 @@ def _elsewhere(value: str) -> bool:
 
 
 def exit_status(run: Callable[[], int], out: Path | None) -> int:
-    """What a command ends with that can go on: what ``run`` returns, 1 after an error, 130 after Ctrl-C.
+    """The exit status of a command: what ``run`` returns, 1 after an error, 130 after Ctrl-C.
 
     Args:
         run: The command.
-        out: The results file that keeps what was done.
+        out: The results file that keeps the lines written so far, if there is one.
     """
     try:
         return run()
@@ -110,29 +111,61 @@ def exit_status(run: Callable[[], int], out: Path | None) -> int:
 
 
 def key_of(line: Line) -> tuple[str, str, int]:
-    """What a line is about: problem, method, sample."""
+    """The key of a line: problem, method, sample."""
     return line["id"], line["method"], line["sample"]
 
 
-class Records:
+class Lines:
+    """Lines that are kept in memory.
+
+    Attributes:
+        lines: All of them.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+
+    def add(self, line: Line) -> None:
+        """Append a line."""
+        self.lines.append(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+def kept_lines(path: Path | None, header: Line, *, resume: bool) -> Lines:
+    """The lines of a results file, open for more; lines in memory alone, if there is no path.
+
+    Raises:
+        RecordsError: As for `Records`.
+    """
+    return Lines() if path is None else Records(path, header, resume=resume)
+
+
+class Records(Lines):
     """A results file that is open for more lines.
 
     Args:
-        path: Where it is, or is to be.
-        header: What was asked for. Its entries ``settings`` and ``versions`` have to be those of the file.
-        resume: Whether to go on with a file that is there.
+        path: The file, which need not exist.
+        header: Its entries ``settings`` and ``versions`` must be equal to those of an existing file.
+        resume: Whether to continue an existing file.
 
     Attributes:
-        lines: What the file held when it was opened, and what was added.
+        lines: Those of the file when it was opened, and those added since.
 
     Raises:
-        RecordsError: It is there and ``resume`` is not asked for, it is of other settings or no results file, another
-            run adds to it, or it cannot be opened.
+        RecordsError: The file exists without ``resume``, has other settings, or is no results file; another run adds to
+            it; or it cannot be opened.
     """
 
     def __init__(self, path: Path, header: Line, *, resume: bool) -> None:
+        super().__init__()
         self.path = path
-        self.lines: list[Line] = []
         if path.suffix == ".gz":
             raise RecordsError(
                 f"{path} would have to be compressed, and a run adds to it: unpack it, or name it .jsonl"
@@ -149,7 +182,7 @@ class Records:
             raise
 
     def _open(self, header: Line, *, resume: bool) -> None:
-        """Take what the file holds, once it is ours alone: two runs would write over one another."""
+        """Lock the file, as two runs would overwrite each other's lines; then take its lines."""
         path = self.path
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however that ends
@@ -181,10 +214,10 @@ class Records:
             self._write({"kind": "header", **header})
 
     def add(self, line: Line) -> None:
-        """Append a line, which is in the file when this returns.
+        """Append a line; it is in the file when this returns.
 
         Raises:
-            RecordsError: It cannot be written; the file holds what it held.
+            RecordsError: It cannot be written; the file is as before.
         """
         self._write(line)
         self.lines.append(line)
@@ -203,9 +236,6 @@ class Records:
                 f"cannot write to {self.path}: {error}. What was written stays; make room and go on with --resume"
             ) from error
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -213,7 +243,7 @@ class Records:
 
 
 def _check_same(found: Line, wanted: Line, path: Path) -> None:
-    """Refuse to go on with a file of another run, naming what differs."""
+    """Refuse a file of another run, and name the differences."""
     differing = [
         f"{name} is {ours!r} and was {theirs!r}"
         for part in ("settings", "versions")
@@ -226,7 +256,7 @@ def _check_same(found: Line, wanted: Line, path: Path) -> None:
 
 
 def _differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    # As JSON gives them back, so that a tuple is the list that it was written as.
+    # Through JSON, where a tuple becomes a list.
     ours = json.loads(json.dumps(ours))
     for name in dict.fromkeys([*ours, *theirs]):
         if ours.get(name) != theirs.get(name):

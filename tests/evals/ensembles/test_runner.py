@@ -86,7 +86,7 @@ def test_every_run_answers_the_same_items(
     lm = ByteLM(engines["a"])
     rows = [json.loads(line) for line in (here / "data.jsonl").read_text().splitlines()]
     for item in asked:
-        scored = [lm.logprob(f" {word}", f"Q: {rows[item]['question']}\nA:") for word in ("no", "yes")]
+        scored = [lm.logprob(f" {word}", prefix=f"Q: {rows[item]['question']}\nA:") for word in ("no", "yes")]
         assert items["toy_choice", "a", item]["nats"] == pytest.approx(scored[rows[item]["label"]], abs=1e-9)
         assert items["toy_choice", "a", item]["acc"] == (np.argmax(scored) == rows[item]["label"])
     figures = summary["tasks"]["toy_choice"]["a"]["figures"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bytelm import ByteLM, TableLM
-from bytelm.byte_lm.fingerprint import fingerprint
+from bytelm.byte_lm.fingerprint import digest_of_model
 from bytelm.engines.transformers.engine import TransformersLM
 from bytelm.errors import InvalidArgumentError, NoInfillFormatError, UnreachablePrefixError
 from bytelm.healing import Healing, completer_of, infill_completer
@@ -302,6 +302,6 @@ def test_fingerprints_tell_models_apart() -> None:
     one, same, other = (tiny_model("gpt2", seed=seed) for seed in (0, 0, 1))
     half = tiny_model("gpt2", dtype=torch.bfloat16)
 
-    assert fingerprint(one) == fingerprint(same)
-    assert len({fingerprint(model) for model in (one, other, half)}) == 3
-    assert fingerprint(TableLM(default_tokenizer())) is None
+    assert digest_of_model(one) == digest_of_model(same)
+    assert len({digest_of_model(model) for model in (one, other, half)}) == 3
+    assert digest_of_model(TableLM(default_tokenizer())) is None

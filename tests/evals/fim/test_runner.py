@@ -171,7 +171,7 @@ def test_another_model_is_another_run(
 ) -> None:
     """Weights of the same name that are not the same are found by their fingerprint."""
     assert fim.main([*CURSOR, "--out", "run.jsonl"]) == 0
-    monkeypatch.setattr(fim, "fingerprint", lambda model: "0" * 64)
+    monkeypatch.setattr(fim, "digest_of_model", lambda model: "0" * 64)
 
     assert fim.main([*CURSOR, "--out", "run.jsonl", "--resume"]) == 1
     assert "model_sha256" in capsys.readouterr().err
