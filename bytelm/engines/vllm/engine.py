@@ -3,49 +3,44 @@
 Rules
     vLLM does all below the bytes: batching, its prefix cache, parallelism, quantised kernels. Everything that a call
     asks for is given to it at once; prompts are token ids.
-    A row is what vLLM's sampler starts from, one token after the sequence. vLLM's workers keep those of the last steps,
-    and are asked for them (rows.py); what they cannot give is asked for as raw log-probabilities: ``logprobs=-1``.
-    `draw_tokens` hands generation over. Sequences are taken out of the batch one by one, as soon as they are done with,
-    and others put in; rows that are asked for meanwhile are computed in the same steps, or have been already.
+    A row is what vLLM's sampler starts from, one token after the sequence. vLLM's workers keep the rows of the last
+    steps, and are asked for them (rows.py); what they cannot give is asked for as raw log-probabilities:
+    ``logprobs=-1``.
+    `draw_tokens` lets vLLM draw. Sequences are taken out of the batch one by one, as soon as they are done with, and
+    others put in; rows that are asked for meanwhile are computed in the same steps, or have been already.
 
 Cost
     A row costs a step of the model, or nothing where the sequence is being drawn along. What a sequence shares with
-    earlier ones is in the prefix cache by whole blocks, on a CPU to the token (prefix_tails.py). As raw
-    log-probabilities it would cost a sort of the vocabulary for every sequence of the step, and vLLM would make Python
-    numbers of it, one by one: `keep_arrays` (requests.py) goes past the latter.
+    earlier ones is in vLLM's prefix cache, by whole blocks. As raw log-probabilities a row costs a sort of the
+    vocabulary for every sequence of the step, and vLLM makes Python numbers of it, one by one.
 
 Does not
     Score by ``prompt_logprobs``: those would be rows at every position, all of them in memory as Python numbers, and
     with them vLLM does not look into its prefix cache.
 
 Traps
-    vLLM starts processes that import the main script: a script needs ``if __name__ == "__main__":``.
+    vLLM starts processes that import the main script: a script needs ``if __name__ == "__main__":``. With
+    ``VLLM_ENABLE_V1_MULTIPROCESSING=0`` in the environment it starts none, and waits for its caller between two steps.
     A prompt and one token have to fit in ``max_model_len``; so `context_length` is one less.
     vLLM gives the id -1 for ``logprobs`` the meaning "all", but only with ``max_logprobs=-1``.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
-import numpy as np
-from jaxtyping import Float32
-
-from bytelm.engines import ids
-from bytelm.engines.row_memo import ROW_BYTES, Row, RowMemo, Rows, Tokens
+from bytelm.engines.row_memo import ROW_BYTES, Rows, Tokens
+from bytelm.engines.vllm.base import VllmModel, tokenizer_of
 from bytelm.engines.vllm.requests import Requests, explained
-from bytelm.engines.vllm.rows import CONNECTOR, KEEPER, OPTIONS, Trail, WorkerRows
-from bytelm.errors import (
-    BytelmError,
-    InvalidArgumentError,
-    MissingDependencyError,
-)
-from bytelm.token_lm import Draw, More, Usage, normalised
+from bytelm.engines.vllm.rows import KEEPER, OPTIONS, Trail, WorkerRows
+from bytelm.errors import BytelmError, InvalidArgumentError, MissingDependencyError
+from bytelm.token_lm import Draw, More
 
 # Set here, as the rows or the draws would not be what they are.
 _OURS: Final = frozenset(
@@ -53,9 +48,11 @@ _OURS: Final = frozenset(
 )
 # With these vLLM's workers cannot be made to keep rows.
 _WITHOUT: Final = ("speculative_config", "worker_extension_cls")
+_LOGGING: Final = ("log_level", "log_config_file", "logging_config")
+_LOADING: Final = threading.Lock()  # so that it is known which process belongs to which engine
 
 
-class VllmLM:
+class VllmLM(VllmModel):
     """A model on vLLM that answers `TokenLM.next_token_logprobs` and draws tokens. Threads may share it.
 
     Args:
@@ -67,10 +64,11 @@ class VllmLM:
         options: Everything else that vLLM's ``LLM`` takes, such as ``tensor_parallel_size``,
             ``pipeline_parallel_size``, ``dtype``, ``quantization``, ``max_model_len``, ``gpu_memory_utilization``.
             ``dtype`` is float32 on a CPU if not given, and ``enable_prefix_caching`` is on, and keeps every block
-            (``prefix_cache_retention_interval=None``). On a CPU ``kv_transfer_config`` is bytelm's own
-            (prefix_tails.py), if not given.
+            (``prefix_cache_retention_interval=None``). ``log_level`` is WARNING, unless the environment variable
+            VLLM_LOGGING_LEVEL or one of vLLM's options says otherwise.
 
     Attributes:
+        llm: vLLM's own ``LLM``.
         usage: Steps of vLLM that gave a token, and tokens fed, since the construction; those in its prefix cache apart.
         context_length: The longest sequence that it takes.
         draws_by_default: Completions are drawn by vLLM where they may be (sampling/engine_draws.py).
@@ -78,14 +76,13 @@ class VllmLM:
 
     Raises:
         MissingDependencyError: vLLM is not installed.
-        InvalidArgumentError: An option is unknown, or out of range; or this process itself has an engine, and no room.
+        InvalidArgumentError: An option is unknown, or out of range.
         OutOfMemoryError: There is not enough memory.
         ModelError: The model cannot be loaded.
         UnsupportedTokenizerError: The tokenizer has no fast form.
         VocabularyMismatchError: Text can become ids that the model has no column for.
     """
 
-    draws_by_default = True
     asks_each_step = True
 
     def __init__(
@@ -100,61 +97,41 @@ class VllmLM:
     ) -> None:
         if ours := sorted(_OURS & options.keys()):
             raise InvalidArgumentError(f"{ours[0]} is set by the engine 'vllm', and cannot be given")
+        self._name = str(model)
         self._vllm = library()
-        self.tokenizer: Any = _tokenizer(str(model), tokenizer, options)
+        where = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
+        found = tokenizer_of(tokenizer, model, **where)
         if isinstance(tokenizer, str | Path):
             options["tokenizer"] = str(tokenizer)
-        keeps = not any(options.get(name) for name in _WITHOUT)
-        if self._vllm.distributed.kv_transfer.has_kv_transfer_group():
-            raise InvalidArgumentError(
-                "an engine 'vllm' with a KV connector lives in this process itself, where vLLM has room for no other: "
-                "close it, or let each have processes of its own (VLLM_ENABLE_V1_MULTIPROCESSING=1 in the environment)"
-            )
-        if self._vllm.platforms.current_platform.is_cpu() and options.get("enable_prefix_caching", True):
-            options.setdefault("kv_transfer_config", CONNECTOR)
-        self._llm, keeps = _loaded(self._vllm, str(model), options, keeps=keeps)
-        self._engine: Any = self._llm.llm_engine
-        config = self._llm.model_config
-        self.vocab_size = int(config.get_vocab_size())
-        self.context_length = int(config.max_model_len) - 1
+        with _LOADING:
+            before = multiprocessing.active_children()
+            self.llm, keeps = _loaded(self._vllm, str(model), options)
+            processes = [
+                process
+                for process in multiprocessing.active_children()
+                if process not in before and process.name.startswith("EngineCore")
+            ]
+        config: Any = self.llm.model_config
         generation = SimpleNamespace(**(config.try_get_generation_config() or {}))
-        named = SimpleNamespace(config=config.hf_config, generation_config=generation)
         try:
-            ids.check_vocabulary(self.tokenizer, self.vocab_size)
-            self.eot_ids = ids.end_ids(named, self.tokenizer, self.vocab_size, eot_ids)
-            self.start_id = ids.start_id(self.tokenizer, self.vocab_size, self.eot_ids, start_id)
+            super().__init__(
+                found,
+                int(config.get_vocab_size()),
+                SimpleNamespace(config=config.hf_config, generation_config=generation),
+                eot_ids=eot_ids,
+                start_id=start_id,
+                context_length=int(config.max_model_len) - 1,
+                larger="load the model with a larger max_model_len (if it was trained with one)",
+                row_bytes=row_bytes,
+            )
         except BaseException:
-            self._engine.engine_core.shutdown()  # an error may be kept for long, and this object with it
+            self.llm.llm_engine.engine_core.shutdown()  # an error may be kept for long, and this object with it
             raise
-        self.usage = Usage()
-        self._name = str(model)
-        self._memo = RowMemo(row_bytes)
-        self._requests = Requests(self._engine, self.usage, self._llm.collective_rpc, ours=keeps)
+        self._requests = Requests(self.llm, self.usage, processes)
         self._workers = WorkerRows(self._requests.ask_workers if keeps else None)
-        self._lock = threading.RLock()
 
     def __repr__(self) -> str:
         return f"VllmLM({Path(self._name).name!r}, {self.vocab_size} columns)"
-
-    def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> Float32[np.ndarray, "n vocab"]:
-        """Natural log-probabilities of the token after each sequence, in the order given.
-
-        A sequence is fed as it stands, with no BOS put in front; the empty one is fed as ``start_id``.
-
-        Returns:
-            Normalised rows, float32.
-
-        Raises:
-            InvalidArgumentError: There are no sequences, or an id is below 0.
-            InvalidTypeError: A sequence is no sequence of ids.
-            VocabularyMismatchError: An id is none of the model's.
-            ContextOverflowError: A sequence is longer than ``context_length``.
-            InvalidLogitsError: The model returned NaN.
-            ModelError: vLLM failed.
-        """
-        asked = [self._checked(sequence) for sequence in sequences]
-        with self._lock:
-            return self._memo.answer(asked, self._computed)
 
     def draw_tokens(self, more: More) -> None:
         """Draw tokens by vLLM's own sampler; see `TokenDrawer.draw_tokens`.
@@ -167,12 +144,11 @@ class VllmLM:
 
         def begin(draw: Draw) -> None:
             nonlocal full
-            sequence = self._checked(draw.sequence, any_length=True)
-            room = self.context_length + 1 - len(sequence)
-            if room <= 0:
+            room = self._room(draw)
+            sequence, left = room.sequence, room.tokens
+            if not left:
                 full = True
                 return
-            left = min(room, draw.max_tokens)
             trail = self._workers.new_trail(sequence)
             self._workers.remember(trail)
             params = self._vllm.SamplingParams(
@@ -196,7 +172,7 @@ class VllmLM:
                         begin(goes_on)
                     if goes_on is not True:
                         return False
-                full |= left == 0 and room < draw.max_tokens
+                full |= left == 0 and room.cut
                 return True
 
             self._requests.add(running, sequence, params, told)
@@ -211,30 +187,19 @@ class VllmLM:
                     begin(draw)
                     asked_for = True
         if full:
-            raise ids.context_full(self.context_length, "load the model with a larger max_model_len")
+            raise self._context_full()
 
     def clear_cache(self) -> None:
         """Forget all sequences and rows."""
         with self._lock, self._requests.together():
-            self._memo.clear()
+            super().clear_cache()
             self._workers.clear()
-            # Twice where a sequence has just ended, as its blocks are held until the connector is asked.
-            if not self._llm.reset_prefix_cache(reset_connector=True):
-                self._llm.reset_prefix_cache(reset_connector=True)
+            self._requests.call(self.llm.reset_prefix_cache)
 
     def close(self) -> None:
         """End vLLM's processes, and give their memory back. The engine cannot be asked any more."""
         with self._lock:
-            self._engine.engine_core.shutdown()
-
-    def _checked(self, sequence: Any, *, any_length: bool = False) -> Tokens:
-        return ids.checked_ids(
-            sequence,
-            start_id=self.start_id,
-            columns=self.vocab_size,
-            context_length=None if any_length else self.context_length,
-            larger="load the model with a larger max_model_len (if it was trained with one)",
-        )
+            self.llm.llm_engine.engine_core.shutdown()
 
     def _computed(self, sequences: list[Tokens]) -> Rows:
         with self._requests.together() as running:
@@ -273,10 +238,11 @@ class VllmLM:
         for sequence in sequences:
 
             def told(output: Any, sequence: Tokens = sequence) -> bool:
-                rows[sequence] = self._row(output.outputs[0].logprobs)
+                entries = output.outputs[0].logprobs
+                rows[sequence] = self._row(entries.token_ids, entries.logprobs)
                 return True
 
-            self._requests.add(running, sequence, params, told, as_arrays=True)
+            self._requests.add(running, sequence, params, told)
         while running:
             self._requests.step()
         return rows
@@ -285,12 +251,6 @@ class VllmLM:
         """The ``SamplingParams`` of a sequence that is fed for its row."""
         kind = self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY
         return self._vllm.SamplingParams(temperature=0.0, max_tokens=1, detokenize=False, output_kind=kind, **more)
-
-    def _row(self, entries: Any) -> Row:
-        """A row from all the ids and numbers that vLLM gives, those of the token that it took twice."""
-        row = np.full(self.vocab_size, -np.inf, np.float32)
-        row[np.asarray(entries.token_ids, np.int64)] = np.asarray(entries.logprobs, np.float32)
-        return normalised(row)
 
 
 def _drawn(output: Any) -> Iterator[tuple[int, float]]:
@@ -308,7 +268,6 @@ def library() -> Any:
     """
     try:
         import vllm
-        import vllm.distributed.kv_transfer
         import vllm.sampling_params
     except (ImportError, OSError, RuntimeError) as error:
         raise MissingDependencyError(
@@ -318,19 +277,9 @@ def library() -> Any:
     return vllm
 
 
-def _tokenizer(model: str, given: Any, options: dict[str, Any]) -> Any:
-    if given is not None and not isinstance(given, str | Path):
-        ids.check_tokenizer(given)
-        return given
-    from bytelm.engines.transformers.loading import load_tokenizer
-
-    where = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
-    return load_tokenizer(model if given is None else str(given), **where)
-
-
-def _loaded(vllm: Any, model: str, options: dict[str, Any], *, keeps: bool) -> tuple[Any, bool]:
+def _loaded(vllm: Any, model: str, options: dict[str, Any]) -> tuple[Any, bool]:
     """An ``LLM`` and whether its workers keep rows, or what stands in the way of one."""
-    if keeps:
+    if not any(options.get(name) for name in _WITHOUT):
         try:
             return _llm(vllm, model, {**options, **OPTIONS}), True
         except BytelmError as error:
@@ -346,6 +295,8 @@ def _llm(vllm: Any, model: str, options: dict[str, Any]) -> Any:
     given = {"enable_prefix_caching": True, "prefix_cache_retention_interval": None, **options}
     if vllm.platforms.current_platform.is_cpu():
         given.setdefault("dtype", "float32")
+    if "VLLM_LOGGING_LEVEL" not in os.environ and not any(options.get(name) for name in _LOGGING):
+        given["log_level"] = "WARNING"  # at INFO it says each time that it sleeps and wakes (requests.py)
     try:
         return vllm.LLM(model=model, max_logprobs=-1, logprobs_mode="raw_logprobs", **given)
     except BytelmError:

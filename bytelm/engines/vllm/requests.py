@@ -2,27 +2,39 @@
 
 Rules
     vLLM goes on by steps, and a step is one for all requests under way. Whoever makes a step lets everyone be told what
-    is new of theirs: rows that are asked for while tokens are drawn come out of the same steps. So does whoever waits
-    for the workers.
-    What is asked for while nothing is under way begins together, with the next step.
+    is new of theirs: rows that are asked for while tokens are drawn come out of the same steps.
     What vLLM raises is an error of bytelm's; the requests of the block that it rises from are taken out of the batch.
-    A process of vLLM's that was killed from outside ends the call that waits for it.
+
+vLLM's own processes
+    vLLM goes on by itself, step after step, while this process does something else.
+    It begins a step as soon as it has one request; those that are given to it right after wait for the next step. So
+    what is asked for while nothing is under way is given to it while it sleeps (``LLM.sleep``, level 0).
+    It answers a call to its workers between two steps. So when the answer is here, a step has been made, and the others
+    are told of it before anything else is asked.
+    It may be killed from outside, and then vLLM waits for its answer for ever. So a thread waits for vLLM, and who
+    waits for the thread looks whether vLLM's processes still run.
+
+Interfaces
+    vLLM's public ones: ``LLM``, its ``llm_engine`` (an ``LLMEngine``), and their methods.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from types import SimpleNamespace
+from multiprocessing.process import BaseProcess
 from typing import Any, Final, TypeAlias
 
-from bytelm.engines.vllm.process import ask, hold, watched
 from bytelm.errors import BytelmError, ModelError, OutOfMemoryError
 from bytelm.token_lm import Usage
 
 Told: TypeAlias = Callable[[Any], bool]
+
+WATCH_S: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -33,28 +45,31 @@ class _Asked:
     sequence: list[int]
     params: Any
     told: Told
-    as_arrays: bool
     fresh: bool = True  # nothing was said of it yet
+
+
+class EngineDeadError(Exception):
+    """A process of vLLM's was killed."""
 
 
 class Requests:
     """The requests of one engine; one thread at a time.
 
     Args:
-        engine: vLLM's ``LLMEngine``.
+        llm: vLLM's ``LLM``.
         usage: Steps and tokens fed are counted here.
-        call: Asks all workers, and waits: vLLM's ``LLM.collective_rpc``.
-        ours: Whether the workers know what bytelm asks for (worker.py).
+        processes: vLLM's own; none if it runs in this process.
     """
 
-    def __init__(self, engine: Any, usage: Usage, call: Callable[..., list[Any]], *, ours: bool) -> None:
-        self._engine = engine
+    def __init__(self, llm: Any, usage: Usage, processes: Sequence[BaseProcess] = ()) -> None:
+        self._llm = llm
+        self._engine: Any = llm.llm_engine
         self._usage = usage
-        self._call = call
-        self._ours = ours
+        self._processes = processes
         self._numbers = itertools.count()
         self._asked: dict[str, _Asked] = {}
         self._held: list[str] = []  # not given to vLLM yet
+        self._stepping: Future[Any] | None = None  # a step that was begun; still there after an interrupt
 
     @contextlib.contextmanager
     def together(self) -> Iterator[set[str]]:
@@ -64,8 +79,7 @@ class Requests:
         """
         running: set[str] = set()
         try:
-            with watched(self._engine.engine_core):
-                yield running
+            yield running
         except BaseException as error:
             count = len(running)
             with contextlib.suppress(Exception):
@@ -74,9 +88,7 @@ class Requests:
                 raise
             raise explained(error, f"vLLM failed on {count} sequence(s)") from error
 
-    def add(
-        self, running: set[str], sequence: Sequence[int], params: Any, told: Told, *, as_arrays: bool = False
-    ) -> None:
+    def add(self, running: set[str], sequence: Sequence[int], params: Any, told: Told) -> None:
         """Ask for what follows a sequence.
 
         Args:
@@ -84,11 +96,10 @@ class Requests:
             sequence: Token ids.
             params: vLLM's ``SamplingParams``.
             told: Called with each of vLLM's outputs of it; where it returns False, the request is dropped.
-            as_arrays: Whether log-probabilities stay arrays (`keep_arrays`).
         """
         name = str(next(self._numbers))
         idle = not self._under_way
-        self._asked[name] = _Asked(running, list(sequence), params, told, as_arrays)
+        self._asked[name] = _Asked(running, list(sequence), params, told)
         running.add(name)
         self._held.append(name)
         if not idle:
@@ -99,22 +110,34 @@ class Requests:
         return len(self._asked) > len(self._held)
 
     def _give(self) -> None:
-        """Give to vLLM what it was not given yet."""
-        if self._ours and not self._under_way:
-            hold(self._engine.engine_core, len(self._held))
-        while self._held:
-            asked, name = self._asked[self._held[0]], self._held[0]
-            inner = self._engine.add_request(name, {"type": "token", "prompt_token_ids": asked.sequence}, asked.params)
-            del self._held[0]
-            if asked.as_arrays:
-                with contextlib.suppress(AttributeError, KeyError):  # where vLLM is built otherwise: only slower
-                    keep_arrays(self._engine.output_processor.request_states[inner].logprobs_processor)
+        """Give to vLLM what it was not given yet; if it has nothing to do, all at once."""
+        together = bool(self._processes) and len(self._held) > 1 and not self._under_way
+        with self._asleep() if together else contextlib.nullcontext():
+            while self._held:
+                name = self._held[0]
+                asked = self._asked[name]
+                self._engine.add_request(name, {"type": "token", "prompt_token_ids": asked.sequence}, asked.params)
+                del self._held[0]
+
+    @contextlib.contextmanager
+    def _asleep(self) -> Iterator[None]:
+        """Keep vLLM, which has nothing to do, from beginning a step."""
+        try:
+            self.call(self._llm.sleep, level=0, mode="keep")
+            yield
+        finally:
+            self.call(self._llm.wake_up, tags=["scheduling"])
 
     def step(self) -> None:
         """One step of vLLM for all requests under way: each is told what is new of it."""
         self._give()
-        outputs = self._engine.step()
-        self._usage.calls += bool(outputs)  # without, it was an answer of the workers
+        self._stepping = self._stepping or self._begun(self._engine.step)
+        try:
+            outputs = self._outcome(self._stepping)
+        finally:
+            if self._stepping.done():
+                self._stepping = None
+        self._usage.calls += bool(outputs)
         for output in outputs:
             name, asked = output.request_id, self._asked.get(output.request_id)
             if asked is None:
@@ -144,35 +167,42 @@ class Requests:
             self._engine.abort_request(given)
 
     def ask_workers(self, method: str, args: tuple[Any, ...]) -> list[Any]:
-        """What all workers answer; those under way are told what is new of them meanwhile."""
-        under_way = self._under_way
-        answer = ask(self._engine.engine_core, method, args, wakes=under_way)
-        if answer is None:
-            return self._call(method, args=args)
-        while under_way and not answer.done():
+        """What all workers answer; those under way are told of the step that was made meanwhile."""
+        behind = bool(self._processes) and self._under_way
+        answers: list[Any] = self.call(self._llm.collective_rpc, method, args=args)
+        if behind:
             self.step()
-        answers: list[Any] = answer.result()
         return answers
 
+    def call(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """What a method of vLLM's returns.
 
-def keep_arrays(processor: Any) -> None:
-    """Let what vLLM's process sends of one request's log-probabilities stay arrays; it would make Python lists of them.
+        Raises:
+            EngineDeadError: A process of vLLM's was killed meanwhile.
+        """
+        return self._outcome(self._begun(method, *args, **options))
 
-    Args:
-        processor: vLLM's, of one request.
+    def _begun(self, method: Callable[..., Any], *args: Any, **options: Any) -> Future[Any]:
+        """A call to vLLM, begun in a thread that nobody waits for when the program ends."""
+        answer = Future[Any]()
 
-    Raises:
-        AttributeError: It is not built as it was.
-    """
-    usual = processor._update_sample_logprobs  # noqa: SLF001 - there is no public way
+        def ask() -> None:
+            try:
+                answer.set_result(method(*args, **options))
+            except BaseException as error:  # noqa: BLE001 - which is raised where it is waited for
+                answer.set_exception(error)
 
-    def keep(lists: Any) -> None:
-        if len(lists[0]) == 1:
-            processor.logprobs = SimpleNamespace(token_ids=lists[0][0], logprobs=lists[1][0])
+        if self._processes:
+            threading.Thread(target=ask, daemon=True).start()
         else:
-            usual(lists)
+            ask()
+        return answer
 
-    processor._update_sample_logprobs = keep  # noqa: SLF001
+    def _outcome(self, answer: Future[Any]) -> Any:
+        while not wait([answer], WATCH_S).done:
+            if not all(process.is_alive() for process in self._processes):
+                raise EngineDeadError("the process was killed")
+        return answer.result()
 
 
 _NO_MEMORY: Final = ("out of memory", "no available memory", "not enough memory", "cannot allocate memory")

@@ -37,11 +37,6 @@ OPTIONS: Final = {
     "logits_processors": [f"bytelm.engines.vllm.worker:{KEEPER}"],
     "worker_extension_cls": "bytelm.engines.vllm.worker.RowTeller",
 }
-CONNECTOR: Final = {
-    "kv_connector": "TailSharer",
-    "kv_connector_module_path": "bytelm.engines.vllm.prefix_tails",
-    "kv_role": "kv_both",
-}
 AGREE: Final = 1e-3  # how far two ways to the same log-probability may be apart, in nats
 TRAILS: Final = 1024  # sequences drawn along that are remembered; the workers forget sooner
 

@@ -20,7 +20,6 @@ Interfaces
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 from weakref import WeakSet
@@ -37,7 +36,7 @@ KEEP_BYTES: Final = 256 << 20
 Key: TypeAlias = tuple[str, int]
 
 
-class _Ring:
+class Ring:
     """The logits of the last rows, in memory that is taken and written to once, at the start.
 
     Args:
@@ -76,16 +75,16 @@ class _Ring:
 
 
 # Those of the engines that live in this process; the keys of two of them differ.
-KEPT: Final[WeakSet[_Ring]] = WeakSet()
+KEPT: Final[WeakSet[Ring]] = WeakSet()
 
 
 class RowKeeper(LogitsProcessor):  # type: ignore[misc] # vLLM publishes no types to those who do without it
     """Keeps the rows of requests that carry a name of ours."""
 
     def __init__(self, config: Any, device: torch.device, _pinned: bool) -> None:  # noqa: FBT001 - vLLM's signature
-        self._ring: _Ring | None = None
+        self._ring: Ring | None = None
         if get_tensor_model_parallel_rank() == 0:
-            self._ring = _Ring(config.model_config.get_vocab_size(), device)
+            self._ring = Ring(config.model_config.get_vocab_size(), device)
             KEPT.add(self._ring)
         self._requests: dict[int, tuple[str, list[int]]] = {}
 
@@ -119,10 +118,6 @@ class RowTeller:
     def bytelm_rows(self, keys: Sequence[Sequence[Any]]) -> list[bytes | None]:
         """The rows of some keys, as the bytes of float32 log-probabilities; None for what is not here."""
         return [_row((str(name), int(drawn))) for name, drawn in keys]
-
-    def bytelm_wait(self, seconds: float) -> None:
-        """Keep the next step waiting (process.py)."""
-        time.sleep(seconds)
 
 
 def _row(key: Key) -> bytes | None:

@@ -18,7 +18,7 @@ import http.client
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -68,6 +68,26 @@ class Server:
             data = _json(answer.read(), self.address)
         choices = _field(data, "choices", list, self.address)
         return sorted(choices, key=lambda choice: int(_field(choice, "index", int, self.address)))
+
+    def rows(
+        self, model: str, sequences: Sequence[Sequence[int]]
+    ) -> list[tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, " n"]]]:
+        """Ids and log-probabilities of the row after each sequence, by one request."""
+        choices = self.complete(
+            {
+                "model": model,
+                "prompt": [*map(list, sequences)],
+                "return_tokens_as_token_ids": True,
+                "max_tokens": 1,
+                "temperature": 0.0,
+                "logprobs": -1,
+            }
+        )
+        if len(choices) != len(sequences):
+            raise ServerError(
+                f"the server {self.address} was asked for {len(sequences)} completions and gave {len(choices)}"
+            )
+        return [row_of(choice, self.address) for choice in choices]
 
     def stream(self, request: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
         """The parts of one completion as they come. To close the iterator is to tell the server to stop."""

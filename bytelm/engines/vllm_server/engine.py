@@ -6,9 +6,9 @@ Rules
     Nothing is known of the model but what the server says and what its tokenizer's folder holds.
 
 Cost
-    A row of a vocabulary is a megabyte of JSON and more, and the server writes it token by token. Completions are
-    handed over to the server (sampling/engine_draws.py): each is a request of its own, as a request has one seed, and
-    all run side by side.
+    A row of a vocabulary is a megabyte of JSON and more, and the server writes it token by token. The server draws the
+    tokens of completions (sampling/engine_draws.py): each is a request of its own, as a request has one seed, and all
+    run side by side.
 
 Does not
     Start a server, nor install vLLM: ``vllm serve MODEL --max-logprobs -1`` does the one, anywhere.
@@ -20,26 +20,24 @@ import contextlib
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float32
 
 from bytelm.arguments import Number
-from bytelm.engines import ids
-from bytelm.engines.row_memo import ROW_BYTES, RowMemo, Rows, Tokens
-from bytelm.engines.vllm_server.completions_api import Server, drawn_of, row_of
+from bytelm.engines.row_memo import ROW_BYTES, Rows, Tokens
+from bytelm.engines.vllm.base import Room, VllmModel, tokenizer_of
+from bytelm.engines.vllm_server.completions_api import Server, drawn_of
 from bytelm.errors import InvalidArgumentError, ModelError, ServerError
-from bytelm.token_lm import Draw, More, Usage, normalised
+from bytelm.token_lm import Draw, More
 
-_LARGER: Final = "start the server with a larger --max-model-len"
 ANSWER_ENTRIES: Final = 1 << 21  # numbers of one answer: some 64 MB of JSON
 
 
-class VllmServerLM:
+class VllmServerLM(VllmModel):
     """A model on a vLLM server that answers `TokenLM.next_token_logprobs` and draws tokens. Threads may share it.
 
     Args:
@@ -67,8 +65,6 @@ class VllmServerLM:
         VocabularyMismatchError: The tokenizer is not the model's.
     """
 
-    draws_by_default = True
-
     def __init__(
         self,
         address: str,
@@ -89,43 +85,23 @@ class VllmServerLM:
         entry = _chosen(self._server.models(), model, self.address)
         self.model = str(entry["id"])
         longest = entry.get("max_model_len")
-        self.context_length = longest - 1 if isinstance(longest, int) else None
         place = tokenizer if isinstance(tokenizer, str | Path) else entry.get("root")
-        self.tokenizer: Any = _tokenizer(tokenizer, place, self.address)
-        ids.check_tokenizer(self.tokenizer)
-        self.usage = Usage()
+        found = _tokenizer(tokenizer, place, self.address)
+        super().__init__(
+            found,
+            _columns(self._server, self.model),
+            _configurations(place, near=found is tokenizer) if eot_ids is None else SimpleNamespace(),
+            eot_ids=eot_ids,
+            start_id=start_id,
+            context_length=longest - 1 if isinstance(longest, int) else None,
+            larger="start the server with a larger --max-model-len",
+            row_bytes=row_bytes,
+        )
         self._connections = connections
-        self._lock = threading.RLock()
         self._counting = threading.Lock()
-        self.vocab_size = self._columns()
-        ids.check_vocabulary(self.tokenizer, self.vocab_size)
-        named = _configurations(place, near=self.tokenizer is tokenizer) if eot_ids is None else SimpleNamespace()
-        self.eot_ids = ids.end_ids(named, self.tokenizer, self.vocab_size, eot_ids)
-        self.start_id = ids.start_id(self.tokenizer, self.vocab_size, self.eot_ids, start_id)
-        self._memo = RowMemo(row_bytes)
 
     def __repr__(self) -> str:
         return f"VllmServerLM({self.address!r}, {self.model!r}, {self.vocab_size} columns)"
-
-    def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> Float32[np.ndarray, "n vocab"]:
-        """Natural log-probabilities of the token after each sequence, in the order given.
-
-        A sequence is fed as it stands, with no BOS put in front; the empty one is fed as ``start_id``.
-
-        Returns:
-            Normalised rows, float32.
-
-        Raises:
-            InvalidArgumentError: There are no sequences, or an id is below 0.
-            InvalidTypeError: A sequence is no sequence of ids.
-            VocabularyMismatchError: An id is none of the model's.
-            ContextOverflowError: A sequence is longer than ``context_length``.
-            ServerError: The server was lost, or answers with an error.
-            ServerTimeoutError: It did not answer in time.
-        """
-        asked = [self._checked(sequence) for sequence in sequences]
-        with self._lock:
-            return self._memo.answer(asked, self._computed)
 
     def draw_tokens(self, more: More) -> None:
         """Draw tokens by the server's own sampler, each sequence over a connection; see `TokenDrawer.draw_tokens`.
@@ -134,14 +110,14 @@ class VllmServerLM:
             ContextOverflowError: A sequence has come to the end of the model's context.
             ServerError: The server was lost, or answers with an error; what was drawn by then was taken.
         """
-        waiting: deque[tuple[Draw, Tokens]] = deque()
+        waiting: deque[tuple[Draw, Room]] = deque()
         ended: queue.SimpleQueue[bool | BaseException] = queue.SimpleQueue()
         stopped = _Stopped()
         running, full = 0, False
 
-        def draw_one(draw: Draw, sequence: Tokens) -> None:
+        def draw_one(draw: Draw, room: Room) -> None:
             try:
-                ended.put(self._drawn(draw, sequence, stopped))
+                ended.put(self._drawn(draw, room, stopped))
             except BaseException as error:  # noqa: BLE001 - which is raised where it is waited for
                 ended.put(error)
 
@@ -156,7 +132,7 @@ class VllmServerLM:
             try:
                 while True:
                     for draw in more():
-                        waiting.append((draw, self._checked(draw.sequence, any_length=True)))
+                        waiting.append((draw, self._room(draw)))
                         start()
                     if not running:
                         break
@@ -169,18 +145,15 @@ class VllmServerLM:
             finally:
                 stopped.set()
         if full:
-            raise ids.context_full(self.context_length, _LARGER)
+            raise self._context_full()
 
-    def _drawn(self, draw: Draw, sequence: Tokens, stopped: _Stopped) -> bool:
-        """Let the server go on from one sequence, until it is done with; whether it came to the end of the context."""
-        room = draw.max_tokens if self.context_length is None else self.context_length + 1 - len(sequence)
-        most = min(room, draw.max_tokens)
-        if most <= 0:
-            return room < draw.max_tokens
+    def _drawn(self, draw: Draw, room: Room, stopped: _Stopped) -> bool:
+        """Let the server go on from one sequence until it is done with; whether it came to the end of the context."""
+        sequence, most = room.sequence, room.tokens
+        if not most:
+            return True
         self._count(calls=1, fed=len(sequence))
-        request = self._request(
-            sequence, max_tokens=most, temperature=1.0, seed=draw.seed, logprobs=0, **_AS_THE_MODEL_IS
-        )
+        request = {"model": self.model, "prompt": sequence, "max_tokens": most, "seed": draw.seed, **_DRAWING}
         with contextlib.closing(self._server.stream(request)) as parts:
             for token, logprob in (drawn for part in parts for drawn in drawn_of(part, self.address)):
                 most -= 1
@@ -189,76 +162,24 @@ class VllmServerLM:
                     return False
         if most > 0:
             raise ServerError(f"the server {self.address} ended a completion {most} tokens before it was to")
-        return room < draw.max_tokens
+        return room.cut
 
     def _count(self, *, calls: int = 0, fed: int = 0) -> None:
         with self._counting:
             self.usage.calls += calls
             self.usage.tokens_fed += fed
 
-    def clear_cache(self) -> None:
-        """Forget all rows; the server keeps its cache."""
-        with self._lock:
-            self._memo.clear()
-
-    def _checked(self, sequence: Any, *, any_length: bool = False) -> Tokens:
-        return ids.checked_ids(
-            sequence,
-            start_id=self.start_id,
-            columns=self.vocab_size,
-            context_length=None if any_length else self.context_length,
-            larger=_LARGER,
-        )
-
-    def _request(self, prompt: Any, **options: Any) -> dict[str, Any]:
-        return {"model": self.model, "prompt": prompt, "return_tokens_as_token_ids": True, **options}
-
-    def _rows(self, sequences: Sequence[Tokens]) -> list[tuple[Any, Any]]:
-        """Ids and log-probabilities of each sequence's row, by one request."""
-        request = self._request([*map(list, sequences)], max_tokens=1, temperature=0.0, logprobs=-1)
-        self._count(calls=1, fed=sum(map(len, sequences)))
-        choices = self._server.complete(request)
-        if len(choices) != len(sequences):
-            raise ServerError(
-                f"the server {self.address} was asked for {len(sequences)} completions and gave {len(choices)}"
-            )
-        return [row_of(choice, self.address) for choice in choices]
-
     def _computed(self, sequences: list[Tokens]) -> Rows:
         size = max(1, ANSWER_ENTRIES // self.vocab_size)
         rows: Rows = {}
         for start in range(0, len(sequences), size):
             part = sequences[start : start + size]
-            for sequence, (tokens, logprobs) in zip(part, self._rows(part), strict=True):
+            self._count(calls=1, fed=sum(map(len, part)))
+            for sequence, (tokens, logprobs) in zip(part, self._server.rows(self.model, part), strict=True):
                 if len(tokens) and tokens.max() >= self.vocab_size:
                     raise ServerError(f"the server {self.address} names id {tokens.max()}, of {self.vocab_size}")
-                row = np.full(self.vocab_size, -np.inf, np.float32)
-                row[tokens] = logprobs
-                rows[sequence] = normalised(row)
+                rows[sequence] = self._row(tokens, logprobs)
         return rows
-
-    def _columns(self) -> int:
-        """The columns of a row, from one row. Refuse a server that gives only a part of it."""
-        try:
-            ((tokens, logprobs),) = self._rows([(0,)])
-        except ServerError as error:
-            if "logprobs" not in str(error):
-                raise
-            raise ServerError(f"{error}. {self._whole_rows}") from error
-        columns = int(tokens.max(initial=-1)) + 1
-        if len(set(tokens.tolist())) != columns or abs(float(np.exp(logprobs, dtype=np.float64).sum()) - 1) > 1e-2:
-            raise ServerError(
-                f"the server {self.address} gives the log-probabilities of {len(tokens)} tokens, which are not all "
-                f"that the model has. {self._whole_rows}"
-            )
-        return columns
-
-    @property
-    def _whole_rows(self) -> str:
-        return (
-            "Exact bytes need whole rows: start the server with `vllm serve MODEL --max-logprobs -1`. A server that "
-            "cannot give them, such as a hosted API, cannot be used"
-        )
 
 
 class _Stopped:
@@ -279,8 +200,11 @@ class _Stopped:
             return not self._over and draw.take(token, logprob) is True
 
 
-# What a server takes from the model's generation_config where a request says nothing.
-_AS_THE_MODEL_IS: Final = {
+# How tokens are drawn. What a request leaves out a server takes from the model's generation_config.
+_DRAWING: Final = {
+    "return_tokens_as_token_ids": True,
+    "logprobs": 0,
+    "temperature": 1.0,
     "top_p": 1.0,
     "top_k": 0,
     "min_p": 0.0,
@@ -302,17 +226,34 @@ def _chosen(models: list[dict[str, Any]], name: str | None, address: str) -> dic
     return models[0 if name is None else names.index(name)]
 
 
+def _columns(server: Server, model: str) -> int:
+    """The columns of a row, from one row. Refuse a server that gives only a part of it."""
+    whole = (
+        "Exact bytes need whole rows: start the server with `vllm serve MODEL --max-logprobs -1`. A server that "
+        "cannot give them, such as a hosted API, cannot be used"
+    )
+    try:
+        ((tokens, logprobs),) = server.rows(model, [(0,)])
+    except ServerError as error:
+        if "logprobs" not in str(error):
+            raise
+        raise ServerError(f"{error}. {whole}") from error
+    columns = int(tokens.max(initial=-1)) + 1
+    if len(set(tokens.tolist())) != columns or abs(float(np.exp(logprobs, dtype=np.float64).sum()) - 1) > 1e-2:
+        raise ServerError(
+            f"the server {server.address} gives the log-probabilities of {len(tokens)} tokens, which are not all "
+            f"that the model has. {whole}"
+        )
+    return columns
+
+
 def _tokenizer(given: Any, place: Any, address: str) -> Any:
-    if given is not None and not isinstance(given, str | Path):
-        return given
-    if place is None:
+    if given is None and place is None:
         raise ModelError(
             f"the server {address} does not say where its model is from; give tokenizer=, a folder or hub id"
         )
-    from bytelm.engines.transformers.loading import load_tokenizer
-
     try:
-        return load_tokenizer(place)
+        return tokenizer_of(given, place)
     except ModelError as error:
         if given is None:
             error.add_note(

@@ -203,7 +203,7 @@ def test_bytes_by_name(stub: Stub) -> None:
     assert lm.next_byte_logprobs("the qu") == pytest.approx(local.next_byte_logprobs("the qu"), abs=1e-5)
     for prompt, completion in zip(["the ", "return n", "the "], completions, strict=True):
         ended = completion.finish_reason == "eot"
-        assert completion.logprob == pytest.approx(local.logprob(completion.bytes, prompt, eot=ended), abs=1e-4)
+        assert completion.logprob == pytest.approx(local.logprob(completion.bytes, prefix=prompt, eot=ended), abs=1e-4)
     streams = [request for request in stub.asked if request.get("stream")]
     assert len({request["seed"] for request in streams}) == len(streams) >= 3
     assert [c.bytes for c in lm.sample_batch(["the ", "return n"], max_bytes=9, seed=1)] == [
