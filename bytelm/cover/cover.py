@@ -5,9 +5,9 @@ Rules
 
 Theory of operation
     cover(x) holds the viable token sequences whose bytes begin with x and whose last token holds x's last byte. Each is
-    u·t: a *boundary node* u that spells x up to some place, and one more token t that begins with the *leftover* s =
-    what of x lies beyond u. So the cover is known by its nodes: the tokens that may follow u and begin with s are a
-    range of the trie under a mask.
+    u·t: a *boundary node* u that spells x up to some position, and one more token t that begins with the *leftover* s,
+    the bytes of x after u. So the cover is known by its nodes: the tokens that may follow u and begin with s are a
+    range of the vocabulary in byte order, under a mask.
 
 Invariant (after `advance`)
     `nodes` holds every viable u that spells a prefix of x and has a viable right neighbour longer than its leftover,
@@ -34,8 +34,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float
 
+from bytelm.cover.nodes import Masses
+from bytelm.cover.nodes import Node as AnyNode
 from bytelm.errors import UnreachablePrefixError
 
 if TYPE_CHECKING:
@@ -87,20 +89,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Masses:
-    """What a node's next-token distribution says about the bytes to come.
-
-    Attributes:
-        next: For each byte b, the mass of the viable tokens that begin with the leftover followed by b.
-        exact: Viable tokens that spell just the leftover, with their probabilities; each is a child of the node.
-    """
-
-    next: Float64[np.ndarray, "256"]
-    exact: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Alive:
+class _Entry:
     """A node with its range of ranks, and the mask of a range that holds it."""
 
     node: Node
@@ -118,20 +107,20 @@ class Cover:
     [(), (39,), (2797,)]
     """
 
-    __slots__ = ("_alive", "_hidden", "_text", "viability")
+    __slots__ = ("_dummy_size", "_entries", "_text", "viability")
 
-    def __init__(self, viability: Viability, text: bytes, alive: tuple[_Alive, ...], *, hidden: int) -> None:
+    def __init__(self, viability: Viability, text: bytes, entries: tuple[_Entry, ...], *, dummy_size: int) -> None:
         self.viability = viability
-        self._text = text  # internal: with the hidden leading space
-        self._alive = alive
-        self._hidden = hidden
+        self._text = text  # with the tokenizer's hidden leading space
+        self._entries = entries
+        self._dummy_size = dummy_size
 
     @classmethod
     def empty(cls, viability: Viability, *, dummy_prefix: bool = True) -> Cover:
         """The cover of the empty prefix; ``dummy_prefix``: the tokenizer's hidden leading space applies."""
         root = Node(None, -1, 0, viability.start(dummy_prefix=dummy_prefix))
         hidden = viability.vocab.dummy_prefix if dummy_prefix else b""
-        return cls(viability, b"", (_whole(root, viability),), hidden=len(hidden)).advance(hidden)
+        return cls(viability, b"", (_entry(root, viability),), dummy_size=len(hidden)).advance(hidden)
 
     def beyond(self, node: Node, data: bytes) -> Cover:
         """The cover of x and ``data``, where every sequence that covers them begins with a node that ends among them.
@@ -140,32 +129,32 @@ class Cover:
             UnreachablePrefixError: No such sequence spells them.
         """
         text = self._text + data
-        begun = Cover(self.viability, text[: node.end], (_whole(node, self.viability),), hidden=self._hidden)
+        begun = Cover(self.viability, text[: node.end], (_entry(node, self.viability),), dummy_size=self._dummy_size)
         return begun.advance(text[node.end :])
 
     @property
     def nodes(self) -> tuple[Node, ...]:
         """The boundary nodes, oldest (longest leftover) first."""
-        return tuple(entry.node for entry in self._alive)
+        return tuple(entry.node for entry in self._entries)
 
     @property
     def prefix(self) -> bytes:
         """The byte prefix x."""
-        return self._text[self._hidden :]
+        return self._text[self._dummy_size :]
 
     def __len__(self) -> int:
-        return len(self._alive)
+        return len(self._entries)
 
     @property
     def ending(self) -> tuple[Node, ...]:
         """The nodes that spell x and are canonical: the text may end there."""
-        if len(self._text) == self._hidden:
-            return tuple(entry.node for entry in self._alive if entry.node.parent is None)
-        at_end = (entry.node for entry in self._alive if entry.node.end == len(self._text))
+        if len(self._text) == self._dummy_size:
+            return tuple(entry.node for entry in self._entries if entry.node.parent is None)
+        at_end = (entry.node for entry in self._entries if entry.node.end == len(self._text))
         return tuple(node for node in at_end if self.viability.ends_text(node.boundary))
 
-    def leftover(self, node: Node) -> bytes:
-        """What of x lies beyond a node (at the start of a text, with the hidden leading space)."""
+    def leftover(self, node: AnyNode) -> bytes:
+        """The bytes of x after a node (at the start of a text, with the hidden leading space)."""
         return self._text[node.end :]
 
     def advance(self, data: bytes) -> Cover:
@@ -190,9 +179,9 @@ class Cover:
         """Read a byte; where there are ``more`` to come, nodes with nothing viable left may stay until then."""
         viability, prefix_index = self.viability, self.viability.prefix_index
         text = self._text + bytes([byte])
-        kept: list[_Alive] = []
-        born: list[_Alive] = []
-        for entry in self._alive:
+        kept: list[_Entry] = []
+        born: list[_Entry] = []
+        for entry in self._entries:
             node = entry.node
             leftover = text[node.end :]
             lo, hi = prefix_index.range(leftover, entry.lo, entry.hi)
@@ -207,15 +196,15 @@ class Cover:
                     token = int(prefix_index.order[rank])
                     boundary = viability.extend(node.boundary, token)
                     if boundary is not None:
-                        born.append(_whole(Node(node, token, len(text), boundary), viability))
+                        born.append(_entry(Node(node, token, len(text), boundary), viability))
             # Before the first byte the root stays: everything is relative to it, and the empty text may end there.
-            first = node.parent is None and len(text) == self._hidden
+            first = node.parent is None and len(text) == self._dummy_size
             if first or (longer < hi if mask is None else mask[longer - base : hi - base].any()):
-                kept.append(_Alive(node, lo, hi, mask, base))
+                kept.append(_Entry(node, lo, hi, mask, base))
         if not kept and not born:
-            prefix = text[self._hidden :]
+            prefix = text[self._dummy_size :]
             raise UnreachablePrefixError(self._unreachable(prefix), prefix=prefix, position=len(prefix) - 1)
-        return Cover(viability, text, (*kept, *born), hidden=self._hidden)
+        return Cover(viability, text, (*kept, *born), dummy_size=self._dummy_size)
 
     def _unreachable(self, prefix: bytes) -> str:
         at = len(prefix) - 1
@@ -233,45 +222,42 @@ class Cover:
                 return f"{message}: the text is not UTF-8 there, and this tokenizer encodes only text"
         return f"{message}; ask for a shorter prefix, or see `bytelm doctor` for what this tokenizer cannot spell"
 
-    def viable(self, node: Node) -> tuple[int, int, Bool[np.ndarray, " n"]]:
+    def viable(self, node: AnyNode) -> tuple[int, int, Bool[np.ndarray, " n"]]:
         """The ranks ``lo:hi`` of the tokens that begin with a node's leftover, and which of them may follow it."""
-        entry = self._entry(node)
+        entry = self._entry_of(node)
         if entry.mask is None:
-            return entry.lo, entry.hi, self.viability.mask(node.boundary, entry.lo, entry.hi)
+            return entry.lo, entry.hi, self.viability.mask(entry.node.boundary, entry.lo, entry.hi)
         return entry.lo, entry.hi, entry.mask[entry.lo - entry.base : entry.hi - entry.base]
 
-    def follows(self, node: Node, token_id: int) -> bytes:
+    def follows(self, node: AnyNode, token_id: int) -> bytes:
         """The bytes of a token, if it may follow a node; or none."""
         data = self.viability.vocab.token_bytes[token_id] if token_id < len(self.viability.vocab) else None
-        return data if data and self.viability.extend(node.boundary, token_id) is not None else b""
+        return data if data and self.viability.extend(self._entry_of(node).node.boundary, token_id) else b""
 
-    def _entry(self, node: Node) -> _Alive:
-        for entry in self._alive:
+    def _entry_of(self, node: AnyNode) -> _Entry:
+        for entry in self._entries:
             if entry.node is node:
                 return entry
         raise KeyError(node)
 
-    def masses(self, node: Node, probs: Float[np.ndarray, " tokens"]) -> Masses:
+    def masses(self, node: AnyNode, probs: Float[np.ndarray, " tokens"]) -> Masses:
         """Sum a node's next-token probabilities by the byte that follows the leftover.
 
         Args:
             node: One of `nodes`.
-            probs: Probabilities of all spellable tokens, in trie order.
+            probs: Probabilities of all spellable tokens, in byte order.
         """
         prefix_index = self.viability.prefix_index
         lo, hi, mask = self.viable(node)
         weights = probs[lo:hi] * mask
         depth = len(self._text) - node.end
         longer = prefix_index.equal_to(self._text[node.end :], lo, hi) if depth else lo
-        exact = tuple(
-            (int(prefix_index.order[rank]), float(probs[rank])) for rank in range(lo, longer) if mask[rank - lo]
-        )
         following = np.zeros(256)
         values, starts = prefix_index.split(longer, hi, depth)
         if len(values):
             following[values] = np.add.reduceat(weights, starts - lo, dtype=np.float64)
-        return Masses(following, exact)
+        return Masses(following)
 
 
-def _whole(node: Node, viability: Viability) -> _Alive:
-    return _Alive(node, 0, len(viability.prefix_index), None, 0)
+def _entry(node: Node, viability: Viability) -> _Entry:
+    return _Entry(node, 0, len(viability.prefix_index), None, 0)

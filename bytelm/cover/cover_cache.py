@@ -1,11 +1,12 @@
-"""Covers that are kept, and covers of long texts by way of a sure cut."""
+"""Covers of the prompts asked about last, and covers of long texts by way of a sure cut."""
 
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
+
+from cachetools import LRUCache
 
 from bytelm.cover.cover import Cover, Node
 from bytelm.cover.nodes import common_ancestor
@@ -14,14 +15,14 @@ from bytelm.cover.sure_cuts import sure_cut
 from bytelm.errors import UnreachablePrefixError
 from bytelm.tokenizer.viability.viability import Viability
 
-NEAR: Final = 32  # bytes up to which a cover is taken along the text
+NEAR: Final = 32  # up to so many bytes a cover is advanced along the text
 
 
-Along: TypeAlias = Callable[[Node, int, bytes], Node | None]
+NodeAt: TypeAlias = Callable[[Node, int, bytes], Node | None]
 
 
 class CoverCache:
-    """The covers of the prompts asked about last, to go on from where a longer one is asked about.
+    """The covers of the prompts asked about last; that of a longer prompt goes on from the nearest of them.
 
     Nodes are compared by identity, so prompts that share a cover share what is known of its nodes; that is why covers
     of different contexts are kept apart.
@@ -33,8 +34,7 @@ class CoverCache:
 
     def __init__(self, viability: Viability, *, size: int = 16) -> None:
         self.viability = viability
-        self.size = size
-        self._covers: OrderedDict[Prompt, Cover] = OrderedDict()
+        self._covers: LRUCache[Prompt, Cover] = LRUCache(size)
 
     def cover(self, prompt: Prompt) -> Cover:
         """The cover of a prompt's byte prefix.
@@ -49,17 +49,13 @@ class CoverCache:
             and prompt.text.startswith(kept.text)
         ]
         nearest = max(before, key=lambda kept: len(kept.text), default=None)
-        if nearest is None:
-            cover = grown(Cover.empty(self.viability, dummy_prefix=prompt.dummy_prefix), prompt.text, self._along)
-        else:
-            cover = grown(self._covers[nearest], prompt.text[len(nearest.text) :], self._along)
-        self._covers[prompt] = cover
-        self._covers.move_to_end(prompt)
-        while len(self._covers) > self.size:
-            self._covers.popitem(last=False)
+        cover = (
+            Cover.empty(self.viability, dummy_prefix=prompt.dummy_prefix) if nearest is None else self._covers[nearest]
+        )
+        cover = self._covers[prompt] = grown(cover, prompt.text[len(cover.prefix) :], self._node_at)
         return cover
 
-    def _along(self, node: Node, end: int, text: bytes) -> Node | None:
+    def _node_at(self, node: Node, end: int, text: bytes) -> Node | None:
         """The node that the tokenizer's tokens of a text lead to from another one; None where they do not."""
         encoding = self.viability.vocab.source.encode(text.decode(errors="ignore"), add_special_tokens=False)
         ids = tuple(encoding.ids)  # of a text that ends inside a character, perhaps others there
@@ -75,13 +71,13 @@ class CoverCache:
         return node if node.end == end else None
 
 
-def grown(cover: Cover, data: bytes, along: Along, *, meeting: bool = True) -> Cover:
+def grown(cover: Cover, data: bytes, node_at: NodeAt, *, meeting: bool = True) -> Cover:
     """The cover of a text and what follows it; of much text by way of its last sure cut (sure_cuts.py).
 
     Args:
         cover: Of the text.
         data: What follows.
-        along: The node at a place in the whole text, the cover's and ``data``, on some spelling of it: given a node
+        node_at: The node at a place in the whole text, the cover's and ``data``, on some spelling of it: given a node
             that it has to lead through, the place, and the text. The spelling may go on beyond the text, and it may be
             a guess: up to the cut it is what every spelling begins with where some sequence that begins so spells the
             text, and else it is not used.
@@ -94,9 +90,9 @@ def grown(cover: Cover, data: bytes, along: Along, *, meeting: bool = True) -> C
         return cover.advance(data)
     if cover.prefix and meeting:
         cover, data = cover.advance(data[:NEAR]), data[NEAR:]
-    start: Any = common_ancestor((*cover.nodes, *cover.ending))
+    start = common_ancestor((*cover.nodes, *cover.ending))
     cut = sure_cut(cover.viability, start.boundary, cover.leftover(start) + data)
-    node = None if cut is None else along(start, start.end + cut, cover.prefix + data)
+    node = None if cut is None else node_at(start, start.end + cut, cover.prefix + data)
     if node is not None:
         with contextlib.suppress(UnreachablePrefixError):
             return cover.beyond(node, data)

@@ -1,9 +1,16 @@
-"""What the rest needs of a cover and of its nodes, as protocols; cover.py has the one implementation."""
+"""What the chapters above use of a cover and its nodes: two protocols, and walks along a node's ancestors.
+
+Rules
+    `Node` and `Cover` here are protocols. cover.py implements both for real tokenizers; the tests' toy vocabulary
+    (tests/support/toy.py) implements them by definition, which is why the rest of bytelm names only the protocols.
+    A node is handed only to covers along the text that it came from. Nodes are compared and hashed by identity.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
@@ -13,7 +20,7 @@ from bytelm.errors import ModelError
 
 @runtime_checkable
 class Node(Protocol):
-    """A boundary node; compared and hashed by identity."""
+    """A boundary node: a viable token sequence that spells a prefix of the text. See cover.py for each member."""
 
     @property
     def parent(self) -> Node | None: ...  # noqa: D102
@@ -27,17 +34,23 @@ class Node(Protocol):
     def token_ids(self) -> tuple[int, ...]: ...  # noqa: D102
 
 
-@runtime_checkable
-class Masses(Protocol):
-    """What flows through a node: ``next[b]`` is the mass of the viable tokens that begin with the leftover and b."""
+N = TypeVar("N", bound=Node)
 
-    @property
-    def next(self) -> Float64[np.ndarray, "256"]: ...  # noqa: D102
+
+@dataclass(frozen=True, slots=True)
+class Masses:
+    """What a node's next-token distribution says about the bytes to come.
+
+    Attributes:
+        next: For each byte b, the mass of the viable tokens that begin with the leftover followed by b.
+    """
+
+    next: Float64[np.ndarray, "256"]
 
 
 @runtime_checkable
 class Cover(Protocol):
-    """What is needed of a cover; see cover/cover.py. A node is given back only to the text that it came from."""
+    """The boundary nodes of a byte prefix. See cover.py for each member."""
 
     @property
     def nodes(self) -> Sequence[Node]: ...  # noqa: D102
@@ -46,31 +59,32 @@ class Cover(Protocol):
     @property
     def prefix(self) -> bytes: ...  # noqa: D102
     def advance(self, data: bytes) -> Cover: ...  # noqa: D102
-    def leftover(self, node: Any) -> bytes: ...  # noqa: D102
-    def masses(self, node: Any, probs: Float[np.ndarray, " tokens"]) -> Masses: ...  # noqa: D102
-    def viable(self, node: Any) -> tuple[int, int, Bool[np.ndarray, " n"]]: ...  # noqa: D102
-    def follows(self, node: Any, token_id: int) -> bytes: ...  # noqa: D102
+    def leftover(self, node: Node) -> bytes: ...  # noqa: D102
+    def masses(self, node: Node, probs: Float[np.ndarray, " tokens"]) -> Masses: ...  # noqa: D102
+    def viable(self, node: Node) -> tuple[int, int, Bool[np.ndarray, " n"]]: ...  # noqa: D102
+    def follows(self, node: Node, token_id: int) -> bytes: ...  # noqa: D102
 
 
-def path_down(top: Node, node: Node) -> list[Node]:
+def path_down(top: N, node: N) -> list[N]:
     """The nodes from an ancestor to a descendant, both included."""
     path = [node]
     while path[-1] is not top:
-        parent = path[-1].parent
-        if parent is None:
-            raise ModelError("a node is no descendant of the node it hangs on: the cover is broken")
-        path.append(parent)
+        path.append(_parent(path[-1]))
     return path[::-1]
 
 
-def common_ancestor(nodes: Sequence[Node]) -> Node:
+def common_ancestor(nodes: Sequence[N]) -> N:
     """The deepest node that is an ancestor of all, or one of them."""
     met = list(dict.fromkeys(nodes))
     while len(met) > 1:
         deepest = max(met, key=lambda node: node.depth)
         met.remove(deepest)
-        if deepest.parent is None:
-            raise ModelError("nodes of one cover share no ancestor: the cover is broken")
-        if deepest.parent not in met:
-            met.append(deepest.parent)
+        if (parent := _parent(deepest)) not in met:
+            met.append(parent)
     return met[0]
+
+
+def _parent(node: N) -> N:
+    if node.parent is None:
+        raise ModelError("a node is no descendant of another one that it should come from: the cover is broken")
+    return cast("N", node.parent)  # a node's ancestors are of its own kind

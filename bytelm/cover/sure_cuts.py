@@ -1,36 +1,34 @@
-"""Places in a text that every spelling of it has a boundary at, and behind which its cover can begin anew.
+"""Positions in a text at which every tokenization has a boundary, and after which its cover can begin anew.
 
 Theory of operation
-    *Where a pre-tokenizer cuts.* The boundaries between a text's characters are cuts of it or they are not. Which
-    claims about them can still come true is known from the text alone, whatever its tokens: that is what the levels'
-    nodes are (tokenizer/split/vocab_walk.py). So all claims are followed side by side, from a sequence u that every
-    viable spelling of the text begins with. A cut that all the claims that are left have in common, they and their
-    continuations, is *sure*.
+    *Where a pre-tokenizer cuts.* Each boundary between two characters is a cut or it is not. Which combinations can
+    still be right is known from the text alone, whatever its tokens: that is what the states of the pre-tokenizer say
+    (tokenizer/split/vocab_walk.py). So all of them are followed side by side, from a sequence u that every viable
+    tokenization of the text begins with. A cut that all those left have in common, with what they go on to, is *sure*.
 
     Up to a sure cut, with all cuts before it sure too, the tokens are those that merging makes of each piece by itself:
-    there is one spelling, whatever comes. (A piece that begins before u ends goes on with what merging makes of the
-    rest of it: where a boundary holds, no merge has crossed it.) So every viable sequence that reaches beyond a sure
-    cut begins with the tokens that any one of them has up to there, and the cover of the text is that of what follows.
+    there is one tokenization, whatever follows. (A piece that begins before u ends goes on with what merging makes of
+    the rest of it: where a boundary holds, no merge has crossed it.) So every viable sequence that reaches beyond a
+    sure cut begins with the tokens that any one of them has up to there, and the cover of the text is that of the rest.
 
-    *Where nothing cuts but added tokens*, as with most sentencepiece tokenizers. A place that no token of the
-    vocabulary can lie across, as none spells the bytes around it, is a boundary in every spelling, and what merging
-    makes of the text before it does not depend on what comes: no merge crosses it. So there is one spelling up to
-    there, and the place is as good as a sure cut. Added tokens are found before anything is merged, from left to right:
-    where the text of none, nor of a special token, can lie across the place, those before it are the same whatever
-    comes.
+    *Where nothing cuts but added tokens*, as with most sentencepiece tokenizers. If no token of the vocabulary spells
+    the bytes on both sides of a position, every tokenization has a boundary there, and what merging makes of the text
+    before it does not depend on what follows: no merge crosses it. So there is one tokenization up to there, and the
+    position is as good as a sure cut. Added tokens are found before anything is merged, from left to right: where the
+    text of none, nor of a special token, can lie across the position, those before it are the same whatever follows.
 
 Invariant
-    The claims followed are all that tokenizer/viability/viability.py would follow, and more: merges and what is owed to
-    the vocabulary are not asked about. More claims make fewer cuts sure, never a wrong one. So do tokens that can begin
-    nowhere.
+    The combinations followed are all that tokenizer/viability/viability.py would follow, and more: merges and
+    ``ignore_merges`` are not asked about. More combinations make fewer cuts sure, never a wrong one. So do tokens that
+    can begin nowhere.
 
 Cost
     A few table look-ups a byte, where a cover takes a few binary searches and masks. Where nothing cuts, a few binary
-    searches a byte, over twice the longest token at the text's end, and over more where it has no such place.
+    searches a byte, over twice the longest token at the text's end, and over more if there is no such position in it.
 
 Does not
     Find anything where a pre-tokenizer cuts and a text has an added token (which cuts it by rules of its own), or where
-    two histories lead to one place; nor where nothing cuts, but an added token is one only beside certain characters.
+    two histories lead to one state; nor where nothing cuts, but an added token is one only beside certain characters.
     None is the answer there.
 """
 
@@ -42,10 +40,10 @@ from bytelm.symbols import is_continuation
 
 if TYPE_CHECKING:
     from bytelm.tokenizer.prefix_index import PrefixIndex
-    from bytelm.tokenizer.split.vocab_walk import Nodes
+    from bytelm.tokenizer.split.vocab_walk import States
     from bytelm.tokenizer.viability.viability import Boundary, Viability
 
-_MOST: Final = 32  # claims that are followed
+_MOST: Final = 32  # combinations that are followed
 
 
 def sure_cut(viability: Viability, boundary: Boundary, data: bytes) -> int | None:
@@ -53,7 +51,7 @@ def sure_cut(viability: Viability, boundary: Boundary, data: bytes) -> int | Non
 
     Args:
         viability: Of the tokenizer.
-        boundary: The end of a sequence that every viable spelling of the text begins with.
+        boundary: The end of a sequence that every viable tokenization of the text begins with.
         data: What of the text lies beyond it.
 
     Returns:
@@ -67,19 +65,19 @@ def sure_cut(viability: Viability, boundary: Boundary, data: bytes) -> int | Non
     longest = max(map(len, begun), default=0)
     # Of an added token that may have begun in the last bytes, not all of it is there yet.
     end = next((at for at in range(max(0, len(data) - longest), len(data)) if data[at:] in begun), len(data))
-    trails = _Trails()
-    alive: dict[Nodes, tuple[bool, int]] = {}
-    for nodes, _, is_cut in viability.options(boundary):
-        if alive.setdefault(nodes, (is_cut, 0)) != (is_cut, 0):
+    histories = _Histories()
+    alive: dict[States, tuple[bool, int]] = {}
+    for states, _, is_cut in viability.options(boundary):
+        if alive.setdefault(states, (is_cut, 0)) != (is_cut, 0):
             return None
     for at in range(end):
-        after: dict[Nodes, tuple[bool, int]] = {}
-        for before, (first, trail) in alive.items():
-            ways = [(before, trail)]
+        after: dict[States, tuple[bool, int]] = {}
+        for before, (first, history) in alive.items():
+            ways = [(before, history)]
             if at:
-                ways += [(nodes, trails.longer(trail, at)) for nodes in viability.walker.cuts(before)]
-            for nodes, longer in ways:
-                led = viability.walker.walk(nodes, data[at : at + 1])
+                ways += [(states, histories.longer(history, at)) for states in viability.automaton.cuts(before)]
+            for states, longer in ways:
+                led = viability.automaton.read(states, data[at : at + 1])
                 if led is not None and after.setdefault(led, (first, longer)) != (first, longer):
                     return None
         alive = after
@@ -87,7 +85,7 @@ def sure_cut(viability: Viability, boundary: Boundary, data: bytes) -> int | Non
             return None
     if len({first for first, _ in alive.values()}) != 1:
         return None
-    return trails.last([trail for _, trail in alive.values()])
+    return histories.last([history for _, history in alive.values()])
 
 
 def _uncrossed(viability: Viability, data: bytes) -> int | None:
@@ -122,7 +120,7 @@ def _reach(prefix_index: PrefixIndex, data: bytes, at: int) -> int:
     return len(data)
 
 
-class _Trails:
+class _Histories:
     """Histories of cuts, each known by a number; 0 has none."""
 
     def __init__(self) -> None:
@@ -130,17 +128,17 @@ class _Trails:
         self._parent = [0]
         self._at = [0]
 
-    def longer(self, trail: int, at: int) -> int:
+    def longer(self, history: int, at: int) -> int:
         """A history with one more cut."""
-        number = self._known.setdefault((trail, at), len(self._at))
+        number = self._known.setdefault((history, at), len(self._at))
         if number == len(self._at):
-            self._parent.append(trail)
+            self._parent.append(history)
             self._at.append(at)
         return number
 
-    def last(self, trails: list[int]) -> int | None:
+    def last(self, histories: list[int]) -> int | None:
         """The last cut of the longest history that these all begin with. A longer one has the larger number."""
-        met = set(trails)
+        met = set(histories)
         while len(met) > 1:
             newest = max(met)
             met.remove(newest)

@@ -47,8 +47,8 @@ def _spelled_with(missing: frozenset[int]) -> Bool[np.ndarray, " points"]:
     out = np.zeros(CODE_POINTS, np.bool_)
     for low, high, size in ((0, 0x80, 1), (0x80, 0x800, 2), (0x800, 0x10000, 3), (0x10000, CODE_POINTS, 4)):
         p = points[low:high]
-        dummy_prefix = p if size == 1 else 0x100 - (0x100 >> size) | p >> 6 * (size - 1)
-        found = absent[dummy_prefix]
+        lead = p if size == 1 else 0x100 - (0x100 >> size) | p >> 6 * (size - 1)
+        found = absent[lead]
         for back in range(size - 1):
             found = found | absent[0x80 | p >> 6 * back & 0x3F]
         out[low:high] = found

@@ -32,15 +32,15 @@ import hashlib
 import io
 from array import array
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
+from cachetools import LRUCache
 from jaxtyping import Bool, Int32, Int64, UInt8
 
 from bytelm.tokenizer.disk_cache import cache_folder, read_bytes, write_bytes
-from bytelm.tokenizer.prefix_index import PrefixIndex
+from bytelm.tokenizer.prefix_index import PrefixIndex, unpacked
 from bytelm.tokenizer.vocab import Vocab
 
 FOREVER: Final = 1 << 30
@@ -87,7 +87,7 @@ class Merges:
         self._reachable_ranks = self.reachable[prefix_index.order]
         self._columns: tuple[Sequence[int], ...] = tuple(array("q", row.tobytes()) for row in self.trees)
         self._index()
-        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._bits: LRUCache[int, UInt8[np.ndarray, " bytes"]] = LRUCache(_KEPT)
 
     def _sort(self, merges: Int32[np.ndarray, "merges 3"]) -> None:
         """The merges by their left parts, then by their right parts: as arrays, and for looking up one by one."""
@@ -186,26 +186,20 @@ class Merges:
 
     def unbroken_range(self, a: int, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
         """Which tokens of a range of ranks may follow ``a`` inside one pre-token (only reachable ones may)."""
-        if hi - lo <= 16 and a not in self._kept:
+        if hi - lo <= 16 and a not in self._bits:
             ids = self.prefix_index.order[lo:hi].tolist()
             return np.array([self._columns[0][t] > _UNREACHED and self.unbroken(a, t) for t in ids], np.bool_)
-        first = lo >> 3
-        bits = np.unpackbits(self.unbroken_bits(a)[first : (hi + 7) >> 3])
-        return bits[lo - 8 * first : hi - 8 * first].astype(np.bool_)
+        return unpacked(self.unbroken_bits(a), lo, hi)
 
     def unbroken_bits(self, a: int) -> UInt8[np.ndarray, " bytes"]:
         """`unbroken_range` for the whole vocabulary, as packed bits."""
-        bits = self._kept.get(a)
+        bits: UInt8[np.ndarray, " bytes"] | None = self._bits.get(a)
         if bits is None:
-            bits = self._kept[a] = np.packbits(~self._broken(a) & self._reachable_ranks)
-            if len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        else:
-            self._kept.move_to_end(a)
+            bits = self._bits[a] = np.packbits(~self._broken(a) & self._reachable_ranks)
         return bits
 
     def _broken(self, a: int) -> Bool[np.ndarray, " tokens"]:
-        """In trie order, the tokens that may not follow ``a``: the rule of `_crossed` for all of them at once."""
+        """In byte order, the tokens that may not follow ``a``: the rule of `_crossed` for all of them at once."""
         phases, ranks, _, right = self._columns
         out = np.zeros(len(self.prefix_index), np.bool_)
         piece, gone, by = a, FOREVER, FOREVER

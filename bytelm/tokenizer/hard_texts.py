@@ -11,6 +11,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator
 
+from bytelm.symbols import is_continuation
+
 CODE = {
     "python": [
         "def fibonacci(n):\n    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)\n\n\nprint(fibonacci(30))\n",
@@ -62,28 +64,7 @@ PROSE = [
     "\\begin{align}\n  \\frac{a_1}{b^2} &= \\sum_{i=0}^{n} x_i \\\\\n\\end{align}\n$\\alpha \\to \\beta$ ≤ ≥ ∑ ∫ √2 ± 5 × 3 ÷ ½ x² H₂O\n",
 ]
 SPACES = [" ", "  ", "   ", "\t", "\t\t", "\n", "\n\n", "\n\n\n", "\r\n", "\r\n\r\n", "\r", "\f", "\v", "\x1c", "\u0085", "\u00a0", "\u2028", "\u2029", "\u3000", "\u1680", "\u2003", "\u200b", "\u202f", "        ", "                ", "\n    ", "\n\t\t", " \n", " \r\n ", "\u180e"]  # fmt: skip
-WORDS = [
-    "a",
-    "I",
-    "the",
-    "don",
-    "we",
-    "x",
-    "=",
-    "self",
-    "print",
-    "é",
-    "I'm",
-    "1",
-    "(",
-    ")",
-    ".",
-    "'",
-    "_",
-    "日",
-    "Ab",
-    "AB",
-]
+WORDS = ["a", "I", "the", "don", "we", "x", "=", "self", "print", "é", "I'm", "1", "(", ")", ".", "'", "_", "日", "Ab", "AB"]  # fmt: skip
 CONTRACTIONS = [
     f"{word}{mark}{tail}"
     for word in ("I", "we", "DON", "x=", " ", "", "1", "(", "é", "it", "日", "\n", "_", "'")
@@ -106,41 +87,22 @@ SCRIPTS = [
     "ᏣᎳᎩ ᐃᓄᒃ ꦗꦮ ⴰⵎⴰⵣⵉⵖ ქართული Ქ Հայերեն አማርኛ ភាសាខ្មែរ မြန်မာ བོད་ཡིག",
     "𐌰𐍄𐍄𐌰 𝓗𝓮𝓵𝓵𝓸 𝔘𝔫𝔦 𐐀𐐨 𒀀𒁀 ㍿㌔ ﷺ ﬁﬂﬃ ǅǆǄ ʰʲ ªº",
 ]
-EMOJI = [
-    "😀😃🙏",
-    "👨‍👩‍👧‍👦",
-    "👩🏽‍💻",
-    "🏳️‍🌈",
-    "🇩🇪🇫🇷🇯",
-    "❤️❤",
-    "1️⃣#️⃣",
-    "☕︎☕️",
-    "🧑‍🚀🪐",
-    "✨a✨ b",
-    "🏴󠁧󠁢󠁥󠁮󠁧󠁿",
-    "™®©",
-    "→⇒⟶",
-    "░▒▓█",
-    "①②③",
-    "🤷🏿‍♀️!",
-]
+EMOJI = ["😀😃🙏", "👨‍👩‍👧‍👦", "👩🏽‍💻", "🏳️‍🌈", "🇩🇪🇫🇷🇯", "❤️❤", "1️⃣#️⃣", "☕︎☕️", "🧑‍🚀🪐", "✨a✨ b", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "™®©", "→⇒⟶", "░▒▓█", "①②③", "🤷🏿‍♀️!"]  # fmt: skip
 COMBINING = ["e\u0301", "a\u0308\u0304", "n\u0303o\u0301", "\u0301x", " \u0301", "q\u0323\u0307", "Z\u0351\u036b\u0343", "\u1112\u1161\u11ab", "क\u093c", "ก\u0e33", "A\u030a", "\u212b", "\u0344", "1\u20e3", "\u0958", "x\u0338=", "é\u0323", "o\u0302\u0323", "가\u11a8", "'\u0301s", "\n\u0301"]  # fmt: skip
 ODD = ["\x00", "\x00\x00a", "\x01\x02\x7f", "\ufeff", "\ufeffabc", "a\ufeffb", "\ue000\uf8ff", "\U000f0000", "\U0010fffd", "\uffff", "\ufdd0", "\ufffd", "a\u0000b", "\u202e\u202dabc", "\u061c", "\u00ad", "\x1b[0m", "\x08\x08", "\u2060\u200d\u200c", "▁", "a▁b", "Ġ", "Ċ", "Ġa", "<0x0A>", "<0xE2>", "##ing", "</w>"]  # fmt: skip
 SENTINELS = ["<s>", "</s>", "<unk>", "<pad>", "<|endoftext|>", "<|im_start|>user\n", "<|fim_prefix|>", "<fim_middle>", "[INST]", "[/INST]", "<bos>", "<start_of_turn>", "<think>", "</think>", "<tool_call>", "<|", "|>", "<unused7>", "[multimodal]", "<table>", "</h1>", "<｜User｜>", "<｜fim▁hole｜>", "<｜begin▁of▁sentence｜>"]  # fmt: skip
 
-KINDS = (
-    "code",
-    "prose",
-    "spaces",
-    "contractions",
-    "digits",
-    "scripts",
-    "emoji",
-    "combining",
-    "odd",
-    "sentinels",
-    "bytes",
-)
+KINDS = ("code", "prose", "spaces", "contractions", "digits", "scripts", "emoji", "combining", "odd", "sentinels", "bytes")  # fmt: skip
+
+
+# Of some kinds a fragment is a few members, joined by one of these.
+_JOINED = {
+    "digits": (("", " ", "a", "  ", "-"), DIGITS, 2),
+    "emoji": (("", " ", "a"), EMOJI, 3),
+    "combining": (("", " ", "a"), COMBINING, 4),
+    "odd": (("", " ", "a"), ODD, 4),
+    "sentinels": (("", " ", "\n", "x"), SENTINELS, 3),
+}
 
 
 def fragment(kind: str, rng: random.Random, sentinels: Iterable[str]) -> bytes:
@@ -148,38 +110,31 @@ def fragment(kind: str, rng: random.Random, sentinels: Iterable[str]) -> bytes:
     match kind:
         case "code":
             text = rng.choice(rng.choice(list(CODE.values())))
-        case "prose":
-            text = rng.choice(PROSE)
+        case "prose" | "scripts":
+            text = rng.choice(PROSE if kind == "prose" else SCRIPTS)
         case "spaces":
-            mixed = ((*SPACES, *SPACES[:16], *WORDS)[rng.randrange(len(SPACES) + 16 + len(WORDS))] for _ in range(12))
-            text = "".join(mixed)
+            pool = (*SPACES, *SPACES[:16], *WORDS)
+            text = "".join(pool[rng.randrange(len(pool))] for _ in range(12))
         case "contractions":
-            text = " ".join(rng.sample(CONTRACTIONS, 3)) if rng.random() < 0.5 else "".join(rng.sample(CONTRACTIONS, 3))
-        case "digits":
-            text = rng.choice(("", " ", "a", "  ", "-")).join(rng.sample(DIGITS, 2))
-            if rng.random() < 0.3:
-                text = "".join(rng.choices("0123456789", k=rng.randint(1, 12))) + text
-        case "scripts":
-            text = rng.choice(SCRIPTS)
-        case "emoji":
-            text = rng.choice(("", " ", "a")).join(rng.sample(EMOJI, 3))
-        case "combining":
-            text = rng.choice(("", " ", "a")).join(rng.sample(COMBINING, 4))
-        case "odd":
-            text = rng.choice(("", " ", "a")).join(rng.sample(ODD, 4))
-        case "sentinels":
-            text = rng.choice(("", " ", "\n", "x")).join(rng.sample([*SENTINELS, *sentinels], 3))
+            text = (" " if rng.random() < 0.5 else "").join(rng.sample(CONTRACTIONS, 3))
+        case "bytes":
+            return _some_bytes(rng)
         case _:
-            shape = rng.random()
-            if shape < 0.4:
-                return rng.randbytes(rng.randint(1, 12))
-            if shape < 0.7:
-                return "".join(chr(rng.choice(_ASSIGNED)) for _ in range(rng.randint(1, 8))).encode()
-            return bytes(
-                rng.choice(b"aA1 \n'.\xc3\xa9\xe2\x80\xa8\xe6\x97\xf0\x9f\x98") for _ in range(rng.randint(1, 16))
-            )
+            joins, pool, count = _JOINED[kind]
+            text = rng.choice(joins).join(rng.sample([*pool, *(sentinels if kind == "sentinels" else ())], count))
+            if kind == "digits" and rng.random() < 0.3:
+                text = "".join(rng.choices("0123456789", k=rng.randint(1, 12))) + text
     start = rng.randrange(len(text)) if rng.random() < 0.7 else 0
     return text[start : start + rng.randint(1, 40)].encode()
+
+
+def _some_bytes(rng: random.Random) -> bytes:
+    shape = rng.random()
+    if shape < 0.4:
+        return rng.randbytes(rng.randint(1, 12))
+    if shape < 0.7:
+        return "".join(chr(rng.choice(_ASSIGNED)) for _ in range(rng.randint(1, 8))).encode()
+    return bytes(rng.choice(b"aA1 \n'.\xc3\xa9\xe2\x80\xa8\xe6\x97\xf0\x9f\x98") for _ in range(rng.randint(1, 16)))
 
 
 _ASSIGNED = [*range(0x20, 0x250), *range(0x370, 0x600), *range(0x900, 0xA00), *range(0x2000, 0x2070), *range(0x3000, 0x3100), *range(0x4E00, 0x4E80), *range(0x1F300, 0x1F650)]  # fmt: skip
@@ -208,7 +163,7 @@ def prefixes(document: bytes, rng: random.Random, *, share: float = 0.4) -> list
     """The lengths of the prefixes to try: every cut inside a character, the whole, and a share of the rest."""
     lengths = []
     for n in range(len(document) + 1):
-        inside = n < len(document) and 0x80 <= document[n] < 0xC0
+        inside = n < len(document) and is_continuation(document[n])
         if inside or n == len(document) or rng.random() < share:
             lengths.append(n)
     return lengths

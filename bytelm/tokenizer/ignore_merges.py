@@ -15,8 +15,10 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Int64
 
+from bytelm.symbols import unfinished
 from bytelm.tokenizer.bpe import Merges
-from bytelm.tokenizer.prefix_index import PrefixIndex, unfinished
+from bytelm.tokenizer.kept import kept
+from bytelm.tokenizer.prefix_index import PrefixIndex
 from bytelm.tokenizer.vocab import Vocab
 
 
@@ -30,9 +32,8 @@ class IgnoreMerges:
     """
 
     def __init__(self, vocab: Vocab, merges: Merges, prefix_index: PrefixIndex) -> None:
-        self._trie = prefix_index
+        self._prefix_index = prefix_index
         self._tokens: dict[bytes, list[int]] = {}
-        self._close: dict[bytes, frozenset[int]] = {}
         if not vocab.ignore_merges:
             return
         for piece, token in vocab.pieces.items():
@@ -58,25 +59,24 @@ class IgnoreMerges:
         """Whether a token is one that stands for a whole pre-token."""
         return token in self._tokens.get(data, ())
 
-    def close(self, word: bytes) -> frozenset[int]:
+    @kept()
+    def deciding_ranks(self, word: bytes) -> frozenset[int]:
         """The ranks of the tokens where the word decides: they complete a whole pre-token, or a part of a character."""
-        if word not in self._close:
-            at = len(word)
-            begun = (data for data in self._tokens if data.startswith(word))
-            tails = {data[at:end] for data in begun for end in range(at + 1, len(data) + 1)}
-            runs = (
-                (tail, *self._trie.range(tail)) for tail in tails if word + tail in self._tokens or unfinished(tail)
-            )
-            self._close[word] = frozenset(
-                rank for tail, first, last in runs for rank in range(first, self._trie.equal_to(tail, first, last))
-            )
-        return self._close[word]
+        at = len(word)
+        begun = (data for data in self._tokens if data.startswith(word))
+        tails = {data[at:end] for data in begun for end in range(at + 1, len(data) + 1)}
+        found: set[int] = set()
+        for tail in tails:
+            if word + tail in self._tokens or unfinished(tail):
+                lo, hi = self._prefix_index.range(tail)
+                found.update(range(lo, self._prefix_index.equal_to(tail, lo, hi)))
+        return frozenset(found)
 
     @cached_property
     def ranks(self) -> Int64[np.ndarray, " n"]:
         """The ranks of the tokens that stand for whole pre-tokens."""
         tokens = [token for tokens in self._tokens.values() for token in tokens]
-        return np.sort(self._trie.rank[np.array(tokens, np.int64)]).astype(np.int64)
+        return np.sort(self._prefix_index.rank[np.array(tokens, np.int64)]).astype(np.int64)
 
     @cached_property
     def _prefixes(self) -> frozenset[bytes]:

@@ -16,7 +16,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from bytelm.tokenizer.prefix_index import PrefixIndex, completions, unfinished
+from bytelm.symbols import completions, is_continuation, unfinished
+from bytelm.tokenizer.prefix_index import PrefixIndex
 from bytelm.tokenizer.split.char_classes import CODE_POINTS
 
 Form = Literal["NFC", "NFD"]
@@ -98,13 +99,12 @@ class NormalForm:
             rest = unfinished(data)
             text = data[: len(data) - len(rest)].decode("utf-8", "replace")
             head = next((i for i, char in enumerate(text) if self.inert[ord(char)]), len(text))
-            if rest or head or 0x80 <= data[0] < 0xC0 or not self.keeps(text):
+            inside = is_continuation(data[0])
+            if rest or head or inside or not self.keeps(text):
                 ranks.append(rank)
                 heads.append(text[:head])
                 # After an inert character the token is on its own: all that depends on the place is its head.
-                plain.append(
-                    not 0x80 <= data[0] < 0xC0 and (head < len(text) or not rest) and self.keeps_with("", text, rest)
-                )
+                plain.append(not inside and (head < len(text) or not rest) and self.keeps_with("", text, rest))
         distinct = {head: i for i, head in enumerate(dict.fromkeys(heads))}
         return _Touchy(
             np.array(ranks, np.int64),

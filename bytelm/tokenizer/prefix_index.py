@@ -15,7 +15,9 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int32, Int64, UInt8
+from jaxtyping import Bool, Int32, Int64, UInt8
+
+from bytelm.symbols import is_continuation
 
 
 class PrefixIndex:
@@ -30,14 +32,14 @@ class PrefixIndex:
         rank: Rank of each token id, -1 where the id spells nothing.
         spelled: Bytes at each rank, sorted.
         longest: Bytes of the longest token.
-        left: At each rank, how many bytes complete the character that the token ends inside of; 0 at a character's end.
+        missing: At each rank, how many bytes complete the character that the token ends inside of; 0 at its end.
 
     >>> prefix_index = PrefixIndex([b"a", b"ab", None, b"b"])
     >>> prefix_index.range(b"a"), [int(i) for i in prefix_index.order]
     ((0, 2), [0, 1, 3])
     """
 
-    __slots__ = ("_flat", "_offsets", "_roots", "left", "lengths", "longest", "order", "rank", "spelled")
+    __slots__ = ("_flat", "_offsets", "_roots", "lengths", "longest", "missing", "order", "rank", "spelled")
 
     def __init__(self, token_bytes: Sequence[bytes | None], order: Int32[np.ndarray, " tokens"] | None = None) -> None:
         if order is None:
@@ -52,7 +54,7 @@ class PrefixIndex:
         self._flat: UInt8[np.ndarray, " total"] = np.frombuffer(b"".join(self.spelled), np.uint8)
         self._offsets: Int64[np.ndarray, " tokens+1"] = np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64)))
         self._roots = self._split(0, len(order), 0)
-        self.left = self._unfinished()
+        self.missing = self._missing()
 
     def __len__(self) -> int:
         return len(self.spelled)
@@ -85,22 +87,17 @@ class PrefixIndex:
     def _split(self, lo: int, hi: int, depth: int) -> tuple[UInt8[np.ndarray, " parts"], Int64[np.ndarray, " parts"]]:
         if hi <= lo:
             return np.zeros(0, np.uint8), np.zeros(0, np.int64)
-        column = self.bytes_at(lo, hi, depth)
+        column = self.bytes_at(slice(lo, hi), depth)
         starts = np.concatenate(([0], np.flatnonzero(column[1:] != column[:-1]) + 1))
         return column[starts], starts + lo
 
-    def bytes_at(self, lo: int, hi: int, depth: int) -> UInt8[np.ndarray, " n"]:
-        """The byte at ``depth`` of every token of a range; all of them have to be longer than ``depth``."""
-        column: UInt8[np.ndarray, " n"] = self._flat[self._offsets[lo:hi] + depth]
+    def bytes_at(self, ranks: slice | Int64[np.ndarray, " n"], depth: int) -> UInt8[np.ndarray, " n"]:
+        """The byte at ``depth`` of some tokens, all of which have to be longer than ``depth``."""
+        column: UInt8[np.ndarray, " n"] = self._flat[self._offsets[:-1][ranks] + depth]
         return column
 
-    def columns(self, ranks: Int64[np.ndarray, " n"], depth: int) -> UInt8[np.ndarray, " n"]:
-        """The byte at ``depth`` of each of these tokens; all of them have to be longer than ``depth``."""
-        column: UInt8[np.ndarray, " n"] = self._flat[self._offsets[ranks] + depth]
-        return column
-
-    def _unfinished(self) -> UInt8[np.ndarray, " tokens"]:
-        """`missing` of `unfinished`, for every token."""
+    def _missing(self) -> UInt8[np.ndarray, " tokens"]:
+        """`bytelm.symbols.missing` of what is unfinished, for every token."""
         out = np.zeros(len(self), np.uint8)
         inside = np.ones(len(self), np.bool_)  # all bytes looked at so far go on a character
         for back in (1, 2, 3):
@@ -108,46 +105,15 @@ class PrefixIndex:
             byte = self._flat[self._offsets[at + 1] - back]
             size = 2 + (byte >= 0xE0) + (byte >= 0xF0)
             out[at] = np.where((byte >= 0xC0) & (size > back), size - back, 0)
-            inside[at] = byte & 0xC0 == 0x80
+            inside[at] = is_continuation(byte)
         return out
 
 
-def completions(partial: bytes) -> range:
-    """The code points of the characters whose UTF-8 form begins with these bytes (a lead byte first, not all of them).
+def unpacked(bits: UInt8[np.ndarray, " bytes"], lo: int, hi: int) -> Bool[np.ndarray, " n"]:
+    """The ranks ``lo:hi`` of a mask of the vocabulary that is kept as packed bits.
 
-    >>> completions("é".encode()[:1])
-    range(192, 256)
-    >>> len(completions(b"\\xf9"))  # begins no character
-    0
+    >>> unpacked(np.packbits([1, 0, 1]), 1, 3)
+    array([False,  True])
     """
-    size = len(partial) + missing(partial)
-    low = partial[0] & (0xFF >> size)
-    for byte in partial[1:]:
-        low = low << 6 | byte & 0x3F
-    shift = 6 * missing(partial)
-    return range(max(low << shift, {2: 0x80, 3: 0x800, 4: 0x10000}[size]), min((low + 1) << shift, 0x110000))
-
-
-def unfinished(data: bytes) -> bytes:
-    """The bytes at the end of some text that begin a character without completing it.
-
-    >>> unfinished("é".encode() + "é".encode()[:1])
-    b'\\xc3'
-    """
-    for back in range(1, min(3, len(data)) + 1):
-        byte = data[-back]
-        if byte >= 0xC0:
-            size = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return data[-back:] if size > back else b""
-        if byte < 0x80:
-            return b""
-    return b""
-
-
-def missing(partial: bytes) -> int:
-    """How many bytes complete a character of which these are the first; 0 for none.
-
-    >>> missing(b"\\xf0\\x9f"), missing(b"")
-    (2, 0)
-    """
-    return (2 if partial[0] < 0xE0 else 3 if partial[0] < 0xF0 else 4) - len(partial) if partial else 0
+    first = lo >> 3
+    return np.unpackbits(bits[first : (hi + 7) >> 3])[lo - 8 * first : hi - 8 * first].astype(np.bool_)

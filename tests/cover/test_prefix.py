@@ -149,9 +149,10 @@ def test_covers_go_on_from_the_nearest_that_is_kept() -> None:
     assert [node.token_ids for node in longer.nodes] == ids
     assert {node for one in longer.nodes for node in one.path()} & set(short.nodes)
     assert not {node for one in other.nodes for node in one.path()} & set(short.nodes)
-    for n in range(5):
-        covers.cover(Prompt((), b"a" * n, dummy_prefix=True))
-    assert len(covers._covers) == 3
+    prompts = [Prompt((), b"a" * n, dummy_prefix=True) for n in range(5)]
+    made = [covers.cover(prompt) for prompt in prompts]
+    assert [covers.cover(prompt) is cover for prompt, cover in zip(prompts[2:], made[2:], strict=True)] == [True] * 3
+    assert covers.cover(prompts[1]) is not made[1]
 
 
 @pytest.mark.parametrize("name", ["smollm2", "llama3", "gemma3", "gpt2"])
@@ -178,14 +179,14 @@ def test_a_long_prompt_takes_few_steps(
     """The cover is not taken along 8,000 bytes, and nodes are shared with the prompt that it begins with."""
     viability = Viability.from_tokenizer(load_tokenizer(name))
     covers, text = CoverCache(viability), b"the quick brown fox jumps over it, " * 230
-    steps, plain = 0, Cover._step
+    steps, plain = 0, Cover.advance
 
-    def counted(self: Cover, byte: int, **more: bool) -> Cover:
+    def counted(self: Cover, data: bytes) -> Cover:
         nonlocal steps
-        steps += 1
-        return plain(self, byte, **more)
+        steps += len(data)
+        return plain(self, data)
 
-    monkeypatch.setattr(Cover, "_step", counted)
+    monkeypatch.setattr(Cover, "advance", counted)
     short = covers.cover(Prompt((), text[:4000], dummy_prefix=True))
     longer = covers.cover(Prompt((), text, dummy_prefix=True))
 

@@ -1,7 +1,7 @@
 """A vocabulary small enough to enumerate, with a cover built by definition: what the sampler is tested on.
 
 `ToyVocabulary` knows its tokens' bytes and two predicates, viable and canonical. Its covers do not advance anything and
-do not look into a trie: each is every viable sequence that spells a part of the prefix and can go on to spell the rest.
+do not use byte order: each is every viable sequence that spells a part of the prefix and can go on to spell the rest.
 `TableRows` is a model over it: one distribution for each sequence, written down or drawn from a seeded hash.
 """
 
@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from bytelm.cover.nodes import Masses, Node
 from bytelm.errors import UnreachablePrefixError
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.rows import RowReader
@@ -33,11 +34,6 @@ class ToyNode:
     @property
     def depth(self) -> int:
         return len(self.token_ids)
-
-
-@dataclass(frozen=True)
-class ToyMasses:
-    next: np.ndarray
 
 
 class ToyVocabulary:
@@ -97,28 +93,28 @@ class ToyCover:
             if spelled and spelled.startswith(rest) and spelled != rest and self.vocabulary.viable((*ids, token))
         ]
 
-    def leftover(self, node: ToyNode) -> bytes:
+    def leftover(self, node: Node) -> bytes:
         return self.prefix[node.end :]
 
     def advance(self, data: bytes) -> ToyCover:
         return ToyCover(self.vocabulary, self.prefix + data)
 
-    def viable(self, node: ToyNode) -> tuple[int, int, np.ndarray]:
+    def viable(self, node: Node) -> tuple[int, int, np.ndarray]:
         lo, hi = self.vocabulary.prefix_index.range(self.leftover(node))
         order = self.vocabulary.prefix_index.order[lo:hi].tolist()
         return lo, hi, np.array([self.vocabulary.viable((*node.token_ids, token)) for token in order], np.bool_)
 
-    def follows(self, node: ToyNode, token: int) -> bytes:
+    def follows(self, node: Node, token: int) -> bytes:
         spelled = self.vocabulary.token_bytes[token] if token < len(self.vocabulary.token_bytes) else None
         return spelled if spelled and self.vocabulary.viable((*node.token_ids, token)) else b""
 
-    def masses(self, node: ToyNode, probs: np.ndarray) -> ToyMasses:
+    def masses(self, node: Node, probs: np.ndarray) -> Masses:
         rest = self.leftover(node)
         prob = dict(zip(self.vocabulary.prefix_index.order.tolist(), probs.tolist(), strict=True))
         flow = np.zeros(256)
         for token, spelled in self._goes_beyond(node.token_ids, rest):
             flow[spelled[len(rest)]] += prob[token]
-        return ToyMasses(flow)
+        return Masses(flow)
 
 
 class TableRows:

@@ -68,7 +68,7 @@ def test_a_corrupt_file_is_ignored(folder: Path) -> None:
     """The members of an atom are asked again when what is on disk is not of their size."""
     atom_members.cache_clear()
     members = atom_members(r"\p{Lt}").copy()
-    (file,) = (folder / "letters").iterdir()
+    (file,) = (folder / "char-classes").iterdir()
     file.write_bytes(b"short")
     atom_members.cache_clear()
 

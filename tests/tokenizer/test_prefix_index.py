@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bytelm.tokenizer.prefix_index import PrefixIndex, missing, unfinished
+from bytelm.symbols import missing, unfinished
+from bytelm.tokenizer.prefix_index import PrefixIndex
 
 token = st.none() | st.binary(min_size=1, max_size=5) | st.text("ab\xff", min_size=1).map(str.encode)
 tokens = st.lists(token, max_size=30)
@@ -56,4 +57,4 @@ def test_what_is_left_of_the_last_character_of_every_token(vocabulary: list[byte
     """All at once as one by one, with bytes that begin no character too."""
     prefix_index = PrefixIndex([*vocabulary, *(data[:-1] for data in vocabulary if len(data) > 1)])
 
-    assert prefix_index.left.tolist() == [missing(unfinished(data)) for data in prefix_index.spelled]
+    assert prefix_index.missing.tolist() == [missing(unfinished(data)) for data in prefix_index.spelled]

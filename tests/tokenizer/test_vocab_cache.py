@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bytelm.tokenizer import tokenizer_json as pipeline
-from bytelm.tokenizer import vocab_cache as tables
+from bytelm.tokenizer import tokenizer_json, vocab_cache
 from bytelm.tokenizer.viability.viability import Viability
 from tests.support.tiny import byte_bpe_tokenizer
 
@@ -26,13 +25,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each time that a specification was parsed."""
     times: list[int] = []
-    parse = pipeline.parse_tables
+    parse = tokenizer_json.parse_tables
 
-    def counted(spec: dict[str, Any]) -> tables.Tables:
+    def counted(spec: dict[str, Any]) -> vocab_cache.Tables:
         times.append(1)
         return parse(spec)
 
-    monkeypatch.setattr(pipeline, "parse_tables", counted)
+    monkeypatch.setattr(tokenizer_json, "parse_tables", counted)
     return times
 
 
@@ -40,11 +39,21 @@ def test_what_is_kept_is_what_was_read(folder: Path, monkeypatch: pytest.MonkeyP
     """The second reading parses nothing, and the vocabulary is the same in every field."""
     times = parsed(monkeypatch)
     tokenizer = byte_bpe_tokenizer()
-    first, second = pipeline.read_vocab(tokenizer), pipeline.read_vocab(tokenizer)
+    first, second = tokenizer_json.read_vocab(tokenizer), tokenizer_json.read_vocab(tokenizer)
 
     assert len(times) == 1
     assert len(list(folder.iterdir())) == 1
-    for name in ("family", "token_bytes", "added", "steps", "form", "lead", "pieces", "ignore_merges", "byte_fallback"):
+    for name in (
+        "family",
+        "token_bytes",
+        "added",
+        "steps",
+        "form",
+        "dummy_prefix",
+        "pieces",
+        "ignore_merges",
+        "byte_fallback",
+    ):
         assert getattr(first, name) == getattr(second, name)
     assert np.array_equal(first.merges, second.merges)
     assert np.array_equal(first.order, second.order)
@@ -54,9 +63,9 @@ def test_what_is_kept_is_what_was_read(folder: Path, monkeypatch: pytest.MonkeyP
 def test_a_tokenizer_that_was_changed_is_another(folder: Path) -> None:
     """The key is all that a tokenizer says of itself."""
     tokenizer = byte_bpe_tokenizer()
-    before = pipeline.read_vocab(tokenizer)
+    before = tokenizer_json.read_vocab(tokenizer)
     tokenizer.add_tokens(["xyzzy"])
-    after = pipeline.read_vocab(tokenizer)
+    after = tokenizer_json.read_vocab(tokenizer)
 
     assert len(after.added) == len(before.added) + 1
     assert len(list(folder.iterdir())) == 2
@@ -66,28 +75,28 @@ def test_a_tokenizer_that_was_changed_is_another(folder: Path) -> None:
 def test_a_damaged_file_is_read_anew(damage: bytes | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing, a wrong beginning, and half a file: the tokenizer is parsed again, and the file is whole afterwards."""
     tokenizer = byte_bpe_tokenizer()
-    expected = pipeline.read_vocab(tokenizer)
+    expected = tokenizer_json.read_vocab(tokenizer)
     (file,) = folder.iterdir()
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
     times = parsed(monkeypatch)
 
-    assert pipeline.read_vocab(tokenizer).token_bytes == expected.token_bytes
+    assert tokenizer_json.read_vocab(tokenizer).token_bytes == expected.token_bytes
     assert len(times) == 1
-    assert pipeline.read_vocab(tokenizer).token_bytes == expected.token_bytes
+    assert tokenizer_json.read_vocab(tokenizer).token_bytes == expected.token_bytes
     assert len(times) == 1
 
 
 def test_arrays_that_do_not_fit_are_no_tables(folder: Path) -> None:
     """A file that is a whole archive, with names that end where no name does, is not believed."""
     tokenizer = byte_bpe_tokenizer()
-    pipeline.read_vocab(tokenizer)
+    tokenizer_json.read_vocab(tokenizer)
     (file,) = folder.iterdir()
     with np.load(file) as kept:
         arrays: dict[str, Any] = dict(kept)
     np.savez(file, **(arrays | {"name_ends": arrays["name_ends"] + 1}))
 
-    assert tables.load_tables(file) is None
+    assert vocab_cache.load_tables(file) is None
 
 
 def test_two_processes_at_once(tmp_path: Path) -> None:
@@ -103,7 +112,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
     ]
     said = [process.communicate(timeout=120)[0] for process in started]
 
-    assert said == [f"{len(pipeline.read_vocab(byte_bpe_tokenizer()))}\n"] * 2
+    assert said == [f"{len(tokenizer_json.read_vocab(byte_bpe_tokenizer()))}\n"] * 2
     assert [path.suffix for path in (tmp_path / "tokenizers").iterdir()] == [".npz"]
 
 
@@ -120,9 +129,9 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch
 
 def test_the_specification_that_is_kept_holds_no_tables(folder: Path) -> None:
     """Pieces and merges are arrays, not JSON."""
-    pipeline.read_vocab(byte_bpe_tokenizer())
+    tokenizer_json.read_vocab(byte_bpe_tokenizer())
     (file,) = folder.iterdir()
-    kept = tables.load_tables(file)
+    kept = vocab_cache.load_tables(file)
 
     assert kept is not None
     assert json.loads(json.dumps(kept.spec))["model"].keys().isdisjoint({"vocab", "merges"})

@@ -240,7 +240,7 @@ class Trial:
         ids = tuple(node.token_ids)
         longer = low + np.flatnonzero(prefix_index.lengths[low:high] > len(leftover))
         next_bytes = np.zeros(high - low, np.uint8)
-        next_bytes[longer - low] = prefix_index.columns(longer, len(leftover))
+        next_bytes[longer - low] = prefix_index.bytes_at(longer, len(leftover))
         picked = self._sample(low, mask, next_bytes)
         if not leftover:
             picked = [i for i in picked if prefix_index.spelled[i]]

@@ -1,31 +1,32 @@
-"""Where a pre-tokenizer may cut: its pattern as an automaton, told byte by byte where the cuts are claimed to be.
+"""One step of a pre-tokenizer as an automaton over bytes, which is told where it is assumed to cut.
 
 Theory of operation
-    A split pattern scans a text from left to right. From each place where it stands it either matches (the *match* ends
-    where the most preferred thread that succeeds says) or does not, and the character joins a *gap*. Whether a match
-    ends here can depend on what follows. So a state holds *claims* about the text read so far ("a match began here,
-    no match ended there") and one formula (derivatives.py) that the text to come has to make true for the claims to be
-    right. Claims whose formula has become false are dropped; a claim is proven the moment its formula is true.
+    A split pattern scans a text from left to right. At each place where the scan stands it either matches (the most
+    preferred thread that succeeds says where the *match* ends) or it does not, and the character joins a *gap*. Whether
+    a match ends here can depend on what follows. So a state is a set of *hypotheses* about the text read so far ("a
+    match began here, no match ended there"), each with one condition that the text to come has to meet for it to be
+    right (derivatives.py). A hypothesis whose condition has become false is dropped; one whose condition is true is
+    proven.
 
-    The caller decides the claims: reading on without `cut` claims that there is no boundary here. Tokens never span a
-    boundary, so walking a token's bytes through `next` answers at once whether the token can stand there.
+    The caller says where the cuts are: reading on without `cut` assumes that there is no boundary here. Tokens never
+    span a boundary, so reading a token's bytes with `next` tells at once whether the token can stand there.
 
 Invariant
-    A node is reached by bytes and cuts if and only if some text continues these bytes so that the real pre-tokenizer
+    Bytes and cuts lead to a live state if and only if some text continues these bytes so that the real pre-tokenizer
     cuts at exactly these places (of its own level), where "some text" is what `ends` and the search in
-    tokenizer/viability/viability.py decide.
+    tokenizer/viability/text_futures.py decide.
 
 Cost
-    Every transition is computed once and kept in a table of node × byte; walking is then array indexing, for one
-    token in Python and for all tokens of a range in numpy.
+    Every transition is computed once and kept in a table of state × byte; reading is then array indexing, for one token
+    in Python and for all tokens of a range in numpy.
 
 Source
-    Brzozowski's derivatives for look-around, Pike's threads for preference; the combination with claims is ours.
+    Brzozowski's derivatives for look-around, Pike's threads for preference; the combination with hypotheses is ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -33,17 +34,18 @@ import numpy as np
 from jaxtyping import Bool, Int32, UInt16
 
 from bytelm.symbols import is_continuation
-from bytelm.tokenizer.split.char_classes import CODE_POINTS, NO_LETTER, letters
+from bytelm.tokenizer.kept import kept
+from bytelm.tokenizer.split.char_classes import CODE_POINTS, NO_CLASS, char_classes
 from bytelm.tokenizer.split.derivatives import (
-    Formula,
+    Condition,
     Thread,
     Threads,
-    at_end,
     conjunction,
     disjunction,
-    going_on,
+    holds_at_end,
+    match_conditions,
     negation,
-    wins,
+    still_reading,
 )
 from bytelm.tokenizer.split.regex import Pattern
 
@@ -56,25 +58,25 @@ Kind = Literal["match", "skip", "gap", "done"]
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """One way in which the text so far may have been cut.
+class Hypothesis:
+    """One way in which the text so far may have been cut into segments.
 
     Attributes:
         kind: What the last segment is; ``done``: an added token that has just ended.
         threads: The match attempt under way.
-        owed: What the text to come has to make true.
-        before: The last letter, or -1 (see `Threads`).
+        condition: What the text to come has to make true.
+        before: The class of the last character, or -1 (see `Threads`).
     """
 
     kind: Kind
     threads: tuple[Thread, ...]
-    owed: Formula
+    condition: Condition
     before: int
 
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The beginning of a UTF-8 character: how many bytes are missing and the letters of all its completions."""
+    """The beginning of a UTF-8 character: how many bytes are missing and the classes of all its completions."""
 
     missing: int
     first: int
@@ -83,65 +85,62 @@ class Partial:
 
 
 class Utf8:
-    """The beginnings of characters, those with the same completions merged, for one assignment of letters."""
+    """The beginnings of characters, for one table of classes; those with the same completions are one."""
 
-    def __init__(self, letter: UInt16[np.ndarray, " points"]) -> None:
-        self.letter = letter
-        self._leads: dict[int, Partial | None] = {}
-        self._inner: dict[tuple[int, int, int], Partial | None] = {}
+    def __init__(self, class_of: UInt16[np.ndarray, " points"]) -> None:
+        self.class_of = class_of
 
-    def dummy_prefix(self, byte: int) -> Partial | None:
+    @kept()
+    def lead(self, byte: int) -> Partial | None:
         """The character that a lead byte begins."""
-        if byte not in self._leads:
-            size = 1 if 0xC2 <= byte < 0xE0 else 2 if 0xE0 <= byte < 0xF0 else 3 if 0xF0 <= byte < 0xF5 else 0
-            floor = {1: 0x80, 2: 0x800, 3: 0x10000}.get(size, 0)
-            bits = byte & (0x3F >> size)
-            first, last = bits << 6 * size, (bits + 1 << 6 * size) - 1
-            self._leads[byte] = self._make(size, max(first, floor), min(last, CODE_POINTS - 1)) if size else None
-        return self._leads[byte]
+        size = 1 if 0xC2 <= byte < 0xE0 else 2 if 0xE0 <= byte < 0xF0 else 3 if 0xF0 <= byte < 0xF5 else 0
+        floor = {1: 0x80, 2: 0x800, 3: 0x10000}.get(size, 0)
+        bits = byte & (0x3F >> size)
+        first, last = bits << 6 * size, (bits + 1 << 6 * size) - 1
+        return self._partial(size, max(first, floor), min(last, CODE_POINTS - 1)) if size else None
 
     def inner(self, partial: Partial, byte: int) -> Partial | int | None:
-        """After one more byte: a longer beginning, or the letter of the whole character (`NO_LETTER`: none)."""
+        """After one more byte: a longer beginning, or the class of the whole character (`NO_CLASS`: none)."""
         if not is_continuation(byte):
             return None
         shift = 6 * (partial.missing - 1)
         origin = partial.first >> 6 * partial.missing << 6 * partial.missing
         first = origin + ((byte & 0x3F) << shift)
         if not shift:
-            return int(self.letter[first]) if partial.first <= first <= partial.last else None
-        key = (partial.missing, first, partial.first)
-        if key not in self._inner:
-            low, high = max(first, partial.first), min(first + (1 << shift) - 1, partial.last)
-            self._inner[key] = self._make(partial.missing - 1, low, high) if low <= high else None
-        return self._inner[key]
+            return int(self.class_of[first]) if partial.first <= first <= partial.last else None
+        low, high = max(first, partial.first), min(first + (1 << shift) - 1, partial.last)
+        return self._partial(partial.missing - 1, low, high) if low <= high else None
 
-    def _make(self, missing: int, first: int, last: int) -> Partial | None:
-        inside = self.letter[first : last + 1]
-        if not (inside != NO_LETTER).any():
+    @kept()
+    def _partial(self, missing: int, first: int, last: int) -> Partial | None:
+        inside = self.class_of[first : last + 1]
+        if not (inside != NO_CLASS).any():
             return None
         origin = first >> 6 * missing << 6 * missing
         return Partial(missing, first, last, f"{missing},{first - origin},{last - origin},".encode() + inside.tobytes())
 
 
-def _cuts(behavior: str, left: Kind, right: Kind) -> bool:
-    """Whether the boundary between two neighbouring segments is one between pieces."""
-    match behavior:
-        case "Added":
-            return "match" in (left, right) or left == "done"
-        case "Contiguous":
-            return left != right
-        case "MergedWithPrevious":
-            return not (left == "gap" and right == "match")
-        case "MergedWithNext":
-            return not (left == "match" and right == "gap")
-        case _:
-            return True
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What a state's number stands for.
+
+    Attributes:
+        hypotheses: What may have happened so far.
+        fresh: Whether there is a boundary at this place is decided already; reading comes next.
+        partial: The character that it is inside of, if it is.
+        origin: The state before that character.
+    """
+
+    hypotheses: frozenset[Hypothesis] = frozenset()
+    fresh: bool = False
+    partial: Partial | None = None
+    origin: int = DEAD
 
 
 class Level:
     """One step of the pre-tokenizer (or the matching of added tokens), as an automaton over bytes.
 
-    Nodes are numbers; `DEAD` is 0. A node is a set of claims either at the end of a character or inside one.
+    States are numbers; `DEAD` is 0. A state is a set of hypotheses, at the end of a character or inside one.
 
     Args:
         pattern: The step's pattern.
@@ -160,232 +159,212 @@ class Level:
         alias: dict[int, int],
         forbidden: Bool[np.ndarray, " points"],
     ) -> None:
-        letter, members = letters(pattern, alias=alias, forbidden=forbidden)
-        self.letter = letter
-        self.utf8 = Utf8(letter)
-        self.threads = Threads(pattern, members)
+        self.class_of, atoms = char_classes(pattern, alias=alias, forbidden=forbidden)
+        self.utf8 = Utf8(self.class_of)
+        self.threads = Threads(pattern, atoms)
         self.added = behavior == "Added"
         self._space = pattern.atoms.index(r"\s") if r"\s" in pattern.atoms else -1
         self.behavior = behavior
         self.invert = invert
         dropped: Kind = "gap" if invert else "match"
         self.dropped: Kind | None = dropped if behavior == "Removed" else None
-        self._sets: dict[tuple[bool, frozenset[Claim], bytes], int] = {}
-        self._claims: list[frozenset[Claim]] = [frozenset()]
-        self._partials: list[Partial | None] = [None]
-        self._fresh: list[bool] = [False]
-        self._origins: list[int] = [DEAD]
-        self._ends: list[bool | None] = [False]
-        self._cut: dict[tuple[int, bool], int] = {}
-        self._stays: dict[int, int] = {}
-        self._after: dict[tuple[int, int], int] = {}
-        self._emitted: dict[tuple[int, int], int] = {}
-        self.table: Int32[np.ndarray, "nodes 256"] = np.full((64, 256), _UNKNOWN, np.int32)
+        self._states = [_State()]
+        self._numbers: dict[tuple[bool, frozenset[Hypothesis], bytes], int] = {}
+        self.table: Int32[np.ndarray, "states 256"] = np.full((64, 256), _UNKNOWN, np.int32)
         self.table[DEAD] = DEAD
         self.start = self._start(added=False, opening=True)
         self.start_bare = self._start(added=False, opening=False)
         self.start_added = self._start(added=True, opening=False) if self.added else DEAD
 
-    # --- nodes -------------------------------------------------------------------------------------------------------
+    # --- states ------------------------------------------------------------------------------------------------------
 
-    def _node(
-        self, claims: frozenset[Claim], *, fresh: bool, partial: Partial | None = None, origin: int = DEAD
-    ) -> int:
-        """The number of a node. ``fresh``: the claims at this place are already made, reading comes next."""
-        if not claims:
+    def _number(self, state: _State) -> int:
+        """The number of a state; those that differ only in `origin` are one."""
+        if not state.hypotheses:
             return DEAD
-        key = (fresh, claims, partial.key if partial else b"")
-        if key not in self._sets:
-            self._sets[key] = len(self._claims)
-            self._claims.append(claims)
-            self._partials.append(partial)
-            self._fresh.append(fresh)
-            self._origins.append(origin)
-            self._ends.append(None)
-            if len(self._claims) > len(self.table):
+        key = (state.fresh, state.hypotheses, state.partial.key if state.partial else b"")
+        if key not in self._numbers:
+            self._numbers[key] = len(self._states)
+            self._states.append(state)
+            if len(self._states) > len(self.table):
                 self.table = np.concatenate([self.table, np.full_like(self.table, _UNKNOWN)])
-        return self._sets[key]
+        return self._numbers[key]
+
+    def _decided(self, options: Iterable[tuple[bool, Hypothesis]], *, cut: bool, added: bool) -> int:
+        """The state of the options that agree on whether there is a boundary here."""
+        chosen = frozenset(h for is_cut, h in options if is_cut is cut and self._wanted(h, added=added))
+        return self._number(_State(chosen, fresh=True))
 
     def _start(self, *, added: bool, opening: bool) -> int:
-        claims = self._begin(owed=True, before=-1, left=None, opening=opening)
-        return self._node(frozenset(c for _, c in claims if self._wanted(c, added=added)), fresh=True)
+        return self._decided(self._begin(condition=True, before=-1, left=None, opening=opening), cut=False, added=added)
 
-    def _wanted(self, claim: Claim, *, added: bool) -> bool:
+    def _wanted(self, hypothesis: Hypothesis, *, added: bool) -> bool:
         if self.added:
-            return (claim.kind == "match") is added
-        return claim.kind != self.dropped
+            return (hypothesis.kind == "match") is added
+        return hypothesis.kind != self.dropped
 
-    # --- claims ------------------------------------------------------------------------------------------------------
+    # --- hypotheses --------------------------------------------------------------------------------------------------
 
     def _begin(
-        self, owed: Formula, before: int, left: Kind | None, *, opening: bool = False
-    ) -> list[tuple[bool, Claim]]:
+        self, condition: Condition, before: int, left: Kind | None, *, opening: bool = False
+    ) -> list[tuple[bool, Hypothesis]]:
         """What can begin at a place where the scan stands: a segment, with whether the boundary before it is a cut.
 
         ``left`` is the kind of the segment before; None at the start of a piece.
         """
-        threads = self.threads
-        start = threads.pattern.start
-        first = threads.closure(start, before)
-        matches = threads.formula(start, before)
-        empty = disjunction(*wins(first).values())
+        threads, pattern = self.threads, self.threads.pattern
+        first = threads.closure(pattern.start, before)
+        matches = threads.can_match(pattern.start, before)
+        empty = disjunction(*match_conditions(first).values())
         fails = disjunction(negation(matches), empty)
-        out: list[tuple[bool, Claim]] = []
-        succeeds = conjunction(owed, matches, negation(empty))
+        succeeds = conjunction(condition, matches, negation(empty))
+        found: list[tuple[bool, Kind, tuple[Thread, ...], Condition]] = []
         if left == "gap":
             # An empty match in a gap cuts it; after a match, and at the start, an empty match changes nothing.
-            split = conjunction(owed, empty)
-            if split is not False:
-                out.append((True, Claim("gap", (), split, before)))
+            found.append((True, "gap", (), conjunction(condition, empty)))
             fails = conjunction(fails, negation(empty))
-        entries: tuple[tuple[Kind, int], ...] = (("match", start),)
+        entries: tuple[tuple[Kind, int], ...] = (("match", pattern.start),)
         if self.added:
-            entries = (("match", threads.pattern.emits), ("skip", threads.pattern.skips))
+            entries = (("match", pattern.emits), ("skip", pattern.skips))
         for kind, entry in entries:
-            due = conjunction(succeeds, threads.formula(entry, before)) if entry >= 0 else False
-            if due is not False:
-                out.append((left is not None and self._boundary(left, kind), Claim(kind, going_on(first), due, before)))
-        fails = conjunction(owed, fails)
+            due = conjunction(succeeds, threads.can_match(entry, before)) if entry >= 0 else False
+            found.append((self._cuts(left, kind), kind, still_reading(first), due))
+        fails = conjunction(condition, fails)
         if opening or left == "done":
-            entry = threads.pattern.opening if opening else threads.pattern.reopening
-            fails = conjunction(fails, threads.formula(entry, -1)) if entry >= 0 else fails
-        if fails is not False:
-            out.append((left not in (None, "gap") and self._boundary(left, "gap"), Claim("gap", (), fails, before)))
-        return out
+            entry = pattern.opening if opening else pattern.reopening
+            fails = conjunction(fails, threads.can_match(entry, -1)) if entry >= 0 else fails
+        found.append((left != "gap" and self._cuts(left, "gap"), "gap", (), fails))
+        return [(cut, Hypothesis(kind, ways, due, before)) for cut, kind, ways, due in found if due is not False]
 
-    def _boundary(self, left: Kind | None, right: Kind) -> bool:
+    def _cuts(self, left: Kind | None, right: Kind) -> bool:
+        """Whether the boundary between two neighbouring segments is one between pieces."""
         if left is None:
             return False
         if self.invert:
             swap: dict[Kind, Kind] = {"match": "gap", "gap": "match"}
             left, right = swap[left], swap[right]
-        return _cuts(self.behavior, left, right)
+        match self.behavior:
+            case "Added":
+                return "match" in (left, right) or left == "done"
+            case "Contiguous":
+                return left != right
+            case "MergedWithPrevious":
+                return not (left == "gap" and right == "match")
+            case "MergedWithNext":
+                return not (left == "match" and right == "gap")
+            case _:
+                return True
 
-    def _options(self, claim: Claim) -> list[tuple[bool, Claim]]:
-        """The claims that can be made where a claim stands: go on, or end here and begin anew."""
-        if claim.kind == "gap":
-            return self._begin(claim.owed, claim.before, "gap")
-        if claim.kind == "done":
-            return self._begin(claim.owed, claim.before, "done")
-        out: list[tuple[bool, Claim]] = []
-        won = wins(claim.threads)
-        goes_on = conjunction(claim.owed, negation(disjunction(*won.values())))
-        threads = going_on(claim.threads)
-        if goes_on is not False and threads:
-            out.append((False, Claim(claim.kind, threads, goes_on, claim.before)))
-        ended = conjunction(claim.owed, disjunction(*(f for tag, f in won.items() if self._tag_fits(tag, claim.kind))))
-        if ended is not False and not (self.added and claim.kind == "match"):
-            out += self._begin(ended, claim.before, claim.kind)
-        return out
+    def _options(self, state: int) -> Iterator[tuple[bool, Hypothesis]]:
+        """What a state's hypotheses can become: go on, or end here and begin anew; with whether that is a cut."""
+        for hypothesis in self._states[state].hypotheses:
+            kind, condition, before = hypothesis.kind, hypothesis.condition, hypothesis.before
+            if kind in ("gap", "done"):
+                yield from self._begin(condition, before, kind)
+                continue
+            won = match_conditions(hypothesis.threads)
+            goes_on = conjunction(condition, negation(disjunction(*won.values())))
+            threads = still_reading(hypothesis.threads)
+            if goes_on is not False and threads:
+                yield False, Hypothesis(kind, threads, goes_on, before)
+            ended = conjunction(condition, disjunction(*(f for tag, f in won.items() if self._tag_fits(tag, kind))))
+            if ended is not False and not (self.added and kind == "match"):
+                yield from self._begin(ended, before, kind)
 
     def _tag_fits(self, tag: int, kind: Kind) -> bool:
         return (tag == SKIP) if kind == "skip" else tag >= 0
 
-    def emit(self, node: int, tag: int) -> int:
-        """After the bytes of an added token: the claim that its match ends here."""
-        key = (node, tag)
-        if key not in self._emitted:
-            done: set[Claim] = set()
-            for claim in self._claims[node]:
-                owed = conjunction(claim.owed, wins(claim.threads).get(tag, False))
-                if claim.kind == "match" and owed is not False:
-                    # Stripping to the left stops at this match: white space inside it is not before the next.
-                    inside = claim.before >= 0 and self._space in self.threads.members[claim.before]
-                    done.add(Claim("done", (), owed, -1 if inside else claim.before))
-            self._emitted[key] = self._node(frozenset(done), fresh=False)
-        return self._emitted[key]
+    @kept()
+    def emit(self, state: int, tag: int) -> int:
+        """After the bytes of an added token: the state in which its match ends here."""
+        done: set[Hypothesis] = set()
+        for hypothesis in self._states[state].hypotheses:
+            condition = conjunction(hypothesis.condition, match_conditions(hypothesis.threads).get(tag, False))
+            if hypothesis.kind == "match" and condition is not False:
+                # Stripping to the left stops at this match: white space inside it is not before the next.
+                inside = hypothesis.before >= 0 and self._space in self.threads.atoms_of[hypothesis.before]
+                done.add(Hypothesis("done", (), condition, -1 if inside else hypothesis.before))
+        return self._number(_State(frozenset(done)))
 
-    def emissions(self, node: int) -> Iterator[int]:
-        """The nodes after claiming that the match of some added token ends here."""
-        tags = {tag for c in self._claims[node] if c.kind == "match" for tag in wins(c.threads) if tag >= 0}
-        return (after for tag in sorted(tags) if (after := self.emit(node, tag)) != DEAD)
+    def emissions(self, state: int) -> Iterator[int]:
+        """The states in which the match of some added token ends here."""
+        matches = (h for h in self._states[state].hypotheses if h.kind == "match")
+        tags = {tag for h in matches for tag in match_conditions(h.threads) if tag >= 0}
+        return (after for tag in sorted(tags) if (after := self.emit(state, tag)) != DEAD)
 
-    def cut(self, node: int, *, added: bool = False) -> int:
-        """The node after claiming a boundary between pieces here; ``added``: an added token comes next."""
-        key = (node, added)
-        if key not in self._cut:
-            claims = () if self._partials[node] else self._claims[node]
-            options = [o for c in claims for o in self._options(c)]
-            chosen = frozenset(c for is_cut, c in options if is_cut and self._wanted(c, added=added))
-            self._cut[key] = self._node(chosen, fresh=True)
-        return self._cut[key]
+    @kept()
+    def cut(self, state: int, *, added: bool = False) -> int:
+        """The state with a boundary between pieces here; ``added``: an added token comes next."""
+        return DEAD if self._states[state].partial else self._decided(self._options(state), cut=True, added=added)
 
-    def ends(self, node: int) -> bool:
-        """Whether the piece may end here: every claim is right if no more text comes."""
-        known = self._ends[node]
-        if known is None:
-            known = self._ends[node] = not self._partials[node] and any(map(self._claim_ends, self._claims[node]))
-        return known
+    @kept()
+    def ends(self, state: int) -> bool:
+        """Whether the piece may end here: some hypothesis is right if no more text comes."""
+        return not self._states[state].partial and any(map(self._holds_at_end, self._states[state].hypotheses))
 
-    def _claim_ends(self, claim: Claim) -> bool:
-        if claim.kind in ("gap", "done"):
-            return at_end(claim.owed)
+    def _holds_at_end(self, hypothesis: Hypothesis) -> bool:
+        if hypothesis.kind in ("gap", "done"):
+            return holds_at_end(hypothesis.condition)
         return any(
-            at_end(conjunction(claim.owed, f))
-            for tag, f in wins(claim.threads).items()
-            if self._tag_fits(tag, claim.kind)
+            holds_at_end(conjunction(hypothesis.condition, f))
+            for tag, f in match_conditions(hypothesis.threads).items()
+            if self._tag_fits(tag, hypothesis.kind)
         )
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def next(self, node: int, byte: int) -> int:
-        """The node after one more byte, with no boundary before it."""
-        known = int(self.table[node, byte])
+    def next(self, state: int, byte: int) -> int:
+        """The state after one more byte, with no boundary before it."""
+        known = int(self.table[state, byte])
         if known == _UNKNOWN:
-            known = self._next(node, byte)
-            self.table[node, byte] = known
+            known = self._next(state, byte)
+            self.table[state, byte] = known
         return known
 
-    def _next(self, node: int, byte: int) -> int:
-        partial = self._partials[node]
-        inner = self.utf8.inner(partial, byte) if partial else byte if byte < 0x80 else self.utf8.dummy_prefix(byte)
+    def read_bytes(self, state: int, data: bytes) -> int:
+        """The state after some bytes, with no boundary among them."""
+        for byte in data:
+            state = self.next(state, byte)
+        return state
+
+    def _next(self, state: int, byte: int) -> int:
+        partial = self._states[state].partial
+        inner = self.utf8.inner(partial, byte) if partial else byte if byte < 0x80 else self.utf8.lead(byte)
         if inner is None:
             return DEAD
-        ready = node if partial else self._ready(node)
+        ready = self._ready(state)
         if isinstance(inner, Partial):
-            origin = self._origins[ready] if partial else ready
-            return self._node(self._claims[ready], fresh=False, partial=inner, origin=origin)
-        return self.read(ready, inner if partial else int(self.letter[byte]))
+            origin = self._states[ready].origin if partial else ready
+            return self._number(_State(self._states[ready].hypotheses, partial=inner, origin=origin))
+        return self.read(ready, inner if partial else int(self.class_of[byte]))
 
-    def _ready(self, node: int) -> int:
-        """A node at a character's end once "no boundary here" is claimed; ready already where claims are made."""
-        if self._fresh[node]:
-            return node
-        if node not in self._stays:
-            claims = self._claims[node]
-            inside_added = self.added and any(c.kind == "match" for c in claims)
-            options = [o for c in claims for o in self._options(c)]
-            chosen = frozenset(c for is_cut, c in options if not is_cut and self._wanted(c, added=inside_added))
-            self._stays[node] = self._node(chosen, fresh=True)
-        return self._stays[node]
+    @kept()
+    def _ready(self, state: int) -> int:
+        """The state with no boundary here, where that is still open: at the end of a character."""
+        known = self._states[state]
+        if known.fresh or known.partial:
+            return state
+        inside_added = self.added and any(h.kind == "match" for h in known.hypotheses)
+        return self._decided(self._options(state), cut=False, added=inside_added)
 
-    def origin(self, node: int) -> int:
-        """The node before the character that a node is inside of, with "no boundary here" claimed; else `DEAD`."""
-        return self._origins[node]
+    def origin(self, state: int) -> int:
+        """The state before the character that a state is inside of, with no boundary there; else `DEAD`."""
+        return self._states[state].origin
 
-    def after(self, node: int, letter: int) -> int:
-        """The node after one whole character, or after the rest of the one that the node is inside of."""
-        return self.read(node if self._partials[node] else self._ready(node), letter)
+    def after(self, state: int, char_class: int) -> int:
+        """The state after one whole character, or after the rest of the one that the state is inside of."""
+        return self.read(self._ready(state), char_class)
 
-    def read(self, node: int, letter: int) -> int:
-        """The node after a character of this letter, from a node whose claims at this place are made."""
-        key = (node, letter)
-        known = self._after.get(key)
-        if known is None:
-            known = self._after[key] = self._read(node, letter)
-        return known
-
-    def _read(self, node: int, letter: int) -> int:
-        if letter == NO_LETTER:
+    @kept()
+    def read(self, state: int, char_class: int) -> int:
+        """The state after a character of this class, from a state where no boundary is open."""
+        if char_class == NO_CLASS:
             return DEAD
-        out: set[Claim] = set()
-        for claim in self._claims[node]:
-            owed = self.threads.derive(claim.owed, letter)
-            if owed is False:
-                continue
-            threads = self.threads.step(claim.threads, letter)
-            if claim.kind != "gap" and not threads:
-                continue
-            before = letter if self.threads.pattern.looks_behind else -1
-            out.add(Claim(claim.kind, threads, owed, before))
-        return self._node(frozenset(out), fresh=False)
+        found: set[Hypothesis] = set()
+        for hypothesis in self._states[state].hypotheses:
+            condition = self.threads.derive(hypothesis.condition, char_class)
+            threads = self.threads.step(hypothesis.threads, char_class) if condition is not False else ()
+            if condition is not False and (threads or hypothesis.kind == "gap"):
+                before = char_class if self.threads.pattern.looks_behind else -1
+                found.add(Hypothesis(hypothesis.kind, threads, condition, before))
+        return self._number(_State(frozenset(found)))

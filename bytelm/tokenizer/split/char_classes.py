@@ -1,9 +1,9 @@
-"""What the atoms of a pattern contain: the code points, asked of the tokenizer's own engine.
+"""Which characters a pattern tells apart: the classes of code points, asked of the tokenizer's own engine.
 
 Rules
-    What a class such as ``\\p{Lu}`` holds is never looked up in tables of ours: the engine is asked, once for each
-    class and all code points, so its Unicode version and its case folding are the ones used. Code points that belong
-    to the same atoms of a pattern are one *letter* to it; the patterns in use tell some ten to thirty letters apart.
+    What an atom such as ``\\p{Lu}`` contains is never looked up in tables of ours: the engine is asked, once for each
+    atom and all code points, so its Unicode version and its case folding are the ones used. Code points that belong to
+    the same atoms of a pattern are one *class*; the patterns in use have some ten to thirty classes.
 
 Cost
     About a tenth of a second for an atom on its first use on a machine, then a read of 136 kB from the cache folder.
@@ -24,23 +24,23 @@ from bytelm.tokenizer.disk_cache import cache_folder, read_bytes, write_bytes
 from bytelm.tokenizer.split.regex import META, Pattern
 
 CODE_POINTS: Final = 0x110000
-NO_LETTER: Final = 0xFFFF  # of code points that text cannot contain
+NO_CLASS: Final = 0xFFFF  # of code points that text cannot contain
 _SPARSE_PLANES: Final = (4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16)  # unassigned or private throughout
 _SMALL: Final = 1 << 20
 
 
-def letters(
+def char_classes(
     pattern: Pattern, *, alias: dict[int, int], forbidden: Bool[np.ndarray, " points"]
 ) -> tuple[UInt16[np.ndarray, " points"], list[frozenset[int]]]:
-    """Which letter each code point is to a pattern.
+    """The class of each code point, for a pattern.
 
     Args:
         pattern: A compiled pattern.
         alias: Code points that the engine sees as another (a space as ▁).
-        forbidden: Code points that text cannot contain; they get `NO_LETTER`.
+        forbidden: Code points that text cannot contain; they get `NO_CLASS`.
 
     Returns:
-        The letter of every code point, and for each letter the atoms that contain it.
+        The class of every code point, and for each class the atoms that contain it.
     """
     plain = {index: _plain_character(atom) for index, atom in enumerate(pattern.atoms)}
     classes = [index for index, character in plain.items() if character is None]
@@ -48,20 +48,20 @@ def letters(
     for bit, index in enumerate(classes):
         signature |= atom_members(pattern.atoms[index]).astype(np.int64) << bit
     values, found = compact(signature)
-    members = [frozenset(index for bit, index in enumerate(classes) if value >> bit & 1) for value in values.tolist()]
-    letter = found.astype(np.uint16)
-    # A character that the pattern names is a letter of its own.
+    atoms_of = [frozenset(i for bit, i in enumerate(classes) if value >> bit & 1) for value in values.tolist()]
+    class_of = found.astype(np.uint16)
+    # A character that the pattern names is a class of its own.
     named: dict[str, set[int]] = {}
     for index, character in plain.items():
         if character is not None:
             named.setdefault(character, set()).add(index)
     for character, indices in named.items():
-        members.append(members[letter[ord(character)]] | indices)
-        letter[ord(character)] = len(members) - 1
+        atoms_of.append(atoms_of[class_of[ord(character)]] | indices)
+        class_of[ord(character)] = len(atoms_of) - 1
     for point, seen_as in alias.items():
-        letter[point] = letter[seen_as]
-    letter[forbidden] = NO_LETTER
-    return letter, members
+        class_of[point] = class_of[seen_as]
+    class_of[forbidden] = NO_CLASS
+    return class_of, atoms_of
 
 
 def compact(keys: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " n"]]:
@@ -137,7 +137,7 @@ def _atom_file(atom: str) -> Path | None:
     import tokenizers
 
     key = hashlib.sha256(f"{tokenizers.__version__}\0{atom}".encode()).hexdigest()[:32]
-    folder = cache_folder("letters")
+    folder = cache_folder("char-classes")
     return None if folder is None else folder / f"{key}.bin"
 
 

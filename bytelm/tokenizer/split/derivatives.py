@@ -1,11 +1,11 @@
-r"""What has still to be true of the text to come: formulas over the threads of a split pattern.
+r"""What has to be true of the text to come: conditions over the threads of a split pattern, and their derivatives.
 
 Rules
-    A *formula* speaks of the future from one place in the text. Its literals are "some way on from instruction i
-    matches" (``i`` is an ``atom`` instruction, so the literal looks at the next letter) and "the text ends here".
-    Reading one letter turns a formula about here into one about the next place (its *derivative*, after Brzozowski).
-    A formula over finitely many instructions has finitely many derivatives up to the simplifications below, so all
-    the work is done once and remembered.
+    A *condition* speaks of the text after one place. It is put together from "some way on from instruction i matches"
+    (``i`` is an ``atom`` instruction, so this looks at the next character) and "the text ends here".
+    Reading one character turns a condition on the text here into one on the text after it (its *derivative*, after
+    Brzozowski). Only the character's class counts (char_classes.py). A condition over finitely many instructions has
+    finitely many derivatives up to the simplifications below, so each is worked out once and remembered.
 
     The *closure* of an instruction is the list of threads that can go on from it, in the order of preference in which a
     backtracking engine would try them, each under the condition that its look-arounds set.
@@ -15,37 +15,38 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.split.regex import Pattern
 
-# bool | ("at", i) | ("end",) | ("not", f) | ("and" | "or", frozenset of formulas)
-Formula = bool | tuple[Any, ...]
+# bool | ("at", i) | ("end",) | ("not", f) | ("and" | "or", frozenset of conditions)
+Condition = bool | tuple[Any, ...]
 
-END: Final[Formula] = ("end",)
+END: Final[Condition] = ("end",)
 MATCH: Final = -1
 
 # (instruction or MATCH, tag of the match, condition)
-Thread = tuple[int, int, Formula]
+Thread = tuple[int, int, Condition]
 
 
-def negation(f: Formula) -> Formula:
+def negation(f: Condition) -> Condition:
     """``not f``."""
     if isinstance(f, bool):
         return not f
     return f[1] if f[0] == "not" else ("not", f)
 
 
-def conjunction(*fs: Formula) -> Formula:
-    """``f and g and …``, flattened; False where a formula meets its negation."""
+def conjunction(*fs: Condition) -> Condition:
+    """``f and g and …``, flattened; False where a condition meets its negation."""
     return _join("and", fs, absorbing=False)
 
 
-def disjunction(*fs: Formula) -> Formula:
-    """``f or g or …``, flattened; True where a formula meets its negation."""
+def disjunction(*fs: Condition) -> Condition:
+    """``f or g or …``, flattened; True where a condition meets its negation."""
     return _join("or", fs, absorbing=True)
 
 
-def _join(op: str, fs: tuple[Formula, ...], *, absorbing: bool) -> Formula:
-    parts: set[Formula] = set()
+def _join(op: str, fs: tuple[Condition, ...], *, absorbing: bool) -> Condition:
+    parts: set[Condition] = set()
     for f in fs:
         if isinstance(f, bool):
             if f is absorbing:
@@ -67,26 +68,26 @@ def _join(op: str, fs: tuple[Formula, ...], *, absorbing: bool) -> Formula:
 
 
 class Threads:
-    """A pattern's program, run letter by letter with every intermediate result remembered.
+    """A pattern's program, run character by character with every intermediate result remembered.
 
-    ``before`` is the letter before the place in question, or -1 at the start of a piece; programs that do not look
-    behind are always asked with -1, so that their states do not multiply.
+    ``before`` is the class of the character before the place in question, or -1 at the start of a piece; programs that
+    do not look behind are always asked with -1, so that their states do not multiply.
+
+    Args:
+        pattern: The program.
+        atoms_of: The atoms that contain the characters of each class.
     """
 
-    def __init__(self, pattern: Pattern, members: list[frozenset[int]]) -> None:
+    def __init__(self, pattern: Pattern, atoms_of: list[frozenset[int]]) -> None:
         self.pattern = pattern
-        self.members = members
-        self._closures: dict[tuple[int, int], tuple[Thread, ...]] = {}
-        self._derived: dict[tuple[Formula, int], Formula] = {}
+        self.atoms_of = atoms_of
 
+    @kept()
     def closure(self, at: int, before: int) -> tuple[Thread, ...]:
         """The threads that go on from an instruction, in order of preference."""
-        key = (at, before)
-        if key not in self._closures:
-            self._closures[key] = tuple(self._close(at, before, condition=True, path=frozenset()))
-        return self._closures[key]
+        return tuple(self._close(at, before, condition=True, path=frozenset()))
 
-    def _close(self, at: int, before: int, *, condition: Formula, path: frozenset[int]) -> list[Thread]:
+    def _close(self, at: int, before: int, *, condition: Condition, path: frozenset[int]) -> list[Thread]:
         if condition is False or at in path:  # an empty turn of a loop adds nothing
             return []
         step = self.pattern.code[at]
@@ -99,10 +100,10 @@ class Threads:
             case "split":
                 return [thread for to in step.to for thread in self._close(to, before, condition=condition, path=path)]
             case "look":
-                ahead = self.formula(step.arg, before)
+                ahead = self.can_match(step.arg, before)
                 condition = conjunction(condition, negation(ahead) if step.negated else ahead)
             case "behind":
-                holds = before >= 0 and step.arg in self.members[before]
+                holds = before >= 0 and step.arg in self.atoms_of[before]
                 condition = condition if holds != step.negated else False
             case "begin":
                 condition = condition if (before < 0) != step.negated else False
@@ -110,7 +111,7 @@ class Threads:
                 condition = conjunction(condition, END)
         return self._close(step.to[0], before, condition=condition, path=path)
 
-    def formula(self, at: int, before: int) -> Formula:
+    def can_match(self, at: int, before: int) -> Condition:
         """Some way on from this instruction matches."""
         return disjunction(
             *(
@@ -119,41 +120,36 @@ class Threads:
             )
         )
 
-    def derive(self, f: Formula, letter: int) -> Formula:
-        """What ``f`` says of the place after the next letter."""
+    @kept()
+    def derive(self, f: Condition, char_class: int) -> Condition:
+        """What ``f`` says of the text after the next character."""
         if isinstance(f, bool):
             return f
-        key = (f, letter)
-        if key not in self._derived:
-            self._derived[key] = self._derive(f, letter)
-        return self._derived[key]
-
-    def _derive(self, f: tuple[Any, ...], letter: int) -> Formula:
         match f[0]:
             case "end":
                 return False
             case "at":
                 step = self.pattern.code[f[1]]
-                if step.arg not in self.members[letter]:
+                if step.arg not in self.atoms_of[char_class]:
                     return False
-                return self.formula(step.to[0], letter if self.pattern.looks_behind else -1)
+                return self.can_match(step.to[0], char_class if self.pattern.looks_behind else -1)
             case "not":
-                return negation(self.derive(f[1], letter))
+                return negation(self.derive(f[1], char_class))
             case "and":
-                return conjunction(*(self.derive(g, letter) for g in f[1]))
+                return conjunction(*(self.derive(g, char_class) for g in f[1]))
             case _:
-                return disjunction(*(self.derive(g, letter) for g in f[1]))
+                return disjunction(*(self.derive(g, char_class) for g in f[1]))
 
-    def step(self, threads: tuple[Thread, ...], letter: int) -> tuple[Thread, ...]:
-        """Threads that are about to read a letter, after it; none beyond an unconditional match."""
-        before = letter if self.pattern.looks_behind else -1
+    def step(self, threads: tuple[Thread, ...], char_class: int) -> tuple[Thread, ...]:
+        """Threads that are about to read a character, after it; none beyond an unconditional match."""
+        before = char_class if self.pattern.looks_behind else -1
         out: list[Thread] = []
         seen: set[tuple[int, int]] = set()
         for at, _, condition in threads:
             step = self.pattern.code[at]
-            if step.arg not in self.members[letter]:
+            if step.arg not in self.atoms_of[char_class]:
                 continue
-            left = self.derive(condition, letter)
+            left = self.derive(condition, char_class)
             if left is False:
                 continue
             for target, tag, extra in self.closure(step.to[0], before):
@@ -169,7 +165,7 @@ class Threads:
         return tuple(out)
 
 
-def at_end(f: Formula) -> bool:
+def holds_at_end(f: Condition) -> bool:
     """Whether ``f`` holds where the text ends."""
     if isinstance(f, bool):
         return f
@@ -179,17 +175,17 @@ def at_end(f: Formula) -> bool:
         case "at":
             return False
         case "not":
-            return not at_end(f[1])
+            return not holds_at_end(f[1])
         case "and":
-            return all(at_end(g) for g in f[1])
+            return all(holds_at_end(g) for g in f[1])
         case _:
-            return any(at_end(g) for g in f[1])
+            return any(holds_at_end(g) for g in f[1])
 
 
-def wins(threads: tuple[Thread, ...]) -> dict[int, Formula]:
+def match_conditions(threads: tuple[Thread, ...]) -> dict[int, Condition]:
     """For each tag, what has to hold for its match to end exactly here: it matches and all preferred threads fail."""
-    better_fail: Formula = True
-    won: dict[int, Formula] = {}
+    better_fail: Condition = True
+    won: dict[int, Condition] = {}
     for at, tag, condition in threads:
         if at == MATCH:
             won[tag] = disjunction(won.get(tag, False), conjunction(better_fail, condition))
@@ -199,9 +195,9 @@ def wins(threads: tuple[Thread, ...]) -> dict[int, Formula]:
     return won
 
 
-def going_on(threads: tuple[Thread, ...]) -> tuple[Thread, ...]:
-    """The threads that can still read, given that no match here wins: those behind a match need it to fail."""
-    unmatched: Formula = True
+def still_reading(threads: tuple[Thread, ...]) -> tuple[Thread, ...]:
+    """The threads that can still read, given that no match ends here: those behind a match need it to fail."""
+    unmatched: Condition = True
     out: list[Thread] = []
     for at, tag, condition in threads:
         if at == MATCH:

@@ -80,7 +80,7 @@ def compile_pattern(source: str, *, classes: str = "") -> Pattern:
         classes: ``digits`` or ``punctuation`` for the library's own one-character classes (then ``source`` is ignored).
 
     Raises:
-        UnsupportedTokenizerError: A construct that cannot be decided letter by letter; the message names it.
+        UnsupportedTokenizerError: A construct that cannot be decided character by character; the message names it.
     """
     compiler = Compiler(source)
     end = compiler.emit(Instruction("match", arg=0))
@@ -130,7 +130,7 @@ class Parser:
     def _refuse(self, what: str) -> None:
         raise UnsupportedTokenizerError(
             f"the split pattern {self.source!r} has {what} at position {self.at}, "
-            "which cannot be decided letter by letter"
+            "which cannot be decided character by character"
         )
 
     def _peek(self, text: str) -> bool:

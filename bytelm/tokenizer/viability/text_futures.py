@@ -1,12 +1,13 @@
-"""Whether some text to come makes the claims about a place right, whatever its tokens: what letters decide.
+"""Whether some text to come makes the hypotheses about a position right: what classes of characters decide.
 
 Theory of operation
-    What is encoded after a cut leaves everything before it alone. So where the text may end, or a cut may follow, any
-    text will do that makes the claims right: a search over the letters that the levels tell apart finds one. The same
-    holds for a character that only byte tokens of a sentencepiece vocabulary spell, as they never merge.
+    What is encoded after a cut leaves everything before it alone. So where the text may end, or a cut may follow, it is
+    enough that any text at all meets the conditions, whatever its tokens: a search over the classes of characters that
+    the levels tell apart finds one. The same holds for a character that only byte tokens of a sentencepiece vocabulary
+    spell, as they never merge.
 
 Cost
-    Few sets of nodes occur, and the answer for each is kept.
+    Few sets of states occur, and the answer for each is kept.
 """
 
 from __future__ import annotations
@@ -14,127 +15,118 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, UInt16
 
-from bytelm.tokenizer.prefix_index import completions
+from bytelm.symbols import completions
+from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.split.automaton import DEAD
-from bytelm.tokenizer.split.char_classes import CODE_POINTS, NO_LETTER, compact
-from bytelm.tokenizer.split.vocab_walk import INACTIVE, Nodes, Walker, ended
+from bytelm.tokenizer.split.char_classes import CODE_POINTS, NO_CLASS, compact
+from bytelm.tokenizer.split.vocab_walk import INACTIVE, ProductAutomaton, States, ended
 
 
 class TextFutures:
     """Answers about the texts that one pre-tokenizer can read.
 
+    Sets of classes are bits of a number, where a class is one that all levels together tell apart.
+
     Args:
-        walker: All its levels.
+        automaton: All its levels.
         outside: Code points that byte tokens spell; None for a byte-level vocabulary.
     """
 
-    def __init__(self, walker: Walker, *, outside: Bool[np.ndarray, " points"] | None) -> None:
-        self._walker = walker
+    def __init__(self, automaton: ProductAutomaton, *, outside: Bool[np.ndarray, " points"] | None) -> None:
+        self._automaton = automaton
         self._outside = outside
-        self._readable: dict[Nodes, bool] = {}
-        self._cuttable: dict[Nodes, bool] = {}
-        self._spellable: dict[bytes, int] = {}
-        self._reading: dict[Nodes, int] = {}
-        self._after: dict[Nodes, tuple[int, int]] = {}
-        self._joint, self._letters = self._joint_letters()
+        self._class_of, self._level_classes = self._joint_classes()
 
-    def ends(self, nodes: Nodes) -> bool:
+    def ends(self, states: States) -> bool:
         """Whether the text may end here."""
-        return ended(self._walker.levels, nodes)
+        return ended(self._automaton.levels, states)
 
-    def stops(self, nodes: Nodes) -> bool:
-        """Whether the text may end at these nodes, which are at a character's end, or a cut may follow."""
-        known = self._cuttable.get(nodes)
-        if known is None:
-            known = self.ends(nodes) or any(map(self.reads_on, self._walker.onward(nodes)))
-            self._cuttable[nodes] = known
-        return known
+    @kept()
+    def can_stop(self, states: States) -> bool:
+        """Whether the text may end at these states, which are at a character's end, or a cut may follow."""
+        return self.ends(states) or any(map(self.has_future, self._automaton.onward(states)))
 
-    def letters(self, nodes: Nodes) -> tuple[int, int]:
-        """After which characters the text may stop, and which can be read at all, by their letters, as bits."""
-        known = self._after.get(nodes)
-        if known is None:
-            stop = alive = 0
-            for letter in range(len(self._letters)):
-                after = self._read(nodes, letter)
-                if after is not None:
-                    alive |= 1 << letter
-                    stop |= self.stops(after) << letter
-            known = self._after[nodes] = stop, alive
-        return known
+    @kept()
+    def classes_after(self, states: States) -> tuple[int, int]:
+        """The classes of the next character after which the text may stop, and those that can be read at all."""
+        stop = alive = 0
+        for char_class in range(len(self._level_classes)):
+            if (after := self._read(states, char_class)) is not None:
+                alive |= 1 << char_class
+                stop |= self.can_stop(after) << char_class
+        return stop, alive
 
-    def letter(self, point: int) -> int:
-        """The letter of a code point, as a bit; 0 where text cannot contain it."""
-        letter = int(self._joint[point])
-        return 0 if letter == NO_LETTER else 1 << letter
+    def class_of(self, point: int) -> int:
+        """The class of a code point, as a bit; 0 where text cannot contain it."""
+        char_class = int(self._class_of[point])
+        return 0 if char_class == NO_CLASS else 1 << char_class
 
-    def letters_begun(self, partial: bytes) -> int:
-        """The letters of the characters that begin so, as bits."""
+    def classes_begun(self, partial: bytes) -> int:
+        """The classes of the characters that begin with these bytes."""
         points = completions(partial)
-        return _bits(self._joint[points.start : points.stop])
+        return _bits(self._class_of[points.start : points.stop])
 
-    def spelled_by_bytes(self, before: Nodes, partial: bytes = b"") -> bool:
+    def spelled_by_bytes(self, before: States, partial: bytes = b"") -> bool:
         """Whether byte tokens can spell a character that the vocabulary lacks, with any text after it.
 
         Args:
-            before: The nodes before the character.
+            before: The states before the character.
             partial: How the character begins.
         """
-        if self._outside is None:
-            return False
-        if partial not in self._spellable:
-            points = completions(partial) if partial else range(CODE_POINTS)
-            own = self._joint[points.start : points.stop][self._outside[points.start : points.stop]]
-            self._spellable[partial] = _bits(own)
-        if before not in self._reading:
-            reached = ((letter, self._read(before, letter)) for letter in range(len(self._letters)))
-            going_on = (letter for letter, after in reached if after is not None and self.reads_on(after))
-            self._reading[before] = sum(1 << letter for letter in going_on)
-        return bool(self._spellable[partial] & self._reading[before])
+        return self._outside is not None and bool(self._classes_outside(partial) & self._classes_to_go_on(before))
 
-    def reads_on(self, nodes: Nodes) -> bool:
-        """Whether some text to come makes the claims right, as far as letters decide it."""
-        if nodes not in self._readable:
-            self._readable[nodes] = self._search(nodes)
-        return self._readable[nodes]
+    @kept()
+    def _classes_outside(self, partial: bytes) -> int:
+        """The classes of the characters that begin so and that the vocabulary lacks."""
+        points = completions(partial) if partial else range(CODE_POINTS)
+        own = slice(points.start, points.stop)
+        return 0 if self._outside is None else _bits(self._class_of[own][self._outside[own]])
 
-    def _search(self, start: Nodes) -> bool:
+    @kept()
+    def _classes_to_go_on(self, states: States) -> int:
+        """The classes of the next character with which some text goes on."""
+        reached = ((char_class, self._read(states, char_class)) for char_class in range(len(self._level_classes)))
+        return sum(1 << char_class for char_class, after in reached if after is not None and self.has_future(after))
+
+    @kept()
+    def has_future(self, start: States) -> bool:
+        """Whether some text to come makes the hypotheses right, as far as classes of characters decide it."""
         seen, queue = {start}, [start]
-        for nodes in queue:
-            if self.ends(nodes):
+        for states in queue:
+            if self.ends(states):
                 return True
-            for option in (nodes, *self._walker.onward(nodes)):
-                for letter in range(len(self._letters)):
-                    after = self._read(option, letter)
+            for option in (states, *self._automaton.onward(states)):
+                for char_class in range(len(self._level_classes)):
+                    after = self._read(option, char_class)
                     if after is not None and after not in seen:
                         seen.add(after)
                         queue.append(after)
         return False
 
-    def _read(self, nodes: Nodes, letter: int) -> Nodes | None:
-        """The nodes after one character, given by the letter that it is to all levels together."""
+    def _read(self, states: States, char_class: int) -> States | None:
+        """The states after one character, given by its class."""
         out = []
-        for level, node, own in zip(self._walker.levels, nodes, self._letters[letter], strict=True):
-            after = INACTIVE if node == INACTIVE else level.after(node, own)
+        for level, state, own in zip(self._automaton.levels, states, self._level_classes[char_class], strict=True):
+            after = INACTIVE if state == INACTIVE else level.after(state, own)
             if after == DEAD:
                 return None
             out.append(after)
         return tuple(out)
 
-    def _joint_letters(self) -> tuple[UInt16[np.ndarray, " points"], list[tuple[int, ...]]]:
-        """What each code point is to all levels together, and that letter's letter on each level."""
-        levels = self._walker.levels
+    def _joint_classes(self) -> tuple[UInt16[np.ndarray, " points"], list[tuple[int, ...]]]:
+        """The class of each code point for all levels together, and what each such class is on each level."""
+        levels = self._automaton.levels
         key = np.zeros(CODE_POINTS, np.int64)
         for level in levels:
-            own = np.where(level.letter == NO_LETTER, 0, level.letter + 1).astype(np.int64)
+            own = np.where(level.class_of == NO_CLASS, 0, level.class_of + 1).astype(np.int64)
             key = compact(key * (int(own.max()) + 1) + own)[1]
         values, joint = compact(key)
         example = np.zeros(len(values), np.int64)
         example[joint] = np.arange(CODE_POINTS)
-        letters = [tuple(int(level.letter[p]) for level in levels) for p in example.tolist()]
-        table = np.array([NO_LETTER if NO_LETTER in own else i for i, own in enumerate(letters)], np.uint16)
-        return table[joint], letters
+        classes = [tuple(int(level.class_of[p]) for level in levels) for p in example.tolist()]
+        table = np.array([NO_CLASS if NO_CLASS in own else i for i, own in enumerate(classes)], np.uint16)
+        return table[joint], classes
 
 
-def _bits(letters: UInt16[np.ndarray, " n"]) -> int:
-    return sum(1 << letter for letter in np.flatnonzero(np.bincount(letters)).tolist() if letter != NO_LETTER)
+def _bits(classes: UInt16[np.ndarray, " n"]) -> int:
+    return sum(1 << i for i in np.flatnonzero(np.bincount(classes)).tolist() if i != NO_CLASS)

@@ -7,9 +7,9 @@ Definition
 Theory of operation
     A boundary between two tokens is either a cut of the pre-tokenizer (then any pair will do) or lies inside a
     pre-token (then the pair has to be unbroken, tokenizer/bpe.py). No token spans a cut. So a sequence is viable if and
-    only if the boundaries can be claimed to be cuts or not in such a way that some text to come makes the claims right
+    only if each of its boundaries can be taken for a cut or for none in such a way that some text to come agrees
     (tokenizer/split/automaton.py, tokenizer/split/vocab_walk.py, text_futures.py, token_futures.py). A `Boundary` holds
-    the claims that are still possible, as `Path`s: nearly always one.
+    the ways in which that is still possible, as `Path`s: nearly always one.
 
     On top of that, family by family:
      - added tokens are matched before everything else and only then (a level of their own in
@@ -29,24 +29,25 @@ Source
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
+from cachetools import LRUCache
 from jaxtyping import Bool, Int64
 
+from bytelm.symbols import unfinished
 from bytelm.tokenizer.added_tokens import added_pattern, spelled_in_text
 from bytelm.tokenizer.alphabet import forbidden_points, outside_points
 from bytelm.tokenizer.bpe import read_merges
 from bytelm.tokenizer.ignore_merges import IgnoreMerges
 from bytelm.tokenizer.normal_forms import NormalForm
-from bytelm.tokenizer.prefix_index import PrefixIndex, unfinished
+from bytelm.tokenizer.prefix_index import PrefixIndex
 from bytelm.tokenizer.split.automaton import Level
 from bytelm.tokenizer.split.regex import compile_pattern
-from bytelm.tokenizer.split.vocab_walk import INACTIVE, Nodes, Walker
+from bytelm.tokenizer.split.vocab_walk import INACTIVE, ProductAutomaton, States
 from bytelm.tokenizer.tokenizer_json import read_vocab
 from bytelm.tokenizer.viability.text_futures import TextFutures
 from bytelm.tokenizer.viability.token_futures import TokenFutures
@@ -61,12 +62,12 @@ class Path:
     """One way in which the boundaries so far may be cuts or not.
 
     Attributes:
-        nodes: Where each level of the pre-tokenizer stands.
+        states: The state of each level of the pre-tokenizer.
         word: The pre-token so far, where a whole one begins so (tokenizer/ignore_merges.py).
         sealed: The pre-token was taken whole: a cut has to follow.
     """
 
-    nodes: Nodes
+    states: States
     word: bytes | None = None
     sealed: bool = False
 
@@ -77,7 +78,7 @@ class Boundary:
 
     Attributes:
         last: The last token, -1 before the first.
-        paths: The claims that are still possible.
+        paths: The ways that are still possible.
         partial: The bytes of a character that is not yet complete.
         tail: The characters that a normal form may still combine with what follows.
     """
@@ -108,28 +109,39 @@ class Viability:
         self.form = NormalForm(vocab.form, self.prefix_index, self._forbidden) if vocab.form else None
         self.merges = read_merges(vocab, self.prefix_index)
         self._reachable = self.merges.reachable[self.prefix_index.order]
-        self._spells: dict[int, int] = {}  # added token -> the level that matches it
+        self._level_of_added: dict[int, int] = {}  # added token -> the level that matches it
         levels = self._levels()
-        self._is_byte = self._byte_ranks()
-        self._wholes = IgnoreMerges(vocab, self.merges, self.prefix_index)
+        self._is_byte = np.zeros(len(self.prefix_index), np.bool_)
+        self._is_byte[self.prefix_index.rank[list(vocab.byte_ids)]] = True
+        self._ignore_merges = IgnoreMerges(vocab, self.merges, self.prefix_index)
         ordinary = self._reachable.copy()
-        ordinary[self._wholes.ranks] = True
+        ordinary[self._ignore_merges.ranks] = True
         self._outside = outside_points(vocab, self._forbidden)
         if self._outside is not None:
             ordinary &= ~self._is_byte
-        self.walker = Walker(levels, self.prefix_index, ordinary=ordinary)
-        self._readings = TextFutures(self.walker, outside=self._outside)
-        self._futures = TokenFutures(
-            self.walker,
-            self._readings,
+        self.automaton = ProductAutomaton(levels, self.prefix_index, ordinary=ordinary)
+        self._text_futures = TextFutures(self.automaton, outside=self._outside)
+        self._token_futures = TokenFutures(
+            self.automaton,
+            self._text_futures,
             self.merges,
-            self._wholes,
+            self._ignore_merges,
             pieces=self._reachable & ~self._is_byte,
             by_bytes=self._outside is not None,
         )
-        self._fits = TokenMasks(self.walker, self._readings, self._futures)
-        self._masks: OrderedDict[Boundary, Bool[np.ndarray, " tokens"]] = OrderedDict()
-        self._byte_known: dict[tuple[bool, tuple[Path, ...], bytes], Bool[np.ndarray, " n"]] = {}
+        by_level: dict[int, list[int]] = {}
+        for token, at in self._level_of_added.items():
+            by_level.setdefault(at, []).append(int(self.prefix_index.rank[token]))
+        self._added_ranks = {at: np.array(sorted(ranks), np.int64) for at, ranks in sorted(by_level.items())}
+        self._token_masks = TokenMasks(
+            self.automaton,
+            self._text_futures,
+            self._token_futures,
+            sealed_ranks=self._ignore_merges.ranks,
+            added_ranks=self._added_ranks,
+        )
+        self._masks: LRUCache[Boundary, Bool[np.ndarray, " tokens"]] = LRUCache(_MASKS)
+        self._byte_masks: dict[tuple[bool, tuple[Path, ...], bytes], Bool[np.ndarray, " n"]] = {}
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any) -> Viability:
@@ -145,7 +157,7 @@ class Viability:
     @cached_property
     def added_bytes(self) -> tuple[bytes, ...]:
         """The bytes of the added tokens that text becomes."""
-        return tuple(self.vocab.token_bytes[token] or b"" for token in self._spells)
+        return tuple(self.vocab.token_bytes[token] or b"" for token in self._level_of_added)
 
     @cached_property
     def added_beginnings(self) -> frozenset[bytes]:
@@ -175,16 +187,9 @@ class Viability:
             if normalized and not group:
                 continue
             pattern, emitted = added_pattern(vocab, group, opens=not normalized)
-            self._spells |= dict.fromkeys(emitted, len(levels))
-            levels.append(
-                Level(
-                    pattern,
-                    behavior="Added",
-                    invert=False,
-                    alias=alias if normalized and vocab.marks else {},
-                    forbidden=self._forbidden,
-                )
-            )
+            self._level_of_added |= dict.fromkeys(emitted, len(levels))
+            seen_as = alias if normalized and vocab.marks else {}
+            levels.append(Level(pattern, behavior="Added", invert=False, alias=seen_as, forbidden=self._forbidden))
         for step in self.steps:
             pattern = compile_pattern(step.pattern, classes=step.classes)
             levels.append(
@@ -192,16 +197,11 @@ class Viability:
             )
         return levels
 
-    def _byte_ranks(self) -> Bool[np.ndarray, " tokens"]:
-        out = np.zeros(len(self.prefix_index), np.bool_)
-        out[self.prefix_index.rank[list(self.vocab.byte_ids)]] = True
-        return out
-
     # --- one token ---------------------------------------------------------------------------------------------------
 
     def start(self, *, dummy_prefix: bool = True) -> Boundary:
         """The boundary before the first token; ``dummy_prefix``: at the start of a text, not after a token id."""
-        return Boundary(-1, (Path(self.walker.start(bare=not dummy_prefix), self._wholes.begin()),))
+        return Boundary(-1, (Path(self.automaton.start(bare=not dummy_prefix), self._ignore_merges.begin()),))
 
     def extend(self, boundary: Boundary, token: int) -> Boundary | None:
         """The boundary after one more token, or None where the longer sequence is not viable."""
@@ -219,50 +219,51 @@ class Viability:
         return Boundary(token, tuple(dict.fromkeys(found)), partial, tail) if found else None
 
     def _ordinary(self, boundary: Boundary, token: int, data: bytes, partial: bytes) -> Iterator[Path]:
-        if token not in self._merged_ids:
+        if token not in self._merged_ids or not self._spells_characters(boundary, token, data, partial):
             return
-        if not self._spells_characters(boundary, token, data, partial):
-            return
-        reached = bool(self.merges.reachable[token])
-        for nodes, word, is_cut in self.options(boundary):
-            if not reached and not (is_cut and self._wholes.seals(data, token)):
+        merged = bool(self.merges.reachable[token])
+        for states, word, is_cut in self.options(boundary):
+            if not merged and not (is_cut and self._ignore_merges.seals(data, token)):
                 continue
             if not is_cut and not self.merges.unbroken(boundary.last, token):
                 continue
-            after = self.walker.walk(nodes, data)
+            after = self.automaton.read(states, data)
             if after is None:
                 continue
-            grown = self._wholes.grow(word, data)
-            if self._futures.settled(after, token, partial, grown) if reached else self._readings.stops(after):
-                yield Path(after, grown if reached else None, sealed=not reached)
+            if merged:
+                grown = self._ignore_merges.grow(word, data)
+                if self._token_futures.has_future(after, token, partial, grown):
+                    yield Path(after, grown)
+            elif self._text_futures.can_stop(after):
+                yield Path(after, sealed=True)
 
-    def options(self, boundary: Boundary) -> Iterator[tuple[Nodes, bytes | None, bool]]:
-        """Where a token may begin: the nodes to walk from, the pre-token so far, whether there is a cut before."""
-        tracked = self._wholes.begin()
+    def options(self, boundary: Boundary) -> Iterator[tuple[States, bytes | None, bool]]:
+        """Where a token may begin: the states to go on from, the pre-token so far, whether there is a cut before."""
+        tracked = self._ignore_merges.begin()
         if boundary.last < 0:
-            yield boundary.paths[0].nodes, tracked, True
+            yield boundary.paths[0].states, tracked, True
             return
         for path in boundary.paths:
-            if not path.sealed and INACTIVE not in path.nodes:
-                yield path.nodes, path.word, False
-            if not boundary.partial and not self._wholes.must_grow(path.word):
-                for nodes in self.walker.cuts(path.nodes):
-                    yield nodes, tracked, True
+            if not path.sealed and INACTIVE not in path.states:
+                yield path.states, path.word, False
+            if not boundary.partial and not self._ignore_merges.must_grow(path.word):
+                for states in self.automaton.cuts(path.states):
+                    yield states, tracked, True
 
     def _as_added(self, boundary: Boundary, token: int, data: bytes) -> Iterator[Path]:
-        at = self._spells.get(token)
-        if at is None or boundary.partial or (boundary.last < 0 and self._begins_with_lead(boundary)):
+        at = self._level_of_added.get(token)
+        if at is None or boundary.partial or (boundary.last < 0 and self._begins_with_dummy_prefix(boundary)):
             return
-        tracked = self._wholes.begin()
+        tracked = self._ignore_merges.begin()
         for path in boundary.paths:
-            if not self._wholes.must_grow(path.word):
-                nodes = self.walker.added(None if boundary.last < 0 else path.nodes, at, data, token)
-                if nodes is not None and self._readings.stops(nodes):
-                    yield Path(nodes, tracked)
+            if not self._ignore_merges.must_grow(path.word):
+                states = self.automaton.added(None if boundary.last < 0 else path.states, at, data, token)
+                if states is not None and self._text_futures.can_stop(states):
+                    yield Path(states, tracked)
 
-    def _begins_with_lead(self, boundary: Boundary) -> bool:
+    def _begins_with_dummy_prefix(self, boundary: Boundary) -> bool:
         """Whether a boundary is the start of a text with a hidden leading space, which no added token spells."""
-        return bool(self.vocab.dummy_prefix) and boundary.paths[0].nodes == self.walker.start(bare=False)
+        return bool(self.vocab.dummy_prefix) and boundary.paths[0].states == self.automaton.start(bare=False)
 
     def _spells_characters(self, boundary: Boundary, token: int, data: bytes, partial: bytes) -> bool:
         """Sentencepiece: byte tokens spell characters that the vocabulary lacks, the other tokens whole characters."""
@@ -285,20 +286,21 @@ class Viability:
             return False
         if boundary.last < 0:
             return True
-        return any(not self._wholes.must_grow(path.word) and self._readings.ends(path.nodes) for path in boundary.paths)
+        return any(
+            not self._ignore_merges.must_grow(path.word) and self._text_futures.ends(path.states)
+            for path in boundary.paths
+        )
 
     # --- all tokens --------------------------------------------------------------------------------------------------
 
     def mask(self, boundary: Boundary, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
         """Which tokens of a range of ranks may follow: `extend` for all of them at once. Not to be written to."""
-        known = self._masks.get(boundary)
+        known: Bool[np.ndarray, " tokens"] | None = self._masks.get(boundary)
         if known is not None:
             return known[lo:hi]
         made = self._mask(boundary, lo, hi)
         if hi - lo == len(self.prefix_index):
             self._masks[boundary] = made
-            if len(self._masks) > _MASKS:
-                self._masks.popitem(last=False)
         return made
 
     def _mask(self, boundary: Boundary, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
@@ -306,18 +308,18 @@ class Viability:
         if hi <= lo:
             return out
         if self._outside is None or not boundary.partial:
-            for nodes, _, is_cut in self.options(boundary):
-                fits = self._fits.ordinary(nodes, boundary.partial, lo, hi)
+            for states, _, is_cut in self.options(boundary):
+                fits = self._token_masks.ordinary(states, boundary.partial, lo, hi)
                 out |= fits if is_cut else fits & self.merges.unbroken_range(boundary.last, lo, hi)
             out &= self._reachable[lo:hi]
-            self._add_wholes(boundary, out, lo, hi)
+            self._add_whole_pre_tokens(boundary, out, lo, hi)
         if self._outside is not None:
             self._byte_mask(boundary, out, lo, hi)
         if self.form:
             self.form.narrow(out, lo, hi, tail=boundary.tail, partial=boundary.partial)
         self._ask_words(boundary, out, lo, hi)
-        if not boundary.partial and not (boundary.last < 0 and self._begins_with_lead(boundary)):
-            for at in sorted(set(self._spells.values())):
+        if not boundary.partial and not (boundary.last < 0 and self._begins_with_dummy_prefix(boundary)):
+            for at in self._added_ranks:
                 out |= self._added_mask(boundary, at, lo, hi)
         return out
 
@@ -326,45 +328,43 @@ class Viability:
             out[i] = self.extend(boundary, int(self.prefix_index.order[lo + i])) is not None
 
     def _byte_mask(self, boundary: Boundary, out: Bool[np.ndarray, " n"], lo: int, hi: int) -> None:
-        """Byte tokens, which no merge uses: what decides about them is the same at nearly every place."""
+        """Byte tokens, which no merge uses: what decides about them is the same at nearly every position."""
         ranks = self._byte_rank_list
         first, last = np.searchsorted(ranks, (lo, hi))
         if last - first <= 4:
             self._ask(boundary, out, ranks[first:last] - lo, lo)
             return
         key = (boundary.last < 0, boundary.paths, boundary.partial)
-        known = self._byte_known.get(key)
+        known = self._byte_masks.get(key)
         if known is None:
             known = np.array([self._byte_fits(boundary, rank) for rank in ranks.tolist()], np.bool_)
-            self._byte_known[key] = known
+            self._byte_masks[key] = known
         out[ranks[first:last] - lo] = known[first:last]
 
     def _byte_fits(self, boundary: Boundary, rank: int) -> bool:
         """`extend` for a byte token; a lead byte fits where some character that it begins can be read."""
         data = self.prefix_index.spelled[rank]
-        if self.prefix_index.left[rank] and not boundary.partial and not self.form:
-            return any(self._readings.spelled_by_bytes(nodes, data) for nodes, _, _ in self.options(boundary))
-        possible = self._spells_characters(
-            boundary, int(self.prefix_index.order[rank]), data, unfinished(boundary.partial + data)
-        )
-        return possible and self.extend(boundary, int(self.prefix_index.order[rank])) is not None
+        if self.prefix_index.missing[rank] and not boundary.partial and not self.form:
+            return any(self._text_futures.spelled_by_bytes(states, data) for states, _, _ in self.options(boundary))
+        token, partial = int(self.prefix_index.order[rank]), unfinished(boundary.partial + data)
+        return self._spells_characters(boundary, token, data, partial) and self.extend(boundary, token) is not None
 
     @cached_property
     def _byte_rank_list(self) -> Int64[np.ndarray, " n"]:
         return np.flatnonzero(self._is_byte)
 
-    def _add_wholes(self, boundary: Boundary, out: Bool[np.ndarray, " n"], lo: int, hi: int) -> None:
+    def _add_whole_pre_tokens(self, boundary: Boundary, out: Bool[np.ndarray, " n"], lo: int, hi: int) -> None:
         """Tokens that stand for whole pre-tokens."""
-        ranks = self._wholes.ranks
+        ranks = self._ignore_merges.ranks
         first, last = np.searchsorted(ranks, (lo, hi))
-        for nodes, _, is_cut in self.options(boundary) if last > first else ():
+        for states, _, is_cut in self.options(boundary) if last > first else ():
             if is_cut:
-                out[ranks[first:last] - lo] |= self._fits.sealed(nodes, ranks)[first:last]
+                out[ranks[first:last] - lo] |= self._token_masks.sealed(states)[first:last]
 
     def _ask_words(self, boundary: Boundary, out: Bool[np.ndarray, " n"], lo: int, hi: int) -> None:
         """Tokens that complete a pre-token which would be taken whole: few, asked one by one."""
         words = {path.word for path in boundary.paths if path.word}
-        asked = {rank for word in words for rank in self._wholes.close(word) if lo <= rank < hi}
+        asked = {rank for word in words for rank in self._ignore_merges.deciding_ranks(word) if lo <= rank < hi}
         self._ask(boundary, out, np.array(sorted(asked), np.int64) - lo, lo)
 
     def _added_mask(self, boundary: Boundary, at: int, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
@@ -378,18 +378,8 @@ class Viability:
                 out[rank - lo] = any(True for _ in self._as_added(boundary, token, self.prefix_index.spelled[rank]))
             return out
         for path in boundary.paths:
-            if self._wholes.must_grow(path.word):
+            if self._ignore_merges.must_grow(path.word):
                 continue
-            fits = self._fits.added(None if boundary.last < 0 else path.nodes, at, self._added_ranks[at])
+            fits = self._token_masks.added(None if boundary.last < 0 else path.states, at)
             out[ranks - lo] |= fits[first:last]
         return out
-
-    @cached_property
-    def _added_ranks(self) -> dict[int, Int64[np.ndarray, " n"]]:
-        levels = set(self._spells.values())
-        return {
-            at: np.sort(self.prefix_index.rank[[t for t, level in self._spells.items() if level == at]]).astype(
-                np.int64
-            )
-            for at in levels
-        }

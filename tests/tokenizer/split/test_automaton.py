@@ -1,4 +1,4 @@
-"""Split patterns as automata: the claims that survive are the cuts that the real pre-tokenizer makes."""
+"""Split patterns as automata: the hypotheses that survive are the cuts that the real pre-tokenizer makes."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def accepted(automaton: Level, text: str) -> list[tuple[int, ...]]:
     places: list[tuple[int, tuple[int, ...]]] = [(automaton.start, ())]
     for at, char in enumerate(text):
         if at:
-            cut = [(automaton.cut(node), (*cuts, at)) for node, cuts in places]
-            places += [(node, cuts) for node, cuts in cut if node != DEAD]
+            cut = [(automaton.cut(state), (*cuts, at)) for state, cuts in places]
+            places += [(state, cuts) for state, cuts in cut if state != DEAD]
         for byte in char.encode():
-            walked = [(automaton.next(node, byte), cuts) for node, cuts in places]
-            places = [(node, cuts) for node, cuts in walked if node != DEAD]
-    return [cuts for node, cuts in places if automaton.ends(node)]
+            walked = [(automaton.next(state, byte), cuts) for state, cuts in places]
+            places = [(state, cuts) for state, cuts in walked if state != DEAD]
+    return [cuts for state, cuts in places if automaton.ends(state)]
 
 
 def real_cuts(step: pre_tokenizers.PreTokenizer, text: str) -> tuple[int, ...]:
@@ -107,10 +107,10 @@ def test_bytes_that_are_no_character_are_dead() -> None:
     automaton = level(r"\w+")
 
     for data in (b"\x80", b"\xc0\x80", b"\xe0\x80", b"\xed\xa0", b"\xf4\x90", b"\xff", b"\xc3a"):
-        node = automaton.start
+        state = automaton.start
         for byte in data:
-            node = automaton.next(node, byte)
-        assert node == DEAD, data
+            state = automaton.next(state, byte)
+        assert state == DEAD, data
 
 
 @pytest.mark.parametrize("pattern", [r"(?>a+)b", r"(ab)++", r"a\Kb", r"(?<=ab)c", r"(a", r"\1"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tokenizers import Regex, pre_tokenizers
 
-from bytelm.tokenizer.split.char_classes import CODE_POINTS, NO_LETTER, atom_members, compact, letters
+from bytelm.tokenizer.split.char_classes import CODE_POINTS, NO_CLASS, atom_members, char_classes, compact
 from bytelm.tokenizer.split.regex import compile_pattern
 
 SAMPLE = [
@@ -48,18 +48,18 @@ def test_the_librarys_own_classes_are_asked_of_it(classes: str, step: pre_tokeni
         assert atom_members(classes)[point] == expected, hex(point)
 
 
-def test_letters_tell_apart_what_the_pattern_does_and_nothing_else() -> None:
-    """Two code points share a letter exactly if they belong to the same atoms; forbidden ones have none."""
+def test_classes_tell_apart_what_the_pattern_does_and_nothing_else() -> None:
+    """Two code points share a class exactly if they belong to the same atoms; forbidden ones have none."""
     pattern = compile_pattern(r"'s| ?\p{L}+|\s+")
     forbidden = np.zeros(CODE_POINTS, np.bool_)
     forbidden[0xD800:0xE000] = True
-    letter, members = letters(pattern, alias={}, forbidden=forbidden)
+    class_of, atoms_of = char_classes(pattern, alias={}, forbidden=forbidden)
 
     for point in SAMPLE:
         inside = {i for i, atom in enumerate(pattern.atoms) if atom_members(atom)[point]}
-        assert members[letter[point]] == inside, hex(point)
-    assert letter[0xD800] == NO_LETTER
-    assert letter[ord("b")] == letter[ord("漢")] != letter[ord("s")]
+        assert atoms_of[class_of[point]] == inside, hex(point)
+    assert class_of[0xD800] == NO_CLASS
+    assert class_of[ord("b")] == class_of[ord("漢")] != class_of[ord("s")]
 
 
 def test_compact_is_unique_with_places() -> None:

@@ -1,15 +1,17 @@
-"""Walks of the whole vocabulary, against walking each token by itself."""
+"""Runs over the whole vocabulary, against reading each token by itself."""
 
 from __future__ import annotations
 
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from bytelm.tokenizer.split.automaton import DEAD
-from bytelm.tokenizer.split.vocab_walk import INACTIVE, Nodes, Walker
+from bytelm.cover.cover import Cover
+from bytelm.tokenizer.split.automaton import DEAD, Level
+from bytelm.tokenizer.split.vocab_walk import INACTIVE, ProductAutomaton, States
 from bytelm.tokenizer.viability.viability import Viability
 
 TEXTS = [
@@ -29,80 +31,81 @@ def subject() -> Viability:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(TEXTS * 3, trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet))
-    tokenizer.add_tokens([AddedToken(f"<unused{i}>", normalized=False) for i in range(12)])
+    tokenizer.add_tokens(
+        [AddedToken(f"<unused{i}>", normalized=False) for i in range(40)]
+    )  # so many are asked all at once
     return Viability.from_tokenizer(tokenizer)
 
 
-def places(walker: Walker, text: bytes) -> list[Nodes]:
-    """Nodes along a text, with every way to claim a cut or none."""
-    found, frontier = [], {walker.start(bare=False)}
+def places(automaton: ProductAutomaton, text: bytes) -> list[States]:
+    """States along a text, with every way to cut it or not."""
+    found, frontier = [], {automaton.start(bare=False)}
     for byte in text:
-        frontier = {after for nodes in frontier if (after := walker.walk(nodes, bytes([byte]))) is not None}
-        frontier |= {cut for nodes in frontier for cut in walker.cuts(nodes)}
+        frontier = {after for states in frontier if (after := automaton.read(states, bytes([byte]))) is not None}
+        frontier |= {cut for states in frontier for cut in automaton.cuts(states)}
         frontier = set(sorted(frontier)[:4])
         found += sorted(frontier)
-    return [nodes for nodes in found if INACTIVE not in nodes]
+    return [states for states in found if INACTIVE not in states]
 
 
-def expected(walker: Walker, at: int, node: int) -> list[int]:
-    """The node after each token that merging can produce."""
-    level, out = walker.levels[at], []
-    for rank, data in enumerate(walker.prefix_index.spelled):
-        after = node if walker._ordinary[rank] else DEAD
-        for byte in data:
-            after = level.next(after, byte) if after != DEAD else DEAD
-        out.append(after)
-    return out
+def expected(automaton: ProductAutomaton, at: int, state: int) -> list[int]:
+    """The state after each token that merging can produce."""
+    level, spelled = automaton.levels[at], automaton.prefix_index.spelled
+    return [
+        level.read_bytes(state, data) if can_stand else DEAD
+        for data, can_stand in zip(spelled, automaton.ordinary.tolist(), strict=True)
+    ]
 
 
 @pytest.fixture(scope="module")
-def whole() -> Walker:
-    """A walker for which every range counts as the whole vocabulary."""
-    return subject().walker
+def whole() -> ProductAutomaton:
+    """An automaton for which every range counts as the whole vocabulary."""
+    return subject().automaton
 
 
-def test_walks_that_follow_the_last_one_are_walks_from_the_beginning(whole: Walker) -> None:
-    """Nodes of every kind, in an order in which consecutive walks differ early, late and not at all."""
+def test_runs_that_follow_the_last_one_are_runs_from_the_beginning(whole: ProductAutomaton) -> None:
+    """States of every kind, in an order in which consecutive runs differ early, late and not at all."""
     order = np.random.default_rng(0).permutation([*places(whole, "".join(TEXTS).encode())] * 2)
     with patch("bytelm.tokenizer.split.vocab_walk.WHOLE", -1):
-        for nodes in order.tolist()[:120]:
-            ends = whole.landings(tuple(nodes), 0, len(whole.prefix_index))
+        for states in order.tolist()[:120]:
+            ends = whole.ends_of_tokens(tuple(states), 0, len(whole.prefix_index))
 
-            for at, (end, node) in enumerate(zip(ends, nodes, strict=True)):
-                assert end.tolist() == expected(whole, at, node)
+            for at, (end, state) in enumerate(zip(ends, states, strict=True)):
+                assert end.tolist() == expected(whole, at, state)
 
 
-def test_an_interrupted_walk_leaves_nothing_half_done() -> None:
-    """The walk after one that was broken off is right: a walk that is under way is nobody's to follow."""
-    walker = subject().walker
-    first, second, third = [nodes for nodes in places(walker, b"ab  12\n\n'l") if nodes[-1] != DEAD][::6][:3]
-    step, calls = Walker._step, 0
+def test_an_interrupted_run_leaves_nothing_half_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run after one that was broken off is right: a run that is under way is nobody's to follow."""
+    automaton = subject().automaton
+    first, second, third = [states for states in places(automaton, b"ab  12\n\n'l") if states[-1] != DEAD][::6][:3]
+    size, next_state, calls = len(automaton.prefix_index), Level.next, 0
 
-    def break_off(*arguments: object) -> object:
+    def break_off(*arguments: Any) -> int:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return step(*arguments)  # type: ignore[arg-type]
+        return next_state(*arguments)
 
-    with patch("bytelm.tokenizer.split.vocab_walk.WHOLE", -1):
-        walker.landings(first, 0, len(walker.prefix_index))
-        with patch.object(Walker, "_step", staticmethod(break_off)), pytest.raises(KeyboardInterrupt):
-            walker.landings(second, 0, len(walker.prefix_index))
-        for nodes in (third, second, first):
-            for at, end in enumerate(walker.landings(nodes, 0, len(walker.prefix_index))):
-                assert end.tolist() == expected(walker, at, nodes[at])
+    monkeypatch.setattr("bytelm.tokenizer.split.vocab_walk.WHOLE", -1)
+    automaton.ends_of_tokens(first, 0, size)
+    with patch.object(Level, "next", break_off), pytest.raises(KeyboardInterrupt):
+        automaton.ends_of_tokens(second, 0, size)
+    for states in (third, second, first):
+        for at, end in enumerate(automaton.ends_of_tokens(states, 0, size)):
+            assert end.tolist() == expected(automaton, at, states[at])
 
 
 def test_added_tokens_that_lead_elsewhere_are_asked_again() -> None:
-    """What is kept of the last place is used only where an added token leads to the same node as there."""
+    """What is kept of the last boundary is used only where an added token leads to the same state as there."""
     viability = subject()
-    ranks = viability._added_ranks[0]
-    kept = viability._fits
-    for nodes in [None, *places(viability.walker, b"a <unu  b<\n<x")]:
-        found = kept.added(nodes, 0, ranks)
+    added = [token.id for token in viability.vocab.added]
+    for text in (b"", b"a", b"a ", b"a <", b"a <unu", b"a <unu  b", b"a <unu  b<\n", b"a <unu  b<\n<x"):
+        for node in Cover.empty(viability).advance(text).nodes:
+            if node.boundary.partial or node.end < len(text):
+                continue
+            mask = viability.mask(node.boundary, 0, len(viability.prefix_index))
 
-        for rank, fits in zip(ranks.tolist(), found.tolist(), strict=True):
-            token, data = int(viability.prefix_index.order[rank]), viability.prefix_index.spelled[rank]
-            after = viability.walker.added(nodes, 0, data, token)
-            assert fits == (after is not None and viability._readings.stops(after))
+            for token in added:
+                possible = viability.extend(node.boundary, token) is not None
+                assert mask[viability.prefix_index.rank[token]] == possible
