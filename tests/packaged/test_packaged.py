@@ -304,7 +304,7 @@ def test_progress_is_read_off_a_folder_that_changes(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
         pip = pool.submit(come_and_go)
         try:
-            sizes = {download._bytes_below(tmp_path) for _ in range(2000)}
+            sizes = {download.size_of(tmp_path) for _ in range(2000)}
         finally:
             stop.set()
         pip.result()
@@ -560,7 +560,7 @@ def test_the_bar_is_for_a_person_who_waits(
     """A bar is drawn on a terminal, after two seconds, unless it is turned off; else nothing is printed."""
     screen = stream()
     monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setattr(packaged, "_PATIENCE_S", patience)
+    monkeypatch.setattr("bytelm.progress.PATIENCE_S", patience)
 
     packaged_directory("tiny", progress=progress)
 
