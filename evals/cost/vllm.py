@@ -1,12 +1,12 @@
 """What exact bytes cost on vLLM: ``python -m evals.cost.vllm``.
 
 The methods write after the same prompts, on one engine, one method after the other in each round, with an empty prefix
-cache. vLLM has processes of its own, as it mostly does, or with ``--in-process`` none.
-    *handover*: bytes at temperature 1, all in one call; vLLM draws the tokens (bytelm/sampling/engine_draws.py). *handover, alone*:
-    the same prompts one after another.
+cache.
+    *engine draws*: bytes at temperature 1, all in one call; vLLM draws the tokens (bytelm/sampling/engine_draws.py).
+    *engine draws, alone*: the same prompts one after another.
     *tokens*: vLLM's own generation at temperature 1, from the prompts as its tokenizer encodes them, all in one call: as
-    many tokens after each prompt as the text has that *handover* wrote there in the same round. Its time is told for
-    each byte of that text.
+    many tokens after each prompt as the text has that *engine draws* wrote there in the same round. Its time is told
+    for each byte of that text.
     *rows*: bytes at temperature 1 by the sampler, which asks for rows, all in one call. *rows, alone*: one after another.
 Times are wall times a byte of new text, of this machine on this day; only their ratios within one round mean anything.
 What is told of several rounds is the median of their times, and the median of their ratios.
@@ -34,7 +34,7 @@ from evals.cost.prompts import PROMPTS
 from evals.report.output import add_output_options, draw_bars, put_out, read_result
 from evals.report.records import command_of
 
-METHODS: Final = ("handover", "tokens", "handover, alone", "rows", "rows, alone")
+METHODS: Final = ("engine draws", "tokens", "engine draws, alone", "rows", "rows, alone")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,11 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=16, metavar="N", help=f"prompts, of {len(PROMPTS)} (default 16)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often all is run (default 3)")
     parser.add_argument("--methods", default=";".join(METHODS), help="of %(default)s")
-    parser.add_argument(
-        "--in-process",
-        action="store_true",
-        help="have vLLM in this process: VLLM_ENABLE_V1_MULTIPROCESSING=0",
-    )
     parser.add_argument("--block-size", type=int, default=32, help="tokens of a block of the prefix cache (default 32)")
     add_output_options(parser)
     options = parser.parse_args(arguments)
@@ -58,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         if min(options.bytes, options.limit, options.rounds) < 1:
             parser.error("--bytes, --limit and --rounds must be at least 1")
-        methods = list(dict.fromkeys(["handover", "tokens", *(name.strip() for name in options.methods.split(";"))]))
+        methods = list(
+            dict.fromkeys(["engine draws", "tokens", *(name.strip() for name in options.methods.split(";"))])
+        )
         if unknown := set(methods) - set(METHODS):
             parser.error(f"no method is called {', '.join(sorted(unknown))}; there are {'; '.join(METHODS)}")
         result = _measure(options, methods, sys.argv[1:] if arguments is None else list(arguments))
@@ -74,8 +71,6 @@ def _measure(options: argparse.Namespace, chosen: Sequence[str], arguments: Sequ
 
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output has the result
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GB; else nearly all memory, which may not be free
-    if options.in_process:
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     prompts = PROMPTS[: options.limit]
     lm = ByteLM.from_pretrained(
         options.model,
@@ -89,7 +84,7 @@ def _measure(options: argparse.Namespace, chosen: Sequence[str], arguments: Sequ
     methods = _methods(lm, prompts, options.bytes)
     times: dict[str, list[float]] = {method: [] for method in chosen}
     counts = {method: np.zeros(2, np.int64) for method in chosen}
-    meter = _Meter(engine._engine)  # noqa: SLF001 - vLLM's own engine
+    meter = _Meter(engine.llm.llm_engine)
     redrawn, drawn = 0, 0
     once = _methods(lm, prompts, 4)
     for method in chosen:
@@ -101,7 +96,7 @@ def _measure(options: argparse.Namespace, chosen: Sequence[str], arguments: Sequ
             size, strays = methods[method](number + 1)
             times[method].append((time.perf_counter() - start) / max(size, 1))
             counts[method] += meter.read() - before
-            if method == "handover":
+            if method == "engine draws":
                 redrawn, drawn = redrawn + strays, drawn + size
     difference = _difference(lm, prompts, options.model)
     engine.close()
@@ -142,16 +137,11 @@ class _Meter:
     def __init__(self, engine: Any) -> None:
         self._steps = self._fed = 0
         self._seen: set[str] = set()
-        step, core = engine.step, engine.engine_core
-        heard = core.get_output
-
-        def one() -> Any:
-            outputs = heard()
-            self._steps += bool(outputs.outputs)  # without, it was an answer of the workers
-            return outputs
+        step = engine.step
 
         def counted() -> Any:
             outputs = step()
+            self._steps += 1
             for output in outputs:
                 self._fed += len(output.outputs[0].token_ids)
                 if output.request_id not in self._seen:
@@ -159,7 +149,6 @@ class _Meter:
                     self._fed += len(output.prompt_token_ids) - (output.num_cached_tokens or 0) - 1
             return outputs
 
-        core.get_output = one
         engine.step = counted
 
     def read(self) -> Int64[np.ndarray, " 2"]:
@@ -170,8 +159,8 @@ class _Meter:
 
 def _methods(lm: Any, prompts: Sequence[str], size: int) -> dict[str, Callable[[int], tuple[int, int]]]:
     """Each method by name: a function from a seed to the bytes written, and the tokens that were drawn anew."""
-    engine = lm.token_lm
-    llm, params = engine._llm, engine._vllm.SamplingParams  # noqa: SLF001 - vLLM's own generation
+    from vllm import SamplingParams
+
     encoded = [{"prompt_token_ids": ids} for ids in lm.tokenizer(list(prompts)).input_ids]
     written: list[bytes] = []
 
@@ -182,10 +171,10 @@ def _methods(lm: Any, prompts: Sequence[str], size: int) -> dict[str, Callable[[
             for text, before in zip(texts, encoded, strict=True)
         ]
         asked = [
-            params(temperature=1.0, seed=1000 * seed + i, max_tokens=count, ignore_eos=True, detokenize=False)
+            SamplingParams(temperature=1.0, seed=1000 * seed + i, max_tokens=count, ignore_eos=True, detokenize=False)
             for i, count in enumerate(counts)
         ]
-        llm.generate(encoded, asked, use_tqdm=False)
+        lm.token_lm.llm.generate(encoded, asked, use_tqdm=False)
         return sum(map(len, written)), 0
 
     def together(seed: int, *, engine_draws: bool) -> tuple[int, int]:
@@ -203,8 +192,8 @@ def _methods(lm: Any, prompts: Sequence[str], size: int) -> dict[str, Callable[[
 
     return {
         "tokens": tokens,
-        "handover": lambda seed: together(seed, engine_draws=True),
-        "handover, alone": lambda seed: alone(seed, engine_draws=True),
+        "engine draws": lambda seed: together(seed, engine_draws=True),
+        "engine draws, alone": lambda seed: alone(seed, engine_draws=True),
         "rows": lambda seed: together(seed, engine_draws=False),
         "rows, alone": lambda seed: alone(seed, engine_draws=False),
     }
