@@ -22,7 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 from bytelm.testing.tokenizers.definition import read_backend
-from bytelm.testing.tokenizers.trial import FEW, Report, Trial
+from bytelm.testing.tokenizers.trial import FEW, TokenizerReport, TokenizerTrial
 from bytelm.tokenizer.viability.viability import Viability
 from evals.report.command import command, words_of
 from evals.report.output import Result, add_output_options, answer, write_result
@@ -140,18 +140,18 @@ def _kept(path: Path | None, settings: dict[str, Any]) -> dict[str, dict[str, An
     return {row["tokenizer"]: row for row in record["tokenizers"]} if record.get("settings") == settings else {}
 
 
-def run(paths: Sequence[str], settings: dict[str, Any], *, jobs: int = 1) -> Iterator[Report]:
+def run(paths: Sequence[str], settings: dict[str, Any], *, jobs: int = 1) -> Iterator[TokenizerReport]:
     """The reports of several tokenizers, each as soon as it is done; the processes share the prefixes in parts."""
     parts = -(-settings["prefixes"] // PART)
     tasks = [(path, part, parts, settings) for path in paths for part in range(parts)]
     with ExitStack() as stack:
         if jobs > 1:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            done: Iterable[Report] = stack.enter_context(ProcessPoolExecutor(jobs)).map(_part, tasks)
+            done: Iterable[TokenizerReport] = stack.enter_context(ProcessPoolExecutor(jobs)).map(_part, tasks)
         else:
             done = map(_part, tasks)
         shown = tracked(done, "parts", total=len(tasks))
-        whole: Report | None = None
+        whole: TokenizerReport | None = None
         for (_, part, _, _), report in zip(tasks, shown, strict=True):
             if whole is None:
                 whole = report
@@ -165,9 +165,9 @@ def run(paths: Sequence[str], settings: dict[str, Any], *, jobs: int = 1) -> Ite
                 whole = None
 
 
-def _part(task: tuple[str, int, int, dict[str, Any]]) -> Report:
+def _part(task: tuple[str, int, int, dict[str, Any]]) -> TokenizerReport:
     path, part, parts, settings = task
-    trial = Trial(
+    trial = TokenizerTrial(
         path,
         _label(path, no_lead=settings["no_lead"]),
         seed=settings["seed"],
@@ -175,7 +175,7 @@ def _part(task: tuple[str, int, int, dict[str, Any]]) -> Report:
         effort=settings["effort"],
         dummy_prefix=not settings["no_lead"],
     )
-    if part == 0 and trial.viability is not None:
+    if part == 0 and trial.report.refused is None:
         trial.report.load_seconds, trial.report.reload_seconds = loading_seconds(path)
     return trial.run(-(-settings["prefixes"] // parts), skip=part)
 

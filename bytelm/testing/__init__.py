@@ -31,8 +31,8 @@ from typing import Any
 
 from bytelm.arguments import Number
 from bytelm.errors import ContractError, InvalidArgumentError
+from bytelm.testing.engine_trial import BrokenRuleError, EngineTrial, UncheckedRuleError
 from bytelm.testing.rules import RULES
-from bytelm.testing.trial import BrokenRuleError, Trial, UncheckedRuleError
 from bytelm.token_lm import TokenLM
 
 __all__ = ["RULES", "Finding", "Report", "check_engine"]
@@ -125,14 +125,14 @@ def check_engine(
         raise InvalidArgumentError(f"no rule is called {unknown[0]!r}; there are {', '.join(RULES)}")
     if not tolerance >= 0:
         raise InvalidArgumentError(f"tolerance must be at least 0, not {tolerance!r}")
-    trial = Trial(make, float(tolerance), reference, failing, seed)
+    trial = EngineTrial(make, float(tolerance), reference, failing, seed)
     report = Report(repr(trial.make()), tuple(_found(trial, name) for name in names))
     if report.faults:
         raise ContractError(str(report))
     return report
 
 
-def _found(trial: Trial, rule: str) -> Finding:
+def _found(trial: EngineTrial, rule: str) -> Finding:
     trial.difference = 0.0
     fault = skipped = ""
     try:

@@ -18,7 +18,7 @@ from bytelm.packaged import PACKAGED, packaged_directory
 from bytelm.tokenizer.viability.viability import Viability
 from bytelm.tokenizer.vocab import SPACE_MARK, Vocab
 
-Level = Literal["ok", "note", "refused"]
+Severity = Literal["ok", "note", "refused"]
 
 # What tokenizers are known to lose: runs of spaces, blank lines, digits, contractions, rare characters, special tokens.
 PROBES: Final = (
@@ -33,15 +33,15 @@ PROBES: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Remark:
     """One line of the report."""
 
     topic: str
-    level: Level
+    level: Severity
     text: str
 
 
-def examine_model(name: str) -> list[Finding]:
+def examine_model(name: str) -> list[Remark]:
     """Everything that can be said of a model without its weights.
 
     Args:
@@ -57,17 +57,17 @@ def examine_model(name: str) -> list[Finding]:
     model, tokenizer = _without_weights(name)
     columns = int(model.get_output_embeddings().weight.shape[0])
     eot_ids = end_ids(model, tokenizer, columns, None)
-    findings = [Finding("model", "ok", type(model).__name__)]
+    remarks = [Remark("model", "ok", type(model).__name__)]
     window = context_length(model)
     limit = "no limit is known" if window is None else f"{window} tokens; what is longer is refused"
-    findings.append(Finding("window", "ok", limit))
+    remarks.append(Remark("window", "ok", limit))
     mask = masking(model)
     slow = recurrence(model) or (mask if isinstance(mask, str) else None)
-    findings.append(Finding("cache", "note", f"the slower way: {slow}") if slow else Finding("cache", "ok", "branches"))
-    return findings + examine(tokenizer, columns=columns, eot_ids=eot_ids)
+    remarks.append(Remark("cache", "note", f"the slower way: {slow}") if slow else Remark("cache", "ok", "branches"))
+    return remarks + examine(tokenizer, columns=columns, eot_ids=eot_ids)
 
 
-def examine(tokenizer: Any, *, columns: int | None, eot_ids: Collection[int]) -> list[Finding]:
+def examine(tokenizer: Any, *, columns: int | None, eot_ids: Collection[int]) -> list[Remark]:
     """What can be said of a model by its tokenizer and a few numbers.
 
     Args:
@@ -82,21 +82,21 @@ def examine(tokenizer: Any, *, columns: int | None, eot_ids: Collection[int]) ->
         viability = Viability.from_tokenizer(tokenizer)
     except UnsupportedTokenizerError as error:
         return [
-            Finding("tokenizer", "refused", str(error)),
-            Finding("verdict", "refused", "this model is not supported"),
+            Remark("tokenizer", "refused", str(error)),
+            Remark("verdict", "refused", "this model is not supported"),
         ]
     vocab, bos_ids = viability.vocab, bos_ids_of(viability.vocab)
-    findings = [*_vocabulary(vocab, columns), *_boundaries(vocab), *_ends(vocab, columns, eot_ids, bos_ids)]
-    findings += [*_refusals(vocab), *_round_trips(vocab)]
-    refused = sum(finding.level == "refused" for finding in findings)
+    remarks = [*_vocabulary(vocab, columns), *_boundaries(vocab), *_ends(vocab, columns, eot_ids, bos_ids)]
+    remarks += [*_refusals(vocab), *_round_trips(vocab)]
+    refused = sum(remark.level == "refused" for remark in remarks)
     if refused:
-        findings.append(Finding("verdict", "refused", "this model is not supported: see above"))
+        remarks.append(Remark("verdict", "refused", "this model is not supported: see above"))
     else:
-        findings.append(Finding("verdict", "ok", "exact: the tokenizer's rules are understood to the letter"))
-    return findings
+        remarks.append(Remark("verdict", "ok", "exact: the tokenizer's rules are understood to the letter"))
+    return remarks
 
 
-def verify_model(name: str, *, prefixes: int = 60) -> list[Finding]:
+def verify_model(name: str, *, prefixes: int = 60) -> list[Remark]:
     """`verify` for a model by name.
 
     Args:
@@ -117,7 +117,7 @@ def _without_weights(name: str) -> tuple[Any, Any]:
     return load_model(str(packaged_directory(name)) if name in PACKAGED else name, device_map="meta")
 
 
-def verify(tokenizer: Any, *, prefixes: int = 60) -> list[Finding]:
+def verify(tokenizer: Any, *, prefixes: int = 60) -> list[Remark]:
     """Compare with the tokenizer itself, at some prefixes: the short form of ``python -m evals.conformance``.
 
     Args:
@@ -127,62 +127,62 @@ def verify(tokenizer: Any, *, prefixes: int = 60) -> list[Finding]:
     Returns:
         One finding, or one for each of the first ten disagreements; none for a tokenizer that is refused.
     """
-    from bytelm.testing.tokenizers.trial import Trial
+    from bytelm.testing.tokenizers.trial import TokenizerTrial
 
-    report = Trial(tokenizer, "", leaves=100, effort=0.5).run(prefixes)
+    report = TokenizerTrial(tokenizer, "", leaves=100, effort=0.5).run(prefixes)
     if report.refused is not None:
         return []
     if report.disagreements:
         wrong = report.disagreements[:10]
-        return [Finding("verified", "refused", f"disagrees with the tokenizer itself: {found}") for found in wrong]
+        return [Remark("verified", "refused", f"disagrees with the tokenizer itself: {found}") for found in wrong]
     tried = f"{report.prefixes} prefixes, {report.nodes} boundary nodes, {report.leaves} leaves"
-    return [Finding("verified", "ok", f"agrees with the tokenizer itself: {tried}")]
+    return [Remark("verified", "ok", f"agrees with the tokenizer itself: {tried}")]
 
 
-def _vocabulary(vocab: Vocab, columns: int | None) -> Iterator[Finding]:
+def _vocabulary(vocab: Vocab, columns: int | None) -> Iterator[Remark]:
     families = {
         "byte-level": "byte-level BPE: the 256 bytes are tokens",
         "sentencepiece": "SentencePiece-style BPE: characters outside the vocabulary are spelled by byte tokens",
     }
-    yield Finding("family", "ok", families[vocab.family])
+    yield Remark("family", "ok", families[vocab.family])
     spelled = [data for data in vocab.token_bytes if data is not None]
     longest = max(map(len, spelled), default=0)
     silent = len(vocab) - len(spelled) - len(vocab.special_ids)
     text = f"{len(vocab)} ids: {len(spelled)} spell bytes (the longest {longest}), {len(vocab.special_ids)} are special"
-    yield Finding("vocabulary", "ok", f"{text}, {silent} are holes" if silent else text)
+    yield Remark("vocabulary", "ok", f"{text}, {silent} are holes" if silent else text)
     shared = sum(count - 1 for count in Counter(spelled).values())
     if shared:
-        yield Finding("duplicates", "note", f"{shared} tokens spell what another one spells; both count")
+        yield Remark("duplicates", "note", f"{shared} tokens spell what another one spells; both count")
     if columns is None:
         return
     beyond = [i for i, data in enumerate(vocab.token_bytes) if data is not None and i >= columns]
     if beyond:
-        yield Finding(
+        yield Remark(
             "columns", "refused", f"the model has columns for ids below {columns}, and {len(beyond)} tokens lie beyond"
         )
     elif columns > len(vocab):
-        yield Finding(
+        yield Remark(
             "columns", "note", f"{columns}: {columns - len(vocab)} are padding, whose mass is part of the leak"
         )
     else:
-        yield Finding("columns", "ok", str(columns))
+        yield Remark("columns", "ok", str(columns))
 
 
-def _boundaries(vocab: Vocab) -> Iterator[Finding]:
+def _boundaries(vocab: Vocab) -> Iterator[Remark]:
     if vocab.steps:
-        yield Finding("pre-tokenizer", "ok", f"splits text in {len(vocab.steps)} steps, all of them understood")
+        yield Remark("pre-tokenizer", "ok", f"splits text in {len(vocab.steps)} steps, all of them understood")
     else:
-        yield Finding("pre-tokenizer", "ok", "none: merges run over the whole text")
+        yield Remark("pre-tokenizer", "ok", "none: merges run over the whole text")
     if vocab.ignore_merges:
-        yield Finding("merges", "ok", "a word that is in the vocabulary is taken whole (ignore_merges)")
+        yield Remark("merges", "ok", "a word that is in the vocabulary is taken whole (ignore_merges)")
     plain = [token for token in vocab.added if not token.special]
     if plain:
-        yield Finding("added tokens", "ok", f"{len(plain)} are text, and are matched before the merges run")
+        yield Remark("added tokens", "ok", f"{len(plain)} are text, and are matched before the merges run")
     if vocab.dummy_prefix:
-        yield Finding("leading space", "ok", "the tokenizer hides one in front of a text; it is never seen outside")
+        yield Remark("leading space", "ok", "the tokenizer hides one in front of a text; it is never seen outside")
 
 
-def _refusals(vocab: Vocab) -> Iterator[Finding]:
+def _refusals(vocab: Vocab) -> Iterator[Remark]:
     refused = ["bytes that are not UTF-8 (a last character may be cut short)"]
     if vocab.form:
         refused.append(f"text that is not in the normal form {vocab.form}")
@@ -191,24 +191,24 @@ def _refusals(vocab: Vocab) -> Iterator[Finding]:
     if vocab.opening:
         refused.append("some openings: the tokenizer adds a space where a text has none")
     for text in refused:
-        yield Finding("refused text", "note", text)
+        yield Remark("refused text", "note", text)
 
 
-def _ends(vocab: Vocab, columns: int | None, eot_ids: Collection[int], bos_ids: Collection[int]) -> Iterator[Finding]:
+def _ends(vocab: Vocab, columns: int | None, eot_ids: Collection[int], bos_ids: Collection[int]) -> Iterator[Remark]:
     if eot_ids:
-        yield Finding("end of text", "ok", _names(vocab, sorted(eot_ids)))
+        yield Remark("end of text", "ok", _names(vocab, sorted(eot_ids)))
     else:
-        yield Finding("end of text", "note", "no id ends a text: completions end by length or by a stop string")
+        yield Remark("end of text", "note", "no id ends a text: completions end by length or by a stop string")
     if columns is not None and (beyond := [i for i in eot_ids if i >= columns]):
-        yield Finding("end of text", "refused", f"the model has no column for {', '.join(map(str, sorted(beyond)))}")
-    yield Finding("start of text", "ok", _names(vocab, bos_ids) or "the tokenizer puts nothing before a text")
+        yield Remark("end of text", "refused", f"the model has no column for {', '.join(map(str, sorted(beyond)))}")
+    yield Remark("start of text", "ok", _names(vocab, bos_ids) or "the tokenizer puts nothing before a text")
 
 
 def _names(vocab: Vocab, ids: Collection[int]) -> str:
     return ", ".join(f"{i} {vocab.backend.id_to_token(i) or 'no such token'}" for i in ids)
 
 
-def _round_trips(vocab: Vocab) -> Iterator[Finding]:
+def _round_trips(vocab: Vocab) -> Iterator[Remark]:
     lost = []
     for text in PROBES:
         expected = vocab.dummy_prefix + text.encode()
@@ -217,11 +217,11 @@ def _round_trips(vocab: Vocab) -> Iterator[Finding]:
         if vocab.spell(vocab.encode(text)) != expected:
             lost.append(text)
     if lost:
-        yield Finding(
+        yield Remark(
             "round trip",
             "refused",
             f"{len(lost)} of {len(PROBES)} texts do not come back as they went in, such as {lost[0]!r}: "
             "load the tokenizer with the class that its maker names",
         )
     else:
-        yield Finding("round trip", "ok", f"{len(PROBES)} difficult texts come back as they went in")
+        yield Remark("round trip", "ok", f"{len(PROBES)} difficult texts come back as they went in")

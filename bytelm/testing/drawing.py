@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bytelm.testing.trial import BrokenRuleError, Tokens, Trial, UncheckedRuleError
+from bytelm.testing.engine_trial import BrokenRuleError, EngineTrial, Tokens, UncheckedRuleError
 from bytelm.token_lm import Draw, TokenDrawer
 
 MOST: Final = 3  # tokens after a sequence
@@ -60,7 +60,7 @@ class _Line:
             return self.then.draw()
         return len(self.told) < self.most
 
-    def check(self, trial: Trial) -> None:
+    def check(self, trial: EngineTrial) -> None:
         """Find that as much was told as is due, and that it is right."""
         due = min(self.most, MOST)
         if len(self.told) != due:
@@ -80,7 +80,7 @@ class _Line:
                 )
 
 
-def drawing(trial: Trial) -> None:
+def drawing(trial: EngineTrial) -> None:
     """Check what an engine draws.
 
     Raises:

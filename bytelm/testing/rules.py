@@ -11,7 +11,7 @@ import numpy as np
 from bytelm.engines.ids import check_tokenizer, check_vocabulary
 from bytelm.errors import BytelmError, ContextOverflowError
 from bytelm.testing.drawing import drawing
-from bytelm.testing.trial import LONGEST, BrokenRuleError, Tokens, Trial, UncheckedRuleError
+from bytelm.testing.engine_trial import LONGEST, BrokenRuleError, EngineTrial, Tokens, UncheckedRuleError
 from bytelm.token_lm import TokenLM, Usage
 
 MANY: Final = 320  # sequences that press the first ones out of a cache
@@ -29,10 +29,10 @@ class Rule:
     """
 
     demands: str
-    check: Callable[[Trial], None]
+    check: Callable[[EngineTrial], None]
 
 
-def _members(trial: Trial) -> None:
+def _members(trial: EngineTrial) -> None:
     engine = trial.make()
     if not isinstance(engine, TokenLM):
         raise BrokenRuleError("it lacks one of tokenizer, vocab_size, eot_ids and next_token_logprobs")
@@ -48,18 +48,18 @@ def _members(trial: Trial) -> None:
     check_vocabulary(engine.tokenizer, engine.vocab_size)
 
 
-def _normalised(trial: Trial) -> None:
+def _normalised(trial: EngineTrial) -> None:
     engine = trial.make()
     for length in (1, 2, 7, LONGEST):
         trial.ask(engine, [trial.drawn(length), trial.drawn(length)])
 
 
-def _order(trial: Trial) -> None:
+def _order(trial: EngineTrial) -> None:
     sequences = [trial.drawn(length) for length in (3, 1, 9, 3, 5)]
     trial.compare_all([sequences, sequences[::-1], [list(s) for s in sorted(sequences)]])
 
 
-def _prefixes(trial: Trial) -> None:
+def _prefixes(trial: EngineTrial) -> None:
     base, (x, y, z) = trial.drawn(11), trial.drawn_exactly(3)
     calls: list[list[Tokens]] = [
         [base],
@@ -77,12 +77,12 @@ def _prefixes(trial: Trial) -> None:
     trial.compare_all(calls)
 
 
-def _empty(trial: Trial) -> None:
+def _empty(trial: EngineTrial) -> None:
     one = trial.drawn(5)
     trial.compare_all([[()], [one, (), one], [()], [(), ()]])
 
 
-def _repeated(trial: Trial) -> None:
+def _repeated(trial: EngineTrial) -> None:
     one, two = trial.drawn(6), trial.drawn(4)
     engine = trial.compare_all([[one, two, one, one], [one], [one, two, one], [two, two]])
     rows = engine.next_token_logprobs([one, two])
@@ -92,7 +92,7 @@ def _repeated(trial: Trial) -> None:
         trial.compare(engine, call, after=", after the caller wrote into the rows of a call before,")
 
 
-def _eviction(trial: Trial) -> None:
+def _eviction(trial: EngineTrial) -> None:
     kept = [trial.drawn(length) for length in (LONGEST, 9, 2)]
     for sequence in [*kept, *((*s[:-1], kept[0][0]) for s in kept)]:
         trial.right(sequence)
@@ -104,7 +104,7 @@ def _eviction(trial: Trial) -> None:
     trial.compare(engine, [(*s[:-1], kept[0][0]) for s in kept], after=f", after {MANY} other sequences,")
 
 
-def _failure(trial: Trial) -> None:
+def _failure(trial: EngineTrial) -> None:
     known, new = [trial.drawn(7), trial.drawn(3)], [trial.drawn(9), trial.drawn(5)]
     sequences = [*known, *new, *((*s, known[0][0]) for s in known)]
     for sequence in sequences:
@@ -131,7 +131,7 @@ def _failure(trial: Trial) -> None:
     trial.compare(engine, sequences, after=", after its model failed in the middle of a call,")
 
 
-def _bad_ids(trial: Trial) -> None:
+def _bad_ids(trial: EngineTrial) -> None:
     good = trial.drawn(3)
     engine = trial.make()
     for bad in (-1, -(2**31), trial.vocab_size, trial.vocab_size + 1000, 2**31, 2**32 + good[0], 2**63):
@@ -139,7 +139,7 @@ def _bad_ids(trial: Trial) -> None:
             trial.refused(engine, call, BytelmError, f"id {bad}")
 
 
-def _context(trial: Trial) -> None:
+def _context(trial: EngineTrial) -> None:
     length = trial.context_length
     if length is None:
         raise UncheckedRuleError("the engine states no context_length")
@@ -157,7 +157,7 @@ def _context(trial: Trial) -> None:
         trial.compare(engine, [whole[:length]])
 
 
-def _counters(trial: Trial) -> None:
+def _counters(trial: EngineTrial) -> None:
     engine = trial.make()
     if not isinstance(getattr(engine, "usage", None), Usage):
         raise UncheckedRuleError("the engine has no usage that is a bytelm.token_lm.Usage")

@@ -29,7 +29,6 @@ Source
 from __future__ import annotations
 
 import hashlib
-import io
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -39,7 +38,7 @@ import numpy as np
 from cachetools import LRUCache
 from jaxtyping import Bool, Int32, Int64, UInt8
 
-from bytelm.tokenizer.disk_cache import cache_folder, read_bytes, write_bytes
+from bytelm.tokenizer.disk_cache import cache_folder, read_arrays, write_arrays
 from bytelm.tokenizer.prefix_index import PrefixIndex, unpacked
 from bytelm.tokenizer.vocab import Vocab
 
@@ -237,19 +236,12 @@ def read_merges(vocab: Vocab, prefix_index: PrefixIndex) -> Merges:
     digest = hashlib.sha256(repr((_TREES_VERSION, len(vocab), base)).encode())
     digest.update(vocab.merges.tobytes())
     folder = cache_folder("merge-trees")
-    path = folder / f"{digest.hexdigest()[:32]}.npy" if folder else None
-    trees = None
-    if (kept := read_bytes(path)) is not None:
-        try:
-            trees = np.load(io.BytesIO(kept), allow_pickle=False).astype(np.int64)
-            trees = trees if trees.shape == (4, len(vocab)) else None
-        except (ValueError, OSError, EOFError):
-            trees = None
+    path = folder / f"{digest.hexdigest()[:32]}.npz" if folder else None
+    kept = (read_arrays(path) or {}).get("trees")
+    trees = None if kept is None or kept.shape != (4, len(vocab)) else kept.astype(np.int64)
     merges = Merges(
         size=len(vocab), base=base, merges=vocab.merges, lengths=lengths, prefix_index=prefix_index, trees=trees
     )
     if trees is None:
-        buffer = io.BytesIO()
-        np.save(buffer, merges.trees.astype(np.int32), allow_pickle=False)
-        write_bytes(path, buffer.getvalue())
+        write_arrays(path, trees=merges.trees.astype(np.int32))
     return merges

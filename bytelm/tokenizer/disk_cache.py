@@ -8,12 +8,16 @@ Rules
 
 from __future__ import annotations
 
+import io
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
+
+import numpy as np
 
 from bytelm.errors import BytelmError, CacheWriteError
 
@@ -44,6 +48,24 @@ def write_bytes(path: Path | None, data: bytes) -> None:
     if path:
         with suppress(CacheWriteError), writing(path) as file:
             file.write(data)
+
+
+def read_arrays(path: Path | None) -> dict[str, np.ndarray] | None:
+    """The arrays of a cached file, by name; None if there is none, or it is damaged."""
+    if (kept := read_bytes(path)) is None:
+        return None
+    try:
+        with np.load(io.BytesIO(kept), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile):
+        return None
+
+
+def write_arrays(path: Path | None, **arrays: np.ndarray) -> None:
+    """Keep arrays, as `write_bytes` keeps bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, buffer.getvalue())
 
 
 @contextmanager

@@ -113,8 +113,8 @@ def fragment(kind: str, rng: random.Random, sentinels: Iterable[str]) -> bytes:
         case "prose" | "scripts":
             text = rng.choice(PROSE if kind == "prose" else SCRIPTS)
         case "spaces":
-            pool = (*SPACES, *SPACES[:16], *WORDS)
-            text = "".join(pool[rng.randrange(len(pool))] for _ in range(12))
+            mixed = (*SPACES, *SPACES[:16], *WORDS)
+            text = "".join(mixed[rng.randrange(len(mixed))] for _ in range(12))
         case "contractions":
             text = (" " if rng.random() < 0.5 else "").join(rng.sample(CONTRACTIONS, 3))
         case "bytes":

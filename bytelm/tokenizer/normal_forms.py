@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from bytelm.symbols import completions, is_continuation, unfinished
+from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.prefix_index import PrefixIndex
 from bytelm.tokenizer.split.char_classes import CODE_POINTS
 
@@ -41,18 +42,11 @@ class NormalForm:
         self._forbidden = forbidden
         self._normalizer = _normalizer(form)
         self.inert = _tables(form)[1]
-        self._known: dict[str, bool] = {}
-        self._partials: dict[bytes, tuple[bool, tuple[str, ...]]] = {}
-        self._kept_heads: dict[str, Bool[np.ndarray, " heads"]] = {}
 
+    @kept(1 << 16)
     def keeps(self, text: str) -> bool:
         """Whether the form leaves a short text as it is."""
-        known = self._known.get(text)
-        if known is None:
-            if len(self._known) > 1 << 16:
-                self._known.clear()
-            known = self._known[text] = self._normalizer.normalize_str(text) == text
-        return known
+        return self.apply(text) == text
 
     def apply(self, text: str) -> str:
         """The text in this form."""
@@ -75,13 +69,12 @@ class NormalForm:
         free, others = self._completed(partial)
         return free or any(self.keeps(window + char) for char in others)
 
+    @kept()
     def _completed(self, partial: bytes) -> tuple[bool, tuple[str, ...]]:
         """Whether some completion of a character is inert, and if none is, all completions."""
-        if partial not in self._partials:
-            chars = self._completions(partial)
-            free = any(self.inert[ord(char)] for char in chars)
-            self._partials[partial] = (free, () if free else tuple(chars))
-        return self._partials[partial]
+        chars = self._completions(partial)
+        free = any(self.inert[ord(char)] for char in chars)
+        return free, () if free else tuple(chars)
 
     def _completions(self, partial: bytes) -> list[str]:
         points = np.array(completions(partial), np.int64)
@@ -90,7 +83,7 @@ class NormalForm:
         return [chr(p) for p in (inert[:1] if len(inert) else points).tolist()]
 
     @cached_property
-    def _touchy(self) -> _Touchy:
+    def _interacting(self) -> _Interacting:
         """The tokens that a normal form may combine with what comes before them, or that it changes by themselves."""
         ranks, heads, plain = [], [], []
         for rank, data in enumerate(self.prefix_index.spelled):
@@ -106,7 +99,7 @@ class NormalForm:
                 # After an inert character the token is on its own: all that depends on the place is its head.
                 plain.append(not inside and (head < len(text) or not rest) and self.keeps_with("", text, rest))
         distinct = {head: i for i, head in enumerate(dict.fromkeys(heads))}
-        return _Touchy(
+        return _Interacting(
             np.array(ranks, np.int64),
             np.array([distinct[h] for h in heads], np.int64),
             np.array(plain, np.bool_),
@@ -115,13 +108,13 @@ class NormalForm:
 
     def narrow(self, out: Bool[np.ndarray, " n"], lo: int, hi: int, *, tail: str, partial: bytes) -> None:
         """Strike out, of the tokens ``lo:hi``, those that the form would change after ``tail`` and ``partial``."""
-        touchy = self._touchy
-        first, last = np.searchsorted(touchy.ranks, (lo, hi))
-        places = touchy.ranks[first:last] - lo
+        interacting = self._interacting
+        first, last = np.searchsorted(interacting.ranks, (lo, hi))
+        places = interacting.ranks[first:last] - lo
         asked = out[places]
         if not partial and asked.sum() > 16:  # below this, asking one by one is faster
-            easy = asked & touchy.plain[first:last]
-            out[places[easy]] = self._heads_kept(tail)[touchy.head[first:last][easy]]
+            easy = asked & interacting.plain[first:last]
+            out[places[easy]] = self._heads_kept(tail)[interacting.head[first:last][easy]]
             asked &= ~easy
         for place in places[asked].tolist():
             whole = partial + self.prefix_index.spelled[lo + place]
@@ -129,20 +122,15 @@ class NormalForm:
             text = whole[: len(whole) - len(rest)].decode("utf-8", "replace")
             out[place] = self.keeps_with(tail, text, rest)
 
+    @kept(1 << 12)
     def _heads_kept(self, tail: str) -> Bool[np.ndarray, " heads"]:
-        known = self._kept_heads.get(tail)
-        if known is None:
-            if len(self._kept_heads) > 1 << 12:
-                self._kept_heads.clear()
-            kept = [
-                not head or self._normalizer.normalize_str(tail + head) == tail + head for head in self._touchy.heads
-            ]
-            known = self._kept_heads[tail] = np.array(kept, np.bool_)
-        return known
+        return np.array(
+            [not head or self.apply(tail + head) == tail + head for head in self._interacting.heads], np.bool_
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class _Touchy:
+class _Interacting:
     """Tokens that need a look.
 
     Attributes:
@@ -175,7 +163,7 @@ def _tables(form: str) -> tuple[Bool[np.ndarray, " points"], Bool[np.ndarray, " 
     points = [p for p in range(0x80, 0x40000) if p not in _SURROGATES] + list(range(0xE0000, 0xE1000))
     own = _lines(form, [chr(p) for p in points])
     changed = np.zeros(CODE_POINTS, np.bool_)
-    touchy = np.zeros(CODE_POINTS, np.bool_)
+    interacting = np.zeros(CODE_POINTS, np.bool_)
     after = _lines(form, [_HIGH_MARK + chr(p) for p in points])
     before = _lines(form, [chr(p) + _LOW_MARK for p in points])
     decomposed = _lines("NFD", [chr(p) for p in points])
@@ -184,10 +172,10 @@ def _tables(form: str) -> tuple[Bool[np.ndarray, " points"], Bool[np.ndarray, " 
         changed[p] = alone != char
         # A mark of class above 1 moves behind U+0334; one of class below 240 moves before U+0345.
         moves = len(parts) == 1 and (behind[:1] == char != _HIGH_MARK or ahead[:1] == _LOW_MARK != char)
-        touchy[p] = moves or changed[p] or char in (_LOW_MARK, _HIGH_MARK)
+        interacting[p] = moves or changed[p] or char in (_LOW_MARK, _HIGH_MARK)
         for part in parts[1:]:
-            touchy[ord(part)] = True
-    return changed, ~touchy
+            interacting[ord(part)] = True
+    return changed, ~interacting
 
 
 def _lines(form: str, texts: list[str]) -> list[str]:

@@ -11,9 +11,7 @@ Cost
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import zipfile
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Int32
 
-from bytelm.tokenizer.disk_cache import cache_folder, read_bytes, write_bytes
+from bytelm.tokenizer.disk_cache import cache_folder, read_arrays, write_arrays
 
 _VERSION: Final = 1
 
@@ -55,11 +53,9 @@ def path_of(specification: str) -> Path | None:
 
 def load_tables(path: Path | None) -> Tables | None:
     """The kept tables, or None."""
-    if (kept := read_bytes(path)) is None:
+    if (arrays := read_arrays(path)) is None:
         return None
     try:
-        with np.load(io.BytesIO(kept), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
         names = _cut(arrays["names"].tobytes().decode(), arrays["name_ends"])
         spelled = _cut(arrays["bytes"].tobytes(), arrays["byte_ends"])
         token_bytes: list[bytes | None] = [None] * int(arrays["size"])
@@ -72,16 +68,15 @@ def load_tables(path: Path | None) -> Tables | None:
             token_bytes=tuple(token_bytes),
             order=arrays["order"],
         )
-    except (ValueError, KeyError, IndexError, EOFError, OSError, zipfile.BadZipFile):
+    except (ValueError, KeyError, IndexError):
         return None
 
 
 def keep_tables(path: Path | None, tables: Tables) -> None:
     """Write the tables, atomically."""
     spelled = [data for i in tables.order.tolist() if (data := tables.token_bytes[i]) is not None]
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
+    write_arrays(
+        path,
         spec=np.frombuffer(json.dumps(tables.spec).encode(), np.uint8),
         names=np.frombuffer("".join(tables.pieces).encode(), np.uint8),
         name_ends=_ends(list(tables.pieces)),
@@ -92,7 +87,6 @@ def keep_tables(path: Path | None, tables: Tables) -> None:
         order=tables.order,
         size=np.array(len(tables.token_bytes)),
     )
-    write_bytes(path, buffer.getvalue())
 
 
 def _ends(parts: list[Any]) -> Int32[np.ndarray, " parts"]:

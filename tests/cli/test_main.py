@@ -318,13 +318,13 @@ def test_an_interrupt_exits_with_130(run: Run, monkeypatch: pytest.MonkeyPatch) 
 
 def test_doctor_exits_with_1_for_a_refused_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The findings are printed in either form, and the exit code is the verdict."""
-    from bytelm.testing.doctor import Finding
+    from bytelm.testing.doctor import Remark
 
-    findings = [Finding("tokenizer", "ok", "fine"), Finding("verdict", "ok", "exact")]
+    findings = [Remark("tokenizer", "ok", "fine"), Remark("verdict", "ok", "exact")]
     monkeypatch.setattr(cli, "examine_model", lambda model: findings)
     assert run("doctor", "m") == Done(0, "  tokenizer  fine\n  verdict    exact\n", "")
 
-    findings.append(Finding("columns", "refused", "too few"))
+    findings.append(Remark("columns", "refused", "too few"))
     done = run("doctor", "m", "--json")
     assert done.code == 1
     assert done.records[-1] == {"topic": "columns", "level": "refused", "text": "too few"}

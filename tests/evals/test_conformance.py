@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from bytelm.testing.tokenizers.classes import ALL_TEXT, Classes, atoms, code_range, folded, split_cut
 from bytelm.testing.tokenizers.definition import Definition
 from bytelm.testing.tokenizers.judge import Judge
-from bytelm.testing.tokenizers.trial import Report, Trial
+from bytelm.testing.tokenizers.trial import TokenizerReport, TokenizerTrial
 from bytelm.tokenizer.viability.viability import Viability
 from evals import conformance
 from tests.support.oracle import Enumeration, depth_for
@@ -158,8 +158,8 @@ def test_a_witness_may_need_more_than_a_character(load_tokenizer: Callable[[str]
     assert sequence in judge.viable([sequence], {sequence: True})
 
 
-def trial_of(name: str, test_data: Path, **options: Any) -> Trial:
-    return Trial(test_data / "tokenizers" / f"{name}.json.xz", name, **options)
+def trial_of(name: str, test_data: Path, **options: Any) -> TokenizerTrial:
+    return TokenizerTrial(test_data / "tokenizers" / f"{name}.json.xz", name, **options)
 
 
 @pytest.mark.parametrize("name", LIGHT)
@@ -205,7 +205,7 @@ def broken_mask(viability: Viability, boundary: Any, lo: int, hi: int) -> np.nda
 def test_a_mask_that_is_wrong_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calling every pair unbroken shows as leaves that bytelm claims and no text shows."""
     monkeypatch.setattr(Viability, "mask", broken_mask)
-    report = Trial(byte_bpe_tokenizer(), "tiny", leaves=20, effort=0.2).run(5)
+    report = TokenizerTrial(byte_bpe_tokenizer(), "tiny", leaves=20, effort=0.2).run(5)
 
     assert any(d.what == "leaf" and d.claim for d in report.disagreements)
 
@@ -219,7 +219,7 @@ def test_nodes_that_are_missing_are_reported(monkeypatch: pytest.MonkeyPatch) ->
         return made if made is not None and viability.ends_text(made) else None
 
     monkeypatch.setattr(Viability, "extend", canonical)
-    trial = Trial(byte_bpe_tokenizer(), "tiny", leaves=20, effort=0.2)
+    trial = TokenizerTrial(byte_bpe_tokenizer(), "tiny", leaves=20, effort=0.2)
     trial.document(b"a  b\n\n\nc", range(9), set())
     missing = [d for d in trial.report.disagreements if d.what == "node" and not d.claim]
 
@@ -246,7 +246,7 @@ def test_the_command_writes_its_record(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_a_row_of_the_table_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of 120 columns, with figures as long as they become; a tokenizer that is refused stands below."""
-    row = Report(
+    row = TokenizerReport(
         "deepseek_v3 (no lead)", prefixes=50_000, unreachable=1_000, nodes=100_000, leaves=19_000_000
     ).summary()
     row |= {"core_ms_median": 1.26181, "core_ms_p99": 1397.0183, "load_seconds": 12.03, "reload_seconds": None}
@@ -275,12 +275,12 @@ def test_a_run_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.Monkey
     conformance.main([str(files[0]), *options])
     tried: list[str] = []
 
-    class Watched(Trial):
+    class Watched(TokenizerTrial):
         def __init__(self, path: str, *rest: Any, **options: Any) -> None:
             tried.append(path)
             super().__init__(path, *rest, **options)
 
-    monkeypatch.setattr(conformance, "Trial", Watched)
+    monkeypatch.setattr(conformance, "TokenizerTrial", Watched)
     conformance.main([*map(str, files), *options])
 
     assert tried == [str(files[1])]
@@ -292,7 +292,7 @@ def test_a_run_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_reports_of_parts_add_up() -> None:
     """A run that was shared out among processes is the sum of its parts."""
-    whole = Report("x", prefixes=3, nodes=7, core_ms=[1.0])
-    whole.merge(Report("x", prefixes=2, nodes=5, core_ms=[3.0]))
+    whole = TokenizerReport("x", prefixes=3, nodes=7, core_ms=[1.0])
+    whole.merge(TokenizerReport("x", prefixes=2, nodes=5, core_ms=[3.0]))
 
     assert (whole.prefixes, whole.nodes, whole.summary()["core_ms_median"]) == (5, 12, 2.0)

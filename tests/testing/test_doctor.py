@@ -9,50 +9,50 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from bytelm.errors import ModelError
-from bytelm.testing.doctor import Finding, examine, examine_model, verify
+from bytelm.testing.doctor import Remark, examine, examine_model, verify
 from bytelm.tokenizer.viability.viability import Viability
 from tests.support.tiny import byte_bpe_tokenizer
 
 
-def found(findings: list[Finding], topic: str) -> list[tuple[str, str]]:
-    return [(finding.level, finding.text) for finding in findings if finding.topic == topic]
+def found(remarks: list[Remark], topic: str) -> list[tuple[str, str]]:
+    return [(remark.level, remark.text) for remark in remarks if remark.topic == topic]
 
 
 def test_a_supported_tokenizer_is_exact() -> None:
     """A byte-level BPE with all its parts is found to be fine, and the verdict says so last."""
     tokenizer = byte_bpe_tokenizer(vocab_size=311, bos="<|bos|>")
-    findings = examine(tokenizer, columns=311, eot_ids=[0])
+    remarks = examine(tokenizer, columns=311, eot_ids=[0])
 
-    assert findings[-1] == Finding("verdict", "ok", "exact: the tokenizer's rules are understood to the letter")
-    assert found(findings, "end of text") == [("ok", "0 <|eot|>")]
-    assert found(findings, "start of text") == [("ok", "the tokenizer puts nothing before a text")]
-    assert found(findings, "columns") == [("ok", "311")]
-    assert [finding for finding in findings if finding.level == "refused"] == []
+    assert remarks[-1] == Remark("verdict", "ok", "exact: the tokenizer's rules are understood to the letter")
+    assert found(remarks, "end of text") == [("ok", "0 <|eot|>")]
+    assert found(remarks, "start of text") == [("ok", "the tokenizer puts nothing before a text")]
+    assert found(remarks, "columns") == [("ok", "311")]
+    assert [remark for remark in remarks if remark.level == "refused"] == []
 
 
 def test_padding_is_named() -> None:
     """Columns beyond the vocabulary are worth knowing: they are part of the leak."""
-    findings = examine(byte_bpe_tokenizer(vocab_size=311), columns=320, eot_ids=[0])
+    remarks = examine(byte_bpe_tokenizer(vocab_size=311), columns=320, eot_ids=[0])
 
-    assert found(findings, "columns") == [("note", "320: 9 are padding, whose mass is part of the leak")]
+    assert found(remarks, "columns") == [("note", "320: 9 are padding, whose mass is part of the leak")]
 
 
 def test_a_tokenizer_of_another_model_is_refused() -> None:
     """Tokens and ends of text without a column are refused, and so is the model."""
-    findings = examine(byte_bpe_tokenizer(vocab_size=311), columns=300, eot_ids=[0, 307])
+    remarks = examine(byte_bpe_tokenizer(vocab_size=311), columns=300, eot_ids=[0, 307])
 
-    assert found(findings, "columns") == [
+    assert found(remarks, "columns") == [
         ("refused", "the model has columns for ids below 300, and 11 tokens lie beyond")
     ]
-    assert ("refused", "the model has no column for 307") in found(findings, "end of text")
-    assert findings[-1].level == "refused"
+    assert ("refused", "the model has no column for 307") in found(remarks, "end of text")
+    assert remarks[-1].level == "refused"
 
 
 def test_a_model_without_an_end_is_noted() -> None:
     """Where no id ends a text, completions end in other ways."""
-    findings = examine(byte_bpe_tokenizer(vocab_size=311), columns=None, eot_ids=[])
+    remarks = examine(byte_bpe_tokenizer(vocab_size=311), columns=None, eot_ids=[])
 
-    assert found(findings, "end of text")[0][0] == "note"
+    assert found(remarks, "end of text")[0][0] == "note"
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,10 @@ def test_a_model_without_an_end_is_noted() -> None:
 )
 def test_an_unsupported_tokenizer_is_refused_by_name(tokenizer: Tokenizer, cause: str) -> None:
     """The report of a tokenizer that cannot be a byte model is its cause and the verdict."""
-    findings = examine(tokenizer, columns=None, eot_ids=[])
+    remarks = examine(tokenizer, columns=None, eot_ids=[])
 
-    assert [finding.level for finding in findings] == ["refused", "refused"]
-    assert cause in findings[0].text
+    assert [remark.level for remark in remarks] == ["refused", "refused"]
+    assert cause in remarks[0].text
 
 
 def test_a_tokenizer_that_loses_text_is_refused() -> None:
@@ -78,9 +78,9 @@ def test_a_tokenizer_that_loses_text_is_refused() -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
 
-    findings = examine(tokenizer, columns=None, eot_ids=[])
+    remarks = examine(tokenizer, columns=None, eot_ids=[])
 
-    assert findings[-1].level == "refused"
+    assert remarks[-1].level == "refused"
 
 
 def test_the_normal_form_is_named() -> None:
@@ -88,9 +88,9 @@ def test_the_normal_form_is_named() -> None:
     tokenizer = byte_bpe_tokenizer(vocab_size=311)
     tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
 
-    findings = examine(tokenizer, columns=None, eot_ids=[0])
+    remarks = examine(tokenizer, columns=None, eot_ids=[0])
 
-    assert ("note", "text that is not in the normal form NFC") in found(findings, "refused text")
+    assert ("note", "text that is not in the normal form NFC") in found(remarks, "refused text")
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ def test_the_normal_form_is_named() -> None:
 )
 def test_real_tokenizers(load_tokenizer: Callable[[str], Any], name: str, verdict: str) -> None:
     """The verdict on real tokenizers."""
-    findings = examine(load_tokenizer(name), columns=None, eot_ids=[0])
+    remarks = examine(load_tokenizer(name), columns=None, eot_ids=[0])
 
-    assert findings[-1].level == verdict
+    assert remarks[-1].level == verdict
 
 
 def test_a_folder_that_is_no_model_is_an_error(tmp_path: Any) -> None:
@@ -118,12 +118,12 @@ def test_a_folder_that_is_no_model_is_an_error(tmp_path: Any) -> None:
 
 def test_what_is_verified_is_compared_with_the_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tokenizer that is understood agrees with itself; a mistake of ours is found, and said as a refusal."""
-    (finding,) = verify(byte_bpe_tokenizer(), prefixes=5)
+    (remark,) = verify(byte_bpe_tokenizer(), prefixes=5)
 
-    assert finding.level == "ok"
-    assert "5 prefixes" in finding.text
+    assert remark.level == "ok"
+    assert "5 prefixes" in remark.text
 
     monkeypatch.setattr(Viability, "ends_text", lambda subject, boundary: False)
-    findings = verify(byte_bpe_tokenizer(), prefixes=5)
+    remarks = verify(byte_bpe_tokenizer(), prefixes=5)
 
-    assert {finding.level for finding in findings} == {"refused"}
+    assert {remark.level for remark in remarks} == {"refused"}

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tokenizers import Regex, pre_tokenizers
 
+from bytelm.symbols import completions, is_continuation, missing
 from bytelm.testing.tokenizers.definition import Definition, parts_of
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -235,20 +236,12 @@ def code_range(cut: bytes) -> range:
     >>> code_range(b"\\xc3"), code_range(b"\\xed"), len(code_range(b"\\xc3\\xa9"))
     (range(192, 256), range(53248, 55296), 0)
     """
-    if not cut or not 0xC2 <= cut[0] <= 0xF4 or any(not 0x80 <= b < 0xC0 for b in cut[1:]):
+    if not cut or cut[0] < 0xC2 or not all(map(is_continuation, cut[1:])) or missing(cut) <= 0:
         return range(0)
-    size = 2 if cut[0] < 0xE0 else 3 if cut[0] < 0xF0 else 4
-    if len(cut) >= size:
-        return range(0)
-    point = cut[0] & (0x7F >> size)
-    for byte in cut[1:]:
-        point = point << 6 | byte & 0x3F
-    missing = 6 * (size - len(cut))
-    low = max(point << missing, {2: 0x80, 3: 0x800, 4: 0x10000}[size])
-    high = min((point + 1) << missing, 0x110000)
-    if 0xD800 <= low < 0xE000:
-        return range(0)
-    return range(low, min(high, 0xD800) if low < 0xD800 else high)
+    points = completions(cut)
+    if points.start < 0xD800:
+        return range(points.start, min(points.stop, 0xD800))
+    return points if points.start >= 0xE000 else range(0)
 
 
 def code_points(cut: bytes) -> tuple[int, int]:

@@ -51,15 +51,8 @@ class Continuations:
 
     def beginning(self, start: bytes) -> tuple[int, int]:
         """The range of `sorted_tokens` that begin with these bytes."""
-        low = bisect_left(self.sorted_tokens, start)
-        high = low
-        if not start:
-            high = len(self.sorted_tokens)
-        else:
-            end = start.rstrip(b"\xff")
-            bound = end[:-1] + bytes([end[-1] + 1]) if end else None
-            high = bisect_left(self.sorted_tokens, bound) if bound is not None else len(self.sorted_tokens)
-        return low, high
+        beyond = start + b"\xff" * (self.longest + 1)
+        return bisect_left(self.sorted_tokens, start), bisect_left(self.sorted_tokens, beyond)
 
     def tails(self, rng: random.Random, *, pairs: int, wide: int) -> list[str]:
         """Text that may follow whole characters: nothing, every representative, then pairs, triples and runs at random.

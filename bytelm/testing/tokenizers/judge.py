@@ -20,7 +20,7 @@ BATCH = 4096
 
 
 @dataclass(slots=True)
-class Found:
+class Witnesses:
     """What the continuations of one prefix show.
 
     Attributes:
@@ -47,18 +47,18 @@ class Judge:
         self.continuations = Continuations(definition, seed=seed)
         self.rng = random.Random(seed)
 
-    def find(self, prefix: bytes, *, pairs: int = 300, wide: int = 100, each: int = 12) -> Found:
+    def find(self, prefix: bytes, *, pairs: int = 300, wide: int = 100, each: int = 12) -> Witnesses:
         """The boundary nodes of a prefix, from its continuations."""
         made = self.continuations
         internal = self.definition.dummy_prefix + prefix
         tails = made.tails(self.rng, pairs=pairs, wide=wide)
         texts = made.texts(prefix, tails, self.rng)
         texts += made.endings(prefix, internal, self.rng, each=each)
-        found = Found()
+        found = Witnesses()
         self.read(prefix, texts, found)
         return found
 
-    def read(self, prefix: bytes, texts: Sequence[str], found: Found) -> None:
+    def read(self, prefix: bytes, texts: Sequence[str], found: Witnesses) -> None:
         """Add what these texts, which begin with the prefix, show of its boundary nodes."""
         size = len(prefix)
         found.texts += len(texts)

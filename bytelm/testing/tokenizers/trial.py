@@ -57,7 +57,7 @@ class Disagreement:
 
 
 @dataclass(slots=True)
-class Report:
+class TokenizerReport:
     """What was tried on one tokenizer, and what came of it."""
 
     tokenizer: str
@@ -75,7 +75,7 @@ class Report:
     core_ms: list[float] = field(default_factory=list)
     disagreements: list[Disagreement] = field(default_factory=list)
 
-    def merge(self, other: Report) -> None:
+    def merge(self, other: TokenizerReport) -> None:
         """Add another part of the same tokenizer's run."""
         for name in ("prefixes", "unreachable", "nodes", "leaves", "texts", "seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -90,8 +90,8 @@ class Report:
         return found | {"load_seconds": round(self.load_seconds, 2), "seconds": round(self.seconds, 1)}
 
 
-class Trial:
-    """One tokenizer under trial.
+class TokenizerTrial:
+    """One tokenizer under trial. One that bytelm refuses has no ``viability``, and the report says why.
 
     Args:
         source: A tokenizer, or the path of one.
@@ -113,7 +113,7 @@ class Trial:
         dummy_prefix: bool = True,
     ) -> None:
         backend = read_backend(source)
-        self.report = Report(name)
+        self.report = TokenizerReport(name)
         self.leaves = leaves
         self.effort = effort
         self.seed = seed
@@ -123,15 +123,14 @@ class Trial:
         self.definition = Definition(backend, dummy_prefix=dummy_prefix)
         start = time.perf_counter()
         try:
-            self.viability: Viability | None = Viability.from_tokenizer(backend)
+            self.viability = Viability.from_tokenizer(backend)
         except UnsupportedTokenizerError as error:
-            self.viability = None
             self.report.refused = str(error)
         self.report.load_seconds = time.perf_counter() - start
         probe = [d.decode(errors="ignore") for d, _ in zip(documents(seed), range(1000), strict=False)]
         self.report.round_trips = float(np.mean([r is not None for r in self.definition.readings(probe)]))
         self.report.family = "byte-level" if self.definition.byte_level else "sentencepiece"
-        if self.viability is None:
+        if self.report.refused is not None:
             return
         self.judge = Judge(self.definition, seed=seed)
         self._checked: dict[Ids, tuple[bool, str | None]] = {}
@@ -140,10 +139,7 @@ class Trial:
         self._compare_bytes()
 
     def _compare_bytes(self) -> None:
-        viability = self.viability
-        if viability is None:
-            return
-        ours = {i: spelled for i, spelled in enumerate(viability.vocab.token_bytes) if spelled is not None}
+        ours = {i: spelled for i, spelled in enumerate(self.viability.vocab.token_bytes) if spelled is not None}
         for i in sorted(ours.keys() | self.definition.token_bytes.keys()):
             if ours.get(i) != self.definition.token_bytes.get(i):
                 self._disagree("bytes", b"", (i,), claim=i in ours, witness=repr(self.definition.token_bytes.get(i)))
@@ -152,7 +148,7 @@ class Trial:
         tokens = " ".join(repr(self.definition.token_bytes.get(i))[1:] for i in ids)
         self.report.disagreements.append(Disagreement(what, claim, repr(prefix), ids, tokens, witness))
 
-    def run(self, count: int, *, skip: int = 0, tick: Callable[[int], None] = lambda _: None) -> Report:
+    def run(self, count: int, *, skip: int = 0, tick: Callable[[int], None] = lambda _: None) -> TokenizerReport:
         """Try documents until this many distinct prefixes have been compared.
 
         Args:
@@ -164,7 +160,7 @@ class Trial:
         sentinels = [*self.definition.added.values(), *self.definition.special.values()]
         stream = documents(self.seed + 7919 * skip, sentinels)
         seen: set[bytes] = set()
-        while self.viability is not None and len(seen) < count:
+        while self.report.refused is None and len(seen) < count:
             document = next(stream)
             self._checked.clear()
             self.document(document, prefixes(document, self.rng), seen, most=count)
@@ -174,8 +170,6 @@ class Trial:
 
     def document(self, document: bytes, lengths: Iterable[int], seen: set[bytes], *, most: int = sys.maxsize) -> None:
         """Walk one document byte by byte and compare at the given lengths."""
-        if self.viability is None:
-            return
         cover = Cover.empty(self.viability, dummy_prefix=self.dummy_prefix)
         wanted = set(lengths)
         for n in range(len(document) + 1):
@@ -231,8 +225,6 @@ class Trial:
 
     def _leaves(self, prefix: bytes, cover: Cover, node: Node, *, sure: bool) -> int:
         """Compare a sample of a node's leaves; how many of those that go beyond the prefix the oracle shows."""
-        if self.viability is None:
-            return 0
         prefix_index = self.viability.prefix_index
         leftover = cover.leftover(node)
         low, high = prefix_index.range(leftover)

@@ -317,16 +317,9 @@ class Compiler:
             case "word":
                 return self._word(then, negated=node.negated)
             case "begin" if node.text != "A":
-                self.looks_behind = True
-                return self.emit(
-                    Instruction(
-                        "split",
-                        (
-                            self.emit(Instruction("begin", (then,))),
-                            self.behind(Node("atom", text="\\n"), then, negated=False),
-                        ),
-                    )
-                )
+                first = self.emit(Instruction("begin", (then,)))
+                after_line = self.behind(Node("atom", text="\\n"), then, negated=False)
+                return self.emit(Instruction("split", (first, after_line)))
             case "begin":
                 return self.emit(Instruction("begin", (then,)))
             case _:

@@ -166,7 +166,7 @@ class ProductAutomaton:
         return self.levels[at].cut(states[at], added=True), states[:at]
 
     def after_added(self, state: int, above: States, at: int, data: bytes, tag: int) -> States | None:
-        """The states after an added token: its bytes lead to ``state``, and ``above`` is where the levels above it were."""
+        """The states after an added token: its bytes lead to ``state``, and the levels above were at ``above``."""
         after = [level.read_bytes(start, data) for level, start in zip(self.levels[:at], above, strict=True)]
         after.append(self.levels[at].emit(state, tag) if state != DEAD else DEAD)
         return None if DEAD in after else (*after, *([INACTIVE] * (len(self.levels) - at - 1)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -32,25 +33,21 @@ class UncheckedRuleError(Exception):
     """A rule cannot be checked on this engine."""
 
 
-class Trial:
+@dataclass
+class EngineTrial:
     """An engine under test: its sequences, and the right row of each."""
 
-    def __init__(
-        self,
-        make: Callable[[], TokenLM],
-        tolerance: float,
-        reference: TokenLM | None,
-        failing: Callable[[Any], AbstractContextManager[Any]] | None,
-        seed: int,
-    ) -> None:
-        self.make = make
-        self.tolerance = tolerance
-        self.failing = failing
-        self.difference = 0.0
-        self._reference = reference
+    make: Callable[[], TokenLM]
+    tolerance: float
+    reference: TokenLM | None
+    failing: Callable[[Any], AbstractContextManager[Any]] | None
+    seed: int
+    difference: float = 0.0
+
+    def __post_init__(self) -> None:
         self._right: dict[Tokens, Row] = {}
-        self._random = random.Random(seed)
-        engine = make()
+        self._random = random.Random(self.seed)
+        engine = self.make()
         self.vocab_size = engine.vocab_size
         self.context_length: int | None = getattr(engine, "context_length", None)
         room = LONGEST if self.context_length is None else self.context_length - 3  # rules add up to three tokens
@@ -85,7 +82,7 @@ class Trial:
     def right(self, sequence: Tokens) -> Row:
         """The right row after a sequence."""
         if sequence not in self._right:
-            engine = self.make() if self._reference is None else self._reference
+            engine = self.make() if self.reference is None else self.reference
             self._right[sequence] = self.ask(engine, [sequence])[0].copy()
         return self._right[sequence]
 
