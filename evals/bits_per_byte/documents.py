@@ -2,8 +2,8 @@
 
 Rules
     A source is a text file; a folder, whose files that match ``glob`` are taken; a ``.jsonl`` or ``.jsonl.gz`` file,
-    where the ``field`` of each line is a text; or one of two sources that come with Python: *stdlib*, the modules of the
-    standard library, and *pydoc*, the chapters of the language reference (English).
+    where the ``field`` of each line is a text; or one of two sources that come with Python: *stdlib*, the modules of
+    the standard library, and *pydoc*, the chapters of the language reference (English).
     A document is the beginning of a text, cut at a character. Documents of a source are taken in a seeded order up to a
     number of bytes; the last one is cut to fit. The order does not depend on how many are taken.
     Empty texts, texts that are not UTF-8 and repeated texts are left out and counted.

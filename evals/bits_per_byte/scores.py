@@ -6,7 +6,8 @@ By tokens
     The log-probability of one of these sequences, the text's canonical tokenization: it is never greater. In the other
     sequences the last token goes beyond the end of the text; over a long text they add almost nothing.
 Combinations
-    A mixture and bayes are computed from the members' log-probabilities of each byte, and so cost what the members cost.
+    A mixture and bayes are computed from the members' log-probabilities of each byte, and so cost what the members
+    cost.
     A product needs whole rows of the members: `Ensemble.byte_logprobs`.
 Long documents
     A document longer than a model's context is scored in pieces of ``stride`` bytes, by bytes and by tokens. Each piece

@@ -7,8 +7,8 @@ with.
     wall time per byte.
 
 An ensemble asks only the members that it needs: at temperature 1 a mixture draws the member first and asks that one
-alone. The cost includes ``Completion.logprob``: for a mixture and a product it needs rows of all members, in a few calls
-at the end.
+alone. The cost includes ``Completion.logprob``: for a mixture and a product it needs rows of all members, in a few
+calls at the end.
 Calls and tokens are deterministic. Times depend on the machine and the day; compare only ratios.
 """
 

@@ -5,9 +5,9 @@
     are English, code, CJK and white space, cut at a random byte.
 *draws*
     Single bytes drawn lazily have the distribution of the full evaluation: Pearson's chi-square test against the exact
-    row, with and without filters. Each draw starts from the rows of the prompt alone, some bytes further on, where about
-    half of the mass is on nodes that are not evaluated. Cells with an expectation below 5 are merged. The smallest of m
-    p-values must exceed ``P_LEAST`` / m.
+    row, with and without filters. Each draw starts from the rows of the prompt alone, some bytes further on, where
+    about half of the mass is on nodes that are not evaluated. Cells with an expectation below 5 are merged. The
+    smallest of m p-values must exceed ``P_LEAST`` / m.
 
 Rows are remembered between draws, so that each is computed once. The sampler does not know.
 """

@@ -1,6 +1,6 @@
-"""Other programs that complete text by bytes, run on a model that is already loaded, for evals/cost/__main__.py.
+"""Other programs that complete text by bytes, on a model that is already loaded, for evals/cost/__main__.py.
 
-A peer is taken if it can be imported, and otherwise left out by name. None is a dependency of this project.
+A peer is a method if it can be imported. None is a dependency of this project.
     *genlm-bytes*: pip install genlm-bytes. Its README's settings: a beam of 5, candidates below 0.05 pruned.
     *genlm-bytes, unpruned*: the same beam and nothing pruned.
 ByteSampler (Hayase et al.) needs transformers 4 and cannot run on a model of transformers 5, so it is not here.

@@ -7,8 +7,8 @@ evals/tasks. The file format: report/records.py. The tables: summary.py.
 
 Resuming
     Each item of each run is a line of ``--out``, written when its task is done. lm-eval's cache beside that file
-    (``FILE.answers_rank0.db``) keeps the answers of an unfinished task. After a kill at any moment, or a failed run, the
-    same command with ``--resume`` runs what is missing. It also accepts more tasks, more runs and more items.
+    (``FILE.answers_rank0.db``) keeps the answers of an unfinished task. After a kill at any moment, or a failed run,
+    the same command with ``--resume`` runs what is missing. It also accepts more tasks, more runs and more items.
 """
 
 from __future__ import annotations

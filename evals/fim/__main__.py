@@ -1,7 +1,7 @@
 """Fill in the middle, four methods side by side: ``python -m evals.fim``.
 
-Problems: problems.py (published benchmarks) and cursors.py (your own files). Methods and their cost: methods.py. Figures:
-figures.py. The results file: report/records.py. The tables: summary.py.
+Problems: problems.py (published benchmarks) and cursors.py (your own files). Methods and their cost: methods.py.
+Figures: figures.py. The results file: report/records.py. The tables: summary.py.
 
 Resuming
     Each sample is a line of ``--out``, written when it is done. After a kill at any moment the same command with
@@ -88,7 +88,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--execute",
         action="store_true",
-        help="RUN THE PROGRAMS THAT THE MODEL WROTE, contained as far as this system allows, and count those that pass their tests",
+        help="RUN THE PROGRAMS THAT THE MODEL WROTE, contained as far as this system allows, and count those that pass "
+        "their tests",
     )
     add("--k", default="1", help="with --execute: the k of pass@k, several with commas (default %(default)s)")
     add("--compare", type=Path, nargs="+", metavar="FILE", help="show these results files side by side and run nothing")
@@ -111,8 +112,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
             options.benchmark == "cursor" or (options.mode == "left" and options.benchmark != "single-line")
         ):
             parser.error(
-                f"--execute has nothing to run for --benchmark {options.benchmark} --mode {options.mode}: cursors have no "
-                "tests, and in left mode only single lines have an end"
+                f"--execute has nothing to run for --benchmark {options.benchmark} --mode {options.mode}: cursors have "
+                "no tests, and in left mode only single lines have an end"
             )
         if options.execute and options.out is None:
             parser.error("--execute needs --out: what passed is kept there")

@@ -1,17 +1,16 @@
 """Cursors in any files: ``--benchmark cursor --data PATH…``.
 
 Rules
-    A cursor is at a random byte of a random line, inside a word, a character or an indentation as it happens. What
-    belongs there is the rest of the line, up to and without its end, so it is never empty: lines of white space alone
-    are left out, and so is the end of a line.
-    Each PATH has as many cursors as any other. Within one, every line is as likely as any other, and every byte of it.
-    The prefix is what stands before the cursor, at most ``before`` bytes; the suffix begins with the end of the line
-    and holds at most ``after`` bytes. A window that is cut is cut at the beginning of a line, or of a character where
-    the window is one line.
-    Files that are no UTF-8 text are left out and counted.
+    A cursor is at a random byte of a random line: it may be inside a word, a character or an indentation. The middle is
+    the rest of the line without the line end. It is never empty: lines of white space, and ends of lines, have no
+    cursor.
+    Each PATH has equally many cursors. Within a PATH all lines are equally likely, and within a line all its bytes.
+    The prefix is the text before the cursor, at most ``before`` bytes. The suffix begins with the line end and has at
+    most ``after`` bytes. Both are cut at the beginning of a line, or of a character if they are within one line.
+    Files that are not UTF-8 text are left out and counted.
 
 Does not
-    Tell code from data, or what a model has seen in training: choose the files.
+    Know code from data, or what a model has seen in training: choose the files accordingly.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ MOST_BYTES: Final = 4 << 20  # of a file: larger ones are data
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A text file, by the name that results call it."""
+    """A text file and its name in the results."""
 
     name: str
     text: bytes

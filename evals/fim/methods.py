@@ -1,22 +1,21 @@
-"""The four methods on one engine, each with what it cost.
+"""The four methods on one engine, and the cost of each.
 
 The four
-    *byte*: `ByteLM.infill`. *token*, *heal*, *align*: `TokenCompleter` with healing "none", "one", "many", on the very
-    prompt of `ByteLM.infill`. So a comparison differs in the method alone. In PSM the middle begins after a sentinel,
-    there is nothing to heal, and the three are one method.
+    *byte*: `ByteLM.infill`. *token*, *heal*, *align*: `TokenCompleter` with healing "none", "one", "many", on the same
+    prompt as `ByteLM.infill`, so that only the method differs. In PSM the middle begins after a sentinel: there is
+    nothing to heal, and these three are the same.
 Temperature
-    Of bytes for *byte*, of tokens for the others; at 0 both are greedy, one by bytes, the other by tokens.
+    Of bytes for *byte*, of tokens for the others. At 0 both are greedy, one by bytes, the other by tokens.
 Cost of one completion
-    *calls*: forward passes; *fed*: tokens run through the model, the prompt included; *first_s*: seconds until the model
-    call has ended that settled the first new byte; *seconds*: the whole, for *byte* with the reading of the prompt, for
-    the others without. The engine's cache is emptied before each, so
-    that none pays for another's prompt and the counts do not depend on what was run before.
-    *tokens*: how many the tokenizer makes of the completion by itself. The tokens that the prefix is cut into are not
-    taken from those of the whole: one that joins both would count for nothing, and has to be written all the same.
-    A completion whose cost is not counted may find its problem's prompt in the cache: several times as fast, and the
-    same but for the rounding of rows.
+    *calls*: forward passes. *fed*: tokens run through the model, the prompt included. *first_s*: seconds until the end
+    of the model call that decided the first new byte. *seconds*: the whole; *byte* includes reading the prompt, the
+    others do not. The engine's cache is emptied before each completion, so counts do not depend on what was run before.
+    *tokens*: the length of the completion in canonical tokens, encoded by itself. It is not the difference between the
+    tokens of whole and prefix: a token across the cursor would count as none, and still has to be written.
+    A completion whose cost is not counted may find its problem's prompt in the cache. It is then several times as fast,
+    and the same except for rounding of rows.
 What a method cannot take
-    Tokens alone cannot go on inside a character, and no method has an encoding for a PSM prefix that ends in one. Then
+    Tokens alone cannot continue inside a character, and no method can encode a PSM prefix that ends inside one. Then
     the completion is empty and its end is "refused": it counts as wrong everywhere.
 """
 
@@ -59,7 +58,7 @@ class Settings:
         max_bytes: New bytes, at most.
         stops: Texts that end a completion and are no part of it.
         closing: A text that ends a completion and is part of it, or nothing.
-        seed: Sample i of a problem is a function of (seed, problem, i) alone.
+        seed: Sample i of a problem depends on (seed, problem, i) alone.
     """
 
     mode: Mode = "auto"
@@ -72,7 +71,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a completion cost: see the head of this module."""
+    """The cost of a completion: see the head of this module."""
 
     calls: int
     fed: int
@@ -83,7 +82,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a method wrote, and what it cost if that was counted."""
+    """A completion, with its cost if that was counted."""
 
     completion: bytes
     finish: Finish
@@ -140,7 +139,7 @@ class Filler:
                 completion, finish, deciding = done.bytes, done.finish_reason, 1
             else:
                 completer, prompt = infill_completer(self.lm, problem.prefix, problem.suffix, mode=settings.mode)
-                start = time.perf_counter()  # what makes the prompt is ours: others encode it in no time
+                start = time.perf_counter()  # not counted: other programs encode a prompt in no time
                 drawn = completer.sample(prompt, healing=HEALING[method], **options)
                 completion, finish, deciding = drawn.bytes, drawn.finish_reason, _deciding(completer, drawn)
         except (UnreachablePrefixError, InvalidArgumentError):
@@ -156,7 +155,7 @@ class Filler:
 
 
 def _deciding(completer: TokenCompleter, done: TokenCompletion) -> int:
-    """Which call settled the first new byte: that of the first token which goes beyond what was taken away."""
+    """Which call decided the first new byte: the one that drew the first token beyond the bytes taken back."""
     left = len(done.backed_up)
     for place, token in enumerate(done.token_ids, start=1):
         left -= len(completer.vocab.token_bytes[token] or b"")

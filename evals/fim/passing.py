@@ -1,8 +1,9 @@
 """Whether completed programs pass their tests: the second pass over a results file, and the check before it.
 
 Rules
-    Before any completion is run, every problem is run three times with a known answer. Its own middle must pass. A middle
-    that is a syntax error anywhere must fail. Its own middle with the function replaced by one that raises must fail too.
+    Before any completion is run, every problem is run three times with a known answer. Its own middle must pass. A
+    middle that is a syntax error anywhere must fail. Its own middle with the function replaced by one that raises must
+    fail too.
     This shows that the program contains the middle and that the test calls the function. If one of them is wrong, the
     pass stops and names the problem.
     A program is prefix, middle, suffix and test, as text; bytes of a completion that are not UTF-8 become U+FFFD.

@@ -1,14 +1,14 @@
-"""The problems of a fill-in-the-middle benchmark: what stands before the cursor, what belongs there, what follows.
+"""The problems of a fill-in-the-middle benchmark: prefix, middle and suffix of each.
 
 Rules
-    Texts are bytes: a cursor may stand inside a character.
-    Where the data came from is part of a benchmark, with a sha256. A published file that is not the pinned one is an
-    error, wherever it lies.
-    A part of a benchmark is a spread over its groups (tasks, files) that a seed fixes, never its first rows.
+    Texts are bytes: a cursor may be inside a character.
+    A benchmark records the source of its data, with a sha256. A published file with another sha256 is an error,
+    wherever it was found.
+    A part of a benchmark is drawn with a seed and spread over the groups (tasks, files); it is never the first rows.
 
 Sources
     Bavarian et al., arXiv:2207.14255, and openai/human-eval-infilling (MIT): single-line, multi-line and random-span.
-    The cursors in files of one's own are in cursors.py.
+    cursors.py makes problems from your own files.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ CLASSES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A cursor, and what belongs there.
+    """A cursor, and the text that belongs there.
 
     Attributes:
         id: Its name, unique in its benchmark.
-        group: The task or file that it is of. Problems of one group are alike, and count together in intervals.
-        prefix: What stands before the cursor.
-        middle: What belongs there.
-        suffix: What stands behind the middle.
-        test: Program text that, put behind the three, fails unless the middle is right; None where there is none.
-        entry: The name of the function that it calls.
+        group: Its task or file. Problems of one group are alike, so intervals resample whole groups.
+        prefix: The text before the cursor.
+        middle: The text that belongs at the cursor.
+        suffix: The text after the middle.
+        test: Program text to append to the three, which fails unless the middle is right; or None.
+        entry: The name of the function that the test calls.
     """
 
     id: str
@@ -66,19 +66,19 @@ class Problem:
 
     @property
     def cursor(self) -> str:
-        """Which of `CLASSES` the cursor is."""
+        """The class of the cursor, one of `CLASSES`."""
         return cursor_class(self.prefix, self.middle + self.suffix)
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """Problems, and where they came from.
+    """Problems and their source.
 
     Attributes:
-        name: What `--benchmark` calls it.
+        name: Its name for `--benchmark`.
         problems: In the order in which they are run.
-        data: What a results file says of the data, the sha256 among it.
-        stops: Texts that end a middle in every mode, as no middle holds one.
+        data: The source of the data for the results file, with its sha256.
+        stops: Texts that end a middle in every mode; no middle contains one.
         left_end: A text that ends a middle in left mode and is part of it, or nothing.
     """
 
@@ -196,7 +196,7 @@ def _problem(row: dict[str, str]) -> Problem:
 
 
 def spread(problems: Sequence[Problem], limit: int | None, *, seed: int) -> tuple[Problem, ...]:
-    """A part of some problems: as many of each group as of any other, as far as they go; in their own order.
+    """A part of the problems, in their own order: equally many of each group, as far as there are enough.
 
     Raises:
         InvalidArgumentError: ``limit`` is below 1.
@@ -218,14 +218,14 @@ def spread(problems: Sequence[Problem], limit: int | None, *, seed: int) -> tupl
 
 
 def with_middle(benchmark: Benchmark) -> Benchmark:
-    """A benchmark without the problems whose middle is empty; its data say how many they were."""
+    """A benchmark without the problems whose middle is empty; its data records how many there were."""
     kept = tuple(problem for problem in benchmark.problems if problem.middle)
     data = {**benchmark.data, "empty_left_out": len(benchmark.problems) - len(kept)}
     return replace(benchmark, problems=kept, data=data)
 
 
 def cursor_class(before: bytes, after: bytes) -> str:
-    r"""What kind of place a cursor is at: the first of these that holds.
+    r"""The class of a cursor: the first of `CLASSES` that applies.
 
     >>> cursor_class(b"x = re", b"turn"), cursor_class(b"x =", b" 1"), cursor_class(b"\n  ", b"  x")
     ('inside a word', 'after punctuation', 'inside an indentation')

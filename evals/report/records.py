@@ -1,10 +1,10 @@
 """A results file: JSON lines, appended as work is done; it can be read after a kill at any moment.
 
 Rules
-    The first line is the header: the settings, and the versions and machine of the run. Every other line has a ``kind``,
-    and is complete by itself. Lines come in any order (workers); a reader sorts them.
-    A line ends with its newline. Bytes after the last newline were being written when the process died: a reader ignores
-    them, and a resumed run cuts them off.
+    The first line is the header: the settings, and the versions and machine of the run. Every other line has a
+    ``kind``, and is complete by itself. Lines come in any order (workers); a reader sorts them.
+    A line ends with its newline. Bytes after the last newline were being written when the process died: a reader
+    ignores them, and a resumed run cuts them off.
     If a line cannot be written (a full disk), the file is cut back to its last whole line before the error is raised.
     A resumed run must have the same settings and versions; if not, the error names the difference. Only one run at a
     time adds to a file.

@@ -23,8 +23,8 @@ With "landlock"
 
 A pass
     A random token waits in a pipe that only this process fills; the child reads it when the program has come to its
-    end, and sends it back reversed. Text printed, an early exit, another `os._exit` do not know it. It is no secret from
-    a program that knows this file: what is done at its end, it can do before.
+    end, and sends it back reversed. Text printed, an early exit, another `os._exit` do not know it. It is no secret
+    from a program that knows this file: what is done at its end, it can do before.
 
 Does not
     Hide what lies under the folders of `readable`, the time, or the kernel. Run elsewhere than on x86_64 and aarch64.

@@ -1,23 +1,25 @@
-"""Model-written code, run so that it can do no harm: every program in a cell (cell.py) of its own.
+"""Programs that a model wrote, run so that they can do no harm: each in its own cell (cell.py).
 
 What a program may do
     Compute, read Python's own files and the system's libraries, and write a few files into an empty folder.
-What it may not
-    Start a process, make a socket, see the environment, the user's files or other processes, take more time, memory or
-    disk than `Limits` says, or outlive its run. Where Linux has namespaces for whoever asks, the rest of the system is
-    not there for it; where it has not, Landlock and seccomp refuse. `containment` says which, having tried. With
-    neither, and on other systems, nothing is run: there is no weaker way.
+What it may not do
+    Start a process; open a socket; see the environment, the user's files or other processes; use more time, memory or
+    disk than `Limits` allows; outlive its run. If Linux gives namespaces to ordinary users, the program does not see
+    the rest of the system at all; if not, Landlock and seccomp refuse access. `containment` tries both and says which
+    works.
+    With neither, and on other systems, nothing is run: there is no weaker way.
 When it has passed
-    It came to its end, and said so by what it could not know before (cell.py). Everything else has a state of its own.
+    It reached its end, and proved it with a token that it could not know before (cell.py). Every other outcome has its
+    own state.
 Time
-    CPU time is what a program is held to, as wall time measures the load of the machine too; that limit is generous,
-    and there for what sleeps.
+    The limit that counts is CPU time: wall time also measures the load of the machine. The limit on wall time is
+    generous; it ends programs that sleep.
 Cost
     One start of Python, without site-packages: about 50 ms of CPU. One process of ours waits for each that runs.
 
 Does not
-    Stand between the program and the kernel: where an error of the kernel must be feared, use a virtual machine. See
-    through a program made to deceive this very file: it runs in the interpreter that reports.
+    Protect from errors in the kernel: use a virtual machine for that. Detect a program written to deceive this file: it
+    runs in the interpreter that reports.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The data of the offline tasks, read from the folder that BYTELM_TEST_DATA names and laid out as lm-eval's own.
+"""The data of the offline tasks, read from the folder that BYTELM_TEST_DATA names, with the columns of lm-eval's own.
 
 Rules
-    A file is the one that is meant: its sha256 is compared (of mmlu's 57 files that of the whole set).
-    Rows become the columns that lm-eval's task of that name has, so that its prompts, targets and metrics can be used
-    as they are. Where the file lacks something, README.md beside this file says what differs.
+    Each file must have the recorded sha256 (mmlu: one sha256 for all 57 files).
+    Rows get the columns of lm-eval's task of the same name, so that its prompts, targets and metrics can be used
+    unchanged. Where a file lacks something, README.md in this folder names the difference.
 """
 
 from __future__ import annotations
