@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from bytelm.inference.scheduler import JobUsage as JobUsage
     from bytelm.inference.scoring import CoverItem as CoverItem
     from bytelm.sampling.byte_model import ByteModel as ByteModel
+    from bytelm.sampling.byte_model import InfillOptions as InfillOptions
     from bytelm.sampling.completion import Completion as Completion
     from bytelm.sampling.completion import FinishReason as FinishReason
     from bytelm.sampling.completion_stream import CompletionStream as CompletionStream
+    from bytelm.sampling.params import CallOptions as CallOptions
     from bytelm.sampling.params import LogitsProcessor as LogitsProcessor
     from bytelm.sampling.params import SamplingOptions as SamplingOptions
     from bytelm.sampling.params import SamplingParams as SamplingParams
@@ -52,6 +54,7 @@ _WHERE: Final = {
     "ByteModel": "sampling.byte_model",
     "ByteState": "sampling.state",
     "BytelmError": "errors",
+    "CallOptions": "sampling.params",
     "Combine": "ensemble.combine",
     "Completion": "sampling.completion",
     "CompletionStream": "sampling.completion_stream",
@@ -60,6 +63,7 @@ _WHERE: Final = {
     "EnsembleState": "ensemble.state",
     "FIMFormat": "fim",
     "FinishReason": "sampling.completion",
+    "InfillOptions": "sampling.byte_model",
     "JobUsage": "inference.scheduler",
     "LogitsProcessor": "sampling.params",
     "Mode": "fim",

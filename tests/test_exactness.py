@@ -180,8 +180,8 @@ def test_scores_are_ratios_of_masses(toy: Toy, seed: int) -> None:
             prefix, rest = text[:cut], text[cut:]
             expected = math.log(case.mass(text) / case.mass(prefix))
 
-            assert case.byte_lm.logprob(rest, prefix) == pytest.approx(expected, abs=1e-9)
-            assert float(case.byte_lm.byte_logprobs(rest, prefix).sum()) == pytest.approx(expected, abs=1e-9)
+            assert case.byte_lm.logprob(rest, prefix=prefix) == pytest.approx(expected, abs=1e-9)
+            assert float(case.byte_lm.byte_logprobs(rest, prefix=prefix).sum()) == pytest.approx(expected, abs=1e-9)
 
 
 @few

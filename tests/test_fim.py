@@ -323,7 +323,7 @@ def test_the_middle_may_spell_a_sentinel() -> None:
     tokenizer = TOKENIZERS[name]
     ids = [tokenizer.get_vocab()[piece] for piece in middle]  # a byte each, where no merge is known
     begin, end = id_of(name, "<|fim_middle|>"), id_of(name, "<|endoftext|>")
-    undeclared = ByteLM(TableLM(tokenizer))._infiller(FORMATS[name]).viability
+    undeclared = ByteLM(TableLM(tokenizer)).infilling([("", "")], "auto", name)[0].viability
     spelled = undeclared.vocab.encode(middle)
 
     def written(context: tuple[int, ...]) -> dict[int, float]:

@@ -105,7 +105,7 @@ def trained() -> ByteLM:
 
 
 def byte_row(prefix: str, suffix: str) -> np.ndarray:
-    inside, prompt = trained()._infilling(prefix, suffix, "spm", None)
+    inside, (prompt,) = trained().infilling([(prefix, suffix)], "spm", None)
     row: np.ndarray = np.exp(inside.next_byte_logprobs(prompt))
     return row
 

@@ -84,13 +84,15 @@ def test_rows_scores_and_covers_tell_one_story(name: str) -> None:
         row = lm.next_byte_logprobs(prefix)
         best = int(np.argmax(row[:256]))
 
-        assert lm.logprob(bytes([best]), prefix) == pytest.approx(row[best], abs=1e-5)
+        assert lm.logprob(bytes([best]), prefix=prefix) == pytest.approx(row[best], abs=1e-5)
         assert np.exp(row).sum() + lm.leak(prefix) == pytest.approx(1, abs=1e-6)
         if prefix:
             whole = np.logaddexp.reduce([item.logprob for item in lm.cover(prefix)])
             assert whole == pytest.approx(lm.logprob(prefix), abs=1e-4)
     text = "Paris is the capital. It’s big!\n"
-    assert lm.byte_logprobs(text, "In France, ").sum() == pytest.approx(lm.logprob(text, "In France, "), abs=1e-4)
+    assert lm.byte_logprobs(text, prefix="In France, ").sum() == pytest.approx(
+        lm.logprob(text, prefix="In France, "), abs=1e-4
+    )
 
 
 def test_a_long_prompt_is_one_prefill() -> None:

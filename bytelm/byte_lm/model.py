@@ -175,6 +175,16 @@ class ByteLM(ByteModel[Prompt, Frontier]):
         vocab = self.viability.vocab
         return vocab.spell(tuple(i for i in token_ids if i < len(vocab)))
 
+    def pieces(self, prompt: Prompt, data: bytes, stride: int | None) -> list[tuple[Prompt, bytes]]:
+        """What is scored after which prompt: one piece, or with a stride as many as the context makes necessary."""
+        size = self.abilities.context_length
+        if stride is None or size is None:
+            return [(prompt, data)]
+        whole = prompt.text + data
+        cover, room = self._cover(replace(prompt, text=whole)), size - len(prompt.context)
+        cuts = windows(cover, first=len(prompt.text), stride=stride, room=room)
+        return [(replace(prompt, text=whole[history:start]), whole[start:end]) for history, start, end in cuts]
+
     def chat_segments(
         self, messages: Sequence[Mapping[str, Any]], *, opens: bool, template: str | None = None
     ) -> list[int | str]:
@@ -232,7 +242,7 @@ class ByteLM(ByteModel[Prompt, Frontier]):
         if not text and not eot:
             return 0.0
         try:
-            pieces = self._pieces(prompt, text, stride)
+            pieces = self.pieces(prompt, text, stride)
             steps = (
                 text_logprob(
                     self._cover(own), piece, context=own.context, reader=self._reader, eot=eot and at == len(pieces)
@@ -251,7 +261,7 @@ class ByteLM(ByteModel[Prompt, Frontier]):
         yield from ()  # nothing has to be asked
         pieces = [
             Piece(functools.partial(self._cover, own), own.context, len(piece))
-            for own, piece in self._pieces(prompt, text, stride)
+            for own, piece in self.pieces(prompt, text, stride)
         ]
         return ModelScoring(pieces, self._reader, self.token_lm, strict=strict)
 
@@ -320,16 +330,6 @@ class ByteLM(ByteModel[Prompt, Frontier]):
 
     def _cover(self, prompt: Prompt) -> Cover:
         return self._covers.cover(prompt)
-
-    def _pieces(self, prompt: Prompt, data: bytes, stride: int | None) -> list[tuple[Prompt, bytes]]:
-        """What is scored, after which prompt: one piece, or with a stride as many as the context makes necessary."""
-        size = self.abilities.context_length
-        if stride is None or size is None:
-            return [(prompt, data)]
-        whole = prompt.text + data
-        cover, room = self._cover(replace(prompt, text=whole)), size - len(prompt.context)
-        cuts = windows(cover, first=len(prompt.text), stride=stride, room=room)
-        return [(replace(prompt, text=whole[history:start]), whole[start:end]) for history, start, end in cuts]
 
     def _infiller(self, form: FIMFormat) -> ByteLM:
         """This model where a format's ends end a text, and no text becomes one of its sentinels."""

@@ -85,11 +85,11 @@ def test_scores_agree(lm: ByteLM, text: str) -> None:
 def test_a_score_after_a_prefix_is_a_difference(lm: ByteLM, cut: int) -> None:
     """Ln P(text | prefix) = ln P(prefix text) − ln P(prefix), and the end adds the row's last entry."""
     text = b"the quick fox"
-    after = lm.logprob(text[cut:], text[:cut])
+    after = lm.logprob(text[cut:], prefix=text[:cut])
 
     assert after == pytest.approx(lm.logprob(text) - lm.logprob(text[:cut]), abs=1e-9)
-    assert lm.byte_logprobs(text[cut:], text[:cut]).sum() == pytest.approx(after, abs=1e-9)
-    assert lm.logprob(text[cut:], text[:cut], eot=True) == pytest.approx(
+    assert lm.byte_logprobs(text[cut:], prefix=text[:cut]).sum() == pytest.approx(after, abs=1e-9)
+    assert lm.logprob(text[cut:], prefix=text[:cut], eot=True) == pytest.approx(
         after + float(lm.next_byte_logprobs(text)[256]), abs=1e-9
     )
 
@@ -135,7 +135,7 @@ def test_any_prefix_goes_on(lm: ByteLM, prefix: bytes) -> None:
     completion = lm.sample(prefix, max_bytes=6, seed=1)
 
     assert completion.logprob == pytest.approx(
-        lm.logprob(completion.bytes, prefix, eot=completion.finish_reason == "eot"), abs=1e-9
+        lm.logprob(completion.bytes, prefix=prefix, eot=completion.finish_reason == "eot"), abs=1e-9
     )
 
 
@@ -154,7 +154,7 @@ def test_bytes_that_nothing_spells_are_an_error_that_says_where(lm: ByteLM, pref
         lambda: lm.sample(prefix),
         lambda: lm.sample_batch(["fine", prefix]),
         lambda: lm.stream(prefix),
-        lambda: lm.logprob("a", prefix),
+        lambda: lm.logprob("a", prefix=prefix),
         lambda: lm.byte_logprobs(prefix),
         lambda: lm.cover(prefix),
         lambda: lm.state(prefix),
@@ -201,19 +201,19 @@ def test_a_long_prompt_is_one_call(byte_lm: ByteLM) -> None:
 def test_a_text_beyond_the_context_is_scored_in_pieces(lm: ByteLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stride each piece is scored after what fits before it; a text that fits is scored as a whole."""
     text, prefix = b"the quick brown fox jumps over the lazy dog. " * 2, b"well, "
-    whole = lm.logprob(text, prefix, eot=True)
-    assert lm.logprob(text, prefix, eot=True, stride=8) == pytest.approx(whole)
+    whole = lm.logprob(text, prefix=prefix, eot=True)
+    assert lm.logprob(text, prefix=prefix, eot=True, stride=8) == pytest.approx(whole)
 
     monkeypatch.setattr(lm.token_lm, "context_length", 24, raising=False)
-    pieces = lm._windows(text, prefix, 8)
-    by_hand = [lm.logprob(piece, [*prompt.context, prompt.text]) for prompt, piece in pieces]
+    pieces = lm.pieces(lm.prompt(prefix), text, 8)
+    by_hand = [lm.logprob(piece, prefix=[*prompt.context, prompt.text]) for prompt, piece in pieces]
 
     assert len(pieces) > 2
     assert b"".join(piece for _, piece in pieces) == text
-    assert lm.logprob(text, prefix, stride=8) == pytest.approx(sum(by_hand), abs=1e-9)
-    assert lm.byte_logprobs(text, prefix, stride=8).sum() == pytest.approx(sum(by_hand), abs=1e-9)
+    assert lm.logprob(text, prefix=prefix, stride=8) == pytest.approx(sum(by_hand), abs=1e-9)
+    assert lm.byte_logprobs(text, prefix=prefix, stride=8).sum() == pytest.approx(sum(by_hand), abs=1e-9)
     with pytest.raises(InvalidArgumentError, match="stride"):
-        lm.logprob(text, prefix, stride=0)
+        lm.logprob(text, prefix=prefix, stride=0)
 
 
 # ---- completions
@@ -288,7 +288,7 @@ def test_stop_strings_end_a_completion_before_them(byte_lm: ByteLM, stop: Any) -
         assert (completion.finish_reason == "stop") == bool(ends)
         assert "".join(byte_lm.stream("the q", max_bytes=25, seed=seed, stop=stop)) == completion.text
         assert completion.logprob == pytest.approx(
-            byte_lm.logprob(expected, "the q", eot=completion.finish_reason == "eot"), abs=1e-9
+            byte_lm.logprob(expected, prefix="the q", eot=completion.finish_reason == "eot"), abs=1e-9
         )
 
 

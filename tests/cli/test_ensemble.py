@@ -101,7 +101,7 @@ def test_the_members_beside_the_ensemble(run: Run, lms: dict[str, ByteLM], combi
     records = run(*words, "--json").records
     ensemble = Ensemble(list(lms.values()), weights=[0.8, 0.2], combine=combine)  # type: ignore[arg-type]
     written = ensemble.sample(PROMPT, max_bytes=9, seed=1)
-    told = ensemble.explain(written.bytes, PROMPT)
+    told = ensemble.explain(written.bytes, prefix=PROMPT)
 
     assert [record["model"] for record in records[:3]] == ["ensemble", "a", "b"]
     assert [record["text"] for record in records[:3]] == [

@@ -149,7 +149,7 @@ def test_next_is_a_table_with_bars(run: Run, lm: ByteLM) -> None:
 
 def test_score(run: Run, lm: ByteLM) -> None:
     """The log-probability, and bits per byte from it."""
-    expected = lm.logprob("fox jumps", "The quick ", eot=True)
+    expected = lm.logprob("fox jumps", prefix="The quick ", eot=True)
 
     (record,) = run("score", "fox jumps", "--prefix", "The quick ", "--eot", "--json").records
 
@@ -364,7 +364,6 @@ def test_load_asks_for_what_the_options_say(monkeypatch: pytest.MonkeyPatch, lm:
         (str(Path("cache") / "demo"), {"engine": "transformers", "device": None, "dtype": None}),
         ("demo", {"engine": "llama-cpp", "device": None, "dtype": None}),
     ]
-    lm.progress = False
 
 
 def test_a_model_error_names_its_cause(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
-from bytelm.ensemble.combine import Combine, combined, conditional, weights_of
+from bytelm.ensemble.combine import Combine, combined, weights_of
 from bytelm.ensemble.draw import ensemble_draw, ensemble_row
 from bytelm.ensemble.generation import EnsembleGeneration
-from bytelm.ensemble.place import Combination, EnsemblePlace, ModelPlace
+from bytelm.ensemble.likelihoods import Likelihoods
+from bytelm.ensemble.place import Combination, EnsemblePlace
+from bytelm.inference.envelope import conditional
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate_all
 from bytelm.inference.scheduler import Scheduler, Step
 from bytelm.lemma import prefix_logprob
 from bytelm.sampling.bounds import lower_bounds
-from bytelm.sampling.completion import Settings, random_stream
+from bytelm.sampling.completion import random_stream
 from bytelm.sampling.draw import settled
 from bytelm.sampling.filters import Filters
+from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.place import ModelPlace, Place
 from bytelm.symbols import SYMBOLS
 from evals.cost.lazy import p_value
 from tests.sampling.test_generation import DRAWS, FILTERS, P_THRESHOLD, TOYS, exact_row, random_toy
@@ -43,13 +47,21 @@ def log_mass(toy: Toy, text: bytes) -> float:
     return prefix_logprob(text, toy.vocabulary.token_bytes, toy.vocabulary.viable, toy.model.row)
 
 
-def joint_of(toys: Sequence[Toy], combine: Combine, weights: Sequence[float], prefix: bytes = b"") -> EnsemblePlace:
-    def likelihood(i: int, text: bytes) -> Step[float]:
-        yield from ()
-        return log_mass(toys[i], text)
+class Known(Likelihoods):
+    """The toys' likelihoods, by lemma.py."""
 
-    score = Combination(combine, weights_of(weights, len(toys), combine), likelihood)
-    return EnsemblePlace([ModelPlace(toy.frontier(prefix), toy.model) for toy in toys], score, prefix)
+    def __init__(self, toys: Sequence[Toy]) -> None:
+        super().__init__([])
+        self.toys = toys
+
+    def of(self, i: int, prompt: object, text: bytes) -> Step[float]:
+        yield from ()
+        return log_mass(self.toys[i], text)
+
+
+def joint_of(toys: Sequence[Toy], combine: Combine, weights: Sequence[float], prefix: bytes = b"") -> EnsemblePlace:
+    combination = Combination(combine, weights_of(weights, len(toys), combine), Known(toys), (None,) * len(toys))
+    return EnsemblePlace([ModelPlace(toy.frontier(prefix), toy.model) for toy in toys], combination, prefix)
 
 
 def lazy_joint(combine: Combine) -> EnsemblePlace:
@@ -61,12 +73,13 @@ def lazy_joint(combine: Combine) -> EnsemblePlace:
 
 def nested_joint() -> EnsemblePlace:
     """A mixture of one toy with bayes of two, and with a product of two; likewise lazy."""
-    voices = [
+    members: list[Place] = [
         ModelPlace(ABC[0].frontier(), ABC[0].model),
         joint_of(ABC[1:], "bayes", [0.5, 0.5]),
         joint_of(ABC[:2], "product", [0.7, 0.5]),
     ]
-    joint = EnsemblePlace(voices, Combination("mixture", np.array([0.3, 0.4, 0.3]), lambda i, text: None), b"")  # type: ignore[arg-type,return-value]
+    mixture = Combination("mixture", np.array([0.3, 0.4, 0.3]), Known([]), (None,) * 3)
+    joint = EnsemblePlace(members, mixture, b"")
     answer(joint.begin())
     return joint.copy().advance(b"a")
 
@@ -152,12 +165,12 @@ def drawn_afresh(joint: EnsemblePlace, random: np.random.Generator) -> np.ndarra
 
 def leak_ignored(joint: EnsemblePlace, random: np.random.Generator) -> np.ndarray:
     """Another mutant: a member that was drawn is drawn from until it says something."""
-    members = random.choice(3, DRAWS, p=joint.weights)
+    drawn = random.choice(3, DRAWS, p=joint.weights)
     answer(joint.evaluate_all())
-    rows = [np.exp(voice.row()) for voice in joint.voices]
+    rows = [np.exp(member.row()) for member in joint.members]
     symbols = np.zeros(DRAWS, np.int64)
     for i, row in enumerate(rows):
-        symbols[members == i] = random.choice(SYMBOLS, int((members == i).sum()), p=row / row.sum())
+        symbols[drawn == i] = random.choice(SYMBOLS, int((drawn == i).sum()), p=row / row.sum())
     return symbols
 
 
@@ -201,8 +214,8 @@ def chained(combine: Combine, toys: Sequence[Toy], text: bytes, eot: bool) -> St
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMBINES)
-@pytest.mark.parametrize("filters", [Filters(temperature=0), Filters(top_k=3), Filters()], ids=repr)
-def test_completions_are_the_same_lazily_and_in_full(name: Combine, filters: Filters) -> None:
+@pytest.mark.parametrize("filters", [{"temperature": 0}, {"top_k": 3}, {}], ids=repr)
+def test_completions_are_the_same_lazily_and_in_full(name: Combine, filters: dict[str, Any]) -> None:
     """Greedy bytes are the same, in fewer rows; any completion's log-probability is its score."""
     rows = {True: 0, False: 0}
     for seed in range(12):
@@ -212,15 +225,15 @@ def test_completions_are_the_same_lazily_and_in_full(name: Combine, filters: Fil
             joint = joint_of(toys, name, [0.6, 0.4], b"a")
 
             score = partial(chained, name, toys)
-            settings = Settings(filters, max_bytes=5, lazy=lazy)
+            params = SamplingParams(**filters, max_bytes=5, lazy=lazy)
             outcome = Scheduler(toys[0].model).run_one(
-                EnsembleGeneration(joint, settings, random_stream(seed, 0), score).run()
+                EnsembleGeneration(joint, params, random_stream(seed, 0), score).run()
             )
             found[lazy] = outcome.result
             rows[lazy] += outcome.usage.rows
             expected = answer(score(outcome.result.bytes, outcome.result.finish_reason == "eot"))
             assert outcome.result.logprob == pytest.approx(expected, abs=1e-9)
-        if filters.greedy:
+        if filters.get("temperature") == 0:
             assert found[True].bytes == found[False].bytes
             assert found[True].finish_reason == found[False].finish_reason
     assert rows[True] < rows[False]

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from bytelm import ByteLM, Completion, Ensemble, Prompts, TableLM
-from bytelm.ensemble import scoring as passage
 from bytelm.ensemble.combine import Combine
 from bytelm.errors import (
     BytelmError,
@@ -26,6 +25,7 @@ from bytelm.errors import (
     UnreachablePrefixError,
 )
 from bytelm.inference import scoring
+from bytelm.inference.text_scoring import TextScoring
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer, sentencepiece_bpe_tokenizer
 
 COMBINES: list[Combine] = ["mixture", "bayes", "product"]
@@ -61,7 +61,7 @@ def by_formula(
         return np.asarray(row / row.sum())
     shares = np.array(weights) / sum(weights)
     if combine == "bayes":
-        shares *= np.exp([lm.logprob(text, given) for lm in lms])
+        shares *= np.exp([lm.logprob(text, prefix=given) for lm in lms])
         shares /= shares.sum()
     return np.asarray(shares @ rows)
 
@@ -97,7 +97,7 @@ def test_bayes_is_a_mixture_of_whole_texts(lms: list[ByteLM]) -> None:
 
         assert bayes.logprob(TEXT, eot=eot) == pytest.approx(whole, abs=1e-9)
         for cut in (0, 3, 9):
-            parts = bayes.logprob(TEXT[:cut]) + bayes.logprob(TEXT[cut:], TEXT[:cut], eot=eot)
+            parts = bayes.logprob(TEXT[:cut]) + bayes.logprob(TEXT[cut:], prefix=TEXT[:cut], eot=eot)
             assert parts == pytest.approx(whole, abs=1e-9)
 
 
@@ -111,7 +111,7 @@ def test_scores_of_a_mixture_and_bayes_need_no_whole_rows(lms: list[ByteLM], mon
     monkeypatch.setattr(scoring.Ledger, "log_rows", none)
     for combine in ("mixture", "bayes"):
         ensemble = Ensemble(lms, combine=combine)
-        end = ensemble.logprob(b"", TEXT, eot=True)
+        end = ensemble.logprob(b"", prefix=TEXT, eot=True)
         assert ensemble.byte_logprobs(TEXT).sum() + end == pytest.approx(expected[combine], abs=1e-9)
     with pytest.raises(AssertionError, match="whole row"):
         Ensemble(lms, combine="product").logprob(TEXT)
@@ -131,10 +131,10 @@ def test_scores_and_states_agree_with_rows(lms: list[ByteLM], combine: Combine) 
 
     np.testing.assert_allclose(ensemble.byte_logprobs(TEXT), chained, atol=1e-9)
     np.testing.assert_allclose(walked, chained, atol=1e-9)
-    np.testing.assert_allclose(ensemble.byte_logprobs(TEXT[5:], TEXT[:5]), chained[5:], atol=1e-9)
+    np.testing.assert_allclose(ensemble.byte_logprobs(TEXT[5:], prefix=TEXT[:5]), chained[5:], atol=1e-9)
     assert ensemble.logprob(TEXT) == pytest.approx(sum(chained), abs=1e-9)
     assert ensemble.logprob(TEXT, eot=True) == pytest.approx(sum(chained) + end, abs=1e-9)
-    assert ensemble.logprob(TEXT[5:], TEXT[:5], eot=True) == pytest.approx(sum(chained[5:]) + end, abs=1e-9)
+    assert ensemble.logprob(TEXT[5:], prefix=TEXT[:5], eot=True) == pytest.approx(sum(chained[5:]) + end, abs=1e-9)
     np.testing.assert_allclose(
         state.rollback(6).next_byte_logprobs(), ensemble.next_byte_logprobs(TEXT[:-6]), atol=1e-9
     )
@@ -149,7 +149,7 @@ def test_a_text_is_scored_in_windows(lms: list[ByteLM], window: int, monkeypatch
     """Wherever a window ends, inside a token or where one ends, a product goes on with the weights it needs."""
     ensemble, text = Ensemble(lms, combine="product"), b"the quick the aaqu then"
     whole = ensemble.logprob(text, prefix="the")
-    monkeypatch.setattr(passage.logprobs_along, "__kwdefaults__", {"eot": False, "window": window})
+    monkeypatch.setattr(TextScoring.all_logprobs, "__kwdefaults__", {"eot": False, "window": window})
 
     assert ensemble.logprob(text, prefix="the") == pytest.approx(whole, abs=1e-9)
 
@@ -219,7 +219,7 @@ def test_a_member_of_weight_zero_is_not_asked(lms: list[ByteLM], combine: Combin
     silent = table(seed=9)
     ensemble = Ensemble([lms[0], ByteLM(silent)], weights=[1, 0], combine=combine)
     ensemble.next_byte_logprobs("the")
-    ensemble.logprob("the", "a")
+    ensemble.logprob("the", prefix="a")
     ensemble.sample("the", max_bytes=4, seed=1)
 
     assert silent.usage.calls == 0
@@ -235,7 +235,7 @@ def test_an_ensemble_of_ensembles_is_flat(lms: list[ByteLM], combine: Combine) -
 
     for prefix in PREFIXES[:4]:
         np.testing.assert_allclose(nested.next_byte_logprobs(prefix), flat.next_byte_logprobs(prefix), atol=1e-11)
-    np.testing.assert_allclose(nested.byte_logprobs(TEXT, "a"), flat.byte_logprobs(TEXT, "a"), atol=1e-11)
+    np.testing.assert_allclose(nested.byte_logprobs(TEXT, prefix="a"), flat.byte_logprobs(TEXT, prefix="a"), atol=1e-11)
     assert nested.logprob(TEXT, eot=True) == pytest.approx(flat.logprob(TEXT, eot=True), abs=1e-11)
 
 
@@ -255,7 +255,7 @@ def test_different_formulas_nest(lms: list[ByteLM], outer: Combine, inner: Combi
     np.testing.assert_allclose(np.exp(ensemble.next_byte_logprobs(TEXT[:5])), expected, atol=1e-12)
     done = ensemble.sample(TEXT[:5], max_bytes=6, seed=3)
     assert done.logprob == pytest.approx(
-        ensemble.logprob(done.bytes, TEXT[:5], eot=done.finish_reason == "eot"), abs=1e-9
+        ensemble.logprob(done.bytes, prefix=TEXT[:5], eot=done.finish_reason == "eot"), abs=1e-9
     )
     state = ensemble.state(TEXT[:2])
     state.next_byte_logprobs()
@@ -303,7 +303,7 @@ def test_weights_may_depend_on_the_text(lms: list[ByteLM]) -> None:
         for options in ({}, {"temperature": 0}, {"logits_processor": lambda so_far, row: row}):
             done = ensemble.sample("the", max_bytes=5, seed=2, **options)
             assert isinstance(done, Completion)
-            score = ensemble.logprob(done.bytes, "the", eot=done.finish_reason == "eot")
+            score = ensemble.logprob(done.bytes, prefix="the", eot=done.finish_reason == "eot")
             assert done.logprob == pytest.approx(score, abs=1e-9)
             assert {b"the" + done.bytes[:n] for n in range(len(done.bytes))} <= told
 
@@ -380,7 +380,7 @@ def test_completions_go_on_where_a_member_falls_silent(
     """Whatever is drawn is scored as it was drawn."""
     ensemble = Ensemble(narrow, combine=combine)
     for done in ensemble.sample_batch(["a"] * 6, max_bytes=8, seed=5, **options):
-        score = ensemble.logprob(done.bytes, "a", eot=done.finish_reason == "eot")
+        score = ensemble.logprob(done.bytes, prefix="a", eot=done.finish_reason == "eot")
 
         assert done.logprob == pytest.approx(score, abs=1e-9)
 
@@ -400,7 +400,7 @@ def test_a_text_that_a_member_cannot_spell() -> None:
         lambda: ensemble.sample(text),
         lambda: ensemble.stream(text),
         lambda: ensemble.state(text),
-        lambda: ensemble.logprob("a", text),
+        lambda: ensemble.logprob("a", prefix=text),
     ]
     for call in calls:
         with pytest.raises(UnreachablePrefixError, match="member 1 of the ensemble: no token sequence") as caught:
@@ -428,7 +428,7 @@ def test_each_member_has_its_own_prompt(lms: list[ByteLM], combine: Combine) -> 
         lm.next_byte_logprobs([*_segments(p)[:-1], _segments(p)[-1] + "th"])
         for lm, p in zip(lms, prefixes, strict=True)
     ]
-    seen = [lm.logprob("th", p) for lm, p in zip(lms, prefixes, strict=True)]
+    seen = [lm.logprob("th", prefix=p) for lm, p in zip(lms, prefixes, strict=True)]
     shares = np.exp(seen) / np.exp(seen).sum() if combine == "bayes" else np.full(3, 1 / 3)
     if combine == "product":
         expected = np.exp(np.mean(rows, axis=0))
@@ -443,7 +443,7 @@ def test_each_member_has_its_own_prompt(lms: list[ByteLM], combine: Combine) -> 
     )
     done = ensemble.sample(Prompts(prefixes), max_bytes=6, seed=1)
     assert done.logprob == pytest.approx(
-        ensemble.logprob(done.bytes, Prompts(prefixes), eot=done.finish_reason == "eot"), abs=1e-9
+        ensemble.logprob(done.bytes, prefix=Prompts(prefixes), eot=done.finish_reason == "eot"), abs=1e-9
     )
 
 
@@ -468,11 +468,11 @@ def test_an_explanation_is_the_members_and_the_ensemble(lms: list[ByteLM]) -> No
     """Rows, likelihoods as posterior weights, shares that sum to 1; in a product what each byte gained."""
     for combine in COMBINES:
         ensemble = Ensemble(lms, weights=[0.5, 0.2, 0.3], combine=combine)
-        told = ensemble.explain(TEXT[3:], TEXT[:3])
+        told = ensemble.explain(TEXT[3:], prefix=TEXT[:3])
 
-        np.testing.assert_allclose(told.logprobs, ensemble.byte_logprobs(TEXT[3:], TEXT[:3]), atol=1e-9)
+        np.testing.assert_allclose(told.logprobs, ensemble.byte_logprobs(TEXT[3:], prefix=TEXT[:3]), atol=1e-9)
         for lm, logprobs in zip(lms, told.member_logprobs, strict=True):
-            np.testing.assert_allclose(logprobs, lm.byte_logprobs(TEXT[3:], TEXT[:3]), atol=1e-9)
+            np.testing.assert_allclose(logprobs, lm.byte_logprobs(TEXT[3:], prefix=TEXT[:3]), atol=1e-9)
         np.testing.assert_allclose(told.rows[4], ensemble.next_byte_logprobs(TEXT[:7]), atol=1e-9)
         state = ensemble.state(TEXT[:7])
         np.testing.assert_allclose(told.member_rows[:, 4], state.member_logprobs(), atol=1e-9)
@@ -536,7 +536,7 @@ def test_a_plain_draw_asks_the_member_that_was_drawn() -> None:
     assert min(before) > 10
     done = ensemble.sample("abcd", max_bytes=60, seed=1)
     assert done.usage.calls <= 3 + 59 + 3  # and a call of each for the score
-    assert done.logprob == pytest.approx(ensemble.logprob(done.bytes, "abcd"), abs=1e-9)
+    assert done.logprob == pytest.approx(ensemble.logprob(done.bytes, prefix="abcd"), abs=1e-9)
 
 
 @pytest.mark.slow
@@ -552,7 +552,7 @@ def test_an_item_is_the_same_in_any_company(lms: list[ByteLM], combine: Combine,
     assert "".join(ensemble.stream("the qui", max_bytes=7, seed=4, **options)) == several[0].text
     assert ensemble.sample("the qui", max_bytes=7, seed=4, n=3, **options)[2].bytes == several[2].bytes  # type: ignore[index]
     for prefix, done in zip(prefixes, several, strict=True):
-        score = ensemble.logprob(done.bytes, prefix, eot=done.finish_reason == "eot")
+        score = ensemble.logprob(done.bytes, prefix=prefix, eot=done.finish_reason == "eot")
         assert done.logprob == pytest.approx(score, abs=1e-9)
 
 
@@ -580,7 +580,7 @@ def test_a_processor_and_stop_strings(lms: list[ByteLM]) -> None:
     assert done.text.isalpha()
     stopped = ensemble.sample("the ", max_bytes=5, seed=1, logits_processor=letters, stop=done.text[2:4])
     assert (stopped.text, stopped.finish_reason) == (done.text[:2], "stop")
-    assert stopped.logprob == pytest.approx(ensemble.logprob(stopped.bytes, "the "), abs=1e-9)
+    assert stopped.logprob == pytest.approx(ensemble.logprob(stopped.bytes, prefix="the "), abs=1e-9)
 
 
 def test_infill_gives_each_member_its_format(lms: list[ByteLM]) -> None:
@@ -593,8 +593,6 @@ def test_infill_gives_each_member_its_format(lms: list[ByteLM]) -> None:
     assert "".join(ensemble.infill_stream("the f", "ox", mode="left", max_bytes=4, seed=2)) == done.text
     with pytest.raises(NoInfillFormatError, match="member 0 of the ensemble"):
         ensemble.infill("the f", "ox")
-    with pytest.raises(InvalidTypeError, match="no cover"):
-        ensemble.cover("the")
 
 
 @pytest.mark.slow

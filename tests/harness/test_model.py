@@ -19,8 +19,8 @@ from lm_eval.api.model import CachingLM
 from bytelm import ByteLM, Ensemble, TableLM
 from bytelm.ensemble.combine import Combine
 from bytelm.errors import ContextOverflowError, InvalidArgumentError, ModelError, UnsupportedTokenizerError
-from bytelm.harness.byte_requests import ByteRequests, leaves
-from bytelm.harness.chat import Chat, packed, segments
+from bytelm.harness.byte_requests import ByteRequests
+from bytelm.harness.chat import Chat, packed
 from bytelm.harness.model import HarnessLM
 from bytelm.harness.token_requests import token_windows
 from tests.support.oracle import Enumeration, HashLM
@@ -121,8 +121,8 @@ def test_no_white_space_is_moved() -> None:
     pairs = ("the ", "dog"), ("the", " dog")
     by_bytes, by_tokens = scores(lm, *pairs), scores(lm, *pairs, level="token")
 
-    assert by_bytes[0][0] == pytest.approx(lm.logprob("dog", "the "), abs=1e-12)
-    assert by_bytes[1][0] == pytest.approx(lm.logprob(" dog", "the"), abs=1e-12)
+    assert by_bytes[0][0] == pytest.approx(lm.logprob("dog", prefix="the "), abs=1e-12)
+    assert by_bytes[1][0] == pytest.approx(lm.logprob(" dog", prefix="the"), abs=1e-12)
     assert by_bytes[0][0] != pytest.approx(by_bytes[1][0], abs=1e-3)
     assert by_tokens[0] == by_tokens[1]
 
@@ -233,7 +233,7 @@ def test_members_are_named_in_the_arguments(tmp_path: Path) -> None:
 
     assert isinstance(ensemble, Ensemble)
     assert ensemble.members[0] is ensemble.members[2]
-    dtypes = [str(leaf.token_lm.model.dtype) for leaf in leaves(ensemble)]  # type: ignore[attr-defined] # an engine of transformers
+    dtypes = [str(leaf.token_lm.model.dtype) for leaf in ensemble.models]
     assert dtypes == ["torch.float64", "torch.float32", "torch.float64"]
     assert "weights=[0.5, 0.2, 0.3], combine='product'" in repr(ensemble)
 
@@ -249,7 +249,7 @@ def test_a_context_is_evaluated_once_for_all_that_follow_it() -> None:
     found = scores(lm, *pairs, batch_size=1)
 
     assert len(engine.asked) == len(set(engine.asked))
-    assert [logprob for logprob, _ in found] == pytest.approx([lm.logprob(b, a) for a, b in pairs], abs=1e-9)
+    assert [logprob for logprob, _ in found] == pytest.approx([lm.logprob(b, prefix=a) for a, b in pairs], abs=1e-9)
     assert found[:4] == found[4:8]
 
 
@@ -312,7 +312,7 @@ def test_ensembles_ask_all_members_after_the_same_text(lms: list[ByteLM]) -> Non
     assert 0 < len(prompt.text) < 26 * 3
     assert ("the quick brown fox jumps " * 3).encode().endswith(prompt.text)
     (scored,) = scores(ensemble, ("the quick brown fox jumps " * 3, " over"))
-    assert scored[0] == pytest.approx(ensemble.logprob(" over", prompt.text), abs=1e-9)
+    assert scored[0] == pytest.approx(ensemble.logprob(" over", prefix=prompt.text), abs=1e-9)
 
 
 @pytest.mark.slow
@@ -324,7 +324,7 @@ def test_rolling_goes_beyond_the_context() -> None:
     ids = [0, *engine.tokenizer.encode(text)]
 
     by_bytes = HarnessLM(lm, stride=30).loglikelihood_rolling(asked, disable_tqdm=True)
-    assert by_bytes == pytest.approx([lm.logprob(text, [0, b""], stride=30)], abs=1e-9)
+    assert by_bytes == pytest.approx([lm.logprob(text, prefix=[0, b""], stride=30)], abs=1e-9)
     assert HarnessLM(lm).loglikelihood_rolling(asked, disable_tqdm=True)[0] < 0
     rows = {at: engine.next_token_logprobs([ids[start:at]])[0] for start, at in token_windows(len(ids), 1, 40)}
     by_tokens = HarnessLM(lm, level="token").loglikelihood_rolling(asked, disable_tqdm=True)
@@ -350,7 +350,7 @@ def chatting(template: str = TEMPLATE, **options: Any) -> ByteLM:
 def test_a_chat_is_ids_and_texts() -> None:
     """The template's special tokens are ids; those that a message spells stay text."""
     lm = chatting()
-    parts = segments(lm.tokenizer, lm.viability.vocab, Chat(tuple(CHAT), opens=True))
+    parts = lm.chat_segments(CHAT, opens=True)
 
     assert parts == [1, "system\nBe brief.", 0, 1, "user\nWhat is <|im|> and é?", 0, 1, "assistant\n"]
 
@@ -366,7 +366,7 @@ def test_a_chat_goes_through_lm_eval_as_a_context(level: str) -> None:
     ((logprob, _),) = model.loglikelihood(requests("loglikelihood", (context, "the fox")), disable_tqdm=True)
 
     if level == "byte":
-        assert logprob == pytest.approx(lm.logprob("the fox", prompt), abs=1e-12)
+        assert logprob == pytest.approx(lm.logprob("the fox", prefix=prompt), abs=1e-12)
     else:
         ids = lm.tokenizer.encode("<|im|>user\nHi<|eot|><|im|>assistant\nthe fox")
         first = len(lm.tokenizer.encode("<|im|>user\nHi<|eot|><|im|>assistant"))
@@ -386,7 +386,7 @@ def test_members_have_their_own_templates() -> None:
     context = model.apply_chat_template([{"role": "user", "content": "Hi"}])
     ((logprob, _),) = model.loglikelihood(requests("loglikelihood", (context, "t")), disable_tqdm=True)
     prompts: list[list[int | str]] = [[1, "user\nHi", 0, 1, f"{name}\n"] for name in ("assistant", "bot")]
-    each = [math.exp(lm.logprob("t", prompt)) for lm, prompt in zip(members, prompts, strict=True)]
+    each = [math.exp(lm.logprob("t", prefix=prompt)) for lm, prompt in zip(members, prompts, strict=True)]
 
     assert logprob == pytest.approx(math.log(sum(each) / 2), abs=1e-9)
 
@@ -395,7 +395,7 @@ def test_templates_that_refuse() -> None:
     """Without a system role its text goes to the user; without a template it is said."""
     refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + TEMPLATE
     lm = chatting(refusing)
-    parts = segments(lm.tokenizer, lm.viability.vocab, Chat(tuple(CHAT), opens=False))
+    parts = lm.chat_segments(CHAT, opens=True)
 
     assert parts[:2] == [1, "user\nBe brief.\n\nWhat is <|im|> and é?"]
     with pytest.raises(InvalidArgumentError, match="template"):
@@ -528,8 +528,8 @@ def test_a_gpu_that_is_not_there_is_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp
     tiny_model("llama").save_pretrained(tmp_path)
     model = HarnessLM(str(tmp_path), device="cuda:0", batch_size=1, max_batch_size=None, dtype="float64")
 
-    (leaf,) = leaves(model.lm)
-    assert str(leaf.token_lm.model.device) == "cpu"  # type: ignore[attr-defined] # an engine of transformers
+    (leaf,) = model.lm.models
+    assert str(leaf.token_lm.model.device) == "cpu"
     assert model.get_model_info()["bytelm_level"] == "byte"
 
 
@@ -538,6 +538,6 @@ def test_sentencepiece_has_its_hidden_space_and_its_bos() -> None:
     lm = ByteLM(table(sentencepiece_bpe_tokenizer(prepend=True)))
     ((logprob, _), (behind, _)) = scores(lm, ("", "the fox"), ("the", " fox"))
 
-    assert logprob == pytest.approx(lm.logprob("the fox", [lm.tokenizer.bos_token_id, b""]), abs=1e-12)
-    assert behind == pytest.approx(lm.logprob(" fox", "the"), abs=1e-12)
+    assert logprob == pytest.approx(lm.logprob("the fox", prefix=[lm.tokenizer.bos_token_id, b""]), abs=1e-12)
+    assert behind == pytest.approx(lm.logprob(" fox", prefix="the"), abs=1e-12)
     assert scores(lm, ("", "the fox"), level="token")[0][0] < 0

@@ -10,6 +10,7 @@ import pytest
 
 from bytelm.errors import InvalidLogitsError
 from bytelm.inference.scheduler import Request, Scheduler, Step, on, rows_in, together
+from bytelm.progress import Bar
 from bytelm.token_lm import Usage
 
 
@@ -157,39 +158,32 @@ def test_a_call_is_bounded_in_bytes() -> None:
     assert Scheduler(Echo()).max_rows == 512
 
 
-def test_a_bar_shows_on_a_terminal_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With progress on, a terminal, and two seconds gone, a bar follows the jobs; without one of them there is none."""
-    now = iter(range(1000))  # a second passes with each look at the clock
-    shown: list[float] = []
+def test_a_bar_follows_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bar is shown if it is asked for: jobs that ended count whole, those under way by what they say of themselves."""
+    told: list[object] = []
 
-    class Progress:
-        def __init__(self, **options: object) -> None:
-            self.task_ids = [0]
+    class Watched(Bar):
+        def __init__(self, label: str, total: float, *, shown: bool) -> None:
+            super().__init__(label, total, shown=False)
+            told.append((label, total, shown))
 
-        def add_task(self, label: str, total: int) -> None:
-            assert (label, total) == ("working", 2)
+        def step(self, label: str, done: float = 0.0, total: float | None = None) -> None:
+            told.append(done)
 
-        def start(self) -> None: ...
-
-        def stop(self) -> None:
-            shown.append(-1)
-
-        def update(self, task: int, completed: float) -> None:
-            shown.append(completed)
+        def close(self) -> None:
+            told.append("closed")
 
     def step() -> Step[None]:
         for k in range(4):
             yield Request(((k,),), done=k / 4)
 
-    monkeypatch.setattr("bytelm.inference.scheduler.time.monotonic", lambda: next(now))
-    monkeypatch.setattr("rich.progress.Progress", Progress)
-    for tty, expected in ((True, [0.25, 1.5, 1.75, -1]), (False, [])):
-        monkeypatch.setattr("sys.stderr.isatty", lambda tty=tty: tty, raising=False)
-        shown.clear()
+    monkeypatch.setattr("bytelm.inference.scheduler.Bar", Watched)
+    for progress in (True, False):
+        told.clear()
 
-        list(Scheduler(Echo(), progress=True).run([step(), asks([(1,)], [(2,)])], label="working"))
+        list(Scheduler(Echo()).run([step(), asks([(1,)], [(2,)])], label="working", progress=progress))
 
-        assert shown == pytest.approx(expected)
+        assert told == [("working", 2, progress), 0.0, 0.25, 1.5, 1.75, "closed"]
 
 
 def test_steps_side_by_side_are_one_call_of_each_engine() -> None:

@@ -10,7 +10,8 @@ import pytest
 from bytelm.errors import InvalidArgumentError
 from bytelm.inference import scoring
 from bytelm.inference.scheduler import Step
-from bytelm.inference.scoring import CoverItem, byte_logprobs, in_turn, members, text_logprob, token_ends, windows
+from bytelm.inference.scoring import CoverItem, cover_items, in_turn, text_logprob, token_ends, windows
+from bytelm.inference.text_scoring import ModelScoring, Piece
 from bytelm.lemma import cover, end_logprob, prefix_logprob, sequence_logprob
 from tests.support.toy import Toy, drawn_rows
 
@@ -25,6 +26,11 @@ def toy() -> Toy:
         eot_ids=[5],
         viable=lambda ids: not {(0, 1), (1, 1)} & set(itertools.pairwise(ids)),
     )
+
+
+def byte_logprobs(t: Toy, text: bytes, prefix: bytes = b"", window: int = 1024) -> np.ndarray:
+    scoring = ModelScoring([Piece(lambda: t.vocabulary.cover(prefix), (), len(text))], t.reader, t.model)
+    return np.asarray(t.answer(scoring.all_logprobs(text, window=window)))
 
 
 def log_mass(t: Toy, prefix: bytes) -> float:
@@ -67,21 +73,21 @@ def test_byte_logprobs_are_differences_at_each_cut(window: int, cut: int) -> Non
     """Each byte's number is exact, whatever the window in which covers are kept."""
     t = toy()
     masses = [log_mass(t, TEXT[:n]) for n in range(cut, len(TEXT) + 1)]
-    step = byte_logprobs(t.vocabulary.cover(TEXT[:cut]), TEXT[cut:], context=(), reader=t.reader, window=window)
+    actual = byte_logprobs(t, TEXT[cut:], TEXT[:cut], window=window)
 
-    np.testing.assert_allclose(t.answer(step), np.diff(masses), atol=1e-10)
+    np.testing.assert_allclose(actual, np.diff(masses), atol=1e-10)
 
 
 def test_rows_are_asked_for_once_and_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every node of a window is in one request, or in as many as a call may hold rows; the numbers are the same."""
     t = toy()
-    whole = t.answer(byte_logprobs(t.vocabulary.cover(), TEXT, context=(), reader=t.reader))
+    whole = byte_logprobs(t, TEXT)
     (asked,) = t.model.asked
     assert len(asked) == len(set(asked))
     monkeypatch.setattr(scoring, "rows_in", lambda vocab_size: 3)
     t.model.asked.clear()
 
-    chunked = t.answer(byte_logprobs(t.vocabulary.cover(), TEXT, context=(), reader=t.reader))
+    chunked = byte_logprobs(t, TEXT)
 
     np.testing.assert_array_equal(whole, chunked)
     assert max(map(len, t.model.asked)) == 3
@@ -104,7 +110,7 @@ def test_members_are_the_cover_with_its_probabilities(prefix: bytes) -> None:
     t = toy()
     expected = {ids: sequence_logprob(ids, t.model.row) for ids in cover(prefix, TOKENS, t.vocabulary.viable)}
 
-    found = t.answer(members(t.vocabulary.cover(prefix), context=(), reader=t.reader))
+    found = t.answer(cover_items(t.vocabulary.cover(prefix), context=(), reader=t.reader))
 
     assert {item.token_ids: item.logprob for item in found} == pytest.approx(expected, abs=1e-12)
     assert len(found) == len(expected)
@@ -114,14 +120,14 @@ def test_the_cover_of_nothing_is_the_empty_sequence() -> None:
     """It has probability 1, and needs no model."""
     t = toy()
 
-    assert t.answer(members(t.vocabulary.cover(), context=(), reader=t.reader)) == [CoverItem((), 0.0)]
+    assert t.answer(cover_items(t.vocabulary.cover(), context=(), reader=t.reader)) == [CoverItem((), 0.0)]
     assert t.model.asked == []
 
 
 def test_a_text_that_the_model_rules_out_is_minus_infinity() -> None:
     """Where the model gives a byte no mass its logprob is -inf, and so is that of every byte after it."""
     t = Toy.of([b"a", b"b", b"aa"], lambda ids: [0.5, 0, 0.5])
-    actual = t.answer(byte_logprobs(t.vocabulary.cover(), b"aba", context=(), reader=t.reader))
+    actual = byte_logprobs(t, b"aba")
 
     assert actual[1:].tolist() == [-np.inf, -np.inf]
     assert actual[0] == pytest.approx(0)

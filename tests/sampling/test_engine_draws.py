@@ -16,9 +16,10 @@ from bytelm import ByteLM, Ensemble, TableLM
 from bytelm.cover.cover import Cover, Node
 from bytelm.cover.sure_cuts import sure_cut
 from bytelm.errors import ContextOverflowError, InvalidArgumentError, ModelError
-from bytelm.sampling.completion import Completion, Settings
+from bytelm.sampling.completion import Completion
 from bytelm.sampling.engine_batch import _Guess
 from bytelm.sampling.engine_draws import EngineDraws
+from bytelm.sampling.params import SamplingParams
 from bytelm.token_lm import Draw, More, TokenDrawer
 from evals.cost.lazy import p_value
 from tests.sampling.test_generation import P_THRESHOLD
@@ -199,7 +200,7 @@ def check(toy: Toy, seed: int) -> None:
             )
             expected = math.log(mass / everything.mass(prefix, model))
 
-            assert completion.logprob == pytest.approx(lm.logprob(completion.bytes, prefix, eot=ended), abs=1e-9)
+            assert completion.logprob == pytest.approx(lm.logprob(completion.bytes, prefix=prefix, eot=ended), abs=1e-9)
             assert completion.logprob == pytest.approx(expected, abs=1e-9), (prefix, completion, toy.what)
 
 
@@ -256,7 +257,7 @@ def test_completions_are_what_they_say(table: Table) -> None:
 
         assert len(completion.bytes) == 6 or ended
         assert completion.text == completion.bytes.decode(errors="replace")
-        assert completion.logprob == pytest.approx(lm.logprob(completion.bytes, prompt, eot=ended), abs=1e-9)
+        assert completion.logprob == pytest.approx(lm.logprob(completion.bytes, prefix=prompt, eot=ended), abs=1e-9)
         assert completion.usage.calls > 0
         assert completion.usage.tokens_fed is not None
 
@@ -362,9 +363,10 @@ def test_nobody_waits_for_another(leaky: tuple[ByteLM, Drawing, Enumeration]) ->
 
     def steps(seeds: Sequence[int]) -> int:
         engine = Stepwise(model.tokenizer, 5, frozenset())
-        lm: Any = ByteLM(engine)
-        run = lm._engine_drawing(Settings(max_bytes=60), engine_draws=True)
-        outcomes = [*run([(lm._frontier(lm._read(b"a")), np.random.default_rng(seed)) for seed in seeds])]
+        lm = ByteLM(engine)
+        run = lm.engine_drawing(SamplingParams(max_bytes=60, engine_draws=True))
+        assert run is not None
+        outcomes = [*run([(lm.place(lm.prompt(b"a")), np.random.default_rng(seed)) for seed in seeds])]
         assert all(outcome.result.usage.redrawn > 2 for outcome in outcomes)
         return engine.steps
 
@@ -380,11 +382,11 @@ def test_the_cover_of_a_text_is_begun_near_its_end(table: Table, monkeypatch: py
         return found[-1]
 
     monkeypatch.setattr("bytelm.cover.cover_cache.NEAR", 1)  # this table leaks every few bytes
-    monkeypatch.setattr("bytelm.cover.prefix.sure_cut", watched)
+    monkeypatch.setattr("bytelm.cover.cover_cache.sure_cut", watched)
     table.eot_ids = frozenset()
     lm = ByteLM(table)
     for completion in lm.sample_batch(["the "] * 4, max_bytes=200, seed=6):
-        assert completion.logprob == pytest.approx(lm.logprob(completion.bytes, "the "), abs=1e-8)
+        assert completion.logprob == pytest.approx(lm.logprob(completion.bytes, prefix="the "), abs=1e-8)
     assert sum(cut is not None for cut in found) > 20
 
 
@@ -397,7 +399,7 @@ def test_stop_strings_end_it(table: Table) -> None:
 
         assert not any(stop in completion.bytes for stop in (b"e", b"o ", b"in"))
         assert completion.logprob == pytest.approx(
-            lm.logprob(completion.bytes, "the ", eot=completion.finish_reason == "eot"), abs=1e-9
+            lm.logprob(completion.bytes, prefix="the ", eot=completion.finish_reason == "eot"), abs=1e-9
         )
     assert reasons["stop"] > 3
     assert lm.sample("the ", max_bytes=0, seed=1).finish_reason == "length"
@@ -466,7 +468,9 @@ def test_what_was_finished_is_kept(table: Table) -> None:
     assert set(finished) <= set(range(40))
     for index, completion in finished.items():
         ended = completion.finish_reason == "eot"
-        assert completion.logprob == pytest.approx(lm.logprob(completion.bytes, prompts[index], eot=ended), abs=1e-9)
+        assert completion.logprob == pytest.approx(
+            lm.logprob(completion.bytes, prefix=prompts[index], eot=ended), abs=1e-9
+        )
 
 
 # ---- transformers
@@ -597,7 +601,7 @@ def test_what_a_long_text_costs(smollm2: ByteLM, monkeypatch: pytest.MonkeyPatch
     assert sum(c.usage.rows for c in completions) < (4 + leaked) * 6
     for prompt, completion in zip(prompts, completions, strict=True):
         ended = completion.finish_reason == "eot"
-        assert completion.logprob == pytest.approx(lm.logprob(completion.bytes, prompt, eot=ended), abs=1e-3)
+        assert completion.logprob == pytest.approx(lm.logprob(completion.bytes, prefix=prompt, eot=ended), abs=1e-3)
 
 
 @pytest.mark.slow
@@ -608,4 +612,6 @@ def test_handed_over_to_a_real_model(smollm2: ByteLM) -> None:
 
     for prompt, completion in zip(prompts * 2, completions, strict=True):
         ended = completion.finish_reason == "eot"
-        assert completion.logprob == pytest.approx(smollm2.logprob(completion.bytes, prompt, eot=ended), abs=1e-3)
+        assert completion.logprob == pytest.approx(
+            smollm2.logprob(completion.bytes, prefix=prompt, eot=ended), abs=1e-3
+        )

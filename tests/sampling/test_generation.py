@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -19,10 +20,11 @@ from bytelm.inference.lazy import evaluate, evaluate_all, full_row
 from bytelm.inference.scheduler import Scheduler
 from bytelm.lemma import end_logprob, next_byte_logprobs, prefix_logprob
 from bytelm.sampling.bounds import lower_bounds
-from bytelm.sampling.completion import Completion, Settings, random_stream
+from bytelm.sampling.completion import Completion, random_stream
 from bytelm.sampling.draw import draw, processed, settled
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.generation import ModelGeneration
+from bytelm.sampling.params import SamplingParams
 from bytelm.symbols import EOT, SYMBOLS
 from evals.cost.lazy import p_value
 from tests.support.toy import Ids, TableRows, Toy, drawn_rows
@@ -223,8 +225,8 @@ def test_two_byte_strings_have_the_product_of_their_rows(name: str, filters: Fil
 # ---- completions
 
 
-def complete(toy: Toy, prefix: bytes, settings: Settings, *, seed: int = 0, index: int = 0) -> Completion:
-    return toy.answer(ModelGeneration(toy.frontier(prefix), settings, random_stream(seed, index)).run())
+def complete(toy: Toy, prefix: bytes, params: SamplingParams, *, seed: int = 0, index: int = 0) -> Completion:
+    return toy.answer(ModelGeneration(toy.frontier(prefix), params, random_stream(seed, index)).run())
 
 
 def random_toy(seed: int) -> Toy:
@@ -249,8 +251,8 @@ def test_lazy_greedy_is_full_greedy() -> None:
         found = {}
         for lazy in (True, False):
             before = len(toy.model.asked)
-            settings = Settings(Filters(temperature=0), max_bytes=7, lazy=lazy)
-            found[lazy] = complete(toy, b"a", settings)
+            params = SamplingParams(temperature=0, max_bytes=7, lazy=lazy)
+            found[lazy] = complete(toy, b"a", params)
             calls[lazy] += len(toy.model.asked) - before
 
         assert found[False].bytes == found[True].bytes
@@ -265,7 +267,7 @@ def test_greedy_ties_go_to_the_lower_byte() -> None:
     tied = Toy.of([b"b", b"a", b"ba", b"ab", None], lambda ids: in_proportion(1, 1, 1, 1, 0.1), eot_ids=[4])
     row = exact_row(tied, b"")
 
-    written = [complete(tied, b"", Settings(Filters(temperature=0), max_bytes=4, lazy=lazy)) for lazy in (True, False)]
+    written = [complete(tied, b"", SamplingParams(temperature=0, max_bytes=4, lazy=lazy)) for lazy in (True, False)]
 
     assert row[97] == pytest.approx(row[98], abs=1e-15)
     assert written[0].bytes[:1] == b"a"
@@ -279,8 +281,8 @@ def test_logprob_is_of_what_was_written(name: str) -> None:
     vocabulary, model = toy.vocabulary, toy.model
     reasons = set()
     for index, filters in enumerate(FILTERS * 3):
-        settings = Settings(filters, max_bytes=5, stops=(b"ba",))
-        completion = complete(toy, known, settings, index=index)
+        params = SamplingParams(**asdict(filters), max_bytes=5, stop=b"ba")
+        completion = complete(toy, known, params, index=index)
         text = known + completion.bytes
         if completion.finish_reason == "eot":
             after = end_logprob(
@@ -304,11 +306,11 @@ def test_logprob_is_of_what_was_written(name: str) -> None:
 def test_an_item_is_the_same_in_any_company() -> None:
     """The same seed and index give the same bytes alone, in a batch, and whatever a call may hold."""
     toy = TOYS["drawn"][0]
-    settings = Settings(Filters(temperature=1.1), max_bytes=6)
+    params = SamplingParams(temperature=1.1, max_bytes=6)
 
     def batch(indices: Sequence[int], max_rows: int) -> list[bytes]:
         shared = toy.frontier(b"ab")
-        jobs = [ModelGeneration(shared, settings, random_stream(5, index)).run() for index in indices]
+        jobs = [ModelGeneration(shared, params, random_stream(5, index)).run() for index in indices]
         model = TableRows(toy.model._probs, toy.model.vocab_size, sorted(toy.model.eot_ids))
         outcomes = sorted(Scheduler(model, max_rows=max_rows).run(jobs), key=lambda outcome: outcome.index)
         return [outcome.result.bytes for outcome in outcomes]
@@ -323,9 +325,9 @@ def test_an_item_is_the_same_in_any_company() -> None:
 def test_a_greedy_completion_uses_no_random_numbers() -> None:
     """Greedy bytes do not depend on the seed."""
     toy = TOYS["drawn"][0]
-    settings = Settings(Filters(temperature=0), max_bytes=6)
+    params = SamplingParams(temperature=0, max_bytes=6)
 
-    assert complete(toy, b"a", settings, seed=1).bytes == complete(toy, b"a", settings, seed=2).bytes
+    assert complete(toy, b"a", params, seed=1).bytes == complete(toy, b"a", params, seed=2).bytes
 
 
 def literal(text: bytes, *, eot: bool = False) -> Toy:
@@ -345,9 +347,6 @@ def literal(text: bytes, *, eot: bool = False) -> Toy:
     return Toy.of([*tokens, None], row, eot_ids=[end], viable=lambda ids: all(i >= least for i in ids[1:]))
 
 
-GREEDY = Filters(temperature=0)
-
-
 @pytest.mark.parametrize(
     ("stops", "expected", "reason"),
     [
@@ -364,7 +363,7 @@ GREEDY = Filters(temperature=0)
 )
 def test_stop_strings(stops: tuple[bytes, ...], expected: bytes, reason: str) -> None:
     """A stop string ends the completion before it, across tokens, and only if all of it is new."""
-    completion = complete(literal(b"bcdefghi"), b"a", Settings(GREEDY, max_bytes=12, stops=stops))
+    completion = complete(literal(b"bcdefghi"), b"a", SamplingParams(temperature=0, max_bytes=12, stop=stops))
 
     assert (expected, reason) == (completion.bytes, completion.finish_reason)
     assert expected.decode() == completion.text
@@ -372,7 +371,7 @@ def test_stop_strings(stops: tuple[bytes, ...], expected: bytes, reason: str) ->
 
 def test_end_of_text_ends() -> None:
     """The end is drawn like a byte, ends the completion, and counts in its probability."""
-    completion = complete(literal(b"bcdefg", eot=True), b"a", Settings(GREEDY, max_bytes=50))
+    completion = complete(literal(b"bcdefg", eot=True), b"a", SamplingParams(temperature=0, max_bytes=50))
 
     assert (completion.bytes, completion.finish_reason) == (b"bcdefg", "eot")
     assert completion.logprob == pytest.approx(0, abs=1e-4)
@@ -381,7 +380,7 @@ def test_end_of_text_ends() -> None:
 def test_no_bytes_cost_nothing() -> None:
     """max_bytes=0 is an empty completion, and no model is asked."""
     toy = literal(b"bcd")
-    completion = complete(toy, b"a", Settings(max_bytes=0))
+    completion = complete(toy, b"a", SamplingParams(max_bytes=0))
 
     assert (completion.bytes, completion.finish_reason, completion.logprob) == (b"", "length", 0.0)
     assert toy.model.asked == []
@@ -410,7 +409,7 @@ def test_a_logits_processor_has_the_last_word() -> None:
         row[[97, EOT]] = -np.inf
         return row
 
-    completion = complete(toy, b"a", Settings(Filters(temperature=1.3), max_bytes=4, logits_processor=no_a))
+    completion = complete(toy, b"a", SamplingParams(temperature=1.3, max_bytes=4, logits_processor=no_a))
 
     assert set(completion.bytes) <= {98, 99}
     assert [completion.bytes[:n] for n in range(4)] == seen
@@ -438,7 +437,7 @@ def test_a_model_that_leaves_nothing_is_an_error() -> None:
     lost = Toy.of([b"a", None], lambda ids: [1, 0] if not ids else [0, 1])
 
     with pytest.raises(ModelError, match="no byte and no end of text"):
-        complete(lost, b"a", Settings(max_bytes=2))
+        complete(lost, b"a", SamplingParams(max_bytes=2))
 
 
 def test_a_prefix_of_probability_zero_is_an_error() -> None:
@@ -471,7 +470,7 @@ def test_tol_bounds_the_total_variation(name: str, tol: float) -> None:
 def test_the_largest_leak_is_seen() -> None:
     """Usage tells the largest leak among the rows that were evaluated in full."""
     toy = TOYS["leaky"][0]
-    completion = complete(toy, b"a", Settings(max_bytes=3, lazy=False), index=3)
+    completion = complete(toy, b"a", SamplingParams(max_bytes=3, lazy=False), index=3)
     leaks = [1 - exact_row(toy, b"a" + completion.bytes[:n]).sum() for n in range(len(completion.bytes) + 1)]
 
     drawn = len(completion.bytes) + (completion.finish_reason == "eot")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,8 @@ def lm() -> ByteLM:
     return ByteLM(TableLM(default_tokenizer(), seed=5, order=2))
 
 
-def nodes(state: ByteState) -> list[tuple[int, ...]]:
-    return [node.token_ids for node in state.frontier.nodes]
+def nodes(state: ByteState[Any]) -> list[tuple[int, ...]]:
+    return [node.token_ids for node in state.place.nodes]
 
 
 def test_a_state_that_was_advanced_is_the_state_of_the_longer_prefix(lm: ByteLM) -> None:
