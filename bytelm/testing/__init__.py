@@ -1,5 +1,9 @@
 """The contract of `TokenLM`, as checks that any engine can be run through: bytelm's own and yours.
 
+This chapter decides whether an engine keeps the contract, and what can be said of a model before it is loaded
+(doctor.py). It takes a function that makes an engine, or a tokenizer. It gives a report, or a `ContractError` that
+lists the broken rules with the figures that show it. It never judges the model itself: see "Does not".
+
     from bytelm.testing import check_engine
 
     def test_my_engine():
