@@ -13,46 +13,30 @@ from collections.abc import Iterable, Iterator
 
 from bytelm.symbols import is_continuation
 
+# fmt: off
 CODE = {
     "python": [
         "def fibonacci(n):\n    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)\n\n\nprint(fibonacci(30))\n",
         "class Node:\n\t'''A node.'''\n\tdef __init__(self, k=None, *args, **kw):\n\t\tself._k = k\n\n\n    @property\n",
         "x = {'a': [1_000, 0xFF, 1e-9], \"b\": f'{y!r:>10}'}\nif x['a'][0] >= 10 and not y:  # TODO(me): don't\n    pass\n",
     ],
-    "c": [
-        '#include <stdio.h>\n\nint main(void)\n{\n\tfor (int i = 0; i < 10; ++i)\n\t\tprintf("%d\\n", a[i]);\n\treturn 0;\n}\n',
-        "static inline uint32_t rotl(uint32_t x, int k) { return (x << k) | (x >> (32 - k)); } /* I'd */\r\n\r\n",
-    ],
-    "javascript": [
-        "const f = async (url) => {\n  const r = await fetch(`${url}?q=${encodeURIComponent(q)}`);\n  return r.json();\n};\n",
-        "if(a!==b&&!c){d=a?.[0]??'it\\'s';}else{throw new Error(\"can't\")}//x",
-    ],
-    "rust": [
-        "impl<'a, T: Iterator<Item = &'a str>> Foo<'a, T> {\n    pub fn new(t: T) -> Self {\n        Self { t }\n    }\n}\n",
-        "let v: Vec<_> = (0..100).filter(|i| i % 3 == 0).collect();\nmatch c { 'a'..='z' => {}, '\\'' => (), _ => todo!() }\n",
-    ],
-    "java": [
-        'public class HelloWorld {\n    public static void main(String[] args) {\n        System.out.println("Hello");\n    }\n}\n',
-        "    @Override\n    public int hashCode() { return 31 * x + (y == null ? 0 : y.hashCode()); }\n\n\n",
-    ],
-    "go": [
-        "package main\n\nfunc main() {\n\tch := make(chan int, 10)\n\tif err := run(ch); err != nil {\n\t\tlog.Fatal(err)\n\t}\n}\n"
-    ],
-    "html": [
-        '<!DOCTYPE html>\n<div class="a b" id=\'c\'>\n  <p>A &amp; B&nbsp;&#39;s</p>\n</div>\n\n<br/>   <a href="http://x.y/z?a=1&b=2">'
-    ],
-    "sql": [
-        "SELECT a.id, COUNT(*) AS n\nFROM t1 a\nLEFT JOIN t2 b ON a.id=b.id\nWHERE b.x IS NULL AND a.s LIKE '%it''s%'\nGROUP BY 1;\n"
-    ],
-    "shell": [
-        '#!/bin/sh\nset -eu\nfor f in *.txt; do\n  [ -f "$f" ] || continue\n  sed -e \'s/a/b/g\' < "$f" > "${f%.txt}.out" 2>&1\ndone\n'
-    ],
-    "haskell": [
-        "module Main where\n\nimport qualified Data.Map as M\n\nfoldr' f z (x:xs) = f x $! foldr' f z xs -- strict'\n  where y' = z\n"
-    ],
+    "c": ['#include <stdio.h>\n\nint main(void)\n{\n\tfor (int i = 0; i < 10; ++i)\n\t\tprintf("%d\\n", a[i]);\n\treturn 0;\n}\n',
+        "static inline uint32_t rotl(uint32_t x, int k) { return (x << k) | (x >> (32 - k)); } /* I'd */\r\n\r\n"],
+    "javascript": ["const f = async (url) => {\n  const r = await fetch(`${url}?q=${encodeURIComponent(q)}`);\n  return r.json();\n};\n",
+        "if(a!==b&&!c){d=a?.[0]??'it\\'s';}else{throw new Error(\"can't\")}//x"],
+    "rust": ["impl<'a, T: Iterator<Item = &'a str>> Foo<'a, T> {\n    pub fn new(t: T) -> Self {\n        Self { t }\n    }\n}\n",
+        "let v: Vec<_> = (0..100).filter(|i| i % 3 == 0).collect();\nmatch c { 'a'..='z' => {}, '\\'' => (), _ => todo!() }\n"],
+    "java": ['public class HelloWorld {\n    public static void main(String[] args) {\n        System.out.println("Hello");\n    }\n}\n',
+        "    @Override\n    public int hashCode() { return 31 * x + (y == null ? 0 : y.hashCode()); }\n\n\n"],
+    "go": ["package main\n\nfunc main() {\n\tch := make(chan int, 10)\n\tif err := run(ch); err != nil {\n\t\tlog.Fatal(err)\n\t}\n}\n"],
+    "html": ['<!DOCTYPE html>\n<div class="a b" id=\'c\'>\n  <p>A &amp; B&nbsp;&#39;s</p>\n</div>\n\n<br/>   <a href="http://x.y/z?a=1&b=2">'],
+    "sql": ["SELECT a.id, COUNT(*) AS n\nFROM t1 a\nLEFT JOIN t2 b ON a.id=b.id\nWHERE b.x IS NULL AND a.s LIKE '%it''s%'\nGROUP BY 1;\n"],
+    "shell": ['#!/bin/sh\nset -eu\nfor f in *.txt; do\n  [ -f "$f" ] || continue\n  sed -e \'s/a/b/g\' < "$f" > "${f%.txt}.out" 2>&1\ndone\n'],
+    "haskell": ["module Main where\n\nimport qualified Data.Map as M\n\nfoldr' f z (x:xs) = f x $! foldr' f z xs -- strict'\n  where y' = z\n"],
     "json": ['{\n  "a": [1, 2.50, -3e+10, true, null],\n  "b": {"c\\u00e9": "it\'s"},\n    "dd": []\n}\n'],
     "lisp": ["(define (fact n)\n  (if (= n 0) 1 (* n (fact (- n 1)))))\n;; it's 'quoted `(a ,b ,@c)\n"],
 }
+# fmt: on
 PROSE = [
     "# Title\n\n* item one\n* item **two**\n  1. nested\n\n```python\nprint('hi')\n```\n\n| a | b |\n|---|--:|\n| 1 | 22 |\n",
     "The quick brown fox jumps over the lazy dog. It costs $1,234.56 (about €1.100,00), i.e. 12% more than in 1999!\n",
