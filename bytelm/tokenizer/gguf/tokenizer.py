@@ -4,7 +4,7 @@ Rules
     What comes out splits every text as llama.cpp does. The usual conversion, that of transformers 5, does not: it loses
     SmolLM2's step of single digits, Gemma's added tokens for runs of spaces, and the order of Gemma's merges; and a
     tokenizer that disagrees with its model makes every probability wrong without an error.
-    A kind that is not known here is refused. engines/llama_cpp.py compares the result with llama.cpp's own tokenizer.
+    A kind that is not known here is refused. engines/llama_cpp/ compares the result with llama.cpp's own tokenizer.
 
 Byte-level BPE ("gpt2")
     The merges are in the file. What comes before them, it only names (``tokenizer.ggml.pre``): `STEPS`.
