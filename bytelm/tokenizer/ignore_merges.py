@@ -1,11 +1,11 @@
 """Pre-tokens that are taken whole: with ``ignore_merges`` a pre-token in the vocabulary is one token, merged or not.
 
 Rules
-    Most entries of the vocabulary come out of merging anyway. For the few that do not, W:
-     - the token of such a w stands only as a whole pre-token (*sealed*: a cut has to follow);
-     - merged tokens that spell a w together are not what the tokenizer makes of the pre-token w, so the pre-token has
-       to go on.
-    So a place within a pre-token needs its bytes so far, the *word*, as long as some w begins with them.
+    Merging makes most tokens of the vocabulary anyway. Only the few that it does not make need care:
+     - such a token is only ever a whole pre-token (it is *sealed*: a cut has to follow);
+     - where merged tokens together spell the same bytes, the pre-token cannot end there: the tokenizer would have taken
+       it whole. So it has to go on.
+    So inside a pre-token its bytes so far, the *word*, have to be known, as long as such a token begins with them.
 """
 
 from __future__ import annotations

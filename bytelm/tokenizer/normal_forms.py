@@ -1,4 +1,4 @@
-"""Text that a Unicode normal form would change has no canonical sequence: which text that is.
+"""Which text a Unicode normal form would change: such text has no canonical sequence.
 
 Rules
     The tokenizer's own normalizer is the judge, also of which characters can interact with their neighbours at all.
