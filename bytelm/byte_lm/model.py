@@ -48,7 +48,7 @@ from bytelm.sampling.generation import ModelGeneration
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import ModelPlace
 from bytelm.symbols import character_from
-from bytelm.token_lm import TokenLM, abilities_of
+from bytelm.token_lm import Abilities, TokenLM, abilities_of
 from bytelm.tokenizer.viability.viability import Viability
 
 
@@ -66,7 +66,6 @@ class ByteLM(ByteModel[Prompt, Frontier]):
     Attributes:
         tokenizer: The tokenizer.
         token_lm: The engine.
-        abilities: What the engine has on top of `TokenLM`.
         eot_ids: The ids that end a text.
         viability: What the tokenizer can emit; ``viability.vocab`` holds the bytes of its tokens.
         prompts: Reads prefixes.
@@ -87,7 +86,6 @@ class ByteLM(ByteModel[Prompt, Frontier]):
         normalize: bool = False,
     ) -> None:
         self.token_lm = token_lm_of(model, tokenizer)
-        self.abilities = abilities_of(self.token_lm)
         self.tokenizer: Any = self.token_lm.tokenizer if tokenizer is None else tokenizer
         self.eot_ids = eot_ids_of(self.token_lm.eot_ids if eot_ids is None else eot_ids, self.token_lm.vocab_size)
         self.scheduler = Scheduler(self.token_lm)
@@ -157,6 +155,11 @@ class ByteLM(ByteModel[Prompt, Frontier]):
         return cls(token_lm, eot_ids=eot_ids, bos=bos, normalize=normalize)
 
     # ---- what only a tokenized model has
+
+    @property
+    def abilities(self) -> Abilities:
+        """What the engine has on top of `TokenLM`."""
+        return abilities_of(self.token_lm)
 
     def cover(self, prefix: Prefix) -> list[CoverItem]:
         """The cover of a prefix: every token sequence that may spell it, with its probability, the largest first.

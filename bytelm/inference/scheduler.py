@@ -50,12 +50,12 @@ class Request:
     Attributes:
         sequences: Token ids, context and all.
         done: The share of the step that lies behind it, for progress bars.
-        engines: The engine of each sequence, if they are not all for the one that the scheduler has.
+        engines: The engine of each sequence, or None for the one that the scheduler has; empty if all are for that.
     """
 
     sequences: tuple[tuple[int, ...], ...]
     done: float = 0.0
-    engines: tuple[TokenLM, ...] = ()
+    engines: tuple[TokenLM | None, ...] = ()
 
 
 Rows: TypeAlias = "Sequence[Float[np.ndarray, 'vocab']]"
@@ -109,6 +109,11 @@ class Job(Generic[T]):
 Jobs: TypeAlias = dict[int, Job[T]]  # by the index that their outcomes have
 
 
+def engines_of(request: Request) -> tuple[TokenLM | None, ...]:
+    """The engine of each sequence of a request."""
+    return request.engines or (None,) * len(request.sequences)
+
+
 def close_all(running: Jobs[Any]) -> None:
     """Let go of steps that have not ended."""
     for job in running.values():
@@ -147,7 +152,7 @@ def together(steps: Sequence[Step[T]]) -> Step[list[T]]:
             rows = yield Request(
                 tuple(sequence for request in asked.values() for sequence in request.sequences),
                 sum((asked[i].done if i in asked else 1.0) for i in range(len(steps))) / len(steps),
-                tuple(engine for request in asked.values() for engine in request.engines),
+                tuple(engine for request in asked.values() for engine in engines_of(request)),
             )
             start = 0
             for index, request in asked.items():
@@ -250,8 +255,10 @@ class Scheduler:
         """What a request asks for, by engine."""
         if request is None:
             return []
-        engines = request.engines or (self.token_lm,) * len(request.sequences)
-        return [(id(engine), sequence) for engine, sequence in zip(engines, request.sequences, strict=True)]
+        return [
+            (id(engine or self.token_lm), sequence)
+            for engine, sequence in zip(engines_of(request), request.sequences, strict=True)
+        ]
 
     def _rows(self, running: Jobs[T]) -> dict[_Place, Float[np.ndarray, " vocab"]]:
         """One round: everything that the jobs ask for, in as few calls as ``max_rows`` allows."""
@@ -264,7 +271,7 @@ class Scheduler:
             for place in places:
                 asked.setdefault(place, job)
             if job.request:
-                engines.update((id(engine), engine) for engine in job.request.engines)
+                engines.update((id(engine), engine) for engine in job.request.engines if engine is not None)
         rows: dict[_Place, Float[np.ndarray, " vocab"]] = {}
         for name, engine in engines.items():
             mine = [place for place in asked if place[0] == name]

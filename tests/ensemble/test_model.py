@@ -105,7 +105,7 @@ def test_scores_of_a_mixture_and_bayes_need_no_whole_rows(lms: list[ByteLM], mon
     """They are worked out from the members' log-probabilities of each byte, at a text's end too; a product's are not."""
     expected = {combine: Ensemble(lms, combine=combine).logprob(TEXT, eot=True) for combine in COMBINES}
 
-    def none(*_: object) -> NoReturn:
+    def none(*_: object, **__: object) -> NoReturn:
         raise AssertionError("a whole row was asked for")
 
     monkeypatch.setattr(scoring.Ledger, "log_rows", none)

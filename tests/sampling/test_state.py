@@ -92,9 +92,9 @@ def test_what_is_known_is_not_asked_for_again(lm: ByteLM) -> None:
 
 def test_a_rollback_before_the_beginning_of_the_state(lm: ByteLM) -> None:
     """The byte prefix can be shortened to nothing, but not further, and ids stay."""
-    state = lm.state(["the", "quick"])
+    state = lm.state(["the", 5, "quick"])
 
-    assert nodes(state.rollback(3)) == nodes(lm.state(["the", "qu"]))
+    assert nodes(state.rollback(3)) == nodes(lm.state(["the", 5, "qu"]))
     assert state.rollback(5).prefix == b""
     for n in (6, -1):
         with pytest.raises(InvalidArgumentError, match=f"cannot roll back {n} bytes"):
