@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from cachetools import LRUCache
 
@@ -90,7 +90,7 @@ def grown(cover: Cover, data: bytes, node_at: NodeAt, *, meeting: bool = True) -
         return cover.advance(data)
     if cover.prefix and meeting:
         cover, data = cover.advance(data[:NEAR]), data[NEAR:]
-    start = common_ancestor((*cover.nodes, *cover.ending))
+    start = cast("Node", common_ancestor((*cover.nodes, *cover.ending)))  # ancestors are of their own kind
     cut = sure_cut(cover.viability, start.boundary, cover.leftover(start) + data)
     node = None if cut is None else node_at(start, start.end + cut, cover.prefix + data)
     if node is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
@@ -32,9 +32,6 @@ class Node(Protocol):
     def depth(self) -> int: ...  # noqa: D102
     @property
     def token_ids(self) -> tuple[int, ...]: ...  # noqa: D102
-
-
-N = TypeVar("N", bound=Node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +62,7 @@ class Cover(Protocol):
     def follows(self, node: Node, token_id: int) -> bytes: ...  # noqa: D102
 
 
-def path_down(top: N, node: N) -> list[N]:
+def path_down(top: Node, node: Node) -> list[Node]:
     """The nodes from an ancestor to a descendant, both included."""
     path = [node]
     while path[-1] is not top:
@@ -73,7 +70,7 @@ def path_down(top: N, node: N) -> list[N]:
     return path[::-1]
 
 
-def common_ancestor(nodes: Sequence[N]) -> N:
+def common_ancestor(nodes: Sequence[Node]) -> Node:
     """The deepest node that is an ancestor of all, or one of them."""
     met = list(dict.fromkeys(nodes))
     while len(met) > 1:
@@ -84,7 +81,7 @@ def common_ancestor(nodes: Sequence[N]) -> N:
     return met[0]
 
 
-def _parent(node: N) -> N:
+def _parent(node: Node) -> Node:
     if node.parent is None:
-        raise ModelError("a node is no descendant of another one that it should come from: the cover is broken")
-    return cast("N", node.parent)  # a node's ancestors are of its own kind
+        raise ModelError("a node does not descend from one that it should come from: the cover is broken")
+    return node.parent
