@@ -25,8 +25,6 @@ from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer, tiny_model
 
 SOURCE = "def add(a, b):\n    return a + b\n\n\nnaïve = 'é'\nfor i in range(10):\n    print(i, naïve)\n"
 TIMES = ("first_s", "seconds")
-
-
 SENTINELS = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
 
 
