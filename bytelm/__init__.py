@@ -15,77 +15,62 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from bytelm.arguments import Number as Number
-    from bytelm.arguments import Text as Text
-    from bytelm.byte_lm.model import ByteLM as ByteLM
-    from bytelm.cover.prefix import Prefix as Prefix
-    from bytelm.cover.prefix import Prompts as Prompts
-    from bytelm.engines.table import TableLM as TableLM
-    from bytelm.ensemble.attribution import Attribution as Attribution
-    from bytelm.ensemble.combine import Combine as Combine
-    from bytelm.ensemble.combine import Weights as Weights
-    from bytelm.ensemble.model import Ensemble as Ensemble
-    from bytelm.ensemble.state import EnsembleState as EnsembleState
-    from bytelm.errors import BytelmError as BytelmError
-    from bytelm.fim import FIMFormat as FIMFormat
-    from bytelm.fim import Mode as Mode
-    from bytelm.inference.scheduler import JobUsage as JobUsage
-    from bytelm.inference.scoring import CoverItem as CoverItem
-    from bytelm.sampling.byte_model import ByteModel as ByteModel
-    from bytelm.sampling.byte_model import InfillOptions as InfillOptions
-    from bytelm.sampling.completion import Completion as Completion
-    from bytelm.sampling.completion import FinishReason as FinishReason
-    from bytelm.sampling.completion_stream import CompletionStream as CompletionStream
-    from bytelm.sampling.params import CallOptions as CallOptions
-    from bytelm.sampling.params import LogitsProcessor as LogitsProcessor
-    from bytelm.sampling.params import SamplingOptions as SamplingOptions
-    from bytelm.sampling.params import SamplingParams as SamplingParams
-    from bytelm.sampling.state import ByteState as ByteState
-    from bytelm.token_lm import Abilities as Abilities
-    from bytelm.token_lm import TokenLM as TokenLM
-    from bytelm.token_lm import Usage as Usage
+    from bytelm.arguments import Number, Text
+    from bytelm.byte_lm.model import ByteLM
+    from bytelm.cover.prefix import Prefix, Prompts
+    from bytelm.engines.table import TableLM
+    from bytelm.ensemble.attribution import Attribution
+    from bytelm.ensemble.combine import Combine, Weights
+    from bytelm.ensemble.model import Ensemble
+    from bytelm.ensemble.state import EnsembleState
+    from bytelm.errors import BytelmError
+    from bytelm.fim import FIMFormat, Mode
+    from bytelm.inference.scheduler import JobUsage
+    from bytelm.inference.scoring import CoverItem
+    from bytelm.sampling.byte_model import ByteModel, InfillOptions
+    from bytelm.sampling.completion import Completion, FinishReason
+    from bytelm.sampling.completion_stream import CompletionStream
+    from bytelm.sampling.params import CallOptions, LogitsProcessor, SamplingOptions, SamplingParams
+    from bytelm.sampling.state import ByteState
+    from bytelm.token_lm import Abilities, TokenLM, Usage
 
 __version__ = "0.1.0"
 
+# fmt: off
+__all__ = [
+    "Abilities", "Attribution", "ByteLM", "ByteModel", "ByteState", "BytelmError", "CallOptions", "Combine",
+    "Completion", "CompletionStream", "CoverItem", "Ensemble", "EnsembleState", "FIMFormat", "FinishReason",
+    "InfillOptions", "JobUsage", "LogitsProcessor", "Mode", "Number", "Prefix", "Prompts", "SamplingOptions",
+    "SamplingParams", "TableLM", "Text", "TokenLM", "Usage", "Weights",
+]
+# fmt: on
 _WHERE: Final = {
-    "Abilities": "token_lm",
-    "Attribution": "ensemble.attribution",
-    "ByteLM": "byte_lm.model",
-    "ByteModel": "sampling.byte_model",
-    "ByteState": "sampling.state",
-    "BytelmError": "errors",
-    "CallOptions": "sampling.params",
-    "Combine": "ensemble.combine",
-    "Completion": "sampling.completion",
-    "CompletionStream": "sampling.completion_stream",
-    "CoverItem": "inference.scoring",
-    "Ensemble": "ensemble.model",
-    "EnsembleState": "ensemble.state",
-    "FIMFormat": "fim",
-    "FinishReason": "sampling.completion",
-    "InfillOptions": "sampling.byte_model",
-    "JobUsage": "inference.scheduler",
-    "LogitsProcessor": "sampling.params",
-    "Mode": "fim",
-    "Number": "arguments",
-    "Prefix": "cover.prefix",
-    "Prompts": "cover.prefix",
-    "SamplingOptions": "sampling.params",
-    "SamplingParams": "sampling.params",
-    "TableLM": "engines.table",
-    "Text": "arguments",
-    "TokenLM": "token_lm",
-    "Usage": "token_lm",
-    "Weights": "ensemble.combine",
+    "arguments": "Number Text",
+    "byte_lm.model": "ByteLM",
+    "cover.prefix": "Prefix Prompts",
+    "engines.table": "TableLM",
+    "ensemble.attribution": "Attribution",
+    "ensemble.combine": "Combine Weights",
+    "ensemble.model": "Ensemble",
+    "ensemble.state": "EnsembleState",
+    "errors": "BytelmError",
+    "fim": "FIMFormat Mode",
+    "inference.scheduler": "JobUsage",
+    "inference.scoring": "CoverItem",
+    "sampling.byte_model": "ByteModel InfillOptions",
+    "sampling.completion": "Completion FinishReason",
+    "sampling.completion_stream": "CompletionStream",
+    "sampling.params": "CallOptions LogitsProcessor SamplingOptions SamplingParams",
+    "sampling.state": "ByteState",
+    "token_lm": "Abilities TokenLM Usage",
 }
-
-__all__ = list(_WHERE)
+_MODULES: Final = {name: module for module, names in _WHERE.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -13,23 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from bytelm.cli import options as opt
 from bytelm.cli.io import print_json, read_text
-from bytelm.cli.options import (
-    MODEL_HELP,
-    SAMPLING,
-    DeviceOption,
-    DtypeOption,
-    EngineOption,
-    EscapesOption,
-    FileOption,
-    JsonOption,
-    NumberOption,
-    Sampling,
-    Text,
-    load,
-    show_completions,
-    show_pieces,
-)
 from bytelm.cli.tables import bar, columns, show_byte, show_bytes, show_prob
 from bytelm.ensemble.attribution import Attribution
 from bytelm.ensemble.combine import Combine, weights_of
@@ -39,12 +24,12 @@ from bytelm.sampling.completion import Completion
 
 
 def ensemble(
-    text: Text = None,
+    text: opt.Text = None,
     prompt: Annotated[str | None, typer.Option(help="The same as TEXT.")] = None,
-    file: FileOption = None,
-    escapes: EscapesOption = False,
+    file: opt.FileOption = None,
+    escapes: opt.EscapesOption = False,
     models: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help=f"{MODEL_HELP} Given once for each member.")
+        list[str] | None, typer.Option("--model", "-m", help=f"{opt.MODEL_HELP} Given once for each member.")
     ] = None,
     weights: Annotated[
         str | None,
@@ -62,12 +47,12 @@ def ensemble(
     stream: Annotated[
         bool, typer.Option("--stream", help="Print pieces as they come; with --json one object for each.")
     ] = False,
-    sampling: Sampling = SAMPLING,
-    n: NumberOption = 1,
-    as_json: JsonOption = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    engine: EngineOption = "transformers",
+    sampling: opt.Sampling = opt.SAMPLING,
+    n: opt.NumberOption = 1,
+    as_json: opt.JsonOption = False,
+    device: opt.DeviceOption = None,
+    dtype: opt.DtypeOption = None,
+    engine: opt.EngineOption = "transformers",
 ) -> None:
     """Complete a text by several models as one, whatever their vocabularies. Prints the new text alone.
 
@@ -88,7 +73,7 @@ def ensemble(
         raise typer.BadParameter(f"--show-members explains one completion; got -n {n}")
     data = read_text(text if prompt is None else prompt, file, escapes=escapes)
     params = sampling.params(escapes=escapes)
-    loaded = {name: load(name, device, dtype, engine) for name in dict.fromkeys(names)}
+    loaded = {name: opt.load(name, device, dtype, engine) for name in dict.fromkeys(names)}
     members = [loaded[name] for name in names]
     lm = Ensemble(members, weights=numbers, combine=combine)
     if show_members:
@@ -101,9 +86,9 @@ def ensemble(
         for piece in lm.stream(data, params=params):
             print_json({"text": piece})
     elif n == 1 and not as_json:
-        show_pieces(lm.stream(data, params=params))
+        opt.show_pieces(lm.stream(data, params=params))
     else:
-        show_completions(lm.sample(data, params=params, n=n, progress=True), as_json=as_json)
+        opt.show_completions(lm.sample(data, params=params, n=n, progress=True), as_json=as_json)
 
 
 def _checked_weights(names: list[str], given: str | None, combine: Combine) -> list[float] | None:

@@ -18,22 +18,10 @@ from typing import Annotated
 
 import typer
 
+from bytelm.cli import options as opt
 from bytelm.cli.atomic_edit import replace, writable
 from bytelm.cli.cursor import STOPS, StopAt, check_text, default_window, offset_at, place, window, with_line_ends_of
 from bytelm.cli.io import argument_bytes, read_file
-from bytelm.cli.options import (
-    MODEL_FIM,
-    SAMPLING,
-    EscapesOption,
-    JsonOption,
-    Model,
-    NumberOption,
-    PrefixOption,
-    Sampling,
-    SuffixOption,
-    show_completions,
-    show_pieces,
-)
 from bytelm.errors import InvalidArgumentError
 from bytelm.fim import Mode
 from bytelm.symbols import is_continuation
@@ -53,8 +41,8 @@ def infill(
         int | None,
         typer.Option(min=0, help="The cursor is behind so many bytes; with --mode left it may be inside a character."),
     ] = None,
-    prefix: PrefixOption = None,
-    suffix: SuffixOption = None,
+    prefix: opt.PrefixOption = None,
+    suffix: opt.SuffixOption = None,
     file_option: Annotated[Path | None, typer.Option("--file", "-f", help="The same as FILE.")] = None,
     stdin: Annotated[
         bool,
@@ -83,11 +71,11 @@ def infill(
     format_: Annotated[
         str | None, typer.Option("--format", help="The prompt format; found by the tokenizer's tokens if not given.")
     ] = None,
-    escapes: EscapesOption = False,
-    sampling: Sampling = SAMPLING,
-    n: NumberOption = 1,
-    as_json: JsonOption = False,
-    model: Model = MODEL_FIM,
+    escapes: opt.EscapesOption = False,
+    sampling: opt.Sampling = opt.SAMPLING,
+    n: opt.NumberOption = 1,
+    as_json: opt.JsonOption = False,
+    model: opt.Model = opt.MODEL_FIM,
 ) -> None:
     """Complete the middle at a cursor, wherever it is. Prints the middle alone, as it is generated.
 
@@ -122,7 +110,7 @@ def infill(
             err=True,
         )
     if n == 1 and not (as_json or in_place):
-        show_pieces(lm.infill_stream(left, right, mode=mode, format=format_, params=params))
+        opt.show_pieces(lm.infill_stream(left, right, mode=mode, format=format_, params=params))
         return
     done = lm.infill(left, right, mode=mode, format=format_, params=params, n=n, progress=True)
     completions = done if isinstance(done, list) else [done]
@@ -130,7 +118,7 @@ def infill(
         text, middle = before + after, _whole_characters(completions[0].bytes)
         replace(path, text, before + with_line_ends_of(text, middle) + after)
     if as_json or not in_place:
-        show_completions(done, as_json=as_json)
+        opt.show_completions(done, as_json=as_json)
 
 
 def _one_text(file: Path | None, file_option: Path | None, *, stdin: bool) -> Path | None:

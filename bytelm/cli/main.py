@@ -22,28 +22,12 @@ import typer
 
 from bytelm import __version__
 from bytelm.byte_lm.model import ByteLM
+from bytelm.cli import options as opt
 from bytelm.cli.demo import CURSOR, PROMPT, compare, show_comparison
 from bytelm.cli.ensemble import ensemble
 from bytelm.cli.eval import SETTINGS, evaluate
 from bytelm.cli.infill import infill
 from bytelm.cli.io import argument_bytes, print_json, read_text
-from bytelm.cli.options import (
-    MODEL,
-    MODEL_HELP,
-    MODEL_UNNAMED,
-    SAMPLING,
-    EscapesOption,
-    FileOption,
-    JsonOption,
-    Model,
-    NumberOption,
-    Sampling,
-    SuffixOption,
-    Text,
-    grouped,
-    show_completions,
-    show_pieces,
-)
 from bytelm.cli.tables import bar, columns, show_byte, show_bytes, show_cover, show_prob
 from bytelm.cover.prefix import Prefix
 from bytelm.errors import BytelmError
@@ -108,15 +92,15 @@ def options(
 
 
 @app.command()
-@grouped
+@opt.grouped
 def sample(
-    text: Text = None,
-    file: FileOption = None,
-    escapes: EscapesOption = False,
-    sampling: Sampling = SAMPLING,
-    n: NumberOption = 1,
-    as_json: JsonOption = False,
-    model: Model = MODEL,
+    text: opt.Text = None,
+    file: opt.FileOption = None,
+    escapes: opt.EscapesOption = False,
+    sampling: opt.Sampling = opt.SAMPLING,
+    n: opt.NumberOption = 1,
+    as_json: opt.JsonOption = False,
+    model: opt.Model = opt.MODEL,
 ) -> None:
     """Complete a text, wherever it ends. Prints the new text alone, as it is generated.
 
@@ -131,21 +115,21 @@ def sample(
 
 
 @app.command()
-@grouped
+@opt.grouped
 def chat(
     text: Annotated[
         str | None, typer.Argument(help="What the user says; without it, --file or standard input.")
     ] = None,
-    file: FileOption = None,
-    escapes: EscapesOption = False,
+    file: opt.FileOption = None,
+    escapes: opt.EscapesOption = False,
     system: Annotated[str | None, typer.Option(help="A message of the role system, before the user's.")] = None,
     begin: Annotated[
         str | None, typer.Option(help="The beginning of the answer, which goes on where it ends, inside a word too.")
     ] = None,
-    sampling: Sampling = SAMPLING,
-    n: NumberOption = 1,
-    as_json: JsonOption = False,
-    model: Model = MODEL,
+    sampling: opt.Sampling = opt.SAMPLING,
+    n: opt.NumberOption = 1,
+    as_json: opt.JsonOption = False,
+    model: opt.Model = opt.MODEL,
 ) -> None:
     """Answer a message, by the model's own chat template. Prints the answer alone, without what --begin gave.
 
@@ -171,31 +155,31 @@ def chat(
 
 
 def complete(
-    model: Model, prefix: Callable[[ByteLM], Prefix], params: SamplingParams, *, n: int, as_json: bool
+    model: opt.Model, prefix: Callable[[ByteLM], Prefix], params: SamplingParams, *, n: int, as_json: bool
 ) -> None:
     """Load a model and print its completions: one as it comes, several or JSON at the end."""
     lm = model.load()
     prompt = prefix(lm)
     if n == 1 and not as_json:
-        show_pieces(lm.stream(prompt, params=params))
+        opt.show_pieces(lm.stream(prompt, params=params))
     else:
-        show_completions(lm.sample(prompt, params=params, n=n, progress=True), as_json=as_json)
+        opt.show_completions(lm.sample(prompt, params=params, n=n, progress=True), as_json=as_json)
 
 
-app.command()(grouped(infill))
-app.command()(grouped(ensemble))
+app.command()(opt.grouped(infill))
+app.command()(opt.grouped(ensemble))
 app.command("eval", context_settings=SETTINGS)(evaluate)
 
 
 @app.command("next")
-@grouped
+@opt.grouped
 def next_(
-    text: Text = None,
-    file: FileOption = None,
-    escapes: EscapesOption = False,
+    text: opt.Text = None,
+    file: opt.FileOption = None,
+    escapes: opt.EscapesOption = False,
     top: Annotated[int, typer.Option(min=1, max=257, help="How many bytes to show.")] = 10,
-    as_json: JsonOption = False,
-    model: Model = MODEL,
+    as_json: opt.JsonOption = False,
+    model: opt.Model = opt.MODEL,
 ) -> None:
     """The distribution of the next byte, as a table with bars.
 
@@ -224,11 +208,11 @@ def next_(
 
 
 @app.command()
-@grouped
+@opt.grouped
 def score(
-    text: Text = None,
-    file: FileOption = None,
-    escapes: EscapesOption = False,
+    text: opt.Text = None,
+    file: opt.FileOption = None,
+    escapes: opt.EscapesOption = False,
     prefix: Annotated[str, typer.Option(help="What stands before the text; it is not scored.")] = "",
     eot: Annotated[bool, typer.Option("--eot", help="The text ends there: score the end too.")] = False,
     per_byte: Annotated[bool, typer.Option("--per-byte", help="One JSON line for each byte.")] = False,
@@ -236,8 +220,8 @@ def score(
         int | None,
         typer.Option(min=1, help="Score a text longer than the model's context in pieces of this many bytes."),
     ] = None,
-    as_json: JsonOption = False,
-    model: Model = MODEL,
+    as_json: opt.JsonOption = False,
+    model: opt.Model = opt.MODEL,
 ) -> None:
     """The log-probability of a text and its bits per byte.
 
@@ -270,14 +254,14 @@ def score(
 
 
 @app.command()
-@grouped
+@opt.grouped
 def explain(
-    text: Text = None,
-    file: FileOption = None,
-    escapes: EscapesOption = False,
+    text: opt.Text = None,
+    file: opt.FileOption = None,
+    escapes: opt.EscapesOption = False,
     top: Annotated[int, typer.Option(min=1, help="How many token sequences to show.")] = 10,
-    as_json: JsonOption = False,
-    model: Model = MODEL,
+    as_json: opt.JsonOption = False,
+    model: opt.Model = opt.MODEL,
 ) -> None:
     """The cover of a text: the token sequences that spell it, their probabilities, and how they sum.
 
@@ -307,8 +291,8 @@ def explain(
 
 @app.command()
 def doctor(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
-    as_json: JsonOption = False,
+    model: Annotated[str, typer.Argument(help=opt.MODEL_HELP)],
+    as_json: opt.JsonOption = False,
     verified: Annotated[
         bool, typer.Option("--verify", help="Compare with the tokenizer itself, at some difficult prefixes.")
     ] = False,
@@ -339,18 +323,18 @@ def doctor(
 
 
 @app.command()
-@grouped
+@opt.grouped
 def demo(
-    text: Text = None,
-    file: FileOption = None,
-    escapes: EscapesOption = False,
+    text: opt.Text = None,
+    file: opt.FileOption = None,
+    escapes: opt.EscapesOption = False,
     infilling: Annotated[
         bool, typer.Option("--infill", help="Fill in at a cursor; what stands behind it is --suffix.")
     ] = False,
-    suffix: SuffixOption = None,
+    suffix: opt.SuffixOption = None,
     max_bytes: Annotated[int, typer.Option(min=1, help="New bytes of each method.")] = 43,
-    as_json: JsonOption = False,
-    model: Model = MODEL_UNNAMED,
+    as_json: opt.JsonOption = False,
+    model: opt.Model = opt.MODEL_UNNAMED,
 ) -> None:
     """One prompt, or one cursor, completed by tokens, by token healing and by bytes, side by side.
 
