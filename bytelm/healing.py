@@ -36,17 +36,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal, Unpack, get_args
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from bytelm.arguments import stops_of
+from bytelm.arguments import Number
 from bytelm.byte_lm.model import ByteLM
 from bytelm.cover.prefix import Prompt, bos_ids_of
 from bytelm.errors import BytelmError, InvalidArgumentError, InvalidTypeError
 from bytelm.fim import FIMFormat, Mode
 from bytelm.inference.scheduler import Request, Scheduler, Step
+from bytelm.sampling.completion import FinishReason
+from bytelm.sampling.filters import Filters
+from bytelm.sampling.params import CallOptions, SamplingParams, params_of
 from bytelm.symbols import EOT
 from bytelm.token_lm import TokenLM, abilities_of, checked_rows
 from bytelm.tokenizer.prefix_index import PrefixIndex
@@ -54,7 +57,6 @@ from bytelm.tokenizer.tokenizer_json import read_vocab
 from bytelm.tokenizer.vocab import Vocab
 
 Healing = Literal["none", "one", "many"]
-FinishReason = Literal["eot", "stop", "length"]
 
 MAX_SPELLINGS: Final = 4096
 
@@ -116,57 +118,48 @@ class TokenCompleter:
         self._drawable = np.array(sorted([*drawable, *(i for i in self.eot_ids if i < token_lm.vocab_size)]), np.int64)
 
     def sample(
-        self,
-        prompt: str | bytes,
-        *,
-        healing: Healing = "none",
-        max_bytes: int = 256,
-        temperature: float = 0.0,
-        stop: str | Sequence[str] = (),
-        seed: int | None = None,
+        self, prompt: str | bytes, *, healing: Healing = "none", **options: Unpack[CallOptions]
     ) -> TokenCompletion:
         """Complete a prompt by drawing tokens.
 
         Args:
             prompt: Text. A prompt that ends inside a character needs healing.
             healing: How much of the prompt to take back, see the head of this module.
-            max_bytes: New bytes, at most; a token that reaches beyond is cut.
-            temperature: Of the token distribution; 0 takes the likeliest token, the lower id where two are alike.
-            stop: Strings that end the completion where they first occur in the new text; they are not part of it.
-            seed: Of the draws.
+            options: As for `ByteLM.sample`, but greedy if no temperature is given; the temperature is of the token
+                distribution, a token that reaches beyond ``max_bytes`` is cut, and there are no filters.
 
         Raises:
             InvalidArgumentError: An argument out of range, or a prompt that has no encoding.
         """
-        check_options(healing, max_bytes, temperature)
-        stops = stops_of(stop)
-        step = self.writing(prompt, healing, max_bytes, temperature, stops, np.random.default_rng(seed))
+        params = params_of({"temperature": 0.0, **options})
+        step = self.generation(prompt, params, np.random.default_rng(params.seed), healing=healing)
         return Scheduler(self.token_lm).run_one(step).result
 
-    def writing(
-        self,
-        prompt: str | bytes,
-        healing: Healing,
-        max_bytes: int,
-        temperature: float,
-        stops: Sequence[bytes],
-        random: np.random.Generator,
+    def generation(
+        self, prompt: str | bytes, params: SamplingParams, random: np.random.Generator, *, healing: Healing = "none"
     ) -> Step[TokenCompletion]:
         """The completion as a step, to run beside others; it also ends where the model's context does."""
+        check_healing(healing)
+        if params.max_bytes < 1:
+            raise InvalidArgumentError(f"max_bytes must be at least 1; got {params.max_bytes}")
+        if params.filters != Filters(temperature=params.temperature) or params.logits_processor is not None:
+            raise InvalidArgumentError(
+                "tokens are drawn with a temperature alone: leave out top_k, top_p, min_p and logits_processor"
+            )
         kept, backed_up = self._back_up(prompt, healing)
         room = abilities_of(self.token_lm).context_length
         drawn: list[int] = []
         written = b""  # what the drawn tokens spell
         while True:
-            fresh, reason = finish(written[len(backed_up) :], stops, max_bytes)
+            fresh, reason = finish(written[len(backed_up) :], params.stops, params.max_bytes)
             sequence = self.context + kept + tuple(drawn)
             if reason is None and drawn and room is not None and len(sequence) > room:
                 reason = "length"
             if reason is not None:
                 break
-            (row,) = yield Request((sequence,), len(fresh) / max_bytes)
+            (row,) = yield Request((sequence,), len(fresh) / params.max_bytes)
             ids, probs = self._choices(row, backed_up[len(written) :], healing)
-            token = int(ids[draw(probs, temperature, random)])
+            token = int(ids[draw(probs, params.temperature, random)])
             if token in self.eot_ids:
                 reason = "eot"
                 break
@@ -182,7 +175,7 @@ class TokenCompleter:
         Raises:
             BytelmError: There are more than `MAX_SPELLINGS` ways.
         """
-        check_options(healing, 1, 1.0)
+        check_healing(healing)
         kept, backed_up = self._back_up(prompt, healing)
         total = np.zeros(257)
         spellings = 0
@@ -288,7 +281,7 @@ class TokenCompleter:
         return ids, probs / probs.sum()
 
 
-def draw(probs: Float64[np.ndarray, " choices"], temperature: float, random: np.random.Generator) -> int:
+def draw(probs: Float64[np.ndarray, " choices"], temperature: Number, random: np.random.Generator) -> int:
     """An index drawn at a temperature; at 0 the likeliest, the first of equals."""
     if temperature == 0:
         return int(probs.argmax())
@@ -380,11 +373,7 @@ def finish(fresh: bytes, stops: Iterable[bytes], max_bytes: int) -> tuple[bytes,
     return fresh, None
 
 
-def check_options(healing: str, max_bytes: int, temperature: float) -> None:
-    """Refuse options that are out of range, before any model runs."""
+def check_healing(healing: object) -> None:
+    """Refuse a method that there is not."""
     if healing not in get_args(Healing):
         raise InvalidArgumentError(f"healing is one of {', '.join(get_args(Healing))}; got {healing!r}")
-    if max_bytes < 1:
-        raise InvalidArgumentError(f"max_bytes must be at least 1; got {max_bytes}")
-    if not (temperature >= 0 and np.isfinite(temperature)):
-        raise InvalidArgumentError(f"temperature must be 0 or more, and finite; got {temperature}")

@@ -13,7 +13,6 @@ from bytelm.harness.byte_requests import Requests, Scored
 from bytelm.healing import completer_at, completer_of
 from bytelm.inference.scheduler import Request, Step, rows_in, together
 from bytelm.sampling.byte_model import ByteModel
-from bytelm.sampling.filters import Filters
 from bytelm.sampling.params import SamplingParams
 
 
@@ -58,15 +57,9 @@ class TokenRequests(Requests):
 
     def written(self, context: str, params: SamplingParams, random: np.random.Generator, *, tokens: int) -> Step[str]:
         """What the model writes after a context."""
-        if params.filters != Filters(temperature=params.temperature):
-            raise InvalidArgumentError(
-                "the level 'token' draws with a temperature alone: leave out top_k, top_p and min_p"
-            )
         prompt = self.prompt(context, tokens=tokens)
         completer = completer_at(self.lm, prompt, self._completer)
-        done = yield from completer.writing(
-            prompt.text, "none", params.max_bytes, params.temperature, params.stops, random
-        )
+        done = yield from completer.generation(prompt.text, params, random)
         return done.text
 
     def _logprob(self, ids: tuple[int, ...], first: int) -> Step[Scored]:
