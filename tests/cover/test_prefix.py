@@ -62,7 +62,14 @@ def test_an_id_is_a_hard_boundary() -> None:
         (TURN, *hello, TURN), b"ret", dummy_prefix=False
     )
     assert reader(BYTES).read(["return x", TURN]) == Prompt((*hello, TURN), b"", dummy_prefix=False)
-    assert reader(BYTES).read(["return x", "ret"]) == Prompt(hello, b"ret", dummy_prefix=False)
+    assert reader(BYTES).read(["return x", TURN, "ret"]) == Prompt((*hello, TURN), b"ret", dummy_prefix=False)
+
+
+@pytest.mark.parametrize("prefix", [["return x", "ret"], [TURN, "a", b"b"], ["a", TURN, b"b", "c"]])
+def test_two_texts_side_by_side_are_refused(prefix: Prefix) -> None:
+    """They look like several prompts, and a list is one: the error quotes them and says what to call."""
+    with pytest.raises(InvalidArgumentError, match=r"two texts side by side.*sample_batch"):
+        reader(BYTES).read(prefix)
 
 
 def test_text_never_becomes_a_special_token() -> None:
@@ -84,14 +91,14 @@ def test_bos_is_what_the_post_processor_puts_in_front() -> None:
 
 
 def test_the_hidden_space_is_at_the_start_of_a_text_alone() -> None:
-    """Only BOS, given or put there, may stand before it; after any other id, or after text, there is none."""
+    """Only BOS, given or put there, may stand before it; after any other id, or after text and an id, there is none."""
     end = LLAMA.get_vocab()["</s>"]
 
     assert reader(LLAMA).read([BOS, "a"]) == Prompt((BOS,), b"a", dummy_prefix=True)
     assert reader(LLAMA).read([BOS, BOS, "a"]).dummy_prefix
     assert not reader(LLAMA).read([end, "a"]).dummy_prefix
     assert not reader(LLAMA).read([BOS, end, "a"]).dummy_prefix
-    assert not reader(LLAMA).read(["the", "a"]).dummy_prefix
+    assert not reader(LLAMA).read(["the", BOS, "a"]).dummy_prefix
     assert reader(LLAMA, bos=False, openers=frozenset({BOS})).read([BOS, "a"]).dummy_prefix
 
 
@@ -130,9 +137,9 @@ def test_a_segment_before_the_last_must_have_an_encoding() -> None:
     """One that stops inside a character has none; the last one may stop there."""
     half = "é".encode()[:1]
 
-    assert reader(BYTES).read(["a", half]).text == half
+    assert reader(BYTES).read(["a", TURN, half]).text == half
     with pytest.raises(UnreachablePrefixError, match="segment 0"):
-        reader(BYTES).read([half, "a"])
+        reader(BYTES).read([half, TURN, "a"])
 
 
 def test_covers_go_on_from_the_nearest_that_is_kept() -> None:
