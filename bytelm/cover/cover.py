@@ -68,13 +68,12 @@ class Node:
     @property
     def token_ids(self) -> tuple[int, ...]:
         """The sequence, without any context before the text."""
-        if self._ids is None:
-            ids: list[int] = []
-            node = self
-            while node._ids is None and node.parent is not None:
-                ids.append(node.token_id)
-                node = node.parent
-            self._ids = (*(node._ids or ()), *reversed(ids))  # noqa: SLF001
+        ids: list[int] = []
+        node = self
+        while (known := node._ids) is None and node.parent is not None:
+            ids.append(node.token_id)
+            node = node.parent
+        self._ids = (*(known or ()), *reversed(ids)) if ids else known or ()
         return self._ids
 
     def path(self) -> Iterator[Node]:
