@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from bytelm.errors import InvalidArgumentError
-from bytelm.packaged import PACKAGED, is_packaged, packaged_directory, packaged_gguf
+from bytelm.packaged import PACKAGED, PackagedModel, is_packaged, packaged_directory, packaged_gguf
 from bytelm.token_lm import TokenLM
 
 Engine = Literal["transformers", "llama-cpp", "vllm", "vllm-server"]
-ENGINES: Final = ("transformers", "llama-cpp", "vllm", "vllm-server")
-# What an engine has no use for, and what stands for it.
+ENGINES: Final[tuple[str, ...]] = get_args(Engine)
+# Options that an engine does not take, and what to use instead.
 _NOT_TAKEN: Final = {
     "llama-cpp": (
         ("device", "dtype"),
@@ -35,34 +35,37 @@ def load_engine(
         ModelError: The model cannot be loaded.
         DownloadError: A packaged model cannot be fetched.
     """
-    given = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
-    if engine in _NOT_TAKEN:
-        told = {**given} if gguf_file is None else {**given, "gguf_file": gguf_file}
-        kinds, why = _NOT_TAKEN[engine]
-        if refused := [key for key in told if key in kinds]:
-            raise InvalidArgumentError(f"the engine {engine!r} takes no {' or '.join(refused)}: {why}")
-    if gguf_file is not None:
-        options["gguf_file"] = gguf_file
+    given = {"device": device, "dtype": dtype, "gguf_file": gguf_file}
+    given = {key: value for key, value in given.items() if value is not None}
+    kinds, why = _NOT_TAKEN.get(engine, ((), ""))
+    if refused := [key for key in given if key in kinds]:
+        raise InvalidArgumentError(f"the engine {engine!r} takes no {' or '.join(refused)}: {why}")
+    options |= given
     if engine == "transformers":
         from bytelm.engines.transformers import engine as transformers
 
-        return transformers.load(str(packaged_directory(name)) if is_packaged(name) else name, **given, **options)
+        return transformers.load(_folder(name), **options)
     if engine == "llama-cpp":
         from bytelm.engines.llama_cpp import engine as llama_cpp
         from bytelm.engines.llama_cpp.context import library
 
-        if not is_packaged(name):
+        model = PACKAGED.get(name)
+        if model is None:
             return llama_cpp.load(name, **options)
         library()  # before the model is fetched
-        ends = getattr(PACKAGED[name], "eos_ids", None)
+        ends = model.eos_ids if isinstance(model, PackagedModel) else None
         return llama_cpp.load(packaged_gguf(name), **{"eot_ids": ends, **options})
     if engine == "vllm":
         from bytelm.engines.vllm import engine as vllm
 
         vllm.library()  # before the model is fetched
-        return vllm.load(str(packaged_directory(name)) if is_packaged(name) else name, **given, **options)
+        return vllm.load(_folder(name), **options)
     if engine == "vllm-server":
         from bytelm.engines.vllm_server import engine as vllm_server
 
         return vllm_server.VllmServerLM(name, **options)
     raise InvalidArgumentError(f"no engine is called {engine!r}; there are {', '.join(map(repr, ENGINES))}")
+
+
+def _folder(name: str) -> str:
+    return str(packaged_directory(name)) if is_packaged(name) else name

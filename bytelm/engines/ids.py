@@ -1,18 +1,12 @@
-"""What an engine says of its model in ids: the tokenizer's fit, the ends of text, and the length of the context."""
+"""What an engine says of its model in ids: whether the tokenizer fits, which ids end a text, which one starts it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from bytelm.engines.transformers.traits import _text_config
-from bytelm.errors import (
-    ContextOverflowError,
-    InvalidArgumentError,
-    InvalidTypeError,
-    UnsupportedTokenizerError,
-    VocabularyMismatchError,
-)
+from bytelm.engines.transformers.traits import text_config
+from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnsupportedTokenizerError, VocabularyMismatchError
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -36,7 +30,7 @@ def check_tokenizer(tokenizer: Any) -> None:
 def check_vocabulary(tokenizer: Any, columns: int) -> None:
     """Refuse a tokenizer whose ordinary tokens the model has no column for.
 
-    Special tokens beyond the last column are let be (Gemma has one): such an id cannot be scored, only never drawn.
+    Special tokens beyond the last column are allowed (Gemma has one): such an id is never drawn and cannot be scored.
 
     Raises:
         VocabularyMismatchError: An id that text can become is not below ``columns``.
@@ -47,7 +41,7 @@ def check_vocabulary(tokenizer: Any, columns: int) -> None:
         i = max(beyond)
         raise VocabularyMismatchError(
             f"the tokenizer has {len(beyond)} ordinary token(s) beyond the model's {columns} columns, up to id {i} "
-            f"({beyond[i]!r}): they are not of one another; load both from the same place"
+            f"({beyond[i]!r}): the tokenizer does not match the model; load both from the same place"
         )
 
 
@@ -63,7 +57,7 @@ def end_ids(model: Any, tokenizer: Any, columns: int, given: Iterable[int] | Non
             raise InvalidArgumentError(f"eot_ids {sorted(ids)} are not all ids in 0..{columns - 1}")
         return ids
     found: set[int] = set()
-    for source in (getattr(model, "generation_config", None), model.config, _text_config(model), tokenizer):
+    for source in (getattr(model, "generation_config", None), model.config, text_config(model), tokenizer):
         value = getattr(source, "eos_token_id", None)
         found.update(value if isinstance(value, list | tuple | set) else () if value is None else (value,))
     return frozenset(i for i in found if 0 <= i < columns)
@@ -81,59 +75,3 @@ def start_id(tokenizer: Any, columns: int, eot_ids: frozenset[int], given: int |
         return given
     candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, *sorted(eot_ids))
     return next((i for i in candidates if i is not None and 0 <= i < columns), None)
-
-
-def checked_ids(
-    sequence: Any, *, start_id: int | None, columns: int, context_length: int | None, larger: str = ""
-) -> tuple[int, ...]:
-    """The ids of a sequence, found to be the model's and to fit in its context; of the empty one, ``start_id``.
-
-    Args:
-        sequence: What was asked for.
-        start_id: What the empty sequence stands for, or None.
-        columns: How many ids the model has.
-        context_length: How long a sequence may be, or None.
-        larger: How one gets a larger context, for the error.
-
-    Raises:
-        ContextOverflowError: It is longer than the context.
-        InvalidTypeError: It is no sequence of ids.
-        InvalidArgumentError: An id is below 0, or there is no start symbol.
-        VocabularyMismatchError: An id is not below ``columns``.
-    """
-    if isinstance(sequence, str | bytes):
-        raise InvalidTypeError(f"a sequence is token ids, not text: {sequence!r}; encode it with the tokenizer")
-    try:
-        ids = tuple(sequence)
-        least, greatest = (min(ids), max(ids)) if ids else (0, 0)
-        inside = 0 <= least <= greatest < columns
-    except TypeError as error:
-        raise InvalidTypeError(f"sequences must hold sequences of token ids, not {sequence!r}") from error
-    if not ids:
-        if start_id is None:
-            raise InvalidArgumentError(
-                "the empty sequence needs a start symbol, and the tokenizer has neither a BOS nor an EOT id; "
-                "give start_id="
-            )
-        return (start_id,)
-    if least < 0:
-        raise InvalidArgumentError(f"id {least!r} in a sequence of {len(ids)} tokens is below 0")
-    if not inside:
-        raise VocabularyMismatchError(
-            f"id {greatest} is beyond the model's {columns} ids; tokenizer and model are not of one another, or the id "
-            "is of a token that the model was never given"
-        )
-    if context_length is not None and len(ids) > context_length:
-        raise ContextOverflowError(
-            f"a sequence of {len(ids)} tokens does not fit in the model's context of {context_length}; shorten the "
-            f"prompt, keep its last part, {larger + ', ' if larger else ''}or give a stride to score a long text"
-        )
-    return ids
-
-
-def context_full(context_length: int | None, larger: str = "") -> ContextOverflowError:
-    """The error of a completion that has come to the end of the context; ``larger``: as for `checked_ids`."""
-    return ContextOverflowError(
-        f"a completion has come to the end of the model's context of {context_length} tokens; give a lower max_bytes "
-        f"or a shorter prompt{', or ' + larger if larger else ''}"
-    )

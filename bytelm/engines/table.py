@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64
 
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
-
-if TYPE_CHECKING:
-    pass
 from bytelm.token_lm import Usage
 
 Distribution = Mapping[int, float] | Sequence[float] | Float[np.ndarray, " vocab"]

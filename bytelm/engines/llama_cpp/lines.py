@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from bytelm.engines.row_memo import Tokens
+from bytelm.engines.row_memo import Tokens, common
 
 
 @runtime_checkable
@@ -149,7 +149,7 @@ class Lines:
 
     @staticmethod
     def _laid(sequence: Tokens, start: int, target: int, plan: Plan, before: _Branch) -> _Branch:
-        """Put the tokens from ``start`` on into the plan, those that it shares with the one before by their ids."""
+        """Put the tokens from ``start`` on into the plan; those shared with the sequence before get one id more."""
         shared = common(sequence, before.sequence) if start == before.start else start
         nodes = before.nodes[: max(shared - start, 0)]
         for node in nodes:
@@ -170,22 +170,3 @@ class _Branch:
     sequence: Tokens
     start: int
     nodes: list[int]
-
-
-def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two sequences begin with alike, at the speed of comparing lists.
-
-    >>> common((1, 2, 3), (1, 2, 4, 5))
-    2
-    """
-    n = min(len(a), len(b))
-    if a[:n] == b[:n]:
-        return n
-    low, high = 0, n  # alike before low, and not before high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low

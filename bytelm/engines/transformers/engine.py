@@ -13,46 +13,39 @@ Cost
 
 Memory
     ``cache_budget_bytes`` bounds what is kept from call to call, rows included. A single call may need more; what it
-    does not need is forgotten first, least recently used first. After an error everything is forgotten.
+    does not need is forgotten first, least recently used first. After an error all keys and values are forgotten.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
-import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
-from jaxtyping import Float
 
 from bytelm.engines import ids
-from bytelm.engines.row_memo import RowMemo, Rows, Tokens
+from bytelm.engines.base import RowEngine, check_least
+from bytelm.engines.row_memo import Rows, Tokens
 from bytelm.engines.transformers import traits
 from bytelm.engines.transformers.forward import Forward
-from bytelm.engines.transformers.generate import generate
+from bytelm.engines.transformers.generate import Line, generate
 from bytelm.engines.transformers.kv_cache import SlotStore
 from bytelm.engines.transformers.loading import load_model
 from bytelm.engines.transformers.modes import Mode, choose_mode
 from bytelm.engines.transformers.plan import Plan
 from bytelm.engines.transformers.prefix_tree import TWIG_AGE, PrefixTree
-from bytelm.errors import (
-    InvalidArgumentError,
-    InvalidTypeError,
-    ModelError,
-)
-from bytelm.token_lm import More, Usage
+from bytelm.errors import InvalidTypeError, ModelError
+from bytelm.token_lm import More
 
 LEAST_BUDGET: Final = 128 << 20
 
 log = logging.getLogger(__name__)
 
 
-class TransformersLM:
+class TransformersLM(RowEngine):
     """A transformers causal language model that answers `TokenLM.next_token_logprobs`. Threads may share it.
 
     Args:
@@ -69,6 +62,7 @@ class TransformersLM:
 
     Attributes:
         usage: Forward passes made and tokens fed since the construction, padding excluded.
+        tree: The sequences whose keys and values are kept (prefix_tree.py).
         mode: "tree", "chain", "prefix" or "whole": see modes.py.
         mode_reason: Why no faster mode is taken; empty in *tree* mode.
         context_length: The longest sequence that the model takes, or None.
@@ -101,65 +95,37 @@ class TransformersLM:
         if getattr(model.config, "is_encoder_decoder", False):
             raise ModelError(f"{type(model).__name__} is an encoder-decoder; a causal language model is needed")
         ids.check_tokenizer(tokenizer)
-        for name, value, least in (
-            ("max_batch", max_batch, 1),
-            ("prefill_chunk", prefill_chunk, 1),
-            ("cache_budget_bytes", 0 if cache_budget_bytes is None else cache_budget_bytes, 0),
-        ):
-            if value < least:
-                raise InvalidArgumentError(f"{name} must be at least {least}, not {value!r}")
+        check_least(
+            max_batch=(max_batch, 1), prefill_chunk=(prefill_chunk, 1), cache_budget_bytes=(cache_budget_bytes, 0)
+        )
         if cache_budget_bytes is None:
             cache_budget_bytes = max(sum(p.nbytes for p in model.parameters()) // 4, LEAST_BUDGET)
         self.model: Any = model
-        self.tokenizer = tokenizer
         self.max_batch = max_batch
         self.prefill_chunk = prefill_chunk
         self.cache_budget_bytes = cache_budget_bytes
-        self.context_length = traits.context_length(model)
         self._cacheable = traits.cacheable_length(model)
-        self._lock = threading.RLock()
-        self._memo = RowMemo(cache_budget_bytes // 8)
         self._forward = Forward(model)
         self.mode, self.mode_reason = self._choose_mode()
-        self.vocab_size = self._forward.columns
-        ids.check_vocabulary(tokenizer, self.vocab_size)
-        self.eot_ids = ids.end_ids(model, tokenizer, self.vocab_size, eot_ids)
-        self.start_id = ids.start_id(tokenizer, self.vocab_size, self.eot_ids, start_id)
-        self._forward.usage = Usage()
+        super().__init__(
+            tokenizer,
+            self._forward.columns,
+            model,
+            eot_ids=eot_ids,
+            start_id=start_id,
+            context_length=traits.context_length(model),
+            row_bytes=cache_budget_bytes // 8,
+        )
+        self._inputs = min(self._forward.inputs, self.vocab_size)
+        self._forward.usage = self.usage
 
     def __repr__(self) -> str:
         return f"TransformersLM({type(self.model).__name__}, {self.vocab_size} columns, mode={self.mode!r})"
 
     @property
-    def usage(self) -> Usage:
-        """Forward passes made and tokens fed so far."""
-        return self._forward.usage
-
-    @property
     def cache_bytes(self) -> int:
         """Bytes that keys, values and rows take now."""
         return self._store.nbytes + self._memo.nbytes
-
-    def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> Float[np.ndarray, "n vocab"]:
-        """Natural log-probabilities of the token after each sequence, in the order given.
-
-        A sequence is fed as it stands, with no BOS put in front; the empty one is fed as ``start_id``. Sequences that
-        share a prefix share its cost, with one another and with earlier calls.
-
-        Returns:
-            Normalised rows, float32; float64 from a float64 model.
-
-        Raises:
-            InvalidArgumentError: There are no sequences, or an id is below 0.
-            InvalidTypeError: A sequence is no sequence of ids.
-            VocabularyMismatchError: An id is none of the model's.
-            ContextOverflowError: A sequence is longer than the model's context.
-            InvalidLogitsError: The model returned NaN or an infinite logit.
-            ModelError: The model failed.
-        """
-        asked = [self._checked(sequence) for sequence in sequences]
-        with self._lock:
-            return self._memo.answer(asked, lambda missing: self._computed(missing, self.mode))
 
     def draw_tokens(self, more: More) -> None:
         """Draw tokens by the model's own ``generate``; see `TokenDrawer.draw_tokens` and generate.py.
@@ -168,57 +134,56 @@ class TransformersLM:
             ContextOverflowError: A sequence has come to the end of the model's context.
             ModelError: The model failed, or has no ``generate``.
         """
+        # Where a long sequence changes what positions are, it would do so for the others of its batch.
+        padded, room = self.mode == "tree" and self._cacheable is None, self.context_length
+        cut = False
         with self._lock, self._forward.evaluating():
-            while draws := [*more()]:
-                generate(
-                    self.model,
-                    [replace(draw, sequence=self._checked(draw.sequence, any_length=True)) for draw in draws],
-                    usage=self.usage,
-                    # Where a long sequence changes what positions are, it would do so for the others of its batch.
-                    padded=self.mode == "tree" and self._cacheable is None,
-                    max_batch=self.max_batch,
-                    context_length=self.context_length,
-                )
+            while lines := [Line(draw, self._room(draw)) for draw in more()]:
+                generate(self.model, lines, self.usage, padded=padded, max_batch=self.max_batch, context_length=room)
+                cut |= any(line.cut for line in lines)
+        if cut:
+            raise self._context_full()
 
     def clear_cache(self) -> None:
         """Forget all keys, values and rows."""
         with self._lock:
-            self._tree = PrefixTree()
-            self._store = SlotStore()
-            self._memo.clear()
+            super().clear_cache()
+            self._forget()
 
-    def _checked(self, sequence: Any, *, any_length: bool = False) -> Tokens:
-        columns = min(self._forward.inputs, self.vocab_size)
-        longest = None if any_length else self.context_length
-        return ids.checked_ids(sequence, start_id=self.start_id, columns=columns, context_length=longest)
+    def _forget(self) -> None:
+        self.tree = PrefixTree()
+        self._store = SlotStore()
 
     def _choose_mode(self) -> tuple[Mode, str]:
         def compute(calls: list[list[Tokens]], mode: Mode) -> list[Rows]:
-            self.clear_cache()
-            return [self._computed(call, mode) for call in calls]
+            self._forget()
+            return [self._rows(call, mode) for call in calls]
 
         with self._forward.evaluating():
             mode, reason = choose_mode(self._forward, compute)
-        self.clear_cache()
+        self._forget()
         if reason:
             log.info("%s runs in %r mode (%s)", type(self.model).__name__, mode, reason)
         return mode, reason
 
-    def _computed(self, sequences: list[Tokens], mode: Mode) -> Rows:
+    def _computed(self, sequences: list[Tokens]) -> Rows:
+        with self._forward.evaluating():
+            return self._rows(sequences, self.mode)
+
+    def _rows(self, sequences: list[Tokens], mode: Mode) -> Rows:
         limit = self._cacheable
         long = [sequence for sequence in sequences if limit is not None and len(sequence) > limit]
         short = [sequence for sequence in sequences if limit is None or len(sequence) <= limit]
         compute = self._cached if mode in ("tree", "chain") else self._uncached
         try:
-            with self._forward.evaluating():
-                rows = compute(short, mode) if short else {}
-                return rows | self._uncached(long, "whole") if long else rows
+            rows = compute(short, mode) if short else {}
+            return rows | self._uncached(long, "whole") if long else rows
         except BaseException:
-            self.clear_cache()  # what was planned may not have been written
+            self._forget()  # what was planned may not have been written
             raise
 
     def _cached(self, sequences: list[Tokens], mode: Mode) -> Rows:
-        tree, store = self._tree, self._store
+        tree, store = self.tree, self._store
         tree.clock += 1
         if tree.clock % TWIG_AGE == 0:
             tree.trim()

@@ -89,7 +89,7 @@ class Forward:
         logits, kept = self._run(ids, keep, use_cache=False)
         self.usage.tokens_fed += sum(map(len, batch))
         columns = [keep.index(position) if kept else position for _, position in places]
-        return self._logprobs(logits[[i for i, _ in places], columns])
+        return log_softmax(logits[[i for i, _ in places], columns])
 
     def cached(
         self, plan: Plan, part: Pass, wanted: Sequence[int], store: SlotStore
@@ -114,7 +114,7 @@ class Forward:
         self.usage.tokens_fed += part.length
         if not wanted:
             return np.empty((0, self.columns), np.float32)
-        return self._logprobs(logits[[*wanted], 0] if flat else logits[0] if kept else logits[0, [*wanted]])
+        return log_softmax(logits[[*wanted], 0] if flat else logits[0] if kept else logits[0, [*wanted]])
 
     @property
     def _additive(self) -> bool:
@@ -153,14 +153,20 @@ class Forward:
         self.columns = int(logits.shape[-1])
         return logits, kept
 
-    def _logprobs(self, logits: Float[torch.Tensor, "n vocab"]) -> Float[np.ndarray, "n vocab"]:
-        logits = logits if logits.dtype is torch.float64 else logits.float()
-        with torch.inference_mode():
-            # log_softmax adds up in an order in which the sum of 262,144 columns is off by up to 1e-4.
-            normal = logits - logits.amax(dim=-1, keepdim=True)
-            for part in normal.split(8):
-                part.sub_(part.exp().sum(dim=-1, keepdim=True).log_())
-            rows: Float[np.ndarray, "n vocab"] = normal.cpu().numpy()
-        if not np.isfinite(rows.max(axis=1)).all():
-            checked_rows(rows, *rows.shape)  # says what is wrong
-        return rows
+
+def log_softmax(logits: Float[torch.Tensor, "n vocab"]) -> Float[np.ndarray, "n vocab"]:
+    """Normalised rows, float32 or wider.
+
+    Raises:
+        InvalidLogitsError: A row holds NaN or +inf, or nothing but -inf.
+    """
+    logits = logits if logits.dtype is torch.float64 else logits.float()
+    with torch.inference_mode():
+        # torch's own adds up in an order in which the sum of 262,144 columns is off by up to 1e-4.
+        normal = logits - logits.amax(dim=-1, keepdim=True)
+        for part in normal.split(8):
+            part.sub_(part.exp().sum(dim=-1, keepdim=True).log_())
+        rows: Float[np.ndarray, "n vocab"] = normal.cpu().numpy()
+    if not np.isfinite(rows.max(axis=1)).all():
+        checked_rows(rows, *rows.shape)  # says what is wrong
+    return rows

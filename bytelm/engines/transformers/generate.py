@@ -18,97 +18,85 @@ Does not
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from bytelm.engines.ids import context_full
+from bytelm.engines.base import Room
+from bytelm.engines.transformers import traits
 from bytelm.engines.transformers.forward import failing
 from bytelm.errors import ModelError
 from bytelm.token_lm import Draw, Usage
 
 
+class Line:
+    """A sequence that is generated.
+
+    Attributes:
+        ids: Its tokens so far.
+        left: How many more may follow; 0 where it is done with.
+        cut: Whether it is the context that ends it.
+        random: Its own random numbers.
+    """
+
+    def __init__(self, draw: Draw, room: Room) -> None:
+        self.ids = [*room.sequence]
+        self.left, self.cut = room.tokens, room.cut
+        self.random = np.random.Generator(np.random.Philox(draw.seed))
+        self._take = draw.take
+
+    def take(self, token: int, logprob: float) -> None:
+        """Hand a token on."""
+        self.ids.append(token)
+        self.left -= 1
+        if self._take(token, logprob) is not True:
+            self.left, self.cut = 0, False
+
+
 def generate(
-    model: Any,
-    draws: Sequence[Draw],
-    *,
-    usage: Usage,
-    padded: bool,
-    max_batch: int,
-    context_length: int | None,
+    model: Any, lines: Sequence[Line], usage: Usage, *, padded: bool, max_batch: int, context_length: int | None
 ) -> None:
     """Draw tokens after sequences until all are done with, by a transformers model in evaluation mode.
 
     Args:
         model: The model.
-        draws: The sequences.
+        lines: The sequences.
         usage: Passes and tokens are counted here.
         padded: Whether sequences of different lengths may go together.
         max_batch: Sequences that go together, at most.
         context_length: Tokens that the model has positions for.
 
     Raises:
-        ContextOverflowError: A sequence has come to the end of the context.
         ModelError: The model failed, or has no ``generate``.
     """
     if not callable(getattr(model, "generate", None)):
         raise ModelError(
             f"{type(model).__name__} has no generate, so it cannot draw tokens itself; pass engine_draws=False"
         )
-    waiting = sorted((_Line(draw, context_length) for draw in draws), key=lambda line: line.length)
-    full = False
-    while waiting:
-        fitting = [line for line in waiting if padded or line.length == waiting[0].length]
-        batch = fitting[:max_batch]
-        waiting = [line for line in waiting if line not in batch]
-        while live := [line for line in batch if line.live]:
-            _generate(model, live, usage)
-        full |= any(line.full for line in batch)
-    if full:
-        raise context_full(context_length)
+    by_length = sorted(lines, key=lambda line: len(line.ids))
+    for _, group in groupby(by_length, key=lambda line: padded or len(line.ids)):
+        while batch := [*islice(group, max_batch)]:
+            while live := [line for line in batch if line.left]:
+                _generate(model, live, usage, context_length)
 
 
-class _Line:
-    """A sequence that is generated: how far it may go, and its random numbers."""
-
-    def __init__(self, draw: Draw, context_length: int | None) -> None:
-        self.ids = [*draw.sequence]
-        self.left = draw.max_tokens
-        self.room = self.left if context_length is None else context_length + 1 - len(self.ids)
-        self.random = np.random.Generator(np.random.Philox(draw.seed))
-        self.live = self.room > 0 and self.left > 0
-        self.full = self.room <= 0 < self.left
-        self._take = draw.take
-
-    @property
-    def length(self) -> int:
-        """Tokens so far."""
-        return len(self.ids)
-
-    def take(self, token: int, logprob: float) -> None:
-        """Hand a token on."""
-        goes_on = self._take(token, logprob) is True
-        self.ids.append(token)
-        self.left, self.room = self.left - 1, self.room - 1
-        self.live = goes_on and self.left > 0 and self.room > 0
-        self.full = goes_on and self.left > 0 and self.room <= 0
-
-
-def _generate(model: Any, lines: list[_Line], usage: Usage) -> None:
-    """One call: until all lines are done, or one of them has no room left."""
-    width = max(line.length for line in lines)
-    ids = torch.tensor([(*(line.ids[:1] * (width - line.length)), *line.ids) for line in lines])
-    mask = torch.tensor([[0] * (width - line.length) + [1] * line.length for line in lines])
+def _generate(model: Any, lines: list[Line], usage: Usage, context_length: int | None) -> None:
+    """One call: until all lines are done, or the longest of them has no room left."""
+    width = max(len(line.ids) for line in lines)
+    ids = torch.tensor([(*(line.ids[:1] * (width - len(line.ids))), *line.ids) for line in lines])
+    mask = torch.tensor([[0] * (width - len(line.ids)) + [1] * len(line.ids) for line in lines])
     device = model.get_input_embeddings().weight.device
-    usage.tokens_fed += sum(line.length - 1 for line in lines)
+    most = max(line.left for line in lines)
+    usage.tokens_fed += int(mask.sum()) - len(lines)
 
     def choose(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Leave one token of each sequence."""
         usage.calls += 1
-        usage.tokens_fed += sum(line.live for line in lines)
+        usage.tokens_fed += sum(line.left > 0 for line in lines)
         logprobs = torch.log_softmax(scores.to("cpu", torch.float64), -1)
         edges = logprobs.exp().cumsum(-1)
         uniforms = torch.tensor([[line.random.random()] for line in lines], dtype=torch.float64) * edges[:, -1:]
@@ -117,32 +105,28 @@ def _generate(model: Any, lines: list[_Line], usage: Usage) -> None:
             raise ModelError("the model's logits are no numbers: load it in float32 or bfloat16, or fetch it again")
         chosen = logprobs.gather(-1, tokens)
         for line, token, logprob in zip(lines, tokens[:, 0].tolist(), chosen[:, 0].tolist(), strict=True):
-            if line.live:
+            if line.left:
                 line.take(token, logprob)
         return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.to(scores.device), 0.0)
 
     def over(input_ids: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
-        return torch.tensor([not line.live for line in lines], device=input_ids.device)
+        return torch.tensor([not line.left for line in lines], device=input_ids.device)
 
     with failing(*ids.shape), _unchanged(model):
         model.generate(
             ids.to(device),
             attention_mask=mask.to(device),
-            max_new_tokens=min(max(line.left for line in lines), *(line.room for line in lines)),
+            max_new_tokens=most if context_length is None else min(most, context_length + 1 - width),
             do_sample=False,
-            logits_processor=_listed(LogitsProcessorList, choose),
-            stopping_criteria=_listed(StoppingCriteriaList, over),
+            logits_processor=LogitsProcessorList([choose]),
+            stopping_criteria=StoppingCriteriaList([over]),
         )
-
-
-def _listed(kind: Callable[[list[Any]], Any], function: Callable[..., Any]) -> Any:
-    return kind([function])
 
 
 @contextlib.contextmanager
 def _unchanged(model: Any) -> Iterator[None]:
     """The model with a ``generation_config`` that changes nothing."""
-    owner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    owner = traits.unwrapped(model)
     kept, owner.generation_config = owner.generation_config, GenerationConfig()
     try:
         yield

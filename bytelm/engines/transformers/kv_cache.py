@@ -34,7 +34,7 @@ class Read:
 
     Attributes:
         start: First slot of the new tokens; they go to the slots from here on, row after row of the batch.
-        index: None: the range ``start - past : start + new`` as it stands. One axis: these slots, in this order, for
+        index: None: the range ``start - past : start + new`` itself. One axis: these slots, in this order, for
             all rows. Two axes: those of each row.
         width: How many slots each query reads, new ones included.
         first: First slot of the range, where ``index`` is None.
@@ -79,7 +79,7 @@ class SlotLayer(CacheLayerMixin):
         *args: Any,  # noqa: ARG002 - transformers' signature
         **kwargs: Any,  # noqa: ARG002
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new tokens' keys and values, and return those that the pass reads: [batch, heads, width, ...]."""
+        """Write the new tokens' keys and values, and return what the pass reads: [batch, heads, width, ...]."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         return self._exchange(self.keys, key_states), self._exchange(self.values, value_states)

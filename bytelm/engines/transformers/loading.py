@@ -32,14 +32,8 @@ WHERE: Final = (
     "trust_remote_code",
 )
 OPTIONS: Final = (
-    *WHERE,
-    "attn_implementation",
-    "device_map",
-    "max_memory",
-    "offload_folder",
-    "quantization_config",
-    "use_safetensors",
-    "variant",
+    *(*WHERE, "attn_implementation", "device_map", "max_memory", "offload_folder"),
+    *("quantization_config", "use_safetensors", "variant"),
 )
 _STEPS: Final = ("normalizer", "pre_tokenizer", "decoder")
 

@@ -1,9 +1,9 @@
 """From the sequences that are asked for to forward passes: what is fed, in which order, and what each token sees.
 
 Rules
-    Only tokens that no cached path holds are fed, each once, whichever of the sequences share it; a sequence that is a
-    prefix of another costs nothing more. A row that is asked for again after its token was cached (and the row
-    forgotten) is had by feeding that one token beside the others; its slot is forgotten at once.
+    Only tokens that no cached path holds are fed, each once, however many sequences share it. A sequence that is a
+    prefix of another costs nothing more. Where a row was forgotten and its token is still cached, that one token is
+    fed again beside the others, and its slot is forgotten at once.
     The longest sequence comes first, so that its slots lie together and its shorter neighbours hang on it.
     A token is fed after, or in the same pass as, the token that it continues.
 

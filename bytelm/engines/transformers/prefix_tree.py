@@ -23,26 +23,27 @@ from __future__ import annotations
 import heapq
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from jaxtyping import Int64
 
+from bytelm.engines.row_memo import common
+
 TWIG_TOKENS: Final = 8  # a leaf of at most so many tokens is a side branch: cheap to make again
 TWIG_AGE: Final = 32  # calls after which a side branch that nobody asked for is dropped
 
 
+@dataclass(slots=True, eq=False)
 class Segment:
     """A run of tokens and their slots, below ``parent``."""
 
-    __slots__ = ("children", "parent", "slots", "stamp", "tokens")
-
-    def __init__(self, parent: Segment | None, tokens: list[int], slots: array[int], stamp: int) -> None:
-        self.parent = parent
-        self.tokens = tokens
-        self.slots = slots
-        self.stamp = stamp
-        self.children: dict[int, Segment] = {}
+    parent: Segment | None
+    tokens: list[int]
+    slots: array[int]
+    stamp: int
+    children: dict[int, Segment] = field(default_factory=dict)
 
 
 class PrefixTree:
@@ -67,17 +68,11 @@ class PrefixTree:
     def find(self, sequence: list[int]) -> tuple[Segment, int]:
         """The longest cached prefix: the segment that ends with it (cut there if need be), and its length in tokens."""
         segment, n = self.root, 0
-        while n < len(sequence):
-            child = segment.children.get(sequence[n])
-            if child is None:
-                break
-            run = child.tokens
-            if sequence[n : n + len(run)] != run:
-                used = _common(run, sequence, n)
+        while n < len(sequence) and (child := segment.children.get(sequence[n])):
+            used = common(child.tokens, sequence[n : n + len(child.tokens)])
+            if used < len(child.tokens):
                 self._split(child, used)
-                segment, n = child, n + used
-                break
-            segment, n = child, n + len(run)
+            segment, n = child, n + used
         above: Segment | None = segment
         while above is not None and above.stamp != self.clock:
             above.stamp = self.clock
@@ -174,11 +169,3 @@ def _join(segment: Segment, child: Segment) -> None:
     segment.children = child.children
     for grandchild in segment.children.values():
         grandchild.parent = segment
-
-
-def _common(run: list[int], sequence: list[int], n: int) -> int:
-    """How many tokens of ``run`` agree with ``sequence`` from its place ``n`` on."""
-    for i, (a, b) in enumerate(zip(run, sequence[n : n + len(run)], strict=False)):
-        if a != b:
-            return i
-    return min(len(run), len(sequence) - n)

