@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bytelm.fim import FIMFormat, Mode
     from bytelm.inference.scheduler import JobUsage
     from bytelm.inference.scoring import CoverItem
-    from bytelm.sampling.byte_model import ByteModel, InfillOptions
+    from bytelm.sampling.byte_model import ByteModel, ChatOptions, InfillOptions
     from bytelm.sampling.completion import Completion, FinishReason
     from bytelm.sampling.completion_stream import CompletionStream
     from bytelm.sampling.params import CallOptions, LogitsProcessor, SamplingOptions, SamplingParams
@@ -38,7 +38,7 @@ __version__ = "0.1.0"
 
 # fmt: off
 __all__ = [
-    "Abilities", "Attribution", "ByteLM", "ByteModel", "ByteState", "BytelmError", "CallOptions", "Combine",
+    "Abilities", "Attribution", "ByteLM", "ByteModel", "ByteState", "BytelmError", "CallOptions", "ChatOptions", "Combine",
     "Completion", "CompletionStream", "CoverItem", "Ensemble", "EnsembleState", "FIMFormat", "FinishReason",
     "InfillOptions", "JobUsage", "LogitsProcessor", "Mode", "Number", "Prefix", "Prompts", "SamplingOptions",
     "SamplingParams", "TableLM", "Text", "TokenLM", "Usage", "Weights",
@@ -57,7 +57,7 @@ _WHERE: Final = {
     "fim": "FIMFormat Mode",
     "inference.scheduler": "JobUsage",
     "inference.scoring": "CoverItem",
-    "sampling.byte_model": "ByteModel InfillOptions",
+    "sampling.byte_model": "ByteModel ChatOptions InfillOptions",
     "sampling.completion": "Completion FinishReason",
     "sampling.completion_stream": "CompletionStream",
     "sampling.params": "CallOptions LogitsProcessor SamplingOptions SamplingParams",

@@ -9,8 +9,7 @@ Rules
     Batching is the engine's business. A caller asks for everything it wants in one call.
     An engine that can draw tokens at a speed of its own may say so: `TokenDrawer`.
 
-`TableLM` is a model one can hold in the hand: its distributions are written down, or drawn once for each context from
-a seeded hash. Tests and documentation run on it.
+engines/table.py has the smallest engine: a table of distributions. Tests and documentation run on it.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ class TokenDrawer(Protocol):
     """What an engine has on top of `TokenLM` if it can draw tokens itself (sampling/engine_draws.py).
 
     Attributes:
-        draws_by_default: Whether completions are handed over to it where the caller says nothing.
+        draws_by_default: Whether it draws the tokens of completions where the caller says nothing.
         asks_each_step: Optional, False if it is not there: whether `draw_tokens` asks for more after each step, while
             others are under way, and begins with each sequence before it asks for the next. What is likely to be needed
             is then begun before it is certain (sampling/engine_batch.py).

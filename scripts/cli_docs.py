@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
-COMMANDS = ("sample", "infill", "ensemble", "next", "score", "explain", "doctor", "demo", "eval")
+COMMANDS = ("sample", "chat", "infill", "ensemble", "next", "score", "explain", "doctor", "demo", "eval")
 HEAD = """\
 # The command line
 

@@ -338,6 +338,8 @@ def demo(
 ) -> None:
     """One prompt, or one cursor, completed by tokens, by token healing and by bytes, side by side.
 
+    Without --model it runs demo, and demo-fim to fill in.
+
     \b
     Examples:
       bytelm demo

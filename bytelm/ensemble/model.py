@@ -5,9 +5,10 @@ r"""Ensemble: several byte models as one, whatever their vocabularies.
     >>> Ensemble(lms, weights=[0.7, 0.3]).sample("Once upon a ti", seed=1).text  # doctest: +SKIP
 
 Rules
-    This file puts the parts together: combine.py has the formulas, place.py places and draws, scoring.py scores.
-    A member is a `ByteLM` or an `Ensemble`. Members may run on different engines and devices: what a round needs is one
-    call of each engine, and members on the same engine share it.
+    This file puts the parts together: combine.py has the formulas, place.py what is known at a place, draw.py
+    draws, scoring.py scores.
+    A member is any `ByteModel`: a `ByteLM`, an `Ensemble`, or one of yours. Members may run on different engines and
+    devices: what a round needs is one call of each engine, and members on the same engine share it.
     All members read and write the same bytes. What stands in front of them is each member's own: its BOS, or with
     `Prompts` its own prefix.
     In bayes the likelihood is that of the shared bytes: of the byte prefix and of all that follows it. Tokens in front

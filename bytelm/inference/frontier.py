@@ -316,7 +316,7 @@ class Frontier:
         """The nodes to evaluate: the heaviest front node with all that is known to hang on it, and others with it.
 
         Args:
-            share: Front nodes ride along if they hold at least this share of all that can be; 0 takes all.
+            share: Front nodes are asked for too if they hold at least this share of all that can be; 0 takes all.
             purpose: What the rows are for: the next byte, P(x), or P(x, end of text).
         """
         wanted = self._wanted(purpose)

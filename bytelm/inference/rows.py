@@ -1,7 +1,7 @@
 """A model's rows as the byte layer uses them: probabilities of spellable tokens in byte order, and of the end of text.
 
 Rules
-    A row is turned once, when its masses are first asked for: exponentials, put in trie order, so that the tokens that
+    A row is turned once, when its masses are first asked for: exponentials, put in byte order, so that the tokens that
     begin with some bytes are a slice of it. The ids that end a text become one number; special tokens that do not are
     dropped, and are part of the leak.
     Logarithms in float32 become probabilities in float32, whose rounding is less than their own, unless one of them is
@@ -30,7 +30,7 @@ LEAST_LOGPROB: Final = -80.0  # float32 has full precision down to exp(-87)
 
 
 class Row:
-    """What a model says after a node: of the spellable tokens in trie order, and of the end of text.
+    """What a model says after a node: of the spellable tokens in byte order, and of the end of text.
 
     Args:
         reader: Of its tokenizer.
@@ -51,7 +51,7 @@ class Row:
 
     @property
     def probs(self) -> Float[np.ndarray, " tokens"]:
-        """Probabilities of the spellable tokens in trie order, made when they are first asked for."""
+        """Probabilities of the spellable tokens in byte order, made when they are first asked for."""
         if self._probs is None:
             self._probs = self._reader.probs(self.logprobs)
         return self._probs
@@ -124,7 +124,7 @@ class RowReader:
     def probs(
         self, row: Float[np.ndarray, " vocab"], *, ranks: tuple[int, int] | None = None
     ) -> Float[np.ndarray, " tokens"]:
-        """Probabilities of the spellable tokens in trie order.
+        """Probabilities of the spellable tokens in byte order.
 
         Args:
             row: Natural log-probabilities, by token id.

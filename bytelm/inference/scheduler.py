@@ -73,7 +73,7 @@ class JobUsage:
         rows: Sequences that it was the first to ask for.
         largest_leak: The largest leak among the rows that were evaluated in full, or None if there was none.
         redrawn: How often a token that the engine drew itself was leak, and was drawn anew (sampling/engine_draws.py).
-            Each time one is to be drawn that happens with the leak's probability.
+            Happens once per draw with probability equal to the leak.
     """
 
     calls: int = 0

@@ -37,6 +37,13 @@ class InfillOptions(CallOptions, total=False):
     format: str | FIMFormat | None
 
 
+class ChatOptions(CallOptions, total=False):
+    """What `ByteModel.chat` takes by keyword, for type checkers."""
+
+    continue_final_message: bool
+    template: str | None
+
+
 class ByteModel(Sampler[P, L]):
     """A language model over bytes. `ByteLM` is one tokenized model, `Ensemble` several byte models."""
 
@@ -236,6 +243,16 @@ class ByteModel(Sampler[P, L]):
         return self.prefix_with(
             lambda lm: lm.chat_segments(messages, opens=not continue_final_message, template=template), text
         )
+
+    @overload
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], *, n: Literal[1] = 1, **options: Unpack[ChatOptions]
+    ) -> Completion: ...
+
+    @overload
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], *, n: int, **options: Unpack[ChatOptions]
+    ) -> Completion | list[Completion]: ...
 
     def chat(
         self,

@@ -5,8 +5,8 @@ Rules
     alone whose pieces have the lengths of the exact probabilities: see bounds.py. (To draw afresh after each
     evaluation favours what was known first; the tests hold such a sampler and see it fail.)
     What is evaluated at a step depends on the text so far, never on u.
-    When a call is needed anyway, what is unknown of so much of the mass rides along in it as is worth its cost on this
-    engine (`RowReader.extra_token_cost`): it would be asked for later with about that probability.
+    A call that is needed anyway also asks for other nodes, if they hold more of the mass than an extra token costs on
+    this engine (`RowReader.extra_token_cost`): with about that probability they would be asked for later.
     A prompt's nodes are all known beforehand: they are one request.
     Greedy bytes come by the token where one token decides them (greedy.py).
 

@@ -81,8 +81,8 @@ class SamplingParams:
         top_k: Keep the k likeliest of the 257 symbols.
         top_p: Keep the fewest likeliest symbols that together hold at least so much.
         min_p: Keep the symbols at least so likely, as a share of the likeliest.
-        stop: Generation stops before any of these texts. Matches that start in the prompt do not count. A ``str`` or
-            one text is accepted; the field holds a tuple of bytes.
+        stop: Generation stops before any of these texts. Matches that start in the prompt do not count. One
+            text is accepted too; the field holds a tuple of bytes.
         seed: Of the draws; None takes a fresh one. Item i of a batch is a function of (seed, i) alone.
         logits_processor: A function of the bytes written so far and of the row of 257 log-probabilities. It returns
             257 numbers to draw from instead (−inf forbids a symbol), before temperature and filters. Each row is then
