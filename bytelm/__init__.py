@@ -38,10 +38,10 @@ __version__ = "0.1.0"
 
 # fmt: off
 __all__ = [
-    "Abilities", "Attribution", "ByteLM", "ByteModel", "ByteState", "BytelmError", "CallOptions", "ChatOptions", "Combine",
-    "Completion", "CompletionStream", "CoverItem", "Ensemble", "EnsembleState", "FIMFormat", "FinishReason",
-    "InfillOptions", "JobUsage", "LogitsProcessor", "Mode", "Number", "Prefix", "Prompts", "SamplingOptions",
-    "SamplingParams", "TableLM", "Text", "TokenLM", "Usage", "Weights",
+    "Abilities", "Attribution", "ByteLM", "ByteModel", "ByteState", "BytelmError", "CallOptions", "ChatOptions",
+    "Combine", "Completion", "CompletionStream", "CoverItem", "Ensemble", "EnsembleState", "FIMFormat",
+    "FinishReason", "InfillOptions", "JobUsage", "LogitsProcessor", "Mode", "Number", "Prefix", "Prompts",
+    "SamplingOptions", "SamplingParams", "TableLM", "Text", "TokenLM", "Usage", "Weights",
 ]
 # fmt: on
 _WHERE: Final = {

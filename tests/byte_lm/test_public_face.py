@@ -73,7 +73,7 @@ def test_options_and_params_have_the_same_names() -> None:
 def test_words_of_other_libraries_are_named(lm: ByteLM, name: str, hint: str) -> None:
     """An option that other libraries have gets an error that names the word here; so does a slip."""
     with pytest.raises(InvalidTypeError, match=re.escape(hint)):
-        lm.sample("the", **{name: 1})  # type: ignore[arg-type]
+        lm.sample("the", **{name: 1})  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_two_texts_side_by_side_are_refused(lm: ByteLM, segments: Any) -> None:
                 call(segments)
         with pytest.raises(InvalidArgumentError, match="sample_batch"):
             model.logprob("x", prefix=segments)
-        assert model.sample(["the", 1, "a"], max_bytes=1, seed=0)
+        assert model.sample(["the", 1, "a"], max_bytes=1, seed=0).finish_reason
         assert model.sample(["the"], max_bytes=4, seed=0).bytes == model.sample("the", max_bytes=4, seed=0).bytes
 
 
@@ -116,7 +116,7 @@ def test_prefixes_of_scores_are_keywords(lm: ByteLM) -> None:
     """A text and its prefix are easily swapped, so the prefix has to be named."""
     for call in (lm.logprob, lm.byte_logprobs, Ensemble([lm]).explain):
         with pytest.raises(TypeError, match="positional"):
-            call("a", "b")  # type: ignore[call-arg, misc, operator]
+            call("a", "b")  # type: ignore[call-arg]
 
 
 # ---- several completions
@@ -125,19 +125,12 @@ def test_prefixes_of_scores_are_keywords(lm: ByteLM) -> None:
 def test_n_of_a_batch(lm: ByteLM) -> None:
     """With n each prefix has a list of n, number j of prefix i being what it is alone with its own random numbers."""
     for model in models(lm):
-        pairs = model.sample_batch(["the ", "a"], n=3, max_bytes=5, seed=4)
-        flat = model.sample_batch(["the "] * 3 + ["a"] * 3, max_bytes=5, seed=4)
+        several = typing.cast("list[list[Completion]]", model.sample_batch(["the ", "a"], n=3, max_bytes=5, seed=4))
+        flat = [c.bytes for c in model.sample_batch(["the "] * 3 + ["a"] * 3, max_bytes=5, seed=4)]
 
-        assert (
-            [[c.bytes for c in several] for several in pairs]
-            == [  # type: ignore[union-attr]
-                [c.bytes for c in flat[:3]],
-                [c.bytes for c in flat[3:]],
-            ]
-        )
-        assert [c.bytes for c in typing.cast("list[Completion]", model.sample("the ", n=3, max_bytes=5, seed=4))] == [
-            c.bytes for c in flat[:3]
-        ]
+        assert [[c.bytes for c in each] for each in several] == [flat[:3], flat[3:]]
+        three = typing.cast("list[Completion]", model.sample("the ", n=3, max_bytes=5, seed=4))
+        assert [c.bytes for c in three] == flat[:3]
 
 
 def test_infill_batch_is_infill_of_each(lm: ByteLM) -> None:
@@ -203,7 +196,7 @@ def test_members_have_their_own_templates_and_share_the_answer() -> None:
     rows = [m.next_byte_logprobs(m.chat_prefix(messages, continue_final_message=True)) for m in members]
 
     np.testing.assert_allclose(np.exp(row), np.exp(rows).mean(axis=0), atol=1e-12)
-    assert ensemble.chat(CHAT, max_bytes=4, seed=1)
+    assert len(ensemble.chat(CHAT, max_bytes=4, seed=1).bytes) <= 4
 
 
 @pytest.mark.parametrize(
@@ -273,7 +266,7 @@ OURS = {
 def test_fingerprints_tell_models_apart(lm: ByteLM) -> None:
     """The same model has the same one; another seed, other weights or another formula give another."""
     other = ByteLM(TableLM(default_tokenizer(), seed=6, order=2))
-    made = [
+    made: list[ByteModel[Any, Any]] = [
         lm,
         other,
         Ensemble([lm, other]),
