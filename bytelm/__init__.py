@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from bytelm.arguments import Number, Text
     from bytelm.byte_lm.model import ByteLM
-    from bytelm.cover.prefix import Prefix, Prompts
+    from bytelm.cover.prefix import Prefix, Prompt, Prompts
     from bytelm.engines.table import TableLM
     from bytelm.ensemble.attribution import Attribution
     from bytelm.ensemble.combine import Combine, Weights
@@ -40,14 +40,14 @@ __version__ = "0.1.0"
 __all__ = [
     "Abilities", "Attribution", "ByteLM", "ByteModel", "ByteState", "BytelmError", "CallOptions", "ChatOptions",
     "Combine", "Completion", "CompletionStream", "CoverItem", "Ensemble", "EnsembleState", "FIMFormat",
-    "FinishReason", "InfillOptions", "JobUsage", "LogitsProcessor", "Mode", "Number", "Prefix", "Prompts",
+    "FinishReason", "InfillOptions", "JobUsage", "LogitsProcessor", "Mode", "Number", "Prefix", "Prompt", "Prompts",
     "SamplingOptions", "SamplingParams", "TableLM", "Text", "TokenLM", "Usage", "Weights",
 ]
 # fmt: on
 _WHERE: Final = {
     "arguments": "Number Text",
     "byte_lm.model": "ByteLM",
-    "cover.prefix": "Prefix Prompts",
+    "cover.prefix": "Prefix Prompt Prompts",
     "engines.table": "TableLM",
     "ensemble.attribution": "Attribution",
     "ensemble.combine": "Combine Weights",
