@@ -29,9 +29,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from bytelm.engines import ids
-from bytelm.engines.base import RowEngine, check_least
 from bytelm.engines.llama_cpp.context import MAX_IDS, Context
 from bytelm.engines.llama_cpp.lines import Lines, Plan
+from bytelm.engines.row_engine import RowEngine, check_least
 from bytelm.engines.row_memo import ROW_BYTES, Row, Rows, Tokens
 from bytelm.errors import InvalidArgumentError, ModelError, UnsupportedTokenizerError
 from bytelm.token_lm import EXTRA_TOKEN_COST, checked_rows, total

@@ -27,7 +27,7 @@ from typing import Any, Final
 import torch
 
 from bytelm.engines import ids
-from bytelm.engines.base import RowEngine, check_least
+from bytelm.engines.row_engine import RowEngine, check_least
 from bytelm.engines.row_memo import Rows, Tokens
 from bytelm.engines.transformers import traits
 from bytelm.engines.transformers.forward import Forward

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from bytelm.engines.base import Room
+from bytelm.engines.row_engine import Room
 from bytelm.engines.transformers import traits
 from bytelm.engines.transformers.forward import failing
 from bytelm.errors import ModelError

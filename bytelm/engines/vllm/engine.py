@@ -36,9 +36,9 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from bytelm.engines.row_memo import ROW_BYTES, Rows, Tokens
-from bytelm.engines.vllm.base import VllmModel, tokenizer_of
 from bytelm.engines.vllm.requests import Requests, explained
 from bytelm.engines.vllm.rows import KEEPER, OPTIONS, Trail, WorkerRows
+from bytelm.engines.vllm.vllm_model import VllmModel, tokenizer_of
 from bytelm.errors import BytelmError, InvalidArgumentError, MissingDependencyError
 from bytelm.token_lm import Draw, More
 

@@ -28,9 +28,9 @@ from typing import Any, Final
 import numpy as np
 
 from bytelm.arguments import Number
-from bytelm.engines.base import Room
+from bytelm.engines.row_engine import Room
 from bytelm.engines.row_memo import ROW_BYTES, Rows, Tokens
-from bytelm.engines.vllm.base import VllmModel, tokenizer_of
+from bytelm.engines.vllm.vllm_model import VllmModel, tokenizer_of
 from bytelm.engines.vllm_server.completions_api import Server, drawn_of
 from bytelm.errors import InvalidArgumentError, ModelError, ServerError
 from bytelm.token_lm import Draw, More

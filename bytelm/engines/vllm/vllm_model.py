@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bytelm.engines import ids
-from bytelm.engines.base import RowEngine
+from bytelm.engines.row_engine import RowEngine
 from bytelm.engines.row_memo import Row
 from bytelm.token_lm import normalised
 

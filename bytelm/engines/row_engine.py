@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ class Room(NamedTuple):
     cut: bool
 
 
-class RowEngine:
+class RowEngine(ABC):
     """The base of the engines: a `TokenLM` whose subclass computes rows (`_computed`). Threads may share it.
 
     Args:
@@ -103,9 +104,9 @@ class RowEngine:
         with self._lock:
             self._memo.clear()
 
+    @abstractmethod
     def _computed(self, sequences: list[Tokens]) -> Rows:
         """The rows of some sequences, each of which is asked for once."""
-        raise NotImplementedError
 
     def _checked(self, sequence: Any, longest: int | None) -> Tokens:
         """The ids of a sequence, at most ``longest``, all of them the model's; of the empty one, ``start_id``."""
