@@ -20,16 +20,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from bytelm.ensemble.combine import (
-    Combine,
-    WeightsAt,
-    combined,
-    log_shares,
-    mixed,
-    normalised,
-    product_envelope,
-    weights_at,
-)
+from bytelm.ensemble import combine
+from bytelm.ensemble.combine import Combine, WeightsAt
 from bytelm.ensemble.likelihoods import Likelihoods
 from bytelm.errors import ModelError
 from bytelm.inference.envelope import Bounds, Envelope, conditional
@@ -79,7 +71,7 @@ class EnsemblePlace(Place):
         self.members = tuple(members)
         self.combination = combination
         self.prefix = text
-        self.weights = weights_at(combination.weights, text)
+        self.weights = combine.weights_at(combination.weights, text)
         self.zeros = zeros
         self.chain = chain
         self.bayes = combination.combine == "bayes"
@@ -179,7 +171,7 @@ class EnsemblePlace(Place):
 
     def log_shares(self) -> Float64[np.ndarray, " members"]:
         """Ln of the weights, or of the posterior weights as far as they are known."""
-        return log_shares(self.combination.combine, np.abs(self.weights), self.likelihoods())
+        return combine.log_shares(self.combination.combine, np.abs(self.weights), self.likelihoods())
 
     def mass(self) -> tuple[float, float]:  # noqa: D102 - as in `Place`
         if self.chained:
@@ -207,12 +199,12 @@ class EnsemblePlace(Place):
         rows = np.full((len(self.members), SYMBOLS), -np.inf)
         for i, member in self._asked():
             rows[i] = member.row()
-        return combined(self.combination.combine, self.weights, rows, self.likelihoods())
+        return combine.combined(self.combination.combine, self.weights, rows, self.likelihoods())
 
     def envelope(self) -> tuple[float, Envelope]:  # noqa: D102 - as in `Place`
         if not self.bayes:
             if self.combination.combine == "product":
-                return self.chain or 0.0, product_envelope(
+                return self.chain or 0.0, combine.product_envelope(
                     self.weights, [self._bounds(i) for i in range(len(self.members))]
                 )
             return self.chain or 0.0, self.bounds().envelope()
@@ -238,9 +230,9 @@ class EnsemblePlace(Place):
             return Bounds(probs, probs, 0.0)
         match self.combination.combine:
             case "mixture":
-                return mixed(self.weights, [self._bounds(i) for i in range(len(self.members))])
+                return combine.mixed(self.weights, [self._bounds(i) for i in range(len(self.members))])
             case "product":
-                return normalised(self.envelope()[1])
+                return combine.normalised(self.envelope()[1])
             case "bayes":
                 if self.zeros is None:
                     return Bounds(np.zeros(SYMBOLS), np.ones(SYMBOLS), 1.0)

@@ -59,21 +59,6 @@ class Frontier:
         opening: Whether the prefix is empty.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_front",
-        "_masses",
-        "_reach",
-        "_rows",
-        "context",
-        "cover",
-        "nodes",
-        "opening",
-        "reader",
-        "store",
-        "weights",
-    )
-
     def __init__(
         self,
         cover: Cover,

@@ -62,9 +62,9 @@ class Place(ABC):
     def bare(self) -> Place:
         """The same place without its rows."""
 
-    @abstractmethod
     def begin(self) -> Step[None]:
         """Evaluate the place in full: a completion begins here."""
+        yield from self.evaluate_all()
 
     @abstractmethod
     def evaluate(self) -> Step[None]:
@@ -135,9 +135,6 @@ class ModelPlace(Place):
 
     def bare(self) -> ModelPlace:  # noqa: D102
         return self if self.frontier is None else ModelPlace(self.frontier.bare(), self.token_lm)
-
-    def begin(self) -> Step[None]:  # noqa: D102
-        yield from self.evaluate_all()
 
     def evaluate(self) -> Step[None]:  # noqa: D102
         if self.frontier is not None:

@@ -110,14 +110,13 @@ class Sampler(ByteSteps[P, L]):
         drawing = self.engine_drawing(chosen, progress=progress)
         prompts = [prompt for prefix in prefixes for prompt in [self.prompt(prefix)] * n]
         spelled: dict[P, Any] = {prompt: self.place(prompt) for prompt in dict.fromkeys(prompts)}
-        bare = {prompt: place.bare() for prompt, place in spelled.items()}
         # Items with the same prompt share what is evaluated of it, for as long as one of them runs.
         shared: weakref.WeakValueDictionary[P, Any] = weakref.WeakValueDictionary()
 
         def place(prompt: P) -> Any:
             found = shared.get(prompt)
             if found is None:
-                found = shared[prompt] = bare[prompt].copy()
+                found = shared[prompt] = spelled[prompt].copy()
             return found
 
         def job(index: int, prompt: P) -> Step[Completion]:
