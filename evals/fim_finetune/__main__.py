@@ -2,15 +2,17 @@
 
 What it does
     Functions are taken from installed packages whose licence permits it (sources.py), freed of the benchmark and
-    split in two (corpus.py); holes are cut into them and encoded as `ByteLM.infill` asks (samples.py); a
-    low-rank adapter is trained on the middles (training.py) and written in PEFT's layout (adapter.py).
+    split in two (corpus.py); holes are cut into them and encoded as `ByteLM.infill` asks (samples.py); transformers'
+    Trainer trains a low-rank adapter of peft on the middles (training.py, adapter.py).
 The folder
     ``adapter_model.safetensors`` and ``adapter_config.json``: the best adapter, once the run has ended;
-    ``manifest.json``: what it was trained on and how; ``train.jsonl``: one line a step and a held-out loss;
-    ``checkpoint.pt``: all that is needed to go on.
+    ``manifest.json``: what it was trained on and how; ``trainer_state.json``: Trainer's log, with a record for each
+    step and each held-out loss; ``checkpoint-N``: Trainer's checkpoints, the last and the best; ``start``: the adapter
+    that training began with.
 Three ways to begin
-    Without ``--resume``: a new adapter. ``--resume FILE``, a checkpoint: that run goes on exactly where it ended, with
-    its options. ``--resume FOLDER``, an adapter: a new schedule that begins with its weights.
+    Without ``--resume``: a new adapter. ``--resume`` with the folder of ``--out``, or with a checkpoint in it: that run
+    goes on exactly where it was, with its options. ``--resume`` with another folder, an adapter: a new schedule that
+    begins with its weights.
 ``--repeat MANIFEST`` trains again what a manifest says, and compares. ``--evaluate ADAPTER…`` prints held-out losses
 and trains nothing; the same options, the same holes. Losses are means in nats over the tokens of the middles and
 their ends; those of PSM and of SPM are over different tokens.
@@ -18,305 +20,231 @@ their ends; those of PSM and of SPM are over different tokens.
 
 from __future__ import annotations
 
-import argparse
 import json
+import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from safetensors import SafetensorError
+from transformers import TrainerState
 
 from bytelm.errors import BytelmError, InvalidArgumentError
-from evals.fim_finetune.adapter import (
-    WEIGHTS,
-    Base,
-    check_size,
-    file_sha256,
-    fresh_adapter,
-    load_adapter,
-    load_base,
-    read_config,
-    write_adapter,
-    write_whole,
-)
+from evals.fim_finetune import adapter, manifest, training
 from evals.fim_finetune.corpus import Benchmark, Corpus, build
-from evals.fim_finetune.manifest import check_corpus, compared, manifest_of, read_manifest, surroundings
-from evals.fim_finetune.samples import SMOLLM2, Encoder, held_out_samples
-from evals.fim_finetune.settings import KINDS, parser, settings_of
-from evals.fim_finetune.training import Trainer, held_out_loss, read_checkpoint
+from evals.fim_finetune.samples import MODES, SMOLLM2, Batches, Encoder, held_out_samples
+from evals.fim_finetune.settings import Choice, Command, parse
+from evals.report.tables import console, print_line, table
 
-CHECKPOINT: Final = "checkpoint.pt"
+_STATE = "trainer_state.json"  # what Trainer writes last of a checkpoint
+
+
+class CheckpointError(BytelmError):
+    """A checkpoint is missing or damaged."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, repeat or evaluate; 130 when interrupted, 2 when something is wrong."""
-    given = [*(sys.argv[1:] if arguments is None else arguments)]
-    made = parser()
-    options = made.parse_args(given)
-    if (options.evaluate is None) == (options.out is None):
-        made.error("--out FOLDER says where the adapter goes; --evaluate ADAPTER trains nothing and needs none")
-    if options.minutes is not None and options.minutes < 0:
-        made.error(f"--minutes must be at least 0; got {options.minutes}")
-    if options.benchmark is None and not options.no_dedup:
-        made.error(
-            "--benchmark FILE… names what training must not see, such as HumanEval.jsonl.gz; to do without it on "
-            "purpose, say --no-dedup"
-        )
-    if options.benchmark is not None and options.no_dedup:
-        made.error("--benchmark and --no-dedup contradict one another")
     try:
-        return Session(options, given).run()
-    except (BytelmError, OSError) as error:
+        return run(sys.argv[1:] if arguments is None else arguments)
+    except (BytelmError, OSError, SafetensorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted at once; what was written before is whole", file=sys.stderr)
+        print("interrupted at once; the checkpoint of before is whole", file=sys.stderr)
         return 130
 
 
-class Session:
-    """One call of the command."""
+def run(given: Sequence[str]) -> int:
+    """Do what the options ask for.
 
-    def __init__(self, options: argparse.Namespace, given: Sequence[str]) -> None:
-        import torch
+    Raises:
+        BytelmError: Something is wrong; the message says what.
+    """
+    command, _ = parse(given)
+    if command.threads is not None:
+        torch.set_num_threads(command.threads)
+    if command.no_dedup:
+        print("no deduplication against a benchmark was done", file=sys.stderr)
+    device = command.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    result = _train(command, given, device) if command.evaluate is None else _evaluate(command, given, device)
+    if result is None:
+        return 130
+    if command.json:
+        print(json.dumps(result, indent=1))
+    else:
+        _show(result)
+    return 0
 
-        self.options, self.given = options, given
-        if options.threads is not None:
-            torch.set_num_threads(options.threads)
-        self.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.start: Path | None = None
-        self.checkpoint: dict[str, Any] | None = None
-        fixed: dict[str, Any] = {}
-        if options.resume is not None and options.resume.is_dir():
-            self.start = options.resume
-            config = read_config(options.resume)
-            fixed = {"rank": config["r"], "alpha": config["lora_alpha"]}
-        elif options.resume is not None:
-            self.checkpoint = read_checkpoint(options.resume)
-        self.manifest = None if options.repeat is None else read_manifest(options.repeat)
-        saved: dict[str, Any] | None = None
-        if self.checkpoint is not None:
-            saved = {**self.checkpoint["identity"]["settings"], "recipe": self.checkpoint["recipe"]}
-        elif self.manifest is not None:
-            saved = self.manifest["settings"]
-        self.settings = settings_of(options, saved=saved, fixed=fixed, device=self.device)
-        self.benchmark = Benchmark.read(options.benchmark) if options.benchmark else None
-        if self.benchmark is None:
-            print("no deduplication against a benchmark was done", file=sys.stderr)
 
-    def run(self) -> int:
-        """Do what the options ask for."""
-        if self.options.evaluate is not None:
-            return self._evaluate()
-        out: Path = self.options.out
-        goes_on = self.checkpoint is not None and self.options.resume.resolve() == (out / CHECKPOINT).resolve()
-        if not goes_on and any((out / name).exists() for name in (CHECKPOINT, "manifest.json", WEIGHTS)):
-            hint = f"go on with --resume {out / CHECKPOINT}, or " if (out / CHECKPOINT).exists() else ""
-            raise InvalidArgumentError(f"{str(out)!r} holds a run: {hint}choose another --out")
-        base = load_base(self.options.model)
-        encoder = Encoder(base.tokenizer, SMOLLM2)
-        corpus = self._corpus()
-        trainer = self._trainer(base, encoder, corpus)
-        with _interrupts() as stopped, self._log(out, trainer) as report:
-            ended = trainer.run(
-                until=None if self.manifest is None else self.manifest["steps_done"],
-                minutes=self.options.minutes,
-                stopped=stopped,
-                report=report,
-                save=lambda: trainer.checkpoint(out / CHECKPOINT),
-            )
-        if ended == "interrupted":
-            print(f"interrupted after step {trainer.step}; go on with --resume {out / CHECKPOINT}", file=sys.stderr)
-            return 130
-        best = trainer.result()
-        written = write_adapter(out, trainer.model, best["adapter"], base)
-        manifest = surroundings(self.device, self.given)
-        manifest |= manifest_of(trainer, self.settings, best=best, written=written, ended=ended)
-        if self.manifest is not None:
-            manifest["repeated"] = compared(self.manifest, manifest)
-        write_whole(out / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
-        self._print(manifest)
-        return 0
+def _train(command: Command, given: Sequence[str], device: str) -> dict[str, Any] | None:
+    """The manifest of a run that has ended; None if it was interrupted."""
+    assert command.out is not None  # noqa: S101 - it trains nothing without
+    out, checkpoint = command.out, _checkpoint(command.resume, command.out)
+    repeated = None if command.repeat is None else manifest.read_manifest(command.repeat, ended=True)
+    known, start = repeated, command.resume
+    if checkpoint is not None:
+        known, start = manifest.read_manifest(out / "manifest.json", ended=False), None
+    elif (out / adapter.WEIGHTS).exists() or any(out.glob("checkpoint*")):
+        raise InvalidArgumentError(f"{str(out)!r} holds a run: go on with --resume {out}, or choose another --out")
+    saved: dict[str, Any] = {}
+    began = None
+    if start is not None:
+        config, began = adapter.read_config(start), adapter.file_sha256(start / adapter.WEIGHTS)
+        saved = {"rank": config["r"], "alpha": config["lora_alpha"]}
+    for part in known["settings"].values() if known else ():
+        saved |= part
+    settings = training.settled(parse(given, saved)[1], device)
+    recipe, holes = settings.recipe, settings.holes
 
-    def _corpus(self) -> Corpus:
-        """The functions, and that they are those of the manifest, if there is one."""
-        from rich.console import Console
-        from rich.progress import track
-
-        choice = self.settings.choice
-        if self.manifest is not None:
-            # What has been installed since is no part of the run.
-            choice = replace(choice, packages=tuple(row["package"] for row in self.manifest["corpus"]["packages"]))
-        corpus = build(
-            choice,
-            self.benchmark,
-            folders=self.options.site_packages,
-            held_out_only=self.options.evaluate is not None,
-            track=lambda items: track(items, "packages", console=Console(stderr=True), transient=True),
-        )
-        if self.manifest is not None:
-            check_corpus(self.manifest["corpus"], corpus.record)
-        return corpus
-
-    def _trainer(self, base: Base, encoder: Encoder, corpus: Corpus) -> Trainer:
-        settings = self.settings
-        ours = {"name": base.name, "sha256": base.sha256}
-        start = None if self.start is None else file_sha256(self.start / WEIGHTS)
-        known = self.checkpoint["identity"] if self.checkpoint else self.manifest
-        if known is not None and known["base"] != ours:
-            raise InvalidArgumentError(f"the run is of the base {known['base']}, and --model is {ours}")
-        if self.checkpoint is not None:
-            start = self.checkpoint["identity"]["start"]
-        elif self.manifest is not None and self.manifest["start"] != start:
-            raise InvalidArgumentError(
-                f"the run of the manifest began with {_adapter_told(self.manifest['start'])}, and this one does with "
-                f"{_adapter_told(start)}; --resume FOLDER names an adapter to begin with"
-            )
-        if self.start is not None:
-            model = load_adapter(base, self.start, trainable=True, dropout=settings.shape.dropout)
-        else:
-            model = fresh_adapter(base, settings.shape, seed=settings.recipe.seed)
-        check_size(model, self.options.max_mib)
-        identity = {
-            "base": ours,
-            "start": start,
-            "corpus": corpus.sha256,
-            "settings": {part: asdict(getattr(settings, part)) for part in KINDS if part != "recipe"},
+    base = adapter.load_base(command.model)
+    if known is not None:
+        manifest.check_beginning(known, base.told, known["start"] if checkpoint else began)
+    corpus = _corpus(command, settings.choice, known)
+    model = adapter.trainable(base, start, settings.shape, seed=recipe.seed, max_mib=command.max_mib)
+    until = repeated["steps_done"] if repeated else None
+    watch = training.Watch(recipe, until=until, minutes=command.minutes)
+    encoder = Encoder(base.tokenizer, SMOLLM2)
+    limit = getattr(base.model.config, "max_position_embeddings", None) or math.inf
+    batches = Batches(corpus.train, encoder, holes, recipe.seed, recipe.batch_tokens, limit)
+    held_out = held_out_samples(corpus.held_out, encoder, holes, seed=recipe.seed)
+    how = training.arguments(recipe, out, cpu=device == "cpu", resumed=checkpoint is not None)
+    trainer = training.AdapterTrainer(model, how, watch, batches, held_out)
+    told = {
+        **manifest.surroundings(device, given),
+        "base": base.told,
+        "start": began,
+        "format": {"psm": SMOLLM2.psm, "spm": SMOLLM2.spm, "ends": SMOLLM2.ends},
+        "settings": asdict(settings),
+        "corpus": corpus.record,
+        "seconds": 0.0,
+    }
+    if checkpoint and known:
+        told |= {key: known[key] for key in ("start", "corpus", "seconds")}
+    manifest.write_manifest(out / "manifest.json", told)
+    clock = time.monotonic()
+    _run(trainer, watch, checkpoint)
+    told["seconds"] = round(told["seconds"] + time.monotonic() - clock, 1)
+    if watch.ended != "interrupted":
+        trainer.save_state()
+        step, losses, found = trainer.best()
+        told |= {
+            "ended": watch.ended,
+            "steps_done": trainer.state.global_step,
+            "tokens": trainer.state.num_input_tokens_seen,
+            "held_out": {"before": training.measured(trainer.state)[0][1], "best": losses, "best_step": step},
+            "adapter": adapter.write_adapter(found, out),
         }
-        trainer = Trainer(model.to(self.device), corpus, encoder, settings.holes, settings.recipe, identity)
-        if self.checkpoint is not None:
-            trainer.restore(self.checkpoint)
-        return trainer
-
-    @contextmanager
-    def _log(self, out: Path, trainer: Trainer) -> Iterator[Any]:
-        """Records go to ``train.jsonl`` and to a progress bar; a log that went further than the checkpoint is cut."""
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        lines = "".join(json.dumps(record) + "\n" for record in trainer.records)
-        write_whole(out / "train.jsonl", lines.encode())
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        clocks = (TimeElapsedColumn(), TimeRemainingColumn())
-        bar = Progress(*columns, *clocks, console=Console(stderr=True), transient=True)
-        task = bar.add_task("held-out loss", total=trainer.recipe.steps, completed=trainer.step)
-        began, tokens = time.monotonic(), trainer.tokens
-
-        def report(record: dict[str, Any]) -> None:
-            _append(log, record)
-            if "held_out" in record:
-                told = ", ".join(f"{mode.upper()} {loss:.3f}" for mode, loss in record["held_out"].items())
-                bar.console.print(f"step {record['step']}: held-out loss {told}")
-            else:
-                speed = (record["tokens"] - tokens) / (time.monotonic() - began)
-                bar.update(
-                    task, completed=record["step"], description=f"loss {record['loss']:.3f}, {speed:.0f} tokens/s"
-                )
-
-        with (out / "train.jsonl").open("a", encoding="utf-8") as log, bar:
-            yield report
-
-    def _evaluate(self) -> int:
-        """Print the held-out losses of some adapters."""
-        from rich.console import Console
-        from rich.progress import Progress
-
-        recipe = self.settings.recipe
-        corpus = self._corpus()
-        base = load_base(self.options.model)
-        encoder = Encoder(base.tokenizer, SMOLLM2)
-        samples = held_out_samples(corpus.held_out, encoder, self.settings.holes, seed=recipe.seed)
-        rows = []
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            for name in self.options.evaluate:
-                folder = Path(name)
-                model = base.model if name == "base" else load_adapter(load_base(self.options.model), folder)
-                task = bar.add_task(folder.name)
-                losses = held_out_loss(
-                    model.to(self.device),
-                    samples,
-                    dtype=recipe.dtype,
-                    batch_tokens=recipe.batch_tokens,
-                    tick=lambda task=task: bar.advance(task),  # type: ignore[misc] # mypy infers no default argument
-                )
-                sha256 = None if name == "base" else file_sha256(folder / WEIGHTS)
-                rows.append(
-                    {"adapter": folder.resolve().name if sha256 else name, "sha256": sha256, "held_out": losses}
-                )
-        self._print(
-            {
-                **surroundings(self.device, self.given),
-                "base": {"name": base.name, "sha256": base.sha256},
-                "settings": {"seed": recipe.seed, "dtype": recipe.dtype, "holes": asdict(self.settings.holes)},
-                "corpus": corpus.record,
-                "tokens": {mode: sum(len(s.ids) - s.first for s in of_mode) for mode, of_mode in samples.items()},
-                "adapters": rows,
-            }
-        )
-        return 0
-
-    def _print(self, result: dict[str, Any]) -> None:
-        if self.options.json:
-            print(json.dumps(result, indent=1))
-            return
-        from rich.console import Console
-        from rich.table import Table
-
-        side = result["corpus"]["held_out"]
-        table = Table(title=f"Held-out loss, nats a token, over {side['functions']} functions ({side['sha256'][:12]})")
-        for column in ("adapter", "PSM", "SPM"):
-            table.add_column(column, justify="left" if column == "adapter" else "right")
-        if "adapters" in result:
-            rows = [(row["adapter"], row["held_out"]) for row in result["adapters"]]
-        else:
-            held_out = result["held_out"]
-            rows = [("before", held_out["before"]), (f"after step {held_out['best_step']}", held_out["best"])]
-        for name, loss in rows:
-            table.add_row(name, *(f"{loss[mode]:.4f}" for mode in ("psm", "spm")))
-        console = Console(width=None if sys.stdout.isatty() else 120)
-        console.print(table)
-        if "ended" in result:
-            console.print(f"ended by {result['ended']} after step {result['steps_done']}; {result['adapter']}")
-        if "repeated" in result:
-            console.print(f"repeated: {result['repeated']}")
+        told |= {"repeated": manifest.compared(repeated, told)} if repeated else {}
+    manifest.write_manifest(out / "manifest.json", told)
+    if watch.ended == "interrupted":
+        step = trainer.state.global_step
+        print(f"interrupted after step {step}; go on with --resume {out} --out {out}", file=sys.stderr)
+        return None
+    return told
 
 
-@contextmanager
-def _interrupts() -> Iterator[Any]:
-    """Ctrl-C and a request to terminate end the run after the step; a second one ends it at once."""
-    asked: list[int] = []
+def _checkpoint(resume: Path | None, out: Path) -> Path | None:
+    """The checkpoint to go on from, if that is what ``--resume`` names; else it names an adapter."""
+    if resume is not None and resume.resolve() == out.resolve():
+        whole = [path.parent for path in out.glob(f"checkpoint-*/{_STATE}")]
+        if not whole:
+            raise CheckpointError(f"{str(out)!r} holds no checkpoint to go on from: begin anew in another --out")
+        return max(whole, key=lambda path: int(path.name.rpartition("-")[2]))
+    if resume is None or not resume.resolve().name.startswith("checkpoint"):
+        return None
+    if not (resume / _STATE).exists():
+        raise CheckpointError(f"{str(resume)!r} is no checkpoint, or half of one: go on from the one before it")
+    if resume.resolve().parent != out.resolve():
+        raise InvalidArgumentError(f"a checkpoint goes on in the folder that it is in: --out {resume.parent}")
+    return resume
 
-    def note(number: int, _frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        print("ending after this step; once more to end at once", file=sys.stderr)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+def _run(trainer: training.AdapterTrainer, watch: training.Watch, checkpoint: Path | None) -> None:
+    """Train to an end. Ctrl-C and a request to terminate end the run after the step; a second one ends it at once."""
+    before = {number: signal.signal(number, watch.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        if checkpoint is None:
+            trainer.train()
+        elif watch.over(state := TrainerState.load_from_json(str(checkpoint / _STATE))):
+            trainer.state = state
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint))
+    except Exception as error:  # torch, safetensors and pickle have errors of their own
+        if checkpoint is None or watch.began:
+            raise
+        raise CheckpointError(
+            f"the checkpoint {str(checkpoint)!r} is damaged: {str(error)[:200] or type(error).__name__}; go on from "
+            "another one, or begin anew"
+        ) from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _append(log: TextIO, record: dict[str, Any]) -> None:
-    log.write(json.dumps(record) + "\n")
-    log.flush()
+def _corpus(command: Command, choice: Choice, known: Mapping[str, Any] | None = None) -> Corpus:
+    """The functions, and that they are those of the manifest, if there is one."""
+    if known is not None:
+        # What has been installed since is no part of the run.
+        choice = replace(choice, packages=[row["package"] for row in known["corpus"]["packages"]])
+    corpus = build(
+        choice,
+        Benchmark.read(command.benchmark) if command.benchmark else None,
+        folders=command.site_packages,
+        held_out_only=command.evaluate is not None,
+        track=partial(track, description="packages", console=Console(stderr=True), transient=True),
+    )
+    if known is not None:
+        manifest.check_corpus(known["corpus"], corpus.record)
+    return corpus
 
 
-def _adapter_told(sha256: str | None) -> str:
-    return "a new adapter" if sha256 is None else f"the adapter of sha256 {sha256}"
+def _evaluate(command: Command, given: Sequence[str], device: str) -> dict[str, Any]:
+    """The held-out losses of some adapters."""
+    settings = training.settled(parse(given)[1], device)
+    corpus, base = _corpus(command, settings.choice), adapter.load_base(command.model)
+    seed, size, dtype = settings.recipe.seed, settings.recipe.batch_tokens, settings.recipe.dtype
+    samples = held_out_samples(corpus.held_out, Encoder(base.tokenizer, SMOLLM2), settings.holes, seed=seed)
+    rows = []
+    for name in command.evaluate or ():
+        taught = name != "base"
+        model = adapter.load_adapter(adapter.load_base(command.model), Path(name)) if taught else base.model
+        bar = partial(track, description=Path(name).name, console=Console(stderr=True), transient=True)
+        losses = training.held_out_loss(model.to(device), samples, dtype=dtype, batch_tokens=size, track=bar)
+        sha256 = adapter.file_sha256(Path(name, adapter.WEIGHTS)) if taught else None
+        rows.append({"adapter": Path(name).resolve().name if taught else name, "sha256": sha256, "held_out": losses})
+    return {
+        **manifest.surroundings(device, given),
+        "base": base.told,
+        "settings": {"seed": seed, "dtype": dtype, "holes": asdict(settings.holes)},
+        "corpus": corpus.record,
+        "tokens": {mode: sum(len(s.ids) - s.first for s in of_mode) for mode, of_mode in samples.items()},
+        "adapters": rows,
+    }
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    side, held_out = result["corpus"]["held_out"], result.get("held_out")
+    rows = {row["adapter"]: row["held_out"] for row in result.get("adapters", ())}
+    if held_out:
+        rows |= {"before": held_out["before"], f"after step {held_out['best_step']}": held_out["best"]}
+    title = f"Held-out loss, nats a token, over {side['functions']} functions ({side['sha256'][:12]})"
+    shown = table(title, ("adapter", "PSM", "SPM"))
+    for name, loss in rows.items():
+        shown.add_row(name, *(f"{loss[mode]:.4f}" for mode in MODES))
+    console().print(shown)
+    if "ended" in result:
+        print_line(f"ended by {result['ended']} after step {result['steps_done']}; {result['adapter']}")
+    if "repeated" in result:
+        print_line(f"repeated: {result['repeated']}")
 
 
 if __name__ == "__main__":

@@ -30,12 +30,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from bytelm.errors import BytelmError, InvalidArgumentError
+from bytelm.errors import BytelmError
+from evals.fim_finetune.settings import Choice
 from evals.fim_finetune.sources import Source, find_sources, normal_name
 
 WINDOW: Final = 40
-# None of them is in the corpus of the adapter that comes with the project: see `held_out_packages`.
-NEVER_TRAINED_ON: Final = ("filelock", "gguf", "huggingface-hub", "idna", "packaging", "pyyaml", "typer", "urllib3")
 
 
 class CorpusError(BytelmError):
@@ -56,55 +55,6 @@ class Function:
     def digest(self) -> str:
         """sha256 of the text, white space apart."""
         return hashlib.sha256(" ".join(self.text.split()).encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Which functions make a corpus.
-
-    Attributes:
-        packages: Of these alone; empty for all that are installed, and the standard library.
-        held_out_packages: Functions of these are held out, and never trained on.
-        held_out_share: If above 0, this share of all functions is held out instead, by sha256.
-        held_out_functions: How many are held out at most: those with the smallest sha256.
-        min_chars: The shortest, in characters.
-        max_chars: The longest.
-        per_package: The most that one package gives.
-
-    Raises:
-        InvalidArgumentError: A value that cannot be.
-    """
-
-    packages: tuple[str, ...] = ()
-    held_out_packages: tuple[str, ...] = NEVER_TRAINED_ON
-    held_out_share: float = 0.0
-    held_out_functions: int = 200
-    min_chars: int = 150
-    max_chars: int = 850
-    per_package: int = 3000
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.min_chars <= self.max_chars:
-            raise InvalidArgumentError(
-                f"--min-chars must be at least 2 and --max-chars no less; got {self.min_chars} and {self.max_chars}"
-            )
-        if not 0 <= self.held_out_share < 1:
-            raise InvalidArgumentError(f"--held-out-share is 0 or more and below 1; got {self.held_out_share}")
-        if min(self.held_out_functions, self.per_package) < 1:
-            raise InvalidArgumentError("--held-out-functions and --per-package must be at least 1")
-
-    def holds_out(self, function: Function) -> bool:
-        """Whether a function is on the held-out side."""
-        if self.held_out_share:
-            return int(function.digest[:8], 16) < self.held_out_share * 2**32
-        return function.package in map(normal_name, self.held_out_packages)
-
-    @property
-    def split(self) -> str:
-        """The rule, in words."""
-        if self.held_out_share:
-            return f"held out by sha256 of the function: {self.held_out_share:.2%} of all"
-        return "held out by package: " + ", ".join(sorted(map(normal_name, self.held_out_packages)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +84,6 @@ class Benchmark:
         for path in paths:
             try:
                 data = path.read_bytes()
-                files.append((path.name, hashlib.sha256(data).hexdigest()))
                 lines = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode().splitlines()
                 rows = [json.loads(line) for line in lines if line.strip()]
                 names |= {row["entry_point"] for row in rows}
@@ -146,10 +95,11 @@ class Benchmark:
                 raise CorpusError(
                     f"{str(path)!r} holds no benchmark (JSON lines, each with an entry_point): {error!r}; fetch it again"
                 ) from error
+            files.append((path.name, hashlib.sha256(data).hexdigest()))
             for row in rows:
                 # Infilling rows hold a program in pieces: a line may cross their borders.
-                whole = "".join(str(row.get(key, "")) for key in ("prompt", "canonical_solution", "suffix"))
-                texts |= {whole, *(value for value in row.values() if isinstance(value, str))}
+                texts.add("".join(str(row.get(key, "")) for key in ("prompt", "canonical_solution", "suffix")))
+                texts |= {value for value in row.values() if isinstance(value, str)}
         windows = {text[i : i + WINDOW] for text in texts for i in range(len(text) - WINDOW + 1)}
         return cls(frozenset(names), frozenset(windows), tuple(sorted(files)))
 
@@ -168,11 +118,6 @@ class Corpus:
     train: tuple[Function, ...]
     held_out: tuple[Function, ...]
     record: dict[str, Any] = field(repr=False)
-
-    @cached_property
-    def sha256(self) -> str:
-        """Of all functions on both sides, in order."""
-        return digest_of([*self.train, *self.held_out])
 
 
 def digest_of(functions: Iterable[Function]) -> str:
@@ -227,50 +172,49 @@ def build(
     Raises:
         CorpusError: Nothing is left on a side that is needed.
     """
-    names = {normal_name(name) for name in choice.packages}
-    held = {normal_name(name) for name in choice.held_out_packages}
-    if held_out_only and not choice.held_out_share:
-        names = held
-    elif names and not choice.held_out_share:
-        names |= held
+    names, held = ({*map(normal_name, each)} for each in (choice.packages, choice.held_out_packages))
+    if not choice.held_out_share:
+        names = held if held_out_only else names and names | held
     sources, left_out = find_sources(names, folders)
     # Held-out packages first: of two copies, the one that is held out stays.
-    sources = tuple(sorted(sources, key=lambda source: (source.package not in held, source.package)))
-    seen: set[str] = set()
-    kept: dict[str, list[Function]] = {}
+    first = sorted(sources, key=lambda source: (source.package not in held, source.package))
     dropped = {"benchmark": 0, "repeated": 0}
-    for source in track(sources) if track else sources:
-        kept[source.package] = _kept(source, choice, benchmark, seen, dropped)
+    seen: set[str] = set()
+    kept = {each.package: _kept(each, choice, benchmark, seen, dropped) for each in (track(first) if track else first)}
+
+    def is_held_out(function: Function) -> bool:
+        if choice.held_out_share:
+            return int(function.digest[:8], 16) < choice.held_out_share * 2**32
+        return function.package in held
+
     both = [function for functions in kept.values() for function in functions]
-    held_out = sorted(filter(choice.holds_out, both), key=lambda function: function.digest)[: choice.held_out_functions]
-    train = [function for function in both if not choice.holds_out(function)]
+    held_out = sorted(filter(is_held_out, both), key=_digest)[: choice.held_out_functions]
+    train = [function for function in both if not is_held_out(function)]
+    split = f"held out by package: {', '.join(sorted(held))}"
+    if choice.held_out_share:
+        split = f"held out by sha256 of the function: {choice.held_out_share:.2%} of all"
     if not held_out:
         raise CorpusError(
-            f"no function is {choice.split}: install one of these packages, name others with --held-out-packages, or "
-            "hold out a share with --held-out-share"
+            f"no function is {split}: install one of these packages, name others with --held-out-packages, or hold out "
+            "a share with --held-out-share"
         )
     if not (train or held_out_only):
-        raise CorpusError("no package gives a function to train on: " + _told(left_out))
+        told = "; ".join(f"{name} ({why})" for name, why in left_out.items()) or "none is installed"
+        raise CorpusError(f"no package gives a function to train on: {told}")
     packages = [
-        {
-            "package": source.package,
-            "version": source.version,
-            "licence": source.licence,
-            "functions": len(kept[source.package]),
-            "sha256": digest_of(kept[source.package]),
-        }
-        for source in sorted(sources, key=lambda source: source.package)
-        if kept[source.package]
+        {"package": source.package, "version": source.version, "licence": source.licence, **_told(functions)}
+        for source in sources
+        if (functions := kept[source.package])
     ]
     record = {
         "choice": asdict(choice),
-        "split": choice.split,
+        "split": split,
         "packages": packages,
         "left_out": left_out,
         "deduplicated_against": None if benchmark is None else dict(benchmark.files),
         "dropped": dropped,
-        "train": _side(train),
-        "held_out": _side(held_out),
+        "train": _told(train),
+        "held_out": _told(held_out),
     }
     return Corpus(tuple(train), tuple(held_out), record)
 
@@ -296,17 +240,14 @@ def _kept(
             else:
                 seen.add(function.digest)
                 kept.append(function)
-    few = {function.digest for function in sorted(kept, key=lambda each: each.digest)[: choice.per_package]}
+    few = {*sorted(map(_digest, kept))[: choice.per_package]}
     return [function for function in kept if function.digest in few]
 
 
-def _side(functions: Sequence[Function]) -> dict[str, Any]:
-    return {
-        "functions": len(functions),
-        "characters": sum(len(function.text) for function in functions),
-        "sha256": digest_of(functions),
-    }
+def _digest(function: Function) -> str:
+    return function.digest
 
 
-def _told(left_out: dict[str, str]) -> str:
-    return "; ".join(f"{name} ({why})" for name, why in left_out.items()) or "none is installed"
+def _told(functions: Sequence[Function]) -> dict[str, Any]:
+    characters = sum(len(function.text) for function in functions)
+    return {"functions": len(functions), "characters": characters, "sha256": digest_of(functions)}

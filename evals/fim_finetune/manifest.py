@@ -2,8 +2,9 @@
 
 Rules
     It names the base and its sha256; where training began; the format; every setting; each package with version,
-    licence, number of functions and sha256 over them; what was left out and why; steps, tokens and time; held-out
-    losses before and of the adapter that was kept; the sha256 of that; the machine and the versions.
+    licence, number of functions and sha256 over them; what was left out and why. That is written when a run begins,
+    and a run that goes on must agree with it. When it ends come steps, tokens and time; held-out losses before and of
+    the adapter that was kept; the sha256 of that; the machine and the versions.
     To repeat is to train again, with the functions of these very packages, up to the same step. On the same CPU
     with as many threads the adapter is the same to the last bit; elsewhere its held-out losses say how near it came.
 """
@@ -14,15 +15,12 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bytelm.errors import BytelmError
-from evals.fim_finetune.samples import SMOLLM2
-from evals.fim_finetune.settings import Settings
-from evals.fim_finetune.training import Ended, Trainer
+from bytelm.errors import BytelmError, InvalidArgumentError
+from bytelm.tokenizer.disk_cache import writing
 from evals.report.records import shortened
 
 
@@ -30,54 +28,51 @@ class ManifestError(BytelmError):
     """A manifest is missing or damaged, or what it names is not here."""
 
 
-def manifest_of(
-    trainer: Trainer, settings: Settings, *, best: Mapping[str, Any], written: Mapping[str, Any], ended: Ended
-) -> dict[str, Any]:
-    """The manifest of a run that has ended, but for the command.
-
-    Args:
-        trainer: Of the run.
-        settings: Of the run.
-        best: The adapter that was kept, with its step and held-out losses.
-        written: Its file, bytes and sha256.
-        ended: Why the run ended.
-    """
-    before = next(record["held_out"] for record in trainer.records if "held_out" in record)
-    return {
-        "base": trainer.identity["base"],
-        "start": trainer.identity["start"],
-        "format": {"psm": SMOLLM2.psm, "spm": SMOLLM2.spm, "ends": SMOLLM2.ends},
-        "settings": asdict(settings),
-        "corpus": trainer.corpus.record,
-        "ended": ended,
-        "steps_done": trainer.step,
-        "epochs_done": trainer.epoch,
-        "tokens": trainer.tokens,
-        "seconds": round(trainer.seconds, 1),
-        "held_out": {"before": before, "best": best["held_out"], "best_step": best["step"]},
-        "adapter": dict(written),
-    }
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """A manifest that this command wrote.
+def read_manifest(path: Path, *, ended: bool) -> dict[str, Any]:
+    """A manifest that this command wrote, of a run that has ended or of any.
 
     Raises:
         ManifestError: It is missing, or is none.
     """
-    needed = ("settings", "corpus", "base", "start", "steps_done", "adapter", "held_out")
+    needed = ["settings", "corpus", "base", "start", *(("steps_done", "adapter", "held_out") if ended else ())]
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         missing = [key for key in needed if key not in manifest]
     except (OSError, ValueError, TypeError) as error:
         raise ManifestError(f"{str(path)!r} is no manifest of a training: {error}") from error
     if missing:
-        raise ManifestError(f"{str(path)!r} is no manifest of a training: it lacks {', '.join(missing)}")
+        raise ManifestError(f"{str(path)!r} is no manifest of a training that has ended: it lacks {', '.join(missing)}")
     return manifest
 
 
+def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a manifest, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path) as file:
+        file.write((json.dumps(manifest, indent=1) + "\n").encode())
+
+
+def check_beginning(then: Mapping[str, Any], base: Mapping[str, str], start: str | None) -> None:
+    """Refuse to go on from, or to repeat, a training of another base or with another beginning.
+
+    Raises:
+        InvalidArgumentError: It is.
+    """
+    if then["base"] != base:
+        raise InvalidArgumentError(f"the run is of the base {then['base']}, and --model is {base}")
+    if then["start"] != start:
+        begins = [
+            "a new adapter" if sha256 is None else f"the adapter of sha256 {sha256}"
+            for sha256 in (then["start"], start)
+        ]
+        raise InvalidArgumentError(
+            f"the run of the manifest began with {begins[0]}, and this one does with {begins[1]}; --resume FOLDER names "
+            "an adapter to begin with"
+        )
+
+
 def check_corpus(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to repeat a training with other functions, and say which package is another.
+    """Refuse to go on from, or to repeat, a training with other functions, and say which package is another.
 
     Raises:
         ManifestError: A package is missing or of another release, or the benchmark is another.
@@ -96,7 +91,7 @@ def check_corpus(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
                 f"the manifest names {row['package']} {row['version']} with functions of sha256 {row['sha256'][:12]}, and "
                 f"{there}: install that release"
             )
-    if (then["train"]["sha256"], then["held_out"]["sha256"]) != (now["train"]["sha256"], now["held_out"]["sha256"]):
+    if any(then[side]["sha256"] != now[side]["sha256"] for side in ("train", "held_out")):
         raise ManifestError("the functions of the manifest's packages are split in another way; is the manifest whole?")
 
 
@@ -115,8 +110,8 @@ def surroundings(device: str, given: Sequence[str]) -> dict[str, Any]:
     import torch
 
     shown = (shortened(word, lambda value: os.sep in value) for word in given)
-    name = torch.cuda.get_device_name() if torch.device(device).type == "cuda" else platform.machine()
-    packages = ("torch", "transformers", "tokenizers", "peft")
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+    packages = ("torch", "transformers", "tokenizers", "peft", "accelerate")
     return {
         "command": " ".join(["python -m evals.fim_finetune", *shown]),
         "machine": {"device": device, "processor": name, "cores": os.cpu_count(), "threads": torch.get_num_threads()},

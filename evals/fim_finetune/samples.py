@@ -17,19 +17,24 @@ Batches
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from random import Random
 from typing import Final, Literal, TypeAlias
 
+from torch.utils.data import IterableDataset
+
 from bytelm.cover.prefix import bos_ids_of
-from bytelm.errors import InvalidArgumentError, NoInfillFormatError, UnsupportedTokenizerError
+from bytelm.errors import ContextOverflowError, NoInfillFormatError, UnsupportedTokenizerError
 from bytelm.fim import PREFIX, SUFFIX, FIMFormat, declared, end_ids, find_format, infill_prompt
 from bytelm.tokenizer.tokenizer_json import read_vocab
 from bytelm.tokenizer.vocab import Vocab
 from evals.fim_finetune.corpus import Function
+from evals.fim_finetune.settings import Holes
 
 Mode: TypeAlias = Literal["psm", "spm"]
 MODES: Final[tuple[Mode, ...]] = ("psm", "spm")
@@ -42,30 +47,6 @@ SMOLLM2: Final = FIMFormat(
     spm=("<gh_stars>", "<empty_output>", SUFFIX, "<issue_closed>", PREFIX),
     ends=("<|endoftext|>",),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Holes:
-    """How holes are cut.
-
-    Attributes:
-        lines: The share that is whole lines.
-        max_span: The longest of the others, in characters.
-        psm: The share of samples in PSM; the others are in SPM.
-
-    Raises:
-        InvalidArgumentError: A value that cannot be.
-    """
-
-    lines: float = 0.3
-    max_span: int = 260
-    psm: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.lines <= 1 and 0 <= self.psm <= 1):
-            raise InvalidArgumentError(f"--lines and --psm are shares from 0 to 1; got {self.lines} and {self.psm}")
-        if self.max_span < 1:
-            raise InvalidArgumentError(f"--max-span must be at least 1; got {self.max_span}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,22 +140,56 @@ class Encoder:
         return ids
 
 
-def training_batches(
-    functions: Sequence[Function], encoder: Encoder, holes: Holes, *, seed: int, epoch: int, batch_tokens: int
-) -> Iterator[list[Sample]]:
-    """The batches of one epoch: every function once."""
-    order = [*functions]
-    shuffle = Random(f"{seed} order {epoch}")
-    shuffle.shuffle(order)
-    for begin in range(0, len(order), _SORTED_TOGETHER):
-        samples = []
-        for function in order[begin : begin + _SORTED_TOGETHER]:
-            random = Random(f"{seed} hole {epoch} {function.digest}")
-            mode: Mode = "psm" if random.random() < holes.psm else "spm"
-            samples.append(encoder.encode(encoder.hole(function, random, holes), mode))
-        batches = packed(samples, batch_tokens)
-        shuffle.shuffle(batches)
-        yield from batches
+class Batches(IterableDataset[list[Sample]]):
+    """The batches to train on, without end: one epoch after another, each with every function once.
+
+    Args:
+        functions: What to cut holes into.
+        encoder: Makes samples of them.
+        holes: How they are cut.
+        seed: Of order and holes.
+        batch_tokens: The most tokens of a batch, padding included.
+        limit: The model's context, in tokens.
+
+    Raises:
+        ContextOverflowError: A sample is longer than the context.
+    """
+
+    def __init__(
+        self,
+        functions: Sequence[Function],
+        encoder: Encoder,
+        holes: Holes,
+        seed: int,
+        batch_tokens: int,
+        limit: float = math.inf,
+    ) -> None:
+        self.functions, self.encoder, self.holes = functions, encoder, holes
+        self.seed, self.batch_tokens, self.limit = seed, batch_tokens, limit
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        return chain.from_iterable(map(self.epoch, count()))
+
+    def epoch(self, number: int) -> Iterator[list[Sample]]:
+        """The batches of one epoch."""
+        order = [*self.functions]
+        shuffle = Random(f"{self.seed} order {number}")
+        shuffle.shuffle(order)
+        for begin in range(0, len(order), _SORTED_TOGETHER):
+            some = order[begin : begin + _SORTED_TOGETHER]
+            batches = packed([self._sample(function, number) for function in some], self.batch_tokens)
+            shuffle.shuffle(batches)
+            yield from batches
+
+    def _sample(self, function: Function, epoch: int) -> Sample:
+        random = Random(f"{self.seed} hole {epoch} {function.digest}")
+        mode: Mode = "psm" if random.random() < self.holes.psm else "spm"
+        sample = self.encoder.encode(self.encoder.hole(function, random, self.holes), mode)
+        if len(sample.ids) > self.limit:
+            raise ContextOverflowError(
+                f"a sample has {len(sample.ids)} tokens, and the model's context {self.limit}: lower --max-chars"
+            )
+        return sample
 
 
 def held_out_samples(

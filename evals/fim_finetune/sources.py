@@ -29,44 +29,21 @@ from bytelm.errors import InvalidArgumentError
 
 STANDARD_LIBRARY: Final = "python"
 
-PERMISSIVE: Final = frozenset(
-    (
-        *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "CNRI-Python", "HPND", "ISC"),
-        *("MIT", "MIT-0", "MIT-CMU", "PSF-2.0", "Python-2.0", "Python-2.0.1", "Unlicense", "Zlib"),
-    )
+# SPDX names; the names of PyPI's classifiers; what the old free-text field says where it means one of these.
+PERMISSIVE: Final = re.compile(
+    r"0BSD|Apache-2\.0|BSD-[23]-Clause|BSL-1\.0|CC0-1\.0|CNRI-Python|HPND|ISC|MIT(-0|-CMU)?|PSF-2\.0|Python-2\.0(\.1)?"
+    r"|Unlicense|Zlib"
 )
-EXCEPTIONS: Final = frozenset(("LLVM-exception",))  # it permits more than the licence that it stands beside
-CLASSIFIERS: Final = frozenset(
-    f"License :: {name}"
-    for name in (
-        "OSI Approved :: Apache Software License",
-        "OSI Approved :: BSD License",
-        "OSI Approved :: Boost Software License 1.0 (BSL-1.0)",
-        "OSI Approved :: ISC License (ISCL)",
-        "OSI Approved :: MIT License",
-        "OSI Approved :: MIT No Attribution License (MIT-0)",
-        "OSI Approved :: Python Software Foundation License",
-        "OSI Approved :: The Unlicense (Unlicense)",
-        "OSI Approved :: zlib/libpng License",
-        "CC0 1.0 Universal (CC0 1.0) Public Domain Dedication",
-    )
+EXCEPTION: Final = "LLVM-exception"  # it permits more than the licence that it stands beside
+CLASSIFIERS: Final = re.compile(
+    r"(Apache Software|BSD|MIT|Python Software Foundation|zlib/libpng) License|Boost Software License 1\.0 \(BSL-1\.0\)"
+    r"|ISC License \(ISCL\)|MIT No Attribution License \(MIT-0\)|The Unlicense \(Unlicense\)"
+    r"|CC0 1\.0 Universal \(CC0 1\.0\) Public Domain Dedication"
 )
-# What the old free-text field says where it means one of the above.
-SPELLINGS: Final = frozenset(
-    (
-        *("apache", "apache 2", "apache 2.0", "apache 2.0 license", "apache license", "apache license 2.0"),
-        *("apache license, version 2.0", "apache software license", "apache-2", "bsd", "bsd license"),
-        *(
-            "3-clause bsd",
-            "3-clause bsd license",
-            "2-clause bsd",
-            "bsd 2-clause",
-            "bsd 3-clause",
-            "bsd 3-clause license",
-        ),
-        *("new bsd", "new bsd license", "modified bsd license", "isc license", "mit license", "the mit license", "psf"),
-        *("psf license", "python software foundation license", "zlib license", "boost software license"),
-    )
+SPELLINGS: Final = re.compile(
+    r"apache( software)?( license)?(,? (version )?2(\.0)?|-2)?( license)?|(new |modified )?bsd( license)?"
+    r"|[23]-clause bsd( license)?|bsd [23]-clause( license)?|isc license|(the )?mit license|psf( license)?"
+    r"|python software foundation license|zlib license|boost software license"
 )
 LEFT_OUT_FOLDERS: Final = frozenset(
     (
@@ -111,7 +88,8 @@ def is_permissive(expression: str) -> bool:
     """
     words = re.findall(r"[A-Za-z0-9.+-]+", expression)
     names = [word for word in words if word.lower() not in _OPERATORS]
-    return bool(names) and all(name in PERMISSIVE | EXCEPTIONS for name in names) and not EXCEPTIONS.issuperset(names)
+    licences = [name for name in names if name != EXCEPTION]
+    return bool(licences) and all(map(PERMISSIVE.fullmatch, licences))
 
 
 def licence_of(expression: str | None, classifiers: Sequence[str], field: str | None) -> tuple[str, bool]:
@@ -123,10 +101,11 @@ def licence_of(expression: str | None, classifiers: Sequence[str], field: str | 
     if expression:
         return expression, is_permissive(expression)
     said = [name for name in classifiers if name.startswith("License ::")]
-    judged = [name in CLASSIFIERS for name in said]
+    named = [name.removeprefix("License :: OSI Approved :: ").removeprefix("License :: ") for name in said]
+    judged = [CLASSIFIERS.fullmatch(name) is not None for name in named]
     text = (field or "").strip()
     if text and "\n" not in text and len(text) <= 100:
-        judged.append(text.lower() in SPELLINGS or is_permissive(text))
+        judged.append(SPELLINGS.fullmatch(text.lower()) is not None or is_permissive(text))
     else:
         text = ""
     shown = "; ".join([*(name.split(" :: ")[-1] for name in said), *([text] if text else [])])

@@ -6,35 +6,31 @@ import copy
 import gzip
 import json
 import math
+import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from bytelm.byte_lm.model import ByteLM
-from bytelm.errors import BytelmError, InvalidArgumentError, ModelError, NoInfillFormatError, UnsupportedTokenizerError
+from bytelm.cover.prefix import bos_ids_of
+from bytelm.errors import BytelmError, ContextOverflowError, ModelError, NoInfillFormatError, UnsupportedTokenizerError
 from evals.fim_finetune import __main__ as fim_finetune
-from evals.fim_finetune import settings as fim_settings
-from evals.fim_finetune.adapter import WEIGHTS, AdapterError, Shape, file_sha256, load_base, write_whole
-from evals.fim_finetune.corpus import Benchmark, Choice, CorpusError, Function, build, functions_of
+from evals.fim_finetune import training
+from evals.fim_finetune.__main__ import CheckpointError
+from evals.fim_finetune.adapter import WEIGHTS, AdapterError, file_sha256, load_base
+from evals.fim_finetune.corpus import Benchmark, CorpusError, Function, build, functions_of
 from evals.fim_finetune.manifest import ManifestError
-from evals.fim_finetune.samples import (
-    MODES,
-    Encoder,
-    Hole,
-    Holes,
-    Sample,
-    cut,
-    held_out_samples,
-    packed,
-    training_batches,
-)
+from evals.fim_finetune.samples import MODES, Batches, Encoder, Hole, Sample, cut, held_out_samples, packed
+from evals.fim_finetune.settings import Choice, Holes
 from evals.fim_finetune.sources import find_sources, is_permissive, licence_of
-from evals.fim_finetune.training import CheckpointError, Recipe, batch_loss, held_out_loss, read_checkpoint
+from evals.fim_finetune.training import collate, held_out_loss, summed_loss
 from tests.cover.test_prefix import with_template
 from tests.support.tiny import byte_bpe_tokenizer, sentencepiece_bpe_tokenizer, tiny_model
 
@@ -88,24 +84,30 @@ def world(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     return root
 
 
-def run(world: Path, *arguments: str, quick: bool = True) -> int:
-    """The command on the made-up packages."""
+def words(world: Path, *arguments: str, quick: bool = True) -> list[str]:
+    """The command's arguments on the made-up packages."""
     where = ("--model", str(world / "model"), "--site-packages", str(world / "site"), "--device", "cpu")
     what = ("--benchmark", str(world / "bench.jsonl.gz")) if "--no-dedup" not in arguments else ()
-    return fim_finetune.main([*where, *what, *(QUICK if quick else ()), *arguments])
+    return [*where, *what, *(QUICK if quick else ()), *arguments]
+
+
+def run(world: Path, *arguments: str, quick: bool = True) -> int:
+    """The command, as a user calls it."""
+    return fim_finetune.main(words(world, *arguments, quick=quick))
 
 
 QUICK = (
     *("--packages", "alpha", "beta", "--held-out-packages", "gamma", "--held-out-functions", "7", "--dtype", "float32"),
     *("--steps", "12", "--evaluate-every", "5", "--checkpoint-every", "3", "--batch-tokens", "700", "--rank", "4"),
-    *("--dropout", "0.1", "--learning-rate", "0.02", "--first-weight", "2"),
+    *("--dropout", "0.1", "--learning-rate", "0.02", "--warmup", "0.25", "--first-weight", "2"),
 )
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
-    """The log, without what a clock says."""
-    lines = (folder / "train.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+    """The log of steps and held-out losses, without what a clock says."""
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    records = [record for record in history if "loss" in record or "eval_loss" in record]
+    return [{key: value for key, value in record.items() if not key.startswith("train_")} for record in records]
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +214,7 @@ def test_a_corpus_holds_nothing_twice_and_nothing_of_the_benchmark(tmp_path: Pat
     row = {"entry_point": "solve", "prompt": "def f(v):\n", "canonical_solution": f"  {long[:5]}", "suffix": long[5:]}
     (tmp_path / "b.jsonl").write_text(json.dumps(row) + "\n\n")
     benchmark = Benchmark.read([tmp_path / "b.jsonl"])
-    choice = Choice(packages=("train",), held_out_packages=("held",), min_chars=40, max_chars=300)
+    choice = Choice(packages=["train"], held_out_packages=["held"], min_chars=40, max_chars=300)
 
     corpus = build(choice, benchmark, folders=[tmp_path])
     unchecked = build(choice, None, folders=[tmp_path])
@@ -226,9 +228,9 @@ def test_a_corpus_holds_nothing_twice_and_nothing_of_the_benchmark(tmp_path: Pat
 
 def test_a_share_is_held_out_by_the_function_alone(world: Path) -> None:
     """Held out by sha256, a function is on the same side whatever else is installed, and few come from one package."""
-    choice = Choice(packages=("alpha", "beta"), held_out_share=0.25, held_out_functions=1000, per_package=60)
+    choice = Choice(packages=["alpha", "beta"], held_out_share=0.25, held_out_functions=1000, per_package=60)
     both = build(choice, None, folders=[world / "site"])
-    one = build(Choice(packages=("beta",), held_out_share=0.25, per_package=60), None, folders=[world / "site"])
+    one = build(Choice(packages=["beta"], held_out_share=0.25, per_package=60), None, folders=[world / "site"])
 
     held = {f.digest for f in both.held_out}
     assert {f.digest for f in one.held_out} == held & {f.digest for f in (*one.train, *one.held_out)}
@@ -285,17 +287,29 @@ def test_samples_agree_with_the_published_ids(test_data: Path, load_tokenizer: C
     assert encoder.vocab.token_bytes[spm.ids[spm.first]] == b" return"
 
 
+class Recorder:
+    """A model that knows nothing, and notes what it is asked."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.vocab_size, self.eot_ids = tokenizer, 353, frozenset[int]()  # no text ends
+        self.asked: set[tuple[int, ...]] = set()
+
+    def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> Any:
+        self.asked |= {tuple(sequence) for sequence in sequences}
+        return np.full((len(sequences), self.vocab_size), -math.log(self.vocab_size))
+
+
 @pytest.mark.parametrize("bos", [False, True])
 def test_samples_are_what_infill_asks(tokenizer: Any, *, bos: bool) -> None:
-    """Prompt and middle of a sample are the tokens that bytelm itself reads in its infilling prompt, BOS among them."""
+    """Prompt and middle of a sample are the tokens that bytelm itself gives a model for its infilling prompt, BOS among them."""
     from bytelm.fim import infill_prompt
 
     if bos:
         tokenizer = with_template(copy.deepcopy(tokenizer), "<|endoftext|> $A")
-    lm = ByteLM(tiny_model("llama", vocab_size=353), tokenizer)
-    before = lm._prompts.bos_ids
+    encoder, model = Encoder(tokenizer), Recorder(tokenizer)
+    before = bos_ids_of(encoder.vocab)
     assert bool(before) == bos
-    encoder = Encoder(tokenizer)
+    lm, (closing,) = ByteLM(model), tokenizer.convert_tokens_to_ids(["<gh_stars>"])
     text = module("a")[:101]
     for trial in range(7):
         hole = cut(text, Random(trial), Holes())
@@ -306,8 +320,8 @@ def test_samples_are_what_infill_asks(tokenizer: Any, *, bos: bool) -> None:
             last = prompt[-1]
             assert isinstance(last, bytes)
             # Closed by an id, the run of text is no longer open and is encoded as it would be by itself.
-            read = lm._prompts.read([*prompt[:-1], last + hole.middle.encode(), encoder.end_id, ""])
-            assert read.context == sample.ids
+            lm.next_byte_logprobs([*prompt[:-1], last + hole.middle.encode(), closing])
+            assert (*sample.ids[:-1], closing) in model.asked
 
 
 def test_text_that_spells_a_sentinel_stays_text(tokenizer: Any) -> None:
@@ -349,7 +363,7 @@ def test_batches_hold_every_function_once_and_stay_small(tokenizer: Any) -> None
     encoder = Encoder(tokenizer)
 
     def epoch(number: int) -> list[list[Sample]]:
-        return list(training_batches(functions, encoder, Holes(), seed=3, epoch=number, batch_tokens=900))
+        return list(Batches(functions, encoder, Holes(), seed=3, batch_tokens=900).epoch(number))
 
     batches = epoch(0)
     modes = [sample.mode for batch in batches for sample in batch]
@@ -358,6 +372,8 @@ def test_batches_hold_every_function_once_and_stay_small(tokenizer: Any) -> None
     assert all(len(b) == 1 or len(b) * max(len(s.ids) for s in b) <= 900 for b in batches)
     assert epoch(0) == batches
     assert epoch(1) != batches
+    endless = Batches(functions, encoder, Holes(), seed=3, batch_tokens=900)
+    assert list(islice(endless, len(batches) + len(epoch(1)))) == [*batches, *epoch(1)]
 
 
 def test_held_out_holes_are_the_same_in_both_modes(tokenizer: Any) -> None:
@@ -392,10 +408,13 @@ def test_the_loss_is_that_of_middles_and_ends(tokenizer: Any) -> None:
         for place in range(sample.first, len(sample.ids)):
             expected -= float(rows[place - 1, sample.ids[place]].detach())
             count += 1
-    total, tokens = batch_loss(model, samples, dtype="float32")
-    stressed, weight = batch_loss(model, samples, dtype="float32", first_weight=4.0)
+    inputs = collate(samples)
+    labels = inputs.pop("labels")
+    logits = model(**inputs).logits
+    total, tokens = summed_loss(logits, labels)
+    stressed, weight = summed_loss(logits, labels, first_weight=4.0)
 
-    assert (tokens, weight) == (count, count + 3 * len(samples))
+    assert (int(tokens), int(weight)) == (count, count + 3 * len(samples))
     assert float(total.detach()) == pytest.approx(expected, rel=1e-5)
     assert float(stressed.detach()) == pytest.approx(expected + 3 * first, rel=1e-5)
 
@@ -413,12 +432,15 @@ def test_what_stands_before_the_middle_is_not_in_the_loss(tokenizer: Any) -> Non
 
     hook = head.register_forward_hook(note)
 
-    batch_loss(model, [sample], dtype="float32")[0].backward()
+    inputs = collate([sample])
+    labels = inputs.pop("labels")
+    summed_loss(model(**inputs).logits, labels)[0].backward()
     hook.remove()
 
     assert seen[0].grad is not None
-    assert seen[0].shape[1] == len(sample.ids) - sample.first
-    assert bool((seen[0].grad.abs().sum(-1) > 0).all())
+    assert seen[0].shape[1] == len(sample.ids) - sample.first + 1  # what comes after the end is predicted too
+    assert bool((seen[0].grad.abs().sum(-1)[0, :-1] > 0).all())
+    assert not seen[0].grad[0, -1].any()
 
 
 def test_packing_does_not_change_the_held_out_loss(tokenizer: Any) -> None:
@@ -433,13 +455,12 @@ def test_packing_does_not_change_the_held_out_loss(tokenizer: Any) -> None:
     assert {*one} == {"psm", "spm"}
 
 
-def test_the_learning_rate_rises_and_falls() -> None:
-    """Linear to its highest over the warm-up, then half a cosine down to 0 at the last step."""
-    recipe = Recipe(steps=100, warmup=0.1, learning_rate=2.0)
+def test_samples_longer_than_the_context_are_refused(tokenizer: Any) -> None:
+    """They would be read beyond what the model knows: the message says which option makes them shorter."""
+    batches = Batches(list(functions_of(module("a"))), Encoder(tokenizer), Holes(), seed=0, batch_tokens=900, limit=20)
 
-    assert [recipe.rate(step) for step in (1, 5, 10)] == pytest.approx([0.2, 1.0, 2.0])
-    assert recipe.rate(55) == pytest.approx(1.0)
-    assert recipe.rate(100) == pytest.approx(0.0)
+    with pytest.raises(ContextOverflowError, match="lower --max-chars"):
+        next(iter(batches))
 
 
 # Training
@@ -448,14 +469,20 @@ def test_the_learning_rate_rises_and_falls() -> None:
 def test_the_loss_falls_in_both_modes(whole: Path) -> None:
     """A dozen steps teach a toy model enough to show, in the log and on functions that it never saw."""
     log = log_of(whole)
-    steps = [record for record in log if "loss" in record]
-    held_out = [record["held_out"] for record in log if "held_out" in record]
+    held_out = [record for record in log if "eval_loss" in record]
 
-    assert [record["step"] for record in steps] == [*range(1, 13)]
-    assert [record["step"] for record in log if "held_out" in record] == [0, 5, 10, 12]
-    assert min(sum(record["modes"][mode] for record in steps) for mode in ("psm", "spm")) > 10
-    assert held_out[-1]["psm"] < held_out[0]["psm"] - 1
-    assert held_out[-1]["spm"] < held_out[0]["spm"] - 1
+    assert [record["step"] for record in log if "loss" in record] == [*range(1, 13)]
+    assert [record["step"] for record in held_out] == [0, 5, 10, 12]
+    assert held_out[-1]["eval_psm_loss"] < held_out[0]["eval_psm_loss"] - 1
+    assert held_out[-1]["eval_spm_loss"] < held_out[0]["eval_spm_loss"] - 1
+
+
+def test_the_learning_rate_rises_and_falls(whole: Path) -> None:
+    """Linear from 0 over the warm-up, then half a cosine down towards 0."""
+    rates = [record["learning_rate"] / 0.02 for record in log_of(whole) if "loss" in record]
+
+    assert rates[:3] == pytest.approx([0, 1 / 3, 2 / 3])  # a quarter of twelve steps
+    assert rates[3:] == pytest.approx([0.5 + 0.5 * math.cos(math.pi * step / 9) for step in range(9)])
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # PEFT asks by a name that is going
@@ -470,12 +497,14 @@ def test_the_adapter_is_in_pefts_layout(world: Path, whole: Path) -> None:
     weights = load_file(whole / "adapter_model.safetensors")
     loaded = PeftModel.from_pretrained(base.model, str(whole))
     corpus = build(
-        Choice(packages=("alpha",), held_out_packages=("gamma",), held_out_functions=7), None, folders=[world / "site"]
+        Choice(packages=["alpha"], held_out_packages=["gamma"], held_out_functions=7), None, folders=[world / "site"]
     )
     samples = held_out_samples(corpus.held_out, Encoder(base.tokenizer), Holes(), seed=0)
     actual = held_out_loss(loaded, samples, dtype="float32", batch_tokens=700)
 
     assert {str(value.dtype) for value in weights.values()} == {"torch.float16"}
+    assert config["target_modules"] == sorted(config["target_modules"])
+    assert config["inference_mode"]
     assert (config["base_model_name_or_path"], config["revision"]) == ("model", f"sha256:{base.sha256}")
     assert manifest["base"] == {"name": "model", "sha256": base.sha256}
     assert actual == pytest.approx(manifest["held_out"]["best"], abs=2e-3)  # float16 against float32
@@ -504,43 +533,99 @@ def test_the_manifest_names_what_was_trained_on(whole: Path) -> None:
 
 
 @pytest.fixture
-def interrupted() -> Iterator[Callable[[int], None]]:
-    """Makes Ctrl-C arrive in the middle of a step."""
-    from evals.fim_finetune.training import Trainer
+def in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Makes something happen in the middle of a step."""
 
-    original = Trainer._advance
+    def arrange(step: int, happens: Callable[[], None]) -> None:
+        numbers, original = count(1), torch.optim.AdamW.step
 
-    def at(step: int) -> None:
-        before = Trainer._advance
+        def stepped(self: Any, *args: Any, **options: Any) -> Any:
+            if next(numbers) == step:
+                happens()
+            return original(self, *args, **options)
 
-        def advance(self: Trainer, batch: Any) -> None:
-            if self.step + 1 == step:
-                signal.raise_signal(signal.SIGINT)
-            before(self, batch)
+        monkeypatch.setattr(torch.optim.AdamW, "step", stepped)
 
-        Trainer._advance = advance  # type: ignore[method-assign] # for this test
+    return arrange
 
-    yield at
-    Trainer._advance = original  # type: ignore[method-assign] # as it was
+
+def control_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def assert_same(out: Path, whole: Path) -> None:
+    """The same log and the same weights, to the last bit."""
+    assert log_of(out) == log_of(whole)
+    assert file_sha256(out / WEIGHTS) == file_sha256(whole / WEIGHTS)
 
 
 def test_a_run_goes_on_exactly_where_it_was_interrupted(
-    world: Path, whole: Path, tmp_path: Path, interrupted: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+    world: Path,
+    whole: Path,
+    tmp_path: Path,
+    in_step: Callable[[int, Callable[[], None]], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Interrupted in step 7, by dropout and all: the same log, the same weights, the same held-out losses."""
     out = tmp_path / "out"
-    interrupted(7)
+    in_step(7, control_c)
     assert run(world, "--out", str(out)) == 130
-    assert "go on with --resume" in capsys.readouterr().err
-    assert log_of(out)[-1]["step"] == 7
-    assert not (out / "adapter_model.safetensors").exists()
-    with (out / "train.jsonl").open("a") as log:
-        log.write('{"step": 8, "loss"')  # the process was killed while it wrote
-    again = ("--resume", str(out / "checkpoint.pt"), "--out", str(out))
-    assert run(world, *again, quick=False) == 0
+    assert f"interrupted after step 7; go on with --resume {out}" in capsys.readouterr().err
+    assert not (out / WEIGHTS).exists()
+    monkeypatch.undo()
+    assert run(world, "--resume", str(out / "checkpoint-7"), "--out", str(out), quick=False) == 0
 
-    assert log_of(out) == log_of(whole)
-    assert file_sha256(out / WEIGHTS) == file_sha256(whole / WEIGHTS)
+    assert_same(out, whole)
+    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (out, whole)]
+    differ = {key for key in manifests[0] if manifests[0][key] != manifests[1][key]}
+    assert differ <= {"command", "seconds"}
+
+
+@pytest.mark.parametrize("dies", ["in a step", "in a checkpoint"])
+def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(
+    world: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: str
+) -> None:
+    """Whatever it was doing when it died: --resume with the run's own folder takes the last checkpoint that is whole."""
+    from transformers import TrainerState
+
+    out = tmp_path / "out"
+    owner, name, number = (torch.optim.AdamW, "step", 8) if dies == "in a step" else (TrainerState, "save_to_json", 3)
+    numbers, original = count(1), getattr(owner, name)
+
+    def deadly(*args: Any, **options: Any) -> Any:
+        if next(numbers) == number:
+            raise SystemExit(137)
+        return original(*args, **options)
+
+    monkeypatch.setattr(owner, name, deadly)
+    with pytest.raises(SystemExit):
+        run(world, "--out", str(out))
+    monkeypatch.undo()
+    assert (out / "checkpoint-6").exists()  # in the second case half of one
+    assert run(world, "--resume", str(out), "--out", str(out), quick=False) == 0
+
+    assert_same(out, whole)
+
+
+def test_a_full_disk_loses_nothing(
+    world: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ends the run, and the checkpoint of before is there to go on from."""
+    out, numbers, original = tmp_path / "out", count(1), torch.save
+
+    def save(content: Any, path: Any) -> None:
+        if next(numbers) >= 4:  # Trainer writes three such files into a checkpoint
+            raise OSError(28, "No space left on device")
+        original(content, path)
+
+    monkeypatch.setattr(torch, "save", save)
+    assert run(world, "--out", str(out)) == 2
+    assert "No space left" in capsys.readouterr().err.splitlines()[-1]
+    monkeypatch.undo()
+    assert run(world, "--resume", str(out), "--out", str(out), quick=False) == 0
+
+    assert_same(out, whole)
 
 
 def test_a_run_may_end_by_the_clock_and_go_on(world: Path, whole: Path, tmp_path: Path) -> None:
@@ -548,12 +633,22 @@ def test_a_run_may_end_by_the_clock_and_go_on(world: Path, whole: Path, tmp_path
     out = tmp_path / "out"
     assert run(world, "--out", str(out), "--minutes", "0") == 0
     manifest = json.loads((out / "manifest.json").read_text())
-    assert (manifest["ended"], manifest["steps_done"]) == ("minutes", 0)
+    assert (manifest["ended"], manifest["steps_done"]) == ("minutes", 1)
+    assert (out / WEIGHTS).exists()
 
-    checkpoint = str(out / "checkpoint.pt")
-    assert run(world, "--resume", checkpoint, "--out", str(out), quick=False) == 0
+    assert run(world, "--resume", str(out), "--out", str(out), quick=False) == 0
 
-    assert file_sha256(out / WEIGHTS) == file_sha256(whole / WEIGHTS)
+    assert_same(out, whole)
+
+
+def test_a_run_that_has_ended_goes_on_to_the_same(world: Path, whole: Path, tmp_path: Path) -> None:
+    """There is nothing left to train, and the adapter is written again."""
+    shutil.copytree(whole, tmp_path / "out")
+    (tmp_path / "out" / WEIGHTS).unlink()
+
+    assert run(world, "--resume", str(tmp_path / "out"), "--out", str(tmp_path / "out"), quick=False) == 0
+
+    assert_same(tmp_path / "out", whole)
 
 
 def test_a_run_is_repeated_from_its_manifest(
@@ -585,9 +680,10 @@ def test_an_adapter_can_be_trained_further(world: Path, whole: Path, tmp_path: P
     """A new schedule that begins with an adapter begins with its losses, keeps its rank, and is never worse."""
     before = json.loads((whole / "manifest.json").read_text())
     further = [word for word in QUICK if word not in ("--rank", "4")]
-    out = ("--out", str(tmp_path), "--resume", str(whole), "--learning-rate", "0.5", "--seed", "1", "--patience", "1")
-    assert run(world, *further, *out, quick=False) == 0
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    out = tmp_path / "out"
+    begin = ("--out", str(out), "--resume", str(whole), "--learning-rate", "0.5", "--seed", "1", "--patience", "1")
+    assert run(world, *further, *begin, quick=False) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
 
     assert manifest["start"] == before["adapter"]["sha256"]
     assert manifest["settings"]["shape"]["rank"] == 4
@@ -595,6 +691,23 @@ def test_an_adapter_can_be_trained_further(world: Path, whole: Path, tmp_path: P
     # At so high a rate every step is a loss: what is kept is what it began with, which was best.
     assert manifest["held_out"]["best"] == manifest["held_out"]["before"]
     assert manifest["adapter"]["sha256"] == before["adapter"]["sha256"]
+
+
+def test_the_best_adapter_of_a_run_is_kept(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be it neither the first nor the last, and measured where no checkpoint is due."""
+    from safetensors.torch import load_file
+
+    out, losses = tmp_path / "out", iter([9.0, 1.0, 2.0, 3.0])
+    monkeypatch.setattr(training, "held_out_loss", lambda *_, **__: dict.fromkeys(MODES, next(losses)))
+    often = ("--evaluate-every", "2", "--checkpoint-every", "50", "--patience", "2")
+    assert run(world, "--out", str(out), *often) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    kept, then, last = (load_file(folder / WEIGHTS) for folder in (out, out / "checkpoint-2", out / "checkpoint-6"))
+
+    assert (manifest["ended"], manifest["steps_done"]) == ("early", 6)
+    assert manifest["held_out"] == {"before": {"psm": 9, "spm": 9}, "best": {"psm": 1, "spm": 1}, "best_step": 2}
+    assert all(torch.equal(kept[name], then[name].half()) for name in kept)
+    assert not all(torch.equal(kept[name], last[name].half()) for name in kept)
 
 
 def test_adapters_are_compared_by_one_command(world: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -627,24 +740,15 @@ def test_bfloat16_is_near(tokenizer: Any) -> None:
 
 def failure(world: Path, *arguments: str, quick: bool = True) -> BytelmError:
     """The error that the command would print."""
-    options = fim_settings.parser().parse_args(
-        [
-            *("--model", str(world / "model"), "--site-packages", str(world / "site"), "--device", "cpu", "--no-dedup"),
-            *(QUICK if quick else ()),
-            *arguments,
-        ]
-    )
-    if "--repeat" in arguments:
-        options.no_dedup, options.benchmark = False, [world / "bench.jsonl.gz"]
+    arguments = arguments if "--repeat" in arguments else ("--no-dedup", *arguments)
     with pytest.raises(BytelmError) as raised:
-        fim_finetune.Session(options, arguments).run()
+        fim_finetune.run(words(world, *arguments, quick=quick))
     return raised.value
 
 
 def test_the_command_refuses_to_forget_the_benchmark(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without benchmark files nothing is trained, unless that is said; then it is said back."""
-    with pytest.raises(SystemExit):
-        fim_finetune.main(["--out", str(world / "never")])
+    assert fim_finetune.main(["--out", str(world / "never")]) == 2
     assert "--no-dedup" in capsys.readouterr().err
     assert run(world, "--no-dedup", "--evaluate", "base") == 0
     assert "no deduplication against a benchmark was done" in capsys.readouterr().err
@@ -656,41 +760,56 @@ def test_errors_are_one_line(world: Path, capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
 
 
-@pytest.mark.parametrize("content", [b"", b"no checkpoint", None, b"half"])
-def test_damaged_checkpoints_are_refused(world: Path, whole: Path, tmp_path: Path, content: bytes | None) -> None:
-    """Missing, empty, of something else, or cut in half: the path is named."""
-    path = tmp_path / "checkpoint.pt"
-    data = (whole / "checkpoint.pt").read_bytes()
-    if content is not None:
-        path.write_bytes(data[: len(data) // 2] if content == b"half" else content)
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
+def test_damaged_checkpoints_are_refused(world: Path, whole: Path, tmp_path: Path, name: str) -> None:
+    """A file that is cut in half is an error that names the checkpoint."""
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    file = out / "checkpoint-10" / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
-    error = failure(world, "--resume", str(path), "--out", str(tmp_path / "out"), quick=False)
+    command = words(world, "--resume", str(out / "checkpoint-10"), "--out", str(out), quick=False)
+    with pytest.raises(BytelmError) as raised:
+        fim_finetune.run(command)
+    error = raised.value
 
     assert isinstance(error, CheckpointError)
-    assert "checkpoint.pt" in str(error)
+    assert "checkpoint-10" in str(error)
 
 
-def test_a_checkpoint_keeps_to_its_run(world: Path, whole: Path, tmp_path: Path) -> None:
-    """Options, packages and base of a checkpoint cannot be changed on the way."""
-    checkpoint = ("--resume", str(whole / "checkpoint.pt"), "--out", str(tmp_path))
+def test_no_checkpoint_is_said(world: Path, whole: Path, tmp_path: Path) -> None:
+    """One that is missing, one that was being written, and a folder that has none."""
+    (tmp_path / "checkpoint-5").mkdir()
+
+    for resume in (tmp_path / "checkpoint-3", tmp_path / "checkpoint-5", tmp_path):
+        error = failure(world, "--resume", str(resume), "--out", str(tmp_path), quick=False)
+        assert isinstance(error, CheckpointError)
+        assert str(resume) in str(error)
+
+
+def test_a_checkpoint_keeps_to_its_run(
+    world: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options, packages, base and folder of a checkpoint cannot be changed on the way."""
+    checkpoint = ("--resume", str(whole / "checkpoint-12"), "--out", str(whole))
 
     assert "--steps of what is gone on from is 12" in str(failure(world, *checkpoint, "--steps", "13", quick=False))
-    # Without the benchmark one more function is there.
-    assert "its corpus is" in str(failure(world, *checkpoint, quick=False))
-    assert read_checkpoint(whole / "checkpoint.pt")["step"] == 12
+    assert "was deduplicated against" in str(failure(world, *checkpoint, quick=False))
+    shutil.copytree(world / "model", tmp_path / "renamed")
+    renamed = words(world, *checkpoint, "--model", str(tmp_path / "renamed"), quick=False)
+    assert fim_finetune.main(renamed) == 2
+    assert "the run is of the base" in capsys.readouterr().err
+    elsewhere = ("--resume", str(whole / "checkpoint-12"), "--out", str(tmp_path))
+    assert f"in the folder that it is in: --out {whole}" in str(failure(world, *elsewhere, quick=False))
 
 
 def test_a_run_is_not_written_over(world: Path, whole: Path, tmp_path: Path) -> None:
-    """A folder with a checkpoint is not begun anew, and takes no other run's; nor does one with a manifest alone."""
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "manifest.json").write_text("{}")
-    (tmp_path / "checkpoint.pt").write_bytes((whole / "checkpoint.pt").read_bytes())
+    """A folder with an adapter or a checkpoint is not begun anew, be it with the weights of another."""
+    (tmp_path / "checkpoint-3").mkdir()
 
-    assert "holds a run: go on with" in str(failure(world, "--out", str(whole)))
-    gone_on = ("--resume", str(tmp_path / "checkpoint.pt"))
-    assert "holds a run: go on with" in str(failure(world, *gone_on, "--out", str(whole), quick=False))
-    assert "holds a run: choose another" in str(failure(world, *gone_on, "--out", str(other), quick=False))
+    assert f"holds a run: go on with --resume {whole}" in str(failure(world, "--out", str(whole)))
+    assert "holds a run" in str(failure(world, "--out", str(tmp_path)))
+    assert "holds a run" in str(failure(world, "--resume", str(whole), "--out", str(tmp_path)))
 
 
 def test_adapters_of_another_base_are_refused(world: Path, whole: Path, tmp_path: Path) -> None:
@@ -709,7 +828,7 @@ def test_adapters_of_another_base_are_refused(world: Path, whole: Path, tmp_path
 
     assert "is of 'gpt2', not of 'model'" in told("named", base_model_name_or_path="gpt2")
     assert "other weights of 'model'" in told("summed", revision="sha256:00")
-    assert "do not fit" in told("shaped", r=5)
+    assert "does not fit" in told("shaped", r=5)
     assert "'IA3'" in told("kind", peft_type="IA3")
     assert "damaged" in told("half")
     error = failure(world, "--evaluate", str(tmp_path))
@@ -734,29 +853,18 @@ def test_missing_data_is_named(world: Path, tmp_path: Path) -> None:
 
 
 def test_a_second_interrupt_ends_at_once(
-    world: Path, tmp_path: Path, interrupted: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+    world: Path,
+    tmp_path: Path,
+    in_step: Callable[[int, Callable[[], None]], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Ctrl-C twice does not wait for the step; the checkpoint of before is still there to go on from."""
-    interrupted(5)
-    interrupted(5)  # one after the other, in the same step
+    in_step(5, control_c)
+    in_step(5, control_c)  # one after the other, in the same step
 
-    assert run(world, "--out", str(tmp_path)) == 130
+    assert run(world, "--out", str(tmp_path / "out")) == 130
     assert "at once" in capsys.readouterr().err.splitlines()[-1]
-    assert read_checkpoint(tmp_path / "checkpoint.pt")["step"] == 3
-
-
-def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
-    """A file that could not be written leaves the one before it, and no half of its own."""
-    path = tmp_path / "checkpoint.pt"
-    path.write_bytes(b"before")
-
-    def full(file: Any) -> None:
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        write_whole(path, full)
-    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("checkpoint.pt", b"before")]
+    assert json.loads((tmp_path / "out" / "checkpoint-3" / "trainer_state.json").read_text())["global_step"] == 3
 
 
 def test_too_large_an_adapter_is_refused_before_training(world: Path, tmp_path: Path) -> None:
@@ -765,39 +873,40 @@ def test_too_large_an_adapter_is_refused_before_training(world: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("kind", "values"),
+    "option",
     [
-        (Recipe, {"steps": 0}),
-        (Recipe, {"learning_rate": 0.0}),
-        (Recipe, {"dtype": "float8"}),
-        (Recipe, {"first_weight": 0.0}),
-        (Choice, {"min_chars": 9, "max_chars": 8}),
-        (Choice, {"held_out_share": 1.0}),
-        (Choice, {"per_package": 0}),
-        (Holes, {"lines": 1.1}),
-        (Holes, {"max_span": 0}),
-        (Shape, {"rank": 0}),
+        *("--steps 0", "--learning-rate 0", "--first-weight 0", "--held-out-share 1", "--per-package 0", "--lines 1.1"),
+        *("--max-span 0", "--rank 0", "--min-chars 900", "--minutes -1", "--dropout 1", "--warmup nan"),
+        "--held-out-share 0.5 --held-out-packages gamma",
     ],
-    ids=str,
 )
-def test_settings_that_cannot_be_are_refused(kind: Callable[..., object], values: dict[str, Any]) -> None:
-    """Each is an error of the argument, which names the option."""
-    with pytest.raises(InvalidArgumentError, match="--"):
-        kind(**values)
+def test_settings_that_cannot_be_are_refused(world: Path, tmp_path: Path, option: str) -> None:
+    """Each is an error that names the option, before anything is done."""
+    error = failure(world, "--out", str(tmp_path / "out"), *option.split(), quick=False)
+
+    assert option.split(maxsplit=1)[0] in str(error).replace("max-chars", "min-chars")
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_diverging_run_ends(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gradient that is no number ends training before it spoils the adapter."""
-    from evals.fim_finetune import training as fim_training
-
-    monkeypatch.setattr(fim_training, "batch_loss", lambda model, batch, **_: (_nan(model), 3))
-
-    assert "is nan" in str(failure(world, "--out", str(tmp_path)))
+@pytest.mark.parametrize("what", ["", "--out A --evaluate B", "--evaluate B --resume A"])
+def test_a_command_either_trains_or_measures(world: Path, what: str) -> None:
+    """It needs one of the two, and takes no more."""
+    assert "give --out FOLDER to train" in str(failure(world, *what.split(), quick=False))
 
 
-def _nan(model: Any) -> torch.Tensor:
-    weight: torch.Tensor = next(each for each in model.parameters() if each.requires_grad)
-    return weight.sum() * math.nan
+def test_an_unknown_option_is_refused(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So is a value that is none of an option's."""
+    with pytest.raises(SystemExit):
+        run(world, "--out", "never", "--dtype", "float8")
+    assert "float8" in capsys.readouterr().err
+
+
+def test_a_diverging_run_ends(world: Path, tmp_path: Path) -> None:
+    """A gradient that is no number ends training before a checkpoint has it."""
+    error = failure(world, "--out", str(tmp_path / "out"), "--learning-rate", "1e12")
+
+    assert "a lower --learning-rate" in str(error)
+    assert not (tmp_path / "out" / WEIGHTS).exists()
 
 
 def test_a_function_is_known_by_its_words() -> None:
