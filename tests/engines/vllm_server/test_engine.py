@@ -195,7 +195,7 @@ class Started:
 
 
 def test_bytes_by_name(stub: Stub) -> None:
-    """An address is a byte model: its rows and scores are those of the model, and completions are handed over."""
+    """An address is a byte model: its rows and scores are those of the model, and the server draws completions."""
     lm = ByteLM.from_pretrained(stub.address + "/v1/", engine="vllm-server", tokenizer=default_tokenizer())
     local = ByteLM(Started(stub.model, 0))
     completions = lm.sample_batch(["the ", "return n", "the "], max_bytes=9, seed=1)
