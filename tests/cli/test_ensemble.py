@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bytelm import ByteLM, Ensemble, TableLM
-from bytelm.cli import ensemble as ensemble_command
 from bytelm.cli import main as cli
+from bytelm.cli import options
 from tests.cli.test_main import Done, Run, Stdin
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer
 
@@ -43,7 +43,7 @@ def run(
         loaded.append(name)
         return lms[name]
 
-    monkeypatch.setattr(ensemble_command, "load", load)
+    monkeypatch.setattr(options, "load", load)
 
     def run_(*args: str, stdin: bytes | None = None) -> Done:
         monkeypatch.setattr(sys, "stdin", Stdin(stdin or b"", tty=stdin is None))

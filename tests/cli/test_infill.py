@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from bytelm import ByteLM, Completion, TableLM
-from bytelm.cli import infill as infill_command
+from bytelm import ByteLM, Completion, SamplingParams, TableLM
 from bytelm.cli import main as cli
+from bytelm.cli import options
 from bytelm.inference.scheduler import JobUsage
 from tests.cli.test_main import Done, Run, Stdin
 from tests.support.tiny import byte_bpe_tokenizer
@@ -29,7 +29,7 @@ class Writer:
         self.middle: bytes = b"urn x\n"
         self.asked: list[dict[str, Any]] = []
         self.breaks = False
-        self.token_lm = SimpleNamespace(context_length=None)
+        self.abilities = SimpleNamespace(context_length=None)
 
     def infill(self, prefix: bytes, suffix: bytes, *, n: int, **options: Any) -> Completion | list[Completion]:
         self.asked.append({"prefix": prefix, "suffix": suffix, **options})
@@ -54,7 +54,7 @@ def lm() -> Writer:
 @pytest.fixture
 def run(lm: Writer, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Run:
     """Run ``bytelm infill`` in this process, with the writer in place of the model that --model names."""
-    monkeypatch.setattr(infill_command, "load", lambda model, *_: lm)
+    monkeypatch.setattr(options, "load", lambda model, *_: lm)
 
     def run_(*args: str, stdin: bytes | None = None) -> Done:
         monkeypatch.setattr(sys, "stdin", Stdin(stdin or b"", tty=stdin is None))
@@ -103,12 +103,13 @@ def test_every_option_reaches_the_model(run: Run, lm: Writer, file: Path) -> Non
     run(str(file), "--at", "2:8", "--stop-at", "blank-line")
     run(str(file), "--at", "2:8")
 
-    drawn = {"seed": 7, "max_bytes": 40, "temperature": 0.7, "top_k": 9, "top_p": 0.8, "min_p": 0.05}
-    stops = [b"a", b"e", b"\n", b"\r\n"]
+    params = SamplingParams(
+        seed=7, max_bytes=40, temperature=0.7, top_k=9, top_p=0.8, min_p=0.05, stop=[b"a", b"e", b"\n", b"\r\n"]
+    )
     sides = {"prefix": BEFORE, "suffix": AFTER}
-    assert lm.asked[0] == {**sides, **drawn, "mode": "psm", "format": "starcoder", "stop": stops}
-    assert {b"\n\n", b"\r\n\r\n"} <= set(lm.asked[1]["stop"])
-    assert (lm.asked[2]["stop"], lm.asked[2]["mode"], lm.asked[2]["format"]) == ([], "auto", None)
+    assert lm.asked[0] == {**sides, "mode": "psm", "format": "starcoder", "params": params}
+    assert {b"\n\n", b"\r\n\r\n"} <= set(lm.asked[1]["params"].stops)
+    assert lm.asked[2] == {**sides, "mode": "auto", "format": None, "params": SamplingParams()}
 
 
 def test_as_json_and_several(run: Run, file: Path) -> None:
@@ -125,7 +126,7 @@ def test_a_model_is_asked_as_by_the_library(run: Run, file: Path, monkeypatch: p
     """Over a random model with the sentinels, what is printed is `infill`, piece by piece or whole."""
     tokenizer = byte_bpe_tokenizer(eos="<|endoftext|>", special=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"))
     toy = ByteLM(TableLM(tokenizer, seed=3, order=2))
-    monkeypatch.setattr(infill_command, "load", lambda model, *_: toy)
+    monkeypatch.setattr(options, "load", lambda model, *_: toy)
     rest = ["--seed", "5", "--max-bytes", "6"]
     expected = toy.infill(BEFORE, AFTER, seed=5, max_bytes=6)
     assert isinstance(expected, Completion)
@@ -191,7 +192,7 @@ def test_wrong_usage_exits_with_2(
     run: Run, file: Path, args: Sequence[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is wrong with the place or the options is told before the model is loaded, and changes nothing."""
-    monkeypatch.setattr(infill_command, "load", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(options, "load", lambda *_: pytest.fail("loaded"))
     names = {"FILE": str(file), "FOLDER": str(file.parent)}
 
     done = run(*(names.get(arg, arg) for arg in args), stdin=b"")
@@ -251,7 +252,7 @@ def test_a_text_too_long_is_shown_in_part(run: Run, lm: Writer, file: Path) -> N
 
     given = run(str(file), *rest, "--window", "45")
     whole = run(str(file), *rest, "--window", "10000")
-    lm.token_lm.context_length = 45 + 6 + 32
+    lm.abilities.context_length = 45 + 6 + 32
     default = run(str(file), *rest)
     left = run(str(file), *rest, "--window", "21", "--mode", "left")
 
@@ -344,7 +345,7 @@ def test_a_character_cut_short_is_not_inserted(run: Run, lm: Writer, file: Path)
 def test_a_read_only_file_is_told_before_the_model_runs(run: Run, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line of error, exit code 1, and the file is as it was."""
     file.chmod(0o444)
-    monkeypatch.setattr(infill_command, "load", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(options, "load", lambda *_: pytest.fail("loaded"))
 
     done = run(str(file), "--at", "2:8", "--in-place")
 
@@ -389,7 +390,7 @@ def test_an_interruption_leaves_the_file(more: list[str], run: Run, lm: Writer, 
 def test_a_model_without_the_tokens_offers_left(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that was not made for it is one line of error that says what works."""
     plain = ByteLM(TableLM(byte_bpe_tokenizer(vocab_size=311), seed=3, order=2))
-    monkeypatch.setattr(infill_command, "load", lambda model, *_: plain)
+    monkeypatch.setattr(options, "load", lambda model, *_: plain)
 
     done = run("--prefix", "the ", "--suffix", "b")
     left = run("--prefix", "the ", "--suffix", "b", "--mode", "left", "--seed", "1", "--max-bytes", "4")
@@ -402,7 +403,7 @@ def test_a_model_without_the_tokens_offers_left(run: Run, monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_the_real_model_completes_a_file(fim: ByteLM, run: Run, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On demo-fim the word at the cursor is completed in place; with CRLF nothing else of the file changes."""
-    monkeypatch.setattr(infill_command, "load", lambda model, *_: fim)
+    monkeypatch.setattr(options, "load", lambda model, *_: fim)
     content = b"def add(a, b):\r\n    ret\r\n\r\nprint(add(1, 2))"
     file.write_bytes(content)
 

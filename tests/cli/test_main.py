@@ -56,7 +56,7 @@ def lm() -> ByteLM:
 @pytest.fixture
 def run(lm: ByteLM, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Done]:
     """Run ``bytelm`` in this process, with the toy model in place of the one that --model names."""
-    monkeypatch.setattr(cli, "load", lambda model, *_: lm)
+    monkeypatch.setattr(options, "load", lambda model, *_: lm)
 
     def run_(*args: str, stdin: bytes | None = None) -> Done:
         monkeypatch.setattr(sys, "stdin", Stdin(stdin or b"", tty=stdin is None))
@@ -230,7 +230,7 @@ def test_demo_compares_at_a_cursor_too(
         asked.append(given)
         return []
 
-    monkeypatch.setattr(cli, "load", lambda model, *_: model)
+    monkeypatch.setattr(options, "load", lambda model, *_: model)
     monkeypatch.setattr(cli, "compare", compare)
     monkeypatch.setattr(cli, "show_comparison", lambda prompt, outcomes, *, suffix: f"{prompt!r} {suffix!r}")
 
@@ -311,7 +311,7 @@ def test_an_interrupt_exits_with_130(run: Run, monkeypatch: pytest.MonkeyPatch) 
     def interrupted(*args: Any) -> ByteLM:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "load", interrupted)
+    monkeypatch.setattr(options, "load", interrupted)
 
     assert run("next", "a").code == 130
 
@@ -372,7 +372,7 @@ def test_a_model_error_names_its_cause(run: Run, monkeypatch: pytest.MonkeyPatch
     def broken(*args: Any) -> ByteLM:
         raise ModelError("the file is damaged:\n  fetch it again")
 
-    monkeypatch.setattr(cli, "load", broken)
+    monkeypatch.setattr(options, "load", broken)
 
     assert run("next", "a") == Done(1, "", "bytelm: the file is damaged: fetch it again\n")
 
@@ -398,7 +398,7 @@ def test_the_page_of_the_commands_is_their_help() -> None:
 @pytest.mark.slow
 def test_the_command_completes_the_word(smollm2: ByteLM, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """On the real model the main job's bytes are "urn n" and its tokens' are not."""
-    monkeypatch.setattr(cli, "load", lambda model, *_: smollm2)
+    monkeypatch.setattr(options, "load", lambda model, *_: smollm2)
     with pytest.raises(SystemExit):
         cli.main(["demo", "--max-bytes", "5", "--json"])
 
