@@ -27,7 +27,7 @@ class UnsupportedTokenizerError(BytelmError):
 
 
 class VocabularyMismatchError(BytelmError):
-    """The tokenizer and the model are not of one another: ids that the model has no column for."""
+    """The tokenizer does not match the model: it has ids that the model has no column for."""
 
 
 class UnreachablePrefixError(BytelmError, ValueError):
