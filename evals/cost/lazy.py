@@ -121,7 +121,7 @@ def lazy_place(lm: Any, prompt: str) -> tuple[bytes, Any]:
     """
     state = lm.state(prompt)
     state.next_byte_logprobs()
-    frontier, text = state.frontier, prompt.encode()
+    frontier, text = state.place, prompt.encode()
     frontier.store = None
     found, nearest = (text, frontier), 1.0
     for byte in lm.sample(prompt, temperature=0.0, max_bytes=AHEAD).bytes:

@@ -248,14 +248,17 @@ def draw(tasks: Sequence[Task], filler: Filler, settings: Settings, options: arg
         for task in tasks:
             yield line_of(task, filler, settings)
         return
+    # By this name workers find it: theirs is another __main__.
+    from evals.fim import __main__ as program  # noqa: PLW0406
+
     spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with ProcessPoolExecutor(options.workers, spawn, _begin, (options, settings)) as pool:
+    with ProcessPoolExecutor(options.workers, spawn, program.begin_worker, (options, settings)) as pool:
         waiting: set[Future[Line]] = set()
         queue = iter(tasks)
         try:
             while True:
                 ready = islice(queue, 2 * options.workers - len(waiting))
-                waiting |= {pool.submit(_work, task) for task in ready}
+                waiting |= {pool.submit(program.work, task) for task in ready}
                 if not waiting:
                     return
                 finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -268,11 +271,13 @@ def draw(tasks: Sequence[Task], filler: Filler, settings: Settings, options: arg
 _worker: list[Any] = []
 
 
-def _begin(options: argparse.Namespace, settings: Settings) -> None:
+def begin_worker(options: argparse.Namespace, settings: Settings) -> None:
+    """Load what a worker draws with."""
     _worker[:] = [_open(options), settings]
 
 
-def _work(task: Task) -> Line:
+def work(task: Task) -> Line:
+    """A worker's sample."""
     return line_of(task, *_worker)
 
 
