@@ -149,7 +149,7 @@ def check_mass(subject: Subject, text: str) -> None:
         for node in cover.nodes:
             ids = tuple(node.token_ids)
             masses = cover.masses(node, subject.in_byte_order(ids))
-            joint += subject.weight(ids) * masses.next
+            joint += subject.weight(ids) * masses
             if not cover.leftover(node) or not n:
                 # Tokens are left, ended by the end of text, or lost. At the empty prefix the hidden space may be a token.
                 low, high, mask = cover.viable(node)

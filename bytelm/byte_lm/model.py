@@ -24,7 +24,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
 
 from bytelm.arguments import Text, eot_ids_of
 from bytelm.byte_lm.fingerprint import digest_of_model, digest_of_vocab
@@ -35,7 +34,6 @@ from bytelm.cover.prefix import Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
 from bytelm.fim import FIMFormat, Mode, check_mode, declared, end_ids, find_format, infill_prompt
 from bytelm.inference.frontier import Frontier
-from bytelm.inference.lazy import full_row
 from bytelm.inference.rows import RowReader, RowStore
 from bytelm.inference.scheduler import Outcome, Scheduler, Step, on
 from bytelm.inference.scoring import SPARE, CoverItem, cover_items, in_turn, text_logprob, token_ends, windows
@@ -44,7 +42,6 @@ from bytelm.sampling.byte_model import ByteModel
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.engine_batch import completions
 from bytelm.sampling.engine_draws import EngineDrawing, EngineDraws
-from bytelm.sampling.generation import ModelGeneration
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import ModelPlace
 from bytelm.symbols import character_from
@@ -52,7 +49,7 @@ from bytelm.token_lm import Abilities, TokenLM, abilities_of
 from bytelm.tokenizer.viability.viability import Viability
 
 
-class ByteLM(ByteModel[Prompt, Frontier]):
+class ByteLM(ByteModel[Prompt, ModelPlace]):
     """An exact language model over bytes, from any tokenized causal language model.
 
     Args:
@@ -223,21 +220,10 @@ class ByteLM(ByteModel[Prompt, Frontier]):
         *before, last = start(self)
         return [*before, self.bytes_of(last) + text]
 
-    def place(self, prompt: Prompt, *, keep: bool = False) -> Frontier:  # noqa: D102
+    def place(self, prompt: Prompt, *, keep: bool = False) -> ModelPlace:  # noqa: D102
         store = self._store if keep else None
-        return Frontier(self._cover(prompt), context=prompt.context, reader=self._reader, store=store)
-
-    def member_place(self, prompt: Prompt, *, keep: bool = False) -> ModelPlace:  # noqa: D102
-        return ModelPlace(self.place(prompt, keep=keep), self.token_lm)
-
-    def row(self, place: Frontier, *, tol: float = 0.0) -> Step[tuple[Float64[np.ndarray, "257"], float]]:  # noqa: D102
-        return full_row(place, tol=tol)
-
-    def generation(  # noqa: D102
-        self, place: Frontier, prompt: Prompt, params: SamplingParams, random: np.random.Generator
-    ) -> ModelGeneration:
-        del prompt
-        return ModelGeneration(place, params, random)
+        frontier = Frontier(self._cover(prompt), context=prompt.context, reader=self._reader, store=store)
+        return ModelPlace(frontier, self.token_lm)
 
     def scored(  # noqa: D102
         self, prompt: Prompt, text: bytes, *, eot: bool = False, stride: int | None = None, strict: bool = True
@@ -287,9 +273,6 @@ class ByteLM(ByteModel[Prompt, Frontier]):
         cut = ends[len(ends) - room - 1] if room > 0 else len(prompt.text)
         return min(character_from(prompt.text, cut), len(prompt.text))
 
-    def room(self, place: Frontier) -> float:  # noqa: D102
-        return ModelPlace(place, self.token_lm).room()
-
     def infilling(  # noqa: D102
         self,
         sides: Sequence[tuple[Text, Text]],
@@ -323,7 +306,7 @@ class ByteLM(ByteModel[Prompt, Frontier]):
             )
         at_once = self.abilities.asks_each_step  # others wait for a call to end
 
-        def run(places: Sequence[tuple[Frontier, np.random.Generator]]) -> Iterator[Outcome[Completion]]:
+        def run(places: Sequence[tuple[ModelPlace, np.random.Generator]]) -> Iterator[Outcome[Completion]]:
             items = [EngineDraws(place, self.viability, params, random, at_once=at_once) for place, random in places]
             return completions(items, drawer, self.scheduler, progress=progress)
 

@@ -34,9 +34,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 
-from bytelm.cover.nodes import Masses
 from bytelm.cover.nodes import Node as AnyNode
 from bytelm.errors import UnreachablePrefixError
 
@@ -239,8 +238,8 @@ class Cover:
                 return entry
         raise KeyError(node)
 
-    def masses(self, node: AnyNode, probs: Float[np.ndarray, " tokens"]) -> Masses:
-        """Sum a node's next-token probabilities by the byte that follows the leftover.
+    def masses(self, node: AnyNode, probs: Float[np.ndarray, " tokens"]) -> Float64[np.ndarray, "256"]:
+        """For each byte b, the mass of the viable tokens that begin with a node's leftover followed by b.
 
         Args:
             node: One of `nodes`.
@@ -255,7 +254,7 @@ class Cover:
         values, starts = prefix_index.split(longer, hi, depth)
         if len(values):
             following[values] = np.add.reduceat(weights, starts - lo, dtype=np.float64)
-        return Masses(following)
+        return following
 
 
 def _entry(node: Node, viability: Viability) -> _Entry:

@@ -9,7 +9,6 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -34,17 +33,6 @@ class Node(Protocol):
     def token_ids(self) -> tuple[int, ...]: ...  # noqa: D102
 
 
-@dataclass(frozen=True, slots=True)
-class Masses:
-    """What a node's next-token distribution says about the bytes to come.
-
-    Attributes:
-        next: For each byte b, the mass of the viable tokens that begin with the leftover followed by b.
-    """
-
-    next: Float64[np.ndarray, "256"]
-
-
 @runtime_checkable
 class Cover(Protocol):
     """The boundary nodes of a byte prefix. See cover.py for each member."""
@@ -57,7 +45,7 @@ class Cover(Protocol):
     def prefix(self) -> bytes: ...  # noqa: D102
     def advance(self, data: bytes) -> Cover: ...  # noqa: D102
     def leftover(self, node: Node) -> bytes: ...  # noqa: D102
-    def masses(self, node: Node, probs: Float[np.ndarray, " tokens"]) -> Masses: ...  # noqa: D102
+    def masses(self, node: Node, probs: Float[np.ndarray, " tokens"]) -> Float64[np.ndarray, "256"]: ...  # noqa: D102
     def viable(self, node: Node) -> tuple[int, int, Bool[np.ndarray, " n"]]: ...  # noqa: D102
     def follows(self, node: Node, token_id: int) -> bytes: ...  # noqa: D102
 

@@ -5,8 +5,8 @@ r"""Ensemble: several byte models as one, whatever their vocabularies.
     >>> Ensemble(lms, weights=[0.7, 0.3]).sample("Once upon a ti", seed=1).text  # doctest: +SKIP
 
 Rules
-    This file puts the parts together: combine.py has the formulas, place.py what is known at a place, draw.py
-    draws, scoring.py scores.
+    This file puts the parts together: combine.py has the formulas, place.py what is known at a place and how bytes are
+    drawn there, scoring.py scores.
     A member is any `ByteModel`: a `ByteLM`, an `Ensemble`, or one of yours. Members may run on different engines and
     devices: what a round needs is one call of each engine, and members on the same engine share it.
     All members read and write the same bytes. What stands in front of them is each member's own: its BOS, or with
@@ -37,8 +37,6 @@ from bytelm.arguments import Text, bytes_of
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompts, check_neighbours
 from bytelm.ensemble.attribution import Attribution, attribution
 from bytelm.ensemble.combine import Combine, Weights, WeightsAt, check_combine, weights_of
-from bytelm.ensemble.draw import ensemble_row
-from bytelm.ensemble.generation import EnsembleGeneration
 from bytelm.ensemble.likelihoods import Likelihoods
 from bytelm.ensemble.place import Combination, EnsemblePlace
 from bytelm.ensemble.scoring import EnsembleScoring
@@ -48,7 +46,6 @@ from bytelm.fim import FIMFormat, Mode
 from bytelm.inference.scheduler import Scheduler, Step, blamed, together
 from bytelm.inference.text_scoring import WINDOW
 from bytelm.sampling.byte_model import ByteModel
-from bytelm.sampling.params import SamplingParams
 from bytelm.token_lm import TokenLM
 
 T = TypeVar("T")
@@ -175,22 +172,9 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
 
     def place(self, prompt: EnsemblePrompt, *, keep: bool = False) -> EnsemblePlace:  # noqa: D102
         owns = [own.extended(prompt.text) for own in prompt.members]
-        places = self._each(lambda member, own: member.member_place(own, keep=keep), owns)
+        places = self._each(lambda member, own: member.place(own, keep=keep), owns)
         combination = Combination(self.combine, self.weights, self._likelihoods, prompt.members)
-        return EnsemblePlace(places, combination, prompt.text)
-
-    def member_place(self, prompt: EnsemblePrompt, *, keep: bool = False) -> EnsemblePlace:  # noqa: D102
-        return self.place(prompt, keep=keep)
-
-    def row(  # noqa: D102
-        self, place: EnsemblePlace, *, tol: float = 0.0
-    ) -> Step[tuple[Float64[np.ndarray, "257"], float]]:
-        return ensemble_row(place, tol=tol)
-
-    def generation(  # noqa: D102
-        self, place: EnsemblePlace, prompt: EnsemblePrompt, params: SamplingParams, random: np.random.Generator
-    ) -> EnsembleGeneration:
-        return EnsembleGeneration(place, params, random, lambda text, eot: self.scored(prompt, text, eot=eot))
+        return EnsemblePlace(dict(enumerate(places)), combination, prompt.text)
 
     def scored(  # noqa: D102
         self, prompt: EnsemblePrompt, text: bytes, *, eot: bool = False, stride: int | None = None, strict: bool = True
@@ -228,9 +212,6 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
             cut = member.overflow(own.extended(prompt.text), extra, tokens=tokens)
             cuts.append(min(max(cut - len(own.text), 0), len(prompt.text)))
         return max(cuts)
-
-    def room(self, place: EnsemblePlace) -> float:  # noqa: D102
-        return place.room()
 
     def infilling(  # noqa: D102
         self,

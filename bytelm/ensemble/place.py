@@ -5,6 +5,16 @@ Setting
     needs of them are masses relative to where their text began, its `zeros`. The mass of the ensemble itself is a sum
     over its members' masses in bayes with fixed weights, and otherwise a product of its rows, the `chain`.
 
+Lazy evaluation
+    Bounds on the members' rows make bounds on the ensemble's, and sampling/bounds.py does the rest: greedy and filtered
+    draws, products and bayes (where the envelopes of the members, each in proportion to its posterior, are summed)
+    evaluate one member at a time, the one that leaves most open, until the draw is certain.
+    A *plain* draw from a mixture, at temperature 1 without filters, first draws the member: the uniform number u falls
+    into the share wᵢ of one, and where in it u falls is a uniform number again, by which that member alone is asked for
+    a symbol. With probability pᵢ(b) it says b, so b comes with Σ wᵢ pᵢ(b); with the probability of its leak it says
+    nothing. Then a symbol is drawn from the whole row over its sum, by another number: P(b) = p(b) + leak · p(b) / (1 −
+    leak) = p(b) / (1 − leak), the row that the sampler draws from.
+
 Does not
     Combine in bayes what is known in part of a member whose mass is a chain: in such an ensemble every row is evaluated
     in full.
@@ -13,7 +23,8 @@ Does not
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +34,11 @@ from jaxtyping import Float64, Int64
 from bytelm.ensemble import combine
 from bytelm.ensemble.combine import Combine, WeightsAt
 from bytelm.ensemble.likelihoods import Likelihoods
-from bytelm.errors import ModelError
+from bytelm.errors import ModelError, UnreachablePrefixError
 from bytelm.inference.envelope import Bounds, Envelope, conditional
 from bytelm.inference.scheduler import Step, together
 from bytelm.lemma import log_sum
+from bytelm.sampling.filters import Filters
 from bytelm.sampling.place import NOTHING, Place
 from bytelm.symbols import EOT, SYMBOLS
 
@@ -52,23 +64,28 @@ class EnsemblePlace(Place):
     """Several byte models at one place in a text, as one.
 
     Args:
-        members: Their places.
+        members: The places of those that can spell the text, by their numbers.
         combination: How they are combined.
         text: What they have written together so far, or were given together.
         zeros: For bayes: the mass of each member where the text began.
         chain: ln P of what was written since the first evaluation, as a sum over its rows; None if it is not known.
     """
 
+    silent = (
+        "the ensemble gives no byte and no end of text any probability: its members give the text probability 0, or "
+        "rule out all that the others allow"
+    )
+
     def __init__(
         self,
-        members: Sequence[Place],
+        members: Mapping[int, Place],
         combination: Combination,
         text: bytes,
         *,
         zeros: tuple[float, ...] | None = None,
         chain: float | None = 0.0,
     ) -> None:
-        self.members = tuple(members)
+        self.members = dict(members)
         self.combination = combination
         self.prefix = text
         self.weights = combine.weights_at(combination.weights, text)
@@ -76,10 +93,10 @@ class EnsemblePlace(Place):
         self.chain = chain
         self.bayes = combination.combine == "bayes"
         self.chained = not self.bayes or callable(combination.weights)
-        self.lazy = all(member.lazy and not (self.bayes and member.chained) for member in self.members)
+        self.lazy = all(member.lazy and not (self.bayes and member.chained) for member in members.values())
 
     def _asked(self) -> list[tuple[int, Place]]:
-        return [(i, member) for i, member in enumerate(self.members) if self.weights[i] != 0]
+        return [(i, member) for i, member in self.members.items() if self.weights[i] != 0]
 
     @property
     def complete(self) -> bool:  # noqa: D102 - as in `Place`
@@ -89,33 +106,35 @@ class EnsemblePlace(Place):
         chain = None
         if self.chained and self.chain is not None and len(data) == 1 and self.complete:
             chain = self.chain + float(self.row()[data[0]])
-        members = tuple(member.advance(data) for member in self.members)
-        lost = any(member.lost_mass for member in members)
-        return EnsemblePlace(
-            members, self.combination, self.prefix + data, zeros=None if lost else self.zeros, chain=chain
-        )
+        members: dict[int, Place] = {}
+        for i, member in self.members.items():
+            with suppress(UnreachablePrefixError):
+                members[i] = member.advance(data)
+        lost = any(member.lost_mass for member in members.values())
+        zeros = None if lost else self.zeros
+        return EnsemblePlace(members, self.combination, self.prefix + data, zeros=zeros, chain=chain)
 
     @property
     def lost_mass(self) -> bool:  # noqa: D102 - as in `Place`
         return self.chain is None if self.chained else self.zeros is None
 
     def copy(self) -> EnsemblePlace:  # noqa: D102 - as in `Place`
-        return self._with(tuple(member.copy() for member in self.members))
+        return self._with({i: member.copy() for i, member in self.members.items()})
 
     def bare(self) -> EnsemblePlace:  # noqa: D102 - as in `Place`
-        return self._with(tuple(member.bare() for member in self.members))
+        return self._with({i: member.bare() for i, member in self.members.items()})
 
-    def _with(self, members: tuple[Place, ...]) -> EnsemblePlace:
+    def _with(self, members: Mapping[int, Place]) -> EnsemblePlace:
         return EnsemblePlace(members, self.combination, self.prefix, zeros=self.zeros, chain=self.chain)
 
     def begin(self) -> Step[None]:  # noqa: D102 - as in `Place`
         # Weights that depend on the text may ask a member later: its likelihood counts from here all the same.
-        asked = list(enumerate(self.members)) if self.bayes and callable(self.combination.weights) else self._asked()
+        asked = list(self.members.items()) if self.bayes and callable(self.combination.weights) else self._asked()
         yield from together([member.begin() for _, member in asked])
         if self.chain is None:
             self.chain = 0.0
         if self.bayes and self.zeros is None:
-            zeros = [0.0] * len(self.members)
+            zeros = [0.0] * len(self.weights)
             spoken: list[float] = [0.0] * len(asked)
             if self.prefix:
                 likelihoods, prompts = self.combination.likelihoods, self.combination.prompts
@@ -152,21 +171,37 @@ class EnsemblePlace(Place):
         edges = np.cumsum(self.weights)
         last = int(np.flatnonzero(self.weights)[-1])
         drawn = np.minimum(np.searchsorted(edges, uniforms, side="right"), last)
-        for i in np.unique(drawn).tolist():
+        for i in sorted(self.members.keys() & drawn.tolist()):
             own = drawn == i
             within = (uniforms[own] - (edges[i] - self.weights[i])) / self.weights[i]
             symbols[own] = yield from self.members[i].symbols(np.clip(within, 0.0, math.nextafter(1.0, 0.0)))
+        return symbols
+
+    def draw(
+        self, filters: Filters, uniforms: Float64[np.ndarray, " n"], random: np.random.Generator
+    ) -> Step[Int64[np.ndarray, " n"]]:
+        """As in `Place`. A plain draw from a mixture draws the member first; what falls on its leak is drawn anew."""
+        if not self.lazy:
+            yield from self.evaluate_all()
+        if not (filters.plain and self.combination.combine == "mixture"):
+            return (yield from super().draw(filters, uniforms, random))
+        symbols = yield from self.symbols(uniforms)
+        lost = symbols < 0
+        if lost.any():
+            yield from self.evaluate_all()
+            symbols[lost] = yield from super().draw(filters, random.random(int(lost.sum())), random)
         return symbols
 
     # ---- what is known
 
     def likelihoods(self, *, most: bool = False) -> Float64[np.ndarray, " members"]:
         """Ln P of the text so far, for each member in bayes; 0 elsewhere."""
-        likelihoods = np.zeros(len(self.members))
-        if self.bayes and self.zeros is not None:
-            for i, member in self._asked():
-                mass = member.mass()[most]
-                likelihoods[i] = mass - self.zeros[i] if mass > -math.inf else -math.inf
+        if not self.bayes or self.zeros is None:
+            return np.zeros(len(self.weights))
+        likelihoods = np.full(len(self.weights), -np.inf)
+        for i, member in self._asked():
+            mass = member.mass()[most]
+            likelihoods[i] = mass - self.zeros[i] if mass > -math.inf else -math.inf
         return likelihoods
 
     def log_shares(self) -> Float64[np.ndarray, " members"]:
@@ -185,7 +220,8 @@ class EnsemblePlace(Place):
 
     def measured(self, *, end: bool) -> Step[float]:  # noqa: D102 - as in `Place`
         if self.chained or not self.lazy or self.zeros is None:
-            yield from self.evaluate_all()
+            if end or not self.chained or self.chain is None:
+                yield from self.evaluate_all()
             return self.mass()[0] + (float(self.row()[EOT]) if end else 0.0)
         asked = self._asked()
         masses = yield from together([member.measured(end=end) for _, member in asked])
@@ -196,16 +232,33 @@ class EnsemblePlace(Place):
         )
 
     def row(self) -> Float64[np.ndarray, "257"]:  # noqa: D102 - as in `Place`
-        rows = np.full((len(self.members), SYMBOLS), -np.inf)
+        rows = np.full((len(self.weights), SYMBOLS), -np.inf)
         for i, member in self._asked():
             rows[i] = member.row()
         return combine.combined(self.combination.combine, self.weights, rows, self.likelihoods())
+
+    def full_row(self, *, tol: float = 0.0) -> Step[tuple[Float64[np.ndarray, "257"], float]]:
+        """As in `Place`. With ``tol`` above 0 the row holds what each symbol has for certain."""
+        bound = 0.0
+        if tol == 0:
+            yield from self.evaluate_all()
+        elif self.bayes and self.zeros is None:
+            yield from self.begin()
+        while not self.complete and (bound := self.bounds().rest) > tol:
+            yield from self.evaluate()
+        if not self.complete:
+            with np.errstate(divide="ignore"):
+                return np.log(self.bounds().low), bound
+        row = self.row()
+        if np.isneginf(row).all():
+            raise ModelError(f"after {self.prefix[-40:]!r} {self.silent}")
+        return row, 0.0
 
     def envelope(self) -> tuple[float, Envelope]:  # noqa: D102 - as in `Place`
         if not self.bayes:
             if self.combination.combine == "product":
                 return self.chain or 0.0, combine.product_envelope(
-                    self.weights, [self._bounds(i) for i in range(len(self.members))]
+                    self.weights, [self._bounds(i) for i in range(len(self.weights))]
                 )
             return self.chain or 0.0, self.bounds().envelope()
         parts = []
@@ -230,7 +283,7 @@ class EnsemblePlace(Place):
             return Bounds(probs, probs, 0.0)
         match self.combination.combine:
             case "mixture":
-                return combine.mixed(self.weights, [self._bounds(i) for i in range(len(self.members))])
+                return combine.mixed(self.weights, [self._bounds(i) for i in range(len(self.weights))])
             case "product":
                 return combine.normalised(self.envelope()[1])
             case "bayes":
@@ -240,10 +293,10 @@ class EnsemblePlace(Place):
                 return conditional(envelope, math.exp(least - scale), math.exp(most - scale))
 
     def _bounds(self, i: int) -> Bounds:
-        return self.members[i].bounds() if self.weights[i] != 0 else NOTHING
+        return self.members[i].bounds() if i in self.members and self.weights[i] != 0 else NOTHING
 
     def room(self) -> float:  # noqa: D102
-        return min(member.room() for member in self.members)
+        return min((member.room() for member in self.members.values()), default=math.inf)
 
 
 def _some(envelope: Envelope) -> bool:

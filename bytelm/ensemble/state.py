@@ -19,8 +19,10 @@ class EnsembleState(ByteState[EnsemblePlace]):
     def member_logprobs(self) -> Float64[np.ndarray, "members 257"]:
         """Each member's own row; −∞ throughout for one that cannot spell the text, NaN for one of weight 0."""
         self._model.answer(self.place.evaluate_all())
-        unknown = np.full(SYMBOLS, np.nan)
-        return np.stack([member.row() if member.complete else unknown for member in self.place.members])
+        rows = np.full((len(self.place.weights), SYMBOLS), -np.inf)
+        for i, member in self.place.members.items():
+            rows[i] = member.row() if member.complete else np.nan
+        return rows
 
     def weights(self) -> Float64[np.ndarray, "members"]:
         """What each member's row counts for here: its weight, or in bayes its posterior weight."""

@@ -31,7 +31,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
-from bytelm.cover.nodes import Cover, Masses, Node, common_ancestor, path_down
+from bytelm.cover.nodes import Cover, Node, common_ancestor, path_down
 from bytelm.errors import ModelError
 from bytelm.inference.envelope import Envelope
 from bytelm.inference.rows import Row, RowReader, RowStore
@@ -82,7 +82,7 @@ class Frontier:
             weights = {common_ancestor(self.nodes) if anchor is None else anchor: 0.0}
         self.weights = dict(weights)
         self._rows = {} if rows is None else dict(rows)
-        self._masses: dict[Node, Masses] = {}
+        self._masses: dict[Node, Float64[np.ndarray, "256"]] = {}
         self._reach: dict[Node, Bool[np.ndarray, "257"]] = {}
         self._front: dict[Node, list[Node]] = {}
         if settled:
@@ -173,7 +173,7 @@ class Frontier:
         """Whether every node of any mass is evaluated."""
         return not self._front
 
-    def _flow(self, node: Node, row: Row) -> Masses:
+    def _flow(self, node: Node, row: Row) -> Float64[np.ndarray, "256"]:
         masses = self._masses.get(node)
         if masses is None:
             lo, hi, _ = self.cover.viable(node)
@@ -196,7 +196,7 @@ class Frontier:
             if not self.cover.leftover(node):
                 shares[node] = log_weight
             elif log_weight > -math.inf and (row := self._rows.get(node)) is not None:
-                mass = float(self._flow(node, row).next.sum())
+                mass = float(self._flow(node, row).sum())
                 shares[node] = log_weight + math.log(mass) if mass > 0 else -math.inf
         return shares
 
@@ -253,13 +253,13 @@ class Frontier:
                 continue
             weight = math.exp(log_weight - scale)
             if node in alive:
-                known[:256] += weight * self._flow(node, row).next
+                known[:256] += weight * self._flow(node, row)
             if node in ending:
                 known[EOT] += weight * row.eot
         return scale, known
 
-    def envelope(self) -> Envelope:
-        """K, and what can come on top of it for each symbol."""
+    def envelope(self) -> tuple[float, Envelope]:
+        """A log-scale, and in multiples of its exponential K and what can come on top of it for each symbol."""
         scale, known = self.known()
         extra, elsewhere, unknown = np.zeros(SYMBOLS), np.zeros(SYMBOLS), 0.0
         for top, nodes in self._front.items():
@@ -268,7 +268,7 @@ class Frontier:
             unknown += weight
             extra += weight * reach
             elsewhere += weight * (reach.sum() > reach)
-        return Envelope(known, extra, elsewhere, unknown)
+        return scale, Envelope(known, extra, elsewhere, unknown)
 
     def _reached(self, nodes: Iterable[Node]) -> Bool[np.ndarray, "257"]:
         """The symbols that some of these nodes can come to next."""
@@ -277,7 +277,7 @@ class Frontier:
             if node not in self._reach:
                 reach = np.ones(SYMBOLS, np.bool_)
                 if self.cover.leftover(node):
-                    reach[:256] = self.cover.masses(node, self.reader.everything).next > 0
+                    reach[:256] = self.cover.masses(node, self.reader.everything) > 0
                     reach[EOT] = False
                 self._reach[node] = reach
             reached |= self._reach[node]
@@ -285,15 +285,8 @@ class Frontier:
 
     def log_most(self) -> float:
         """Logarithm of what P(x) is at most, relative to the anchor: no masses over the whole vocabulary are summed."""
-        most = [self.weights[top] for top in self._front]
-        for node in self.nodes:
-            log_weight = self.weights.get(node, -math.inf)
-            if log_weight > -math.inf and (row := self._rows.get(node)) is not None:
-                if self.cover.leftover(node):
-                    mass = float(self._flow(node, row).next.sum())
-                    log_weight += math.log(mass) if mass > 0 else -math.inf
-                most.append(log_weight)
-        return log_sum(most)
+        evaluated = (share for node, share in self.log_shares().items() if node in self._rows)
+        return log_sum([*(self.weights[top] for top in self._front), *evaluated])
 
     # ---- what is asked for, and told
 

@@ -25,10 +25,10 @@ from bytelm.inference.scheduler import Request, Step
 NEGLIGIBLE: Final = 1e-12
 
 
-def evaluate(frontier: Frontier, nodes: Sequence[Node], done: float = 0.0) -> Step[None]:
+def evaluate(frontier: Frontier, nodes: Sequence[Node]) -> Step[None]:
     """Ask for the rows after some nodes."""
     if nodes:
-        rows = yield Request(frontier.sequences(nodes), done)
+        rows = yield Request(frontier.sequences(nodes))
         frontier.learn(nodes, rows)
 
 
@@ -74,4 +74,4 @@ def settled_log_mass(frontier: Frontier, *, ended: bool) -> Step[float]:
         nodes = frontier.missing(purpose=purpose)
         if not nodes or frontier.log_bound(purpose) < log_mass + math.log(NEGLIGIBLE):
             return log_mass
-        yield from evaluate(frontier, nodes, 1.0)
+        yield from evaluate(frontier, nodes)

@@ -14,11 +14,11 @@ Cost
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
+from cachetools import LRUCache
 from jaxtyping import Float, Float64, Int32, Int64
 
 from bytelm.errors import VocabularyMismatchError
@@ -163,29 +163,13 @@ def too_small(row: Float[np.ndarray, " n"]) -> bool:
     return bool(row.min(initial=0.0, where=row > -np.inf) < LEAST_LOGPROB)
 
 
-class RowStore:
+class RowStore(LRUCache[object, Row]):
     """Rows by node, the least recently used evicted when they exceed a number of bytes."""
 
     def __init__(self, max_bytes: int = STORE_BYTES) -> None:
-        self.max_bytes = max_bytes
-        self._rows: OrderedDict[object, Row] = OrderedDict()
-        self._bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def get(self, node: object) -> Row | None:
-        """The row of a node, if it is still here."""
-        row = self._rows.get(node)
-        if row is not None:
-            self._rows.move_to_end(node)
-        return row
+        super().__init__(max_bytes, getsizeof=lambda row: row.nbytes)
 
     def put(self, node: object, row: Row) -> None:
-        """Keep a row; older ones make room."""
-        if node not in self._rows:
-            self._bytes += row.nbytes
-        self._rows[node] = row
-        self._rows.move_to_end(node)
-        while self._bytes > self.max_bytes and self._rows:
-            self._bytes -= self._rows.popitem(last=False)[1].nbytes
+        """Keep a row, where one fits; older ones make room."""
+        if row.nbytes <= self.maxsize:
+            self[node] = row

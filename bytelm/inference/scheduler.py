@@ -23,9 +23,9 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -33,9 +33,6 @@ from jaxtyping import Float
 from bytelm.errors import BytelmError
 from bytelm.progress import Bar
 from bytelm.token_lm import TokenLM, Usage, abilities_of, checked_rows
-
-if TYPE_CHECKING:
-    pass
 
 CALL_BYTES: Final = 64 * 2**20
 MAX_JOBS: Final = 64
@@ -121,8 +118,8 @@ def close_all(running: Jobs[Any]) -> None:
     running.clear()
 
 
-def on(token_lm: TokenLM, step: Step[T]) -> Step[T]:
-    """The same step, whose requests say that they are for this engine."""
+def changed(step: Step[T], change: Callable[[Request], Request]) -> Step[T]:
+    """The same step, whose requests are what a function makes of them."""
     rows = None
     while True:
         try:
@@ -130,7 +127,12 @@ def on(token_lm: TokenLM, step: Step[T]) -> Step[T]:
         except StopIteration as end:
             result: T = end.value
             return result
-        rows = yield replace(request, engines=(token_lm,) * len(request.sequences))
+        rows = yield change(request)
+
+
+def on(token_lm: TokenLM, step: Step[T]) -> Step[T]:
+    """The same step, whose requests say that they are for this engine."""
+    return changed(step, lambda request: replace(request, engines=(token_lm,) * len(request.sequences)))
 
 
 def together(steps: Sequence[Step[T]]) -> Step[list[T]]:

@@ -20,6 +20,7 @@ Cost
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from bisect import bisect_left, bisect_right
@@ -33,7 +34,7 @@ from jaxtyping import Float, Float64
 from bytelm.cover.nodes import Cover, Node, common_ancestor
 from bytelm.errors import InvalidArgumentError
 from bytelm.inference.rows import RowReader
-from bytelm.inference.scheduler import Request, Step, rows_in
+from bytelm.inference.scheduler import Request, Step, changed, rows_in
 from bytelm.lemma import log_sum
 from bytelm.symbols import EOT, SYMBOLS, character_from
 
@@ -131,7 +132,7 @@ class Ledger:
             ranks = self.reader.prefix_index.range(covers[uses[node][0]].leftover(node))
             eot, probs = self.reader.eot(array), self.reader.probs(array, ranks=ranks)
             for position in uses[node]:
-                mass = eot if position == last else float(covers[position].masses(node, probs).next.sum())
+                mass = eot if position == last else float(covers[position].masses(node, probs).sum())
                 terms[position].append(self.weights[node] + math.log(mass) if mass > 0 else -math.inf)
 
         yield from self.weigh(uses, read, whole=itertools.chain.from_iterable(whole), span=span)
@@ -165,7 +166,7 @@ class Ledger:
             for position in uses[node]:
                 masses = np.zeros(SYMBOLS)
                 if node in alive[position]:
-                    masses[:EOT] = covers[position].masses(node, probs).next
+                    masses[:EOT] = covers[position].masses(node, probs)
                 if position == 0 and covers[0].leftover(node) and masses.any():
                     terms.append(weight + math.log(masses.sum()))
                 if node in ending[position]:
@@ -259,15 +260,13 @@ def in_turn(steps: Iterable[Step[T]], *, count: int) -> Step[list[T]]:
     """The results of several steps, one after the other."""
     results: list[T] = []
     for step in steps:
-        rows = None
-        while True:
-            try:
-                request = step.send(rows)
-            except StopIteration as end:
-                results.append(end.value)
-                break
-            rows = yield replace(request, done=(len(results) + request.done) / count)
+        part = functools.partial(_part, len(results), count)
+        results.append((yield from changed(step, part)))
     return results
+
+
+def _part(before: int, count: int, request: Request) -> Request:
+    return replace(request, done=(before + request.done) / count)
 
 
 def cover_items(cover: Cover, *, context: tuple[int, ...], reader: RowReader) -> Step[list[CoverItem]]:

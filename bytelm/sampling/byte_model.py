@@ -22,12 +22,13 @@ from bytelm.inference.scheduler import Step
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.completion_stream import CompletionStream
 from bytelm.sampling.params import CallOptions
+from bytelm.sampling.place import Place
 from bytelm.sampling.sampler import Sampler
 from bytelm.sampling.state import ByteState
 from bytelm.symbols import leak_of
 
 P = TypeVar("P", bound=Prompt | EnsemblePrompt)
-L = TypeVar("L")
+L = TypeVar("L", bound=Place)
 
 
 class InfillOptions(CallOptions, total=False):

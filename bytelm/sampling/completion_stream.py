@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from bytelm.errors import NotFinishedError
 from bytelm.inference.scheduler import JobUsage, Outcome, Step
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.generation import ByteGeneration
@@ -24,7 +23,7 @@ class CompletionStream(Iterator[str]):
         run: Runs a step on the model.
     """
 
-    def __init__(self, generation: ByteGeneration[Any], run: Callable[[Step[Any]], Outcome[Any]]) -> None:
+    def __init__(self, generation: ByteGeneration, run: Callable[[Step[Any]], Outcome[Any]]) -> None:
         self._generation = generation
         self._run = run
         self._usage = JobUsage()
@@ -45,12 +44,7 @@ class CompletionStream(Iterator[str]):
             NotFinishedError: The stream has not ended yet.
         """
         if self._completion is None:
-            if self._generation.finish_reason is None:
-                raise NotFinishedError(
-                    f"the stream has not ended: {len(self._generation.bytes)} bytes are written so far; take all of "
-                    "its pieces first, for one by ''.join(stream)"
-                )
-            done: Completion = self._answer(self._generation.completion(self._generation.finish_reason))
+            done: Completion = self._answer(self._generation.completion())
             usage = replace(self._usage, largest_leak=done.usage.largest_leak)
             self._completion = replace(done, usage=usage)
         return self._completion

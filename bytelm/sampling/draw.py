@@ -1,4 +1,9 @@
-"""One symbol from the filtered distribution, evaluated no further than the draw depends on it."""
+"""From uniform numbers to symbols, with no more evaluated than they depend on.
+
+Rules
+    A number is read against lower bounds on the probabilities (bounds.py), and where they do not decide, against
+    better ones. `Place.draw` (place.py) says what bounds, and what is evaluated.
+"""
 
 from __future__ import annotations
 
@@ -8,42 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from bytelm.errors import InvalidArgumentError, InvalidTypeError, ModelError
-from bytelm.inference.frontier import Frontier
-from bytelm.inference.lazy import evaluate
+from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.inference.scheduler import Step
-from bytelm.sampling.bounds import lower_bounds
-from bytelm.sampling.filters import Filters
 from bytelm.sampling.params import LogitsProcessor
 from bytelm.symbols import SYMBOLS
-
-
-def draw(
-    frontier: Frontier, filters: Filters, uniforms: Float64[np.ndarray, " n"], done: float = 0.0
-) -> Step[Int64[np.ndarray, " n"]]:
-    """One symbol for each uniform number: independent draws from the filtered distribution after the prefix.
-
-    Args:
-        frontier: At the prefix; it learns what is evaluated.
-        filters: What is done to the distribution.
-        uniforms: Numbers from 0 to below 1.
-        done: The share of the job that lies behind.
-
-    Raises:
-        ModelError: The model leaves no symbol any probability.
-    """
-    symbols, raised = yield from settle(
-        uniforms,
-        lower=lambda: lower_bounds(frontier.envelope(), filters),
-        complete=lambda: frontier.complete,
-        more=lambda: evaluate(frontier, frontier.missing(frontier.reader.extra_token_cost), done),
-    )
-    if not raised.any():
-        raise ModelError(
-            f"after {frontier.prefix[-40:]!r} the model gives no byte and no end of text any probability: all of its "
-            "mass is on tokens that its tokenizer would not put there"
-        )
-    return filled(symbols, raised)
 
 
 def settle(

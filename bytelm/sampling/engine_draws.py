@@ -53,13 +53,12 @@ from bytelm.cover.nodes import Node, common_ancestor, path_down
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import settled_log_mass
 from bytelm.inference.scheduler import JobUsage, Outcome, Request, Step
-from bytelm.sampling.completion import Completion, FinishReason
-from bytelm.sampling.draw import draw
+from bytelm.sampling.completion import Completion
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.place import ModelPlace
 from bytelm.sampling.posterior import CoverMember, by_shares, by_walks, picked
-from bytelm.sampling.stop_strings import StopScanner
-from bytelm.sampling.text_stream import text_of
+from bytelm.sampling.writing import Writing
 from bytelm.symbols import EOT
 from bytelm.tokenizer.viability.viability import Boundary, Viability
 
@@ -67,19 +66,17 @@ from bytelm.tokenizer.viability.viability import Boundary, Viability
 EngineDrawing: TypeAlias = Callable[[Sequence[tuple[Any, np.random.Generator]]], Iterator[Outcome[Completion]]]
 
 
-class EngineDraws:
+class EngineDraws(Writing):
     """A completion of one byte model whose tokens its engine draws.
 
     Args:
-        prompt: At the end of the prompt; completions may share it.
+        place: At the end of the prompt; completions may share it.
         viability: Of the tokenizer.
         params: When to end; nothing is done to the distribution.
         random: The item's random numbers.
         at_once: Whether a call less is worth some rows more.
 
     Attributes:
-        bytes: What is written so far.
-        finish_reason: None while it goes on.
         seed: Of the engine's draws until the next leak.
         redrawn: How often a token was leak.
         drawn: Tokens that the engine drew.
@@ -87,23 +84,23 @@ class EngineDraws:
 
     def __init__(
         self,
-        prompt: Frontier,
+        place: ModelPlace,
         viability: Viability,
         params: SamplingParams,
         random: np.random.Generator,
         *,
         at_once: bool = False,
     ) -> None:
-        self.prompt = prompt
+        super().__init__(params)
+        self.finish_reason = None if params.max_bytes else "length"
+        self.prompt = prompt = place.frontier
         self.params = params
-        self.bytes = bytearray()
-        self.finish_reason: FinishReason | None = None if params.max_bytes else "length"
+        self._token_lm = place.token_lm
         self.redrawn = self.drawn = 0
         self._viability = viability
         self._random = random
         self.seed = self._new_seed()
         self._at_once = at_once
-        self._scanner = StopScanner(params.stops)
         self._ends = frozenset(prompt.reader.eot_ids.tolist())
         # Where a member was last drawn, and the bytes that there were.
         self._place, self._placed = prompt, 0
@@ -172,18 +169,9 @@ class EngineDraws:
         self._log_weights.append(self._log_weights[-1] + logprob)
         new, self._rest = data[len(self._rest) :], self._rest[len(data) :]
         for byte in new:
-            self._write(byte)
+            self.write(byte)
             if self.finish_reason:
                 return
-
-    def _write(self, byte: int) -> None:
-        """Append a byte, and see whether the text ends with it."""
-        self.bytes.append(byte)
-        if length := self._scanner.push(byte):
-            del self.bytes[len(self.bytes) - length :]
-            self.finish_reason = "stop"
-        elif len(self.bytes) >= self.params.max_bytes:
-            self.finish_reason = "length"
 
     # ---- steps
 
@@ -194,9 +182,7 @@ class EngineDraws:
         if self.finish_reason is None:
             return None
         logprob = yield from self._score()
-        written = bytes(self.bytes)
-        usage = JobUsage(redrawn=self.redrawn)
-        return Completion(text_of(written, self.prompt.prefix), written, logprob, self.finish_reason, usage)
+        return self.written(logprob, self.prompt.prefix, JobUsage(redrawn=self.redrawn))
 
     def _begin(self) -> Step[None]:
         """Draw a member of the cover; where a second token in a row was leak, a symbol before."""
@@ -205,11 +191,12 @@ class EngineDraws:
             place, way = self._here()
             again, self._leaked_at = self._leaked_at == len(self.bytes), len(self.bytes)
             if again:
-                symbol = int((yield from draw(place, Filters(), self._random.random(1)))[0])
+                here = ModelPlace(place, self._token_lm)
+                symbol = int((yield from here.draw(Filters(), self._random.random(1), self._random))[0])
                 if symbol == EOT:
                     self.finish_reason = "eot"
                     return
-                self._write(symbol)
+                self.write(symbol)
                 if self.finish_reason:
                     return
                 place = place.advance(bytes([symbol]))

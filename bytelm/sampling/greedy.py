@@ -60,11 +60,11 @@ def sure_bytes(frontier: Frontier, node: Node, share: float) -> bytes:
     return frontier.cover.follows(node, token) if sure else b""
 
 
-def greedy_bytes(frontier: Frontier, done: float = 0.0) -> Step[bytes]:
+def greedy_bytes(frontier: Frontier) -> Step[bytes]:
     """The greedy bytes that one token decides; none where masses have to be summed."""
     if (found := decisive(frontier)) is None:
         return b""
     node, share = found
     if frontier.row(node) is None:
-        yield from evaluate(frontier, frontier.missing(frontier.reader.extra_token_cost), done)
+        yield from evaluate(frontier, frontier.missing(frontier.reader.extra_token_cost))
     return sure_bytes(frontier, node, share)

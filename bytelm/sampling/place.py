@@ -1,13 +1,13 @@
-"""A byte model at a place in a text that it writes together with others.
+"""A byte model at a place in a text: what is known of it there, and how a symbol is drawn.
 
 Setting
-    A `Place` is a byte model at the end of a text, with what is known of it there. A `ModelPlace` is a frontier; an
-    ensemble's place (ensemble/place.py) holds the places of its members. A place has a *mass*: P of the text so far, in
-    logarithms, on a scale of its own that stays the same as the place is advanced.
+    A `Place` is a byte model at the end of a text. A `ModelPlace` is one model's frontier; an ensemble's place
+    (ensemble/place.py) holds the places of its members. A place has a *mass*: P of the text so far, in logarithms, on a
+    scale of its own that stays the same as the place is advanced.
 
 Rules
-    A place that cannot spell what the others wrote gives it probability 0 from there on; nothing is raised.
     `advance`, `copy` and `bare` return another place. Steps (`begin`, `evaluate`, …) add to what is known of this one.
+    A member of an ensemble that cannot spell what the others write has no place any more.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from bytelm.errors import UnreachablePrefixError
+from bytelm.errors import ModelError
 from bytelm.inference.envelope import Bounds, Envelope, conditional
 from bytelm.inference.frontier import Frontier
-from bytelm.inference.lazy import evaluate, evaluate_all, settled_log_mass
+from bytelm.inference.lazy import evaluate, evaluate_all, full_row, settled_log_mass
 from bytelm.inference.scheduler import Step, on
 from bytelm.lemma import log_sum
-from bytelm.sampling.draw import settle
+from bytelm.sampling.bounds import lower_bounds
+from bytelm.sampling.draw import filled, settle
+from bytelm.sampling.filters import Filters
+from bytelm.sampling.greedy import greedy_bytes
 from bytelm.symbols import SYMBOLS
 from bytelm.token_lm import TokenLM, abilities_of
 
@@ -33,12 +36,16 @@ NOTHING: Final = Bounds(np.zeros(SYMBOLS), np.zeros(SYMBOLS), 0.0)
 
 
 class Place(ABC):
-    """A byte model at a place in a text, beside others."""
+    """A byte model at a place in a text."""
 
     lazy: bool = True
     """Whether it can be drawn from before all is evaluated."""
     chained: bool = False
     """Whether its mass is a product of rows, so that each of them is needed."""
+    prefix: bytes
+    """The byte prefix: the text so far."""
+    silent: str
+    """What an error says of a place where no symbol has any probability."""
 
     @property
     @abstractmethod
@@ -52,7 +59,11 @@ class Place(ABC):
 
     @abstractmethod
     def advance(self, data: bytes) -> Place:
-        """The same model after more bytes."""
+        """The same model after more bytes.
+
+        Raises:
+            UnreachablePrefixError: No token sequence spells them.
+        """
 
     @abstractmethod
     def copy(self) -> Place:
@@ -87,8 +98,16 @@ class Place(ABC):
         """Its row, once all is evaluated; −∞ throughout where it gives the text probability 0."""
 
     @abstractmethod
+    def full_row(self, *, tol: float = 0.0) -> Step[tuple[Float64[np.ndarray, "257"], float]]:
+        """The row, and a bound on its total variation from the exact one, at most ``tol``.
+
+        Raises:
+            ModelError: Nothing can be said of what follows.
+        """
+
+    @abstractmethod
     def envelope(self) -> tuple[float, Envelope]:
-        """What is known of the masses of the text with each symbol, and the logarithm of their unit."""
+        """The logarithm of a unit, and in it what is known of the masses of the text with each symbol."""
 
     @abstractmethod
     def bounds(self) -> Bounds:
@@ -105,73 +124,101 @@ class Place(ABC):
         )
         return found
 
+    def sure_bytes(self) -> Step[bytes]:
+        """The greedy bytes that are certain together, where they come cheaper so; or none."""
+        yield from ()
+        return b""
+
+    def draw(
+        self, filters: Filters, uniforms: Float64[np.ndarray, " n"], random: np.random.Generator
+    ) -> Step[Int64[np.ndarray, " n"]]:
+        """One symbol for each uniform number: independent draws from the filtered distribution after the text.
+
+        Args:
+            filters: What is done to the distribution.
+            uniforms: Numbers from 0 to below 1.
+            random: Gives more of them, where a draw takes more than one.
+
+        Raises:
+            ModelError: No symbol has any probability.
+        """
+        del random
+        symbols, raised = yield from settle(
+            uniforms,
+            lower=lambda: lower_bounds(self.envelope()[1], filters),
+            complete=lambda: self.complete,
+            more=self.evaluate,
+        )
+        if not raised.any():
+            raise ModelError(f"after {self.prefix[-40:]!r} {self.silent}")
+        return filled(symbols, raised)
+
 
 class ModelPlace(Place):
     """One tokenized model at a place in a text.
 
     Args:
-        frontier: There; None where the model cannot spell the text.
+        frontier: There.
         token_lm: Its engine.
     """
 
-    def __init__(self, frontier: Frontier | None, token_lm: TokenLM) -> None:
+    silent = (
+        "the model gives no byte and no end of text any probability: all of its mass is on tokens that its tokenizer "
+        "would not put there"
+    )
+
+    def __init__(self, frontier: Frontier, token_lm: TokenLM) -> None:
         self.frontier = frontier
+        self.prefix = frontier.prefix
         self.token_lm = token_lm
 
     @property
     def complete(self) -> bool:  # noqa: D102 - as in `Place`
-        return self.frontier is None or self.frontier.complete
+        return self.frontier.complete
 
     def advance(self, data: bytes) -> ModelPlace:  # noqa: D102
-        if self.frontier is None:
-            return self
-        try:
-            return ModelPlace(self.frontier.advance(data), self.token_lm)
-        except UnreachablePrefixError:
-            return ModelPlace(None, self.token_lm)
+        return ModelPlace(self.frontier.advance(data), self.token_lm)
 
     def copy(self) -> ModelPlace:  # noqa: D102
-        return self if self.frontier is None else ModelPlace(self.frontier.copy(), self.token_lm)
+        return ModelPlace(self.frontier.copy(), self.token_lm)
 
     def bare(self) -> ModelPlace:  # noqa: D102
-        return self if self.frontier is None else ModelPlace(self.frontier.bare(), self.token_lm)
+        return ModelPlace(self.frontier.bare(), self.token_lm)
 
     def evaluate(self) -> Step[None]:  # noqa: D102
-        if self.frontier is not None:
-            nodes = self.frontier.missing(self.frontier.reader.extra_token_cost)
-            yield from on(self.token_lm, evaluate(self.frontier, nodes))
+        nodes = self.frontier.missing(self.frontier.reader.extra_token_cost)
+        yield from on(self.token_lm, evaluate(self.frontier, nodes))
 
     def evaluate_all(self) -> Step[None]:  # noqa: D102
-        if self.frontier is not None:
-            yield from on(self.token_lm, evaluate_all(self.frontier))
+        yield from on(self.token_lm, evaluate_all(self.frontier))
 
     def mass(self) -> tuple[float, float]:  # noqa: D102
-        if self.frontier is None:
-            return -math.inf, -math.inf
         least = self.frontier.log_mass()
         return least, least if self.frontier.complete else log_sum([least, self.frontier.log_bound("mass")])
 
     def measured(self, *, end: bool) -> Step[float]:  # noqa: D102
-        if self.frontier is None:
-            return -math.inf
         return (yield from on(self.token_lm, settled_log_mass(self.frontier, ended=end)))
 
     def row(self) -> Float64[np.ndarray, "257"]:  # noqa: D102
-        return np.full(SYMBOLS, -np.inf) if self.frontier is None else self.frontier.logprobs()
+        return self.frontier.logprobs()
+
+    def full_row(self, *, tol: float = 0.0) -> Step[tuple[Float64[np.ndarray, "257"], float]]:  # noqa: D102
+        return (yield from on(self.token_lm, full_row(self.frontier, tol=tol)))
 
     def envelope(self) -> tuple[float, Envelope]:  # noqa: D102
-        if self.frontier is None:
-            return 0.0, NOTHING.envelope()
-        scale = self.frontier.known()[0]
-        return (scale, self.frontier.envelope()) if scale > -math.inf else (0.0, NOTHING.envelope())
+        return self.frontier.envelope()
 
     def bounds(self) -> Bounds:  # noqa: D102
-        if self.frontier is None:
-            return NOTHING
         scale, envelope = self.envelope()
+        if scale == -math.inf:
+            return NOTHING
         least, most = self.mass()
         return conditional(envelope, math.exp(min(least - scale, 700.0)), math.exp(min(most - scale, 700.0)))
 
     def room(self) -> float:  # noqa: D102
         size = abilities_of(self.token_lm).context_length
-        return math.inf if size is None or self.frontier is None else size - self.frontier.most_tokens
+        return math.inf if size is None else size - self.frontier.most_tokens
+
+    def sure_bytes(self) -> Step[bytes]:
+        """As in `Place`: greedy.py."""
+        return (yield from on(self.token_lm, greedy_bytes(self.frontier)))

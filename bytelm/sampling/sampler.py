@@ -19,11 +19,12 @@ from bytelm.inference.scheduler import Outcome, Step
 from bytelm.sampling.completion import Completion, random_stream
 from bytelm.sampling.completion_stream import CompletionStream
 from bytelm.sampling.params import CallOptions, params_of
+from bytelm.sampling.place import Place
 from bytelm.sampling.steps import ByteSteps
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Prompt | EnsemblePrompt)
-L = TypeVar("L")
+L = TypeVar("L", bound=Place)
 
 
 class Sampler(ByteSteps[P, L]):

@@ -24,10 +24,11 @@ from jaxtyping import Float64
 
 from bytelm.arguments import Number, Text, integer, tolerance_of
 from bytelm.errors import InvalidArgumentError
+from bytelm.sampling.place import Place
 from bytelm.sampling.steps import ByteSteps
 from bytelm.symbols import leak_of
 
-L = TypeVar("L")
+L = TypeVar("L", bound=Place)
 
 
 class Past(NamedTuple):
@@ -47,7 +48,7 @@ class ByteState(Generic[L]):
         past: The place before the last `advance`.
 
     Attributes:
-        place: The boundary nodes, or those of each member, with what is known of them.
+        place: Where it is: boundary nodes, or those of each member, with what is known of them.
         total_variation_bound: How far the last row may be from the exact one in total variation; 0 if all was
             evaluated.
     """
@@ -100,7 +101,7 @@ class ByteState(Generic[L]):
     def next_byte_logprobs(self, *, tol: Number = 0.0) -> Float64[np.ndarray, "257"]:
         """Log-probabilities of the 256 bytes and the end of text; see `ByteModel.next_byte_logprobs`."""
         row: Float64[np.ndarray, "257"]
-        row, self.total_variation_bound = self._model.answer(self._model.row(self.place, tol=tolerance_of(tol)))
+        row, self.total_variation_bound = self._model.answer(self.place.full_row(tol=tolerance_of(tol)))
         return row
 
     @property

@@ -1,4 +1,4 @@
-"""What each kind of byte model says of itself: how it reads a prefix, where that leads, what follows, what is likely.
+"""What each kind of byte model says of itself: how it reads a prefix, where that leads, what is likely.
 
 Rules
     A *step* is a generator that asks for rows (inference/scheduler.py); `answer` runs one. To use a model nobody has to
@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
-from jaxtyping import Float64
 
 from bytelm.arguments import Text
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
@@ -31,7 +30,7 @@ from bytelm.token_lm import TokenLM, abilities_of
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Prompt | EnsemblePrompt)
-L = TypeVar("L")
+L = TypeVar("L", bound=Place)
 
 
 class ByteSteps(ABC, Generic[P, L]):
@@ -94,20 +93,6 @@ class ByteSteps(ABC, Generic[P, L]):
         """
 
     @abstractmethod
-    def member_place(self, prompt: P, *, keep: bool = False) -> Place:
-        """The same for a model that writes together with others; see `Place`."""
-
-    @abstractmethod
-    def row(self, place: L, *, tol: float = 0.0) -> Step[tuple[Float64[np.ndarray, "257"], float]]:
-        """The row at a place, and a bound on its total variation from the exact one."""
-
-    @abstractmethod
-    def generation(
-        self, place: L, prompt: P, params: SamplingParams, random: np.random.Generator
-    ) -> ByteGeneration[Any]:
-        """A completion from a place on, of which nothing is drawn yet."""
-
-    @abstractmethod
     def scored(
         self, prompt: P, text: bytes, *, eot: bool = False, stride: int | None = None, strict: bool = True
     ) -> Step[float]:
@@ -140,10 +125,6 @@ class ByteSteps(ABC, Generic[P, L]):
         """
 
     @abstractmethod
-    def room(self, place: L) -> float:
-        """How many more tokens fit in the context at a place; infinite where there is no limit."""
-
-    @abstractmethod
     def infilling(
         self,
         sides: Sequence[tuple[Text, Text]],
@@ -160,6 +141,17 @@ class ByteSteps(ABC, Generic[P, L]):
         return None
 
     # ---- running
+
+    def generation(self, place: L, prompt: P, params: SamplingParams, random: np.random.Generator) -> ByteGeneration:
+        """A completion from a place on, of which nothing is drawn yet.
+
+        Args:
+            place: At the end of the prompt.
+            prompt: Read by this model.
+            params: How to draw, and when to end.
+            random: The item's random numbers.
+        """
+        return ByteGeneration(place, params, random, lambda text, eot: self.scored(prompt, text, eot=eot))
 
     def answer(self, step: Step[T], *, label: str = "evaluating", progress: bool = False) -> T:
         """Run a step of this model, and return what it comes to."""

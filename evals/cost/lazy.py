@@ -121,7 +121,7 @@ def lazy_place(lm: Any, prompt: str) -> tuple[bytes, Any]:
     """
     state = lm.state(prompt)
     state.next_byte_logprobs()
-    frontier, text = state.place, prompt.encode()
+    frontier, text = state.place.frontier, prompt.encode()
     frontier.store = None
     found, nearest = (text, frontier), 1.0
     for byte in lm.sample(prompt, temperature=0.0, max_bytes=AHEAD).bytes:
@@ -133,7 +133,7 @@ def lazy_place(lm: Any, prompt: str) -> tuple[bytes, Any]:
 
 def _unknown(frontier: Any) -> float:
     """The share of what can flow on that is not evaluated."""
-    envelope = frontier.envelope()
+    _, envelope = frontier.envelope()
     return float(envelope.unknown / (envelope.known.sum() + envelope.unknown))
 
 
@@ -141,8 +141,8 @@ def draws(lm: Any, prompt: str, *, count: int) -> list[dict[str, Any]]:
     """Draws at one place under each of the settings: their p-values, and how many rows a draw asked for."""
     from bytelm import ByteLM
     from bytelm.inference.scheduler import Scheduler
-    from bytelm.sampling.draw import draw
     from bytelm.sampling.filters import Filters
+    from bytelm.sampling.place import ModelPlace
 
     text, frontier = lazy_place(lm, prompt)
     exact = np.exp(ByteLM(lm.token_lm).next_byte_logprobs(text))
@@ -151,13 +151,15 @@ def draws(lm: Any, prompt: str, *, count: int) -> list[dict[str, Any]]:
     found = []
     for number, settings in enumerate(SETTINGS):
         filters = Filters(**settings)  # type: ignore[arg-type]
-        uniforms = np.random.default_rng([number, *text]).random(count)
+        random = np.random.default_rng([number, *text])
+        uniforms = random.random(count)
         asked, symbols = lm.token_lm.asked, np.empty(count, np.int64)
         for i in range(count):
-            (symbols[i],) = scheduler.run_one(draw(frontier.copy(), filters, uniforms[i : i + 1])).result
-        place = {"text": text.decode(errors="replace"), "settings": settings, "unknown": round(unknown, 4)}
+            place = ModelPlace(frontier.copy(), lm.token_lm)
+            (symbols[i],) = scheduler.run_one(place.draw(filters, uniforms[i : i + 1], random)).result
+        where = {"text": text.decode(errors="replace"), "settings": settings, "unknown": round(unknown, 4)}
         p = p_value(symbols, filters.apply(exact))
-        found.append(place | {"p": p, "rows_per_draw": (lm.token_lm.asked - asked) / count})
+        found.append(where | {"p": p, "rows_per_draw": (lm.token_lm.asked - asked) / count})
     return found
 
 

@@ -116,7 +116,7 @@ def masses_of(cover: Cover, probs: np.ndarray) -> dict[int, float]:
     """Mass of each next byte from uniform weights of nodes, by the cover."""
     total: dict[int, float] = {}
     for node in cover.nodes:
-        for byte, mass in enumerate(cover.masses(node, probs).next):
+        for byte, mass in enumerate(cover.masses(node, probs)):
             total[byte] = total.get(byte, 0.0) + float(mass)
     return {byte: mass for byte, mass in total.items() if mass}
 

@@ -86,7 +86,7 @@ def test_reach_is_what_viable_tokens_spell_next() -> None:
     for byte in b"ab":
         frontier = frontier.advance(bytes([byte]))
     # Nothing is evaluated: all hangs on the root. Of its nodes [a]'s b and [ab], [ab] may go anywhere.
-    assert frontier.envelope().extra.min() == 1
+    assert frontier.envelope()[1].extra.min() == 1
     root = t.vocabulary.node(())
 
     reached = frontier._reached([root])
@@ -124,7 +124,7 @@ def test_an_evicted_row_is_asked_for_again_and_no_answer_changes(budget: int) ->
         np.testing.assert_allclose(t.answer(full_row(light))[0], expected[n], atol=1e-12)
 
     assert t.model.asked == [] if budget == 10**6 else len(t.model.asked) > 3
-    assert store._bytes <= budget
+    assert store.currsize <= budget
 
 
 def test_the_common_ancestor_is_the_deepest() -> None:

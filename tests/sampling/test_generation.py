@@ -17,14 +17,14 @@ import pytest
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, ModelError
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate, evaluate_all, full_row
-from bytelm.inference.scheduler import Scheduler
+from bytelm.inference.scheduler import Scheduler, Step
 from bytelm.lemma import end_logprob, next_byte_logprobs, prefix_logprob
 from bytelm.sampling.bounds import lower_bounds
 from bytelm.sampling.completion import Completion, random_stream
-from bytelm.sampling.draw import draw, processed, settled
+from bytelm.sampling.draw import processed, settled
 from bytelm.sampling.filters import Filters
-from bytelm.sampling.generation import ModelGeneration
 from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.place import ModelPlace
 from bytelm.symbols import EOT, SYMBOLS
 from evals.cost.lazy import p_value
 from tests.support.toy import Ids, TableRows, Toy, drawn_rows
@@ -97,6 +97,10 @@ FILTERS = [
 ]
 
 
+def draw(toy: Toy, frontier: Frontier, filters: Filters, uniforms: np.ndarray) -> Step[np.ndarray]:
+    return ModelPlace(frontier, toy.model).draw(filters, uniforms, np.random.default_rng(0))
+
+
 def lazy_frontier(name: str) -> tuple[Toy, Frontier]:
     """A toy's frontier where only the beginning is evaluated."""
     toy, known, ahead = TOYS[name]
@@ -125,7 +129,7 @@ def exact_row(toy: Toy, prefix: bytes) -> np.ndarray:
 def test_the_toys_are_lazy(name: str) -> None:
     """In each toy most of the mass is unevaluated when the byte is drawn, and some is known."""
     _, frontier = lazy_frontier(name)
-    envelope = frontier.envelope()
+    _, envelope = frontier.envelope()
 
     assert envelope.unknown > envelope.known.sum() * 0.3
     assert envelope.known.any()
@@ -136,10 +140,11 @@ def test_the_envelope_holds(name: str) -> None:
     """K(b) ≤ P(x·b) ≤ K(b) + what can come on top, for each symbol."""
     toy, frontier = lazy_frontier(name)
     exact = exact_row(toy, frontier.cover.prefix)
-    envelope = frontier.envelope()
+    _, envelope = frontier.envelope()
     # The exact row is P(x·b) / P(x), and K is on a scale of its own: compare where all is known.
     toy.answer(evaluate_all(full := frontier.copy()))
-    whole = full.envelope().known * math.exp(full.known()[0] - frontier.known()[0])
+    scale, complete = full.envelope()
+    whole = complete.known * math.exp(scale - frontier.envelope()[0])
 
     np.testing.assert_allclose(whole / whole.sum(), exact / exact.sum(), atol=1e-12)
     assert (envelope.known <= whole + 1e-12).all()
@@ -156,7 +161,7 @@ def test_lazy_draws_are_the_filtered_row(name: str, filters: Filters) -> None:
     toy, frontier = lazy_frontier(name)
     uniforms = np.random.default_rng(1).random(DRAWS)
 
-    symbols = toy.answer(draw(frontier, filters, uniforms))
+    symbols = toy.answer(draw(toy, frontier, filters, uniforms))
 
     assert p_value(symbols, filters.apply(exact_row(toy, frontier.cover.prefix))) > P_THRESHOLD
 
@@ -168,7 +173,7 @@ def test_the_pieces_of_the_unit_interval_have_the_exact_lengths(name: str, filte
     toy, frontier = lazy_frontier(name)
     grid = (np.arange(DRAWS) + 0.5) / DRAWS
 
-    symbols = toy.answer(draw(frontier, filters, grid))
+    symbols = toy.answer(draw(toy, frontier, filters, grid))
 
     lengths = np.bincount(symbols, minlength=SYMBOLS) / DRAWS
     np.testing.assert_allclose(lengths, filters.apply(exact_row(toy, frontier.cover.prefix)), atol=30 / DRAWS)
@@ -178,7 +183,7 @@ def draw_afresh(frontier: Frontier, filters: Filters, random: np.random.Generato
     """The mutant: draws that fell on what is not known are made again once more is known. Otherwise as `draw`."""
     symbols = np.full(DRAWS, -1)
     while (open_ := symbols < 0).any():
-        bounds = lower_bounds(frontier.envelope(), filters)
+        bounds = lower_bounds(frontier.envelope()[1], filters)
         symbols[open_] = settled(random.random(int(open_.sum())), np.zeros(SYMBOLS), bounds)
         toy.answer(evaluate(frontier, frontier.missing(1e-3)))
     return symbols
@@ -203,7 +208,7 @@ def test_two_byte_strings_have_the_product_of_their_rows(name: str, filters: Fil
     toy, frontier = lazy_frontier(name)
     prefix = frontier.cover.prefix
     random = np.random.default_rng(3)
-    first = toy.answer(draw(frontier.copy(), filters, random.random(DRAWS)))
+    first = toy.answer(draw(toy, frontier.copy(), filters, random.random(DRAWS)))
     strings, probs = np.zeros(DRAWS, np.int64), []
     row = filters.apply(exact_row(toy, prefix))
     for code, symbol in enumerate(np.flatnonzero(row).tolist()):
@@ -214,7 +219,7 @@ def test_two_byte_strings_have_the_product_of_their_rows(name: str, filters: Fil
         else:
             # Another frontier, evaluated as far as a draw of this symbol alone needs.
             lazy = lazy_frontier(name)[1].advance(bytes([symbol]))
-            strings[chosen] = code * SYMBOLS + toy.answer(draw(lazy, filters, random.random(int(chosen.sum()))))
+            strings[chosen] = code * SYMBOLS + toy.answer(draw(toy, lazy, filters, random.random(int(chosen.sum()))))
             after = filters.apply(exact_row(toy, prefix + bytes([symbol])))
         probs.append(row[symbol] * after)
 
@@ -226,7 +231,7 @@ def test_two_byte_strings_have_the_product_of_their_rows(name: str, filters: Fil
 
 
 def complete(toy: Toy, prefix: bytes, params: SamplingParams, *, seed: int = 0, index: int = 0) -> Completion:
-    return toy.answer(ModelGeneration(toy.frontier(prefix), params, random_stream(seed, index)).run())
+    return toy.answer(toy.generation(prefix, params, random_stream(seed, index)).run())
 
 
 def random_toy(seed: int) -> Toy:
@@ -309,8 +314,8 @@ def test_an_item_is_the_same_in_any_company() -> None:
     params = SamplingParams(temperature=1.1, max_bytes=6)
 
     def batch(indices: Sequence[int], max_rows: int) -> list[bytes]:
-        shared = toy.frontier(b"ab")
-        jobs = [ModelGeneration(shared, params, random_stream(5, index)).run() for index in indices]
+        shared = toy.place(b"ab")
+        jobs = [toy.generation(shared, params, random_stream(5, index)).run() for index in indices]
         model = TableRows(toy.model._probs, toy.model.vocab_size, sorted(toy.model.eot_ids))
         outcomes = sorted(Scheduler(model, max_rows=max_rows).run(jobs), key=lambda outcome: outcome.index)
         return [outcome.result.bytes for outcome in outcomes]

@@ -13,7 +13,6 @@ from bytelm.inference.lazy import evaluate, evaluate_all
 from bytelm.inference.rows import RowReader
 from bytelm.lemma import next_byte_logprobs, prefix_logprob, sequence_logprob
 from bytelm.sampling.completion import random_stream
-from bytelm.sampling.generation import ModelGeneration
 from bytelm.sampling.greedy import HALF, decisive, sure_bytes
 from bytelm.sampling.params import SamplingParams
 from bytelm.symbols import EOT
@@ -112,8 +111,7 @@ def test_masses_of_the_vocabulary_are_not_summed(stops: tuple[bytes, ...], monke
         t = Toy.of(TOKENS, row, eot_ids=[5])
         whole.clear()
         params = SamplingParams(temperature=0, max_bytes=21, lazy=lazy, stop=stops)
-        frontier = t.frontier(b"c")
-        texts[lazy] = t.answer(ModelGeneration(frontier, params, random_stream(0, 0)).run())
+        texts[lazy] = t.answer(t.generation(b"c", params, random_stream(0, 0)).run())
         assert sum(whole) <= 2 if lazy else sum(whole) > 6
 
     assert texts[True].bytes == texts[False].bytes == b"caab" + 2 * b"ababcaab" + b"a"

@@ -21,7 +21,7 @@ def lm() -> ByteLM:
 
 
 def nodes(state: ByteState[Any]) -> list[tuple[int, ...]]:
-    return [node.token_ids for node in state.place.nodes]
+    return [node.token_ids for node in state.place.frontier.nodes]
 
 
 def test_a_state_that_was_advanced_is_the_state_of_the_longer_prefix(lm: ByteLM) -> None:

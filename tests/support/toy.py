@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import pytest
 
-from bytelm.cover.nodes import Masses, Node
+from bytelm.cover.nodes import Node
 from bytelm.errors import UnreachablePrefixError
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.rows import RowReader
 from bytelm.inference.scheduler import Step
+from bytelm.sampling.generation import ByteGeneration
+from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.place import ModelPlace
 from bytelm.tokenizer.prefix_index import PrefixIndex
 
 Ids = tuple[int, ...]
@@ -108,13 +112,13 @@ class ToyCover:
         spelled = self.vocabulary.token_bytes[token] if token < len(self.vocabulary.token_bytes) else None
         return spelled if spelled and self.vocabulary.viable((*node.token_ids, token)) else b""
 
-    def masses(self, node: Node, probs: np.ndarray) -> Masses:
+    def masses(self, node: Node, probs: np.ndarray) -> np.ndarray:
         rest = self.leftover(node)
         prob = dict(zip(self.vocabulary.prefix_index.order.tolist(), probs.tolist(), strict=True))
         flow = np.zeros(256)
         for token, spelled in self._goes_beyond(node.token_ids, rest):
             flow[spelled[len(rest)]] += prob[token]
-        return Masses(flow)
+        return flow
 
 
 class TableRows:
@@ -175,6 +179,16 @@ class Toy:
 
     def frontier(self, prefix: bytes = b"") -> Frontier:
         return Frontier(self.vocabulary.cover(prefix), context=(), reader=self.reader)
+
+    def place(self, prefix: bytes = b"") -> ModelPlace:
+        return ModelPlace(self.frontier(prefix), self.model)
+
+    def generation(
+        self, start: bytes | ModelPlace, params: SamplingParams, random: np.random.Generator
+    ) -> ByteGeneration:
+        """A completion. Its place can always tell its log-probability, so no other score is asked for."""
+        place = self.place(start) if isinstance(start, bytes) else start
+        return ByteGeneration(place, params, random, lambda text, eot: pytest.fail("the place lost its mass"))
 
     def answer(self, step: Step[T]) -> T:
         """Run a step to its end, each request by one call."""

@@ -121,13 +121,13 @@ def test_lazy_is_full_on_a_tiny_model(folder: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_sampler_that_draws_afresh_is_seen(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A draw that is repeated with a new number once more is known does not have the distribution."""
-    from bytelm.sampling import draw as sampler
+    from bytelm.sampling.place import ModelPlace
 
     lm = ByteLM(lazy.Remembering(ByteLM.from_pretrained(folder).token_lm))
-    right, fresh = sampler.draw, np.random.default_rng(5)
+    right, fresh = ModelPlace.draw, np.random.default_rng(5)
 
-    def afresh(frontier: Any, filters: Filters, uniforms: Any, done: float = 0.0) -> Any:
-        steps, waited = right(frontier, filters, uniforms, done), False
+    def afresh(place: ModelPlace, filters: Filters, uniforms: Any, random: Any) -> Any:
+        steps, waited = right(place, filters, uniforms, random), False
         try:
             request = next(steps)
             while True:
@@ -136,10 +136,10 @@ def test_a_sampler_that_draws_afresh_is_seen(folder: str, monkeypatch: pytest.Mo
         except StopIteration as end:
             if not waited:
                 return end.value
-        return (yield from right(frontier, filters, fresh.random(len(uniforms)), done))
+        return (yield from right(place, filters, fresh.random(len(uniforms)), random))
 
     assert min(place["p"] for place in lazy.draws(lm, "x = [1, ", count=600)) > 1e-3
-    monkeypatch.setattr(sampler, "draw", afresh)
+    monkeypatch.setattr(ModelPlace, "draw", afresh)
     assert min(place["p"] for place in lazy.draws(lm, "x = [1, ", count=600)) < 1e-8
 
 

@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 
 from bytelm.ensemble.combine import Combine, combined, weights_of
-from bytelm.ensemble.draw import ensemble_draw, ensemble_row
-from bytelm.ensemble.generation import EnsembleGeneration
 from bytelm.ensemble.likelihoods import Likelihoods
 from bytelm.ensemble.place import Combination, EnsemblePlace
 from bytelm.inference.envelope import conditional
@@ -26,6 +24,7 @@ from bytelm.sampling.bounds import lower_bounds
 from bytelm.sampling.completion import random_stream
 from bytelm.sampling.draw import settled
 from bytelm.sampling.filters import Filters
+from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import ModelPlace, Place
 from bytelm.symbols import SYMBOLS
@@ -61,7 +60,7 @@ class Known(Likelihoods):
 
 def joint_of(toys: Sequence[Toy], combine: Combine, weights: Sequence[float], prefix: bytes = b"") -> EnsemblePlace:
     combination = Combination(combine, weights_of(weights, len(toys), combine), Known(toys), (None,) * len(toys))
-    return EnsemblePlace([ModelPlace(toy.frontier(prefix), toy.model) for toy in toys], combination, prefix)
+    return EnsemblePlace({i: toy.place(prefix) for i, toy in enumerate(toys)}, combination, prefix)
 
 
 def lazy_joint(combine: Combine) -> EnsemblePlace:
@@ -73,11 +72,11 @@ def lazy_joint(combine: Combine) -> EnsemblePlace:
 
 def nested_joint() -> EnsemblePlace:
     """A mixture of one toy with bayes of two, and with a product of two; likewise lazy."""
-    members: list[Place] = [
-        ModelPlace(ABC[0].frontier(), ABC[0].model),
-        joint_of(ABC[1:], "bayes", [0.5, 0.5]),
-        joint_of(ABC[:2], "product", [0.7, 0.5]),
-    ]
+    members: dict[int, Place] = {
+        0: ABC[0].place(),
+        1: joint_of(ABC[1:], "bayes", [0.5, 0.5]),
+        2: joint_of(ABC[:2], "product", [0.7, 0.5]),
+    }
     mixture = Combination("mixture", np.array([0.3, 0.4, 0.3]), Known([]), (None,) * 3)
     joint = EnsemblePlace(members, mixture, b"")
     answer(joint.begin())
@@ -124,7 +123,7 @@ def test_the_cases_are_lazy_and_the_bounds_hold(name: str) -> None:
     assert (bounds.low <= row + 1e-12).all()
     assert (row <= bounds.high + 1e-12).all()
     assert row.sum() - bounds.low.sum() <= bounds.rest + 1e-12
-    np.testing.assert_allclose(np.exp(answer(ensemble_row(joint))[0]), row, atol=1e-12)
+    np.testing.assert_allclose(np.exp(answer(joint.full_row())[0]), row, atol=1e-12)
 
 
 @pytest.mark.parametrize("filters", FILTERS, ids=repr)
@@ -134,7 +133,7 @@ def test_lazy_draws_are_the_filtered_row(name: str, filters: Filters) -> None:
     joint, row = case(name)
     random = np.random.default_rng(1)
 
-    symbols = answer(ensemble_draw(joint, filters, random.random(DRAWS), random))
+    symbols = answer(joint.draw(filters, random.random(DRAWS), random))
 
     assert p_value(symbols, filters.apply(row)) > P_THRESHOLD
 
@@ -146,7 +145,7 @@ def test_the_pieces_of_the_unit_interval_have_the_exact_lengths(name: str, filte
     joint, row = case(name)
     grid = (np.arange(DRAWS) + 0.5) / DRAWS
 
-    symbols = answer(ensemble_draw(joint, filters, grid, np.random.default_rng(1)))
+    symbols = answer(joint.draw(filters, grid, np.random.default_rng(1)))
 
     lengths = np.bincount(symbols, minlength=SYMBOLS) / DRAWS
     np.testing.assert_allclose(lengths, filters.apply(row), atol=30 / DRAWS)
@@ -167,7 +166,7 @@ def leak_ignored(joint: EnsemblePlace, random: np.random.Generator) -> np.ndarra
     """Another mutant: a member that was drawn is drawn from until it says something."""
     drawn = random.choice(3, DRAWS, p=joint.weights)
     answer(joint.evaluate_all())
-    rows = [np.exp(member.row()) for member in joint.members]
+    rows = [np.exp(member.row()) for member in joint.members.values()]
     symbols = np.zeros(DRAWS, np.int64)
     for i, row in enumerate(rows):
         symbols[drawn == i] = random.choice(SYMBOLS, int((drawn == i).sum()), p=row / row.sum())
@@ -194,11 +193,11 @@ def test_two_byte_strings_have_the_product_of_their_rows(name: Combine) -> None:
     """A second symbol drawn lazily after the first: what was left open before does no harm."""
     joint, row = lazy_joint(name), exact(name, b"a")
     random = np.random.default_rng(3)
-    first = answer(ensemble_draw(joint.copy(), Filters(), random.random(DRAWS), random))
+    first = answer(joint.copy().draw(Filters(), random.random(DRAWS), random))
     for symbol in (97, 98, 99):
         lazy = lazy_joint(name).advance(bytes([symbol]))
         after = exact(name, b"a" + bytes([symbol]))
-        symbols = answer(ensemble_draw(lazy, Filters(), random.random(DRAWS), random))
+        symbols = answer(lazy.draw(Filters(), random.random(DRAWS), random))
 
         assert p_value(symbols, after) > P_THRESHOLD
     assert p_value(first, row) > P_THRESHOLD
@@ -227,7 +226,7 @@ def test_completions_are_the_same_lazily_and_in_full(name: Combine, filters: dic
             score = partial(chained, name, toys)
             params = SamplingParams(**filters, max_bytes=5, lazy=lazy)
             outcome = Scheduler(toys[0].model).run_one(
-                EnsembleGeneration(joint, params, random_stream(seed, 0), score).run()
+                ByteGeneration(joint, params, random_stream(seed, 0), score).run()
             )
             found[lazy] = outcome.result
             rows[lazy] += outcome.usage.rows
