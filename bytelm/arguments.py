@@ -37,6 +37,16 @@ def integer(name: str, value: object) -> int:
     return int(value)
 
 
+def one_of(name: str, value: object, choices: Sequence[str]) -> None:
+    """See that a value is one of several.
+
+    Raises:
+        InvalidArgumentError: It is none of them.
+    """
+    if value not in choices:
+        raise InvalidArgumentError(f"{name} is one of {', '.join(choices)}; got {value!r}")
+
+
 def bytes_of(text: object, name: str = "a text") -> bytes:
     """The bytes of a text, which is UTF-8 if it is a ``str``."""
     if isinstance(text, bytes):
@@ -98,7 +108,5 @@ def eot_ids_of(eot_ids: object, vocab_size: int) -> frozenset[int]:
         raise InvalidTypeError(f"eot_ids must be a collection of token ids, not {type(eot_ids).__name__}: {eot_ids!r}")
     ids = frozenset(integer("an end-of-text id", i) for i in eot_ids)
     if outside := sorted(i for i in ids if not 0 <= i < vocab_size):
-        raise InvalidArgumentError(
-            f"end-of-text ids {outside} are not in the vocabulary: the model knows ids from 0 to {vocab_size - 1}"
-        )
+        raise InvalidArgumentError(f"eot_ids {outside} are none of the model's ids, which are 0..{vocab_size - 1}")
     return ids

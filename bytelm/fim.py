@@ -33,7 +33,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, NoInfillFormatError, UnreachablePrefixError
 
@@ -87,22 +87,20 @@ class FIMFormat:
                 raise InvalidTypeError(f"{field} of the format {self.name!r} is a tuple of strings; got {given!r}")
             object.__setattr__(self, field, tuple(given))  # a list, as from JSON, has no hash
         for order, parts in (("psm", self.psm), ("spm", self.spm)):
-            if parts and (parts.count(PREFIX), parts.count(SUFFIX)) != (1, 1):
-                raise InvalidArgumentError(
-                    f"{order} of the format {self.name!r} must hold {PREFIX!r} and {SUFFIX!r} once each: {parts!r}"
-                )
-            if parts and not is_sentinel(parts[0]):
-                raise InvalidArgumentError(f"{order} of the format {self.name!r} must begin with a sentinel: {parts!r}")
-        if self.spm and self.spm[-1] != PREFIX:
-            raise InvalidArgumentError(
-                f"spm of the format {self.name!r} must end with {PREFIX!r}, which the middle goes on from: {self.spm!r}"
-            )
-        if self.psm and not is_sentinel(self.psm[-1]):
-            raise InvalidArgumentError(
-                f"psm of the format {self.name!r} must end with a sentinel, after which the middle begins: {self.psm!r}"
-            )
+            if parts:
+                once = (parts.count(PREFIX), parts.count(SUFFIX)) == (1, 1)
+                self._demand(once, order, f"hold {PREFIX!r} and {SUFFIX!r} once each")
+                self._demand(is_sentinel(parts[0]), order, "begin with a sentinel")
+        if self.spm:
+            self._demand(self.spm[-1] == PREFIX, "spm", f"end with {PREFIX!r}, which the middle goes on from")
+        if self.psm:
+            self._demand(is_sentinel(self.psm[-1]), "psm", "end with a sentinel, after which the middle begins")
         if not (self.psm or self.spm):
             raise InvalidArgumentError(f"the format {self.name!r} has neither a psm nor an spm order: give one of them")
+
+    def _demand(self, met: object, order: str, what: str) -> None:
+        if not met:
+            raise InvalidArgumentError(f"{order} of the format {self.name!r} must {what}: {getattr(self, order)!r}")
 
     @property
     def sentinels(self) -> tuple[str, ...]:
@@ -278,13 +276,3 @@ def _check_whole(text: bytes, name: str, *, hint: str) -> None:
             prefix=text,
             position=error.start,
         ) from None
-
-
-def check_mode(mode: object) -> None:
-    """Refuse a mode that there is not.
-
-    Raises:
-        InvalidArgumentError: It is none of them.
-    """
-    if mode not in get_args(Mode):
-        raise InvalidArgumentError(f"mode is one of {', '.join(get_args(Mode))}; got {mode!r}")

@@ -41,7 +41,7 @@ from typing import Final, Literal, Unpack, get_args
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from bytelm.arguments import Number
+from bytelm.arguments import Number, one_of
 from bytelm.byte_lm.model import ByteLM
 from bytelm.cover.prefix import Prompt, bos_ids_of
 from bytelm.errors import BytelmError, InvalidArgumentError, InvalidTypeError
@@ -50,6 +50,7 @@ from bytelm.inference.scheduler import Request, Scheduler, Step
 from bytelm.sampling.completion import FinishReason
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.params import CallOptions, SamplingParams, params_of
+from bytelm.sampling.writing import Writing
 from bytelm.symbols import EOT
 from bytelm.token_lm import TokenLM, abilities_of, checked_rows
 from bytelm.tokenizer.prefix_index import PrefixIndex
@@ -139,7 +140,7 @@ class TokenCompleter:
         self, prompt: str | bytes, params: SamplingParams, random: np.random.Generator, *, healing: Healing = "none"
     ) -> Step[TokenCompletion]:
         """The completion as a step, to run beside others; it also ends where the model's context does."""
-        check_healing(healing)
+        one_of("healing", healing, get_args(Healing))
         if params.max_bytes < 1:
             raise InvalidArgumentError(f"max_bytes must be at least 1; got {params.max_bytes}")
         if params.filters != Filters(temperature=params.temperature) or params.logits_processor is not None:
@@ -148,24 +149,26 @@ class TokenCompleter:
             )
         kept, backed_up = self._back_up(prompt, healing)
         room = abilities_of(self.token_lm).context_length
-        drawn: list[int] = []
-        written = b""  # what the drawn tokens spell
-        while True:
-            fresh, reason = finish(written[len(backed_up) :], params.stops, params.max_bytes)
-            sequence = self.context + kept + tuple(drawn)
-            if reason is None and drawn and room is not None and len(sequence) > room:
-                reason = "length"
-            if reason is not None:
+        writing, remaining = Writing(params), backed_up
+        drawn: tuple[int, ...] = ()
+        while writing.finish_reason is None:
+            sequence = self.context + kept + drawn
+            if drawn and room is not None and len(sequence) > room:
+                writing.finish_reason = "length"
                 break
-            (row,) = yield Request((sequence,), len(fresh) / params.max_bytes)
-            ids, probs = self._choices(row, backed_up[len(written) :], healing)
+            (row,) = yield Request((sequence,), len(writing.bytes) / params.max_bytes)
+            ids, probs = self._choices(row, remaining, healing)
             token = int(ids[draw(probs, params.temperature, random)])
             if token in self.eot_ids:
-                reason = "eot"
+                writing.finish_reason = "eot"
                 break
-            written += self._spell(token, opens=not (kept or backed_up or drawn))
-            drawn.append(token)
-        return TokenCompletion(self._visible(backed_up, kept), tuple(drawn), fresh, reason)
+            spelled = self._spell(token, opens=not (kept or backed_up or drawn))
+            drawn = (*drawn, token)
+            fresh, remaining = spelled[len(remaining) :], remaining[len(spelled) :]
+            for byte in fresh:
+                if writing.finish_reason is None:
+                    writing.write(byte)
+        return TokenCompletion(self._visible(backed_up, kept), drawn, bytes(writing.bytes), writing.ending)
 
     def next_byte_logprobs(self, prompt: str | bytes, *, healing: Healing = "none") -> Float64[np.ndarray, "257"]:
         """The distribution of the first new byte that `sample` at temperature 1 draws; index 256 is end of text.
@@ -175,7 +178,7 @@ class TokenCompleter:
         Raises:
             BytelmError: There are more than `MAX_SPELLINGS` ways.
         """
-        check_healing(healing)
+        one_of("healing", healing, get_args(Healing))
         kept, backed_up = self._back_up(prompt, healing)
         total = np.zeros(257)
         spellings = 0
@@ -354,26 +357,3 @@ def completer_at(lm: ByteLM, prompt: Prompt, like: TokenCompleter | None = None)
     made.context, made.encode = prompt.context, encode
     made.dummy_prefix = vocab.dummy_prefix if prompt.dummy_prefix else b""
     return made
-
-
-def finish(fresh: bytes, stops: Iterable[bytes], max_bytes: int) -> tuple[bytes, FinishReason | None]:
-    r"""The new bytes as far as they count, and why they end, or None while they go on.
-
-    >>> finish(b"one\ntwo", [b"\n"], 100)
-    (b'one', 'stop')
-    >>> finish(b"one", [b"\n"], 2)
-    (b'on', 'length')
-    """
-    found = [(at + len(s), at) for s in stops if (at := fresh.find(s)) >= 0 and at + len(s) <= max_bytes]
-    if found:
-        # The one that is complete first, as by bytes: how much one token spells makes no difference.
-        return fresh[: min(found)[1]], "stop"
-    if len(fresh) >= max_bytes:
-        return fresh[:max_bytes], "length"
-    return fresh, None
-
-
-def check_healing(healing: object) -> None:
-    """Refuse a method that there is not."""
-    if healing not in get_args(Healing):
-        raise InvalidArgumentError(f"healing is one of {', '.join(get_args(Healing))}; got {healing!r}")

@@ -71,12 +71,9 @@ def unfinished(data: bytes) -> bytes:
     b'\\xc3'
     """
     for back in range(1, min(3, len(data)) + 1):
-        byte = data[-back]
-        if byte >= 0xC0:
-            size = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return data[-back:] if size > back else b""
-        if byte < 0x80:
-            return b""
+        tail = data[-back:]
+        if not is_continuation(tail[0]):
+            return tail if tail[0] >= 0xC0 and missing(tail) > 0 else b""
     return b""
 
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from bytelm.engines.table import TableLM
 from bytelm.errors import BytelmError, InvalidArgumentError, InvalidTypeError
-from bytelm.healing import Healing, TokenCompleter, completer_of, finish
+from bytelm.healing import Healing, TokenCompleter, completer_of
 
 if TYPE_CHECKING:
     from bytelm import ByteLM
@@ -256,27 +256,6 @@ def test_a_token_that_ends_a_text_is_not_also_its_bytes() -> None:
 
     assert probs[[ord("n"), ord("u"), 256]].tolist() == pytest.approx([0.0, 0.25, 0.75])
     assert lm.sample("r").finish_reason == "eot"
-
-
-@pytest.mark.parametrize(
-    ("fresh", "stops", "max_bytes", "expected"),
-    [
-        (b"abc", [], 5, (b"abc", None)),
-        (b"abc", [], 3, (b"abc", "length")),
-        (b"abc", [], 2, (b"ab", "length")),
-        (b"abc", [b"bc"], 9, (b"a", "stop")),
-        (b"abc", [b"c", b"b"], 9, (b"a", "stop")),
-        (b"abc", [b"bc"], 2, (b"ab", "length")),
-        (b"abc", [b"abc", b"b"], 9, (b"a", "stop")),
-        (b"a\r\n", [b"\n", b"\r\n"], 9, (b"a", "stop")),
-        (b"", [b"x"], 1, (b"", None)),
-    ],
-)
-def test_where_a_completion_ends(
-    fresh: bytes, stops: list[bytes], max_bytes: int, expected: tuple[bytes, str | None]
-) -> None:
-    """The stop string that is complete first ends a completion if it fits within max_bytes; else its length does."""
-    assert finish(fresh, stops, max_bytes) == expected
 
 
 @pytest.mark.usefixtures("caller_errs")

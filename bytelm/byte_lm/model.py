@@ -21,18 +21,18 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from bytelm.arguments import Text, eot_ids_of
+from bytelm.arguments import Text, eot_ids_of, one_of
 from bytelm.byte_lm.fingerprint import digest_of_model, digest_of_vocab
 from bytelm.cover.chat import chat_segments
 from bytelm.cover.cover import Cover
 from bytelm.cover.cover_cache import CoverCache
 from bytelm.cover.prefix import Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
-from bytelm.fim import FIMFormat, Mode, check_mode, declared, end_ids, find_format, infill_prompt
+from bytelm.fim import FIMFormat, Mode, declared, end_ids, find_format, infill_prompt
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.rows import RowReader, RowStore
 from bytelm.inference.scheduler import Outcome, Scheduler, Step, on
@@ -279,7 +279,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         mode: Mode,
         format: str | FIMFormat | None,  # noqa: A002
     ) -> tuple[ByteLM, list[Prefix]]:
-        check_mode(mode)
+        one_of("mode", mode, get_args(Mode))
         texts = [(self.bytes_of(prefix, "prefix"), self.bytes_of(suffix, "suffix")) for prefix, suffix in sides]
         if mode == "left":
             return self, [prefix for prefix, _ in texts]
@@ -324,7 +324,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
             lm.eot_ids = eot_ids_of(self.eot_ids | end_ids(self.viability.vocab, form), self.token_lm.vocab_size)
             tokenizer = declared(self.viability.vocab, form)
             viability = self.viability if tokenizer is None else Viability.from_tokenizer(tokenizer)
-            ByteLM._read_by(lm, self.prompts.over(viability))
+            ByteLM._read_by(lm, replace(self.prompts, viability=viability))
         return self._infillers[form]
 
     def __repr__(self) -> str:

@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from typing import Final
@@ -21,6 +22,10 @@ from bytelm.symbols import EOT
 
 BAR_WIDTH: Final = 24
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
+_ESCAPE: Final = re.compile(
+    rb"\\(?:([ntr0\\])|x([\da-fA-F]{2})|u([\da-fA-F]{4})|U([\da-fA-F]{8})|(.[\x80-\xbf]*[\da-fA-F]{0,8}|))", re.DOTALL
+)
+_ESCAPED: Final = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"\\": b"\\", b"0": b"\0"}
 _SHORT: Final = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -63,23 +68,16 @@ def read_escapes(text: str) -> bytes:
     >>> read_escapes(r"ret\n\xe2")
     b'ret\n\xe2'
     """
-    simple = {"n": b"\n", "t": b"\t", "r": b"\r", "\\": b"\\", "0": b"\0"}
-    data, rest = bytearray(), text
-    while rest:
-        head, slash, rest = rest.partition("\\")
-        data += head.encode("utf-8", errors="surrogateescape")
-        if not slash:
-            break
-        kind, digits = rest[:1], {"x": 2, "u": 4, "U": 8}.get(rest[:1], 0)
-        code = rest[1 : 1 + digits]
-        if kind in simple:
-            data += simple[kind]
-        elif digits and len(code) == digits and all(c in "0123456789abcdefABCDEF" for c in code):
-            data += bytes([int(code, 16)]) if kind == "x" else chr(int(code, 16)).encode()
-        else:
-            raise ValueError(f"\\{kind}{code} is no escape; write \\\\ for a backslash")
-        rest = rest[1 + digits :]
-    return bytes(data)
+
+    def value(found: re.Match[bytes]) -> bytes:
+        simple, byte, short, long, other = found.groups()
+        if other is not None:
+            raise ValueError(f"\\{other.decode(errors='replace')} is no escape; write \\\\ for a backslash")
+        if point := short or long:
+            return chr(int(point, 16)).encode()
+        return _ESCAPED[simple] if simple else bytes.fromhex(byte.decode())
+
+    return _ESCAPE.sub(value, text.encode("utf-8", errors="surrogateescape"))
 
 
 def bar(prob: float, width: int = BAR_WIDTH) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, TypeAlias
 
 from bytelm.arguments import bytes_of
@@ -97,41 +97,24 @@ class EnsemblePrompt:
         return max(member.most_tokens for member in self.members) + len(self.text)
 
 
+@dataclass(frozen=True)
 class PromptReader:
     """Reads prefixes for one tokenizer.
 
     Args:
         viability: Of the tokenizer.
         bos_ids: What is put before a text.
-        openers: Ids after which a text still begins: whatever this tokenizer's texts may begin with.
+        openers: Ids after which a text still begins, beside those: whatever this tokenizer's texts may begin with.
         vocab_size: Ids have to be below it.
         normalize: Whether text is brought to the tokenizer's normal form, where it has one.
     """
 
-    def __init__(
-        self,
-        viability: Viability,
-        *,
-        bos_ids: tuple[int, ...],
-        openers: frozenset[int],
-        vocab_size: int,
-        normalize: bool = False,
-    ) -> None:
-        self.viability = viability
-        self.bos_ids = bos_ids
-        self.openers = openers | frozenset(bos_ids)
-        self.vocab_size = vocab_size
-        self.normalize = normalize
-
-    def over(self, viability: Viability) -> PromptReader:
-        """A reader with another view of the tokenizer, and the same settings."""
-        return PromptReader(
-            viability,
-            bos_ids=self.bos_ids,
-            openers=self.openers,
-            vocab_size=self.vocab_size,
-            normalize=self.normalize,
-        )
+    viability: Viability
+    _: KW_ONLY
+    bos_ids: tuple[int, ...]
+    openers: frozenset[int]
+    vocab_size: int
+    normalize: bool = False
 
     def read(self, prefix: Prefix) -> Prompt:
         """Read a prefix.
@@ -179,7 +162,7 @@ class PromptReader:
             return form.apply(data[: error.start].decode()).encode() + data[error.start :]
 
     def _opens(self, context: tuple[int, ...]) -> bool:
-        return self.openers.issuperset(context)
+        return self.openers.union(self.bos_ids).issuperset(context)
 
     def _id(self, segment: Any, place: int) -> int:
         if not 0 <= segment < self.vocab_size:
@@ -230,9 +213,5 @@ def _is_id(segment: object) -> bool:
 def bos_ids_of(vocab: Vocab) -> tuple[int, ...]:
     """What the tokenizer's own post-processor puts in front of a text."""
     encoding = vocab.source.encode("a", add_special_tokens=True)
-    before: list[int] = []
-    for token, special in zip(encoding.ids, encoding.special_tokens_mask, strict=True):
-        if not special:
-            break
-        before.append(token)
-    return tuple(before)
+    marked = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+    return tuple(token for token, special in itertools.takewhile(lambda each: each[1], marked))

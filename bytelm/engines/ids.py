@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from bytelm.arguments import eot_ids_of
 from bytelm.engines.transformers.traits import text_config
-from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnsupportedTokenizerError, VocabularyMismatchError
+from bytelm.errors import InvalidArgumentError, InvalidTypeError, VocabularyMismatchError
+from bytelm.tokenizer.tokenizer_json import backend_of
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -18,13 +20,8 @@ def check_tokenizer(tokenizer: Any) -> None:
     """
     if getattr(tokenizer, "backend_tokenizer", None) is not None:
         return
-    name = type(tokenizer).__name__
-    if hasattr(tokenizer, "is_fast"):
-        raise UnsupportedTokenizerError(
-            f"{name} is a slow tokenizer: it has no backend_tokenizer to read the vocabulary and the merges from; "
-            "load it with AutoTokenizer.from_pretrained, or convert it to a tokenizer.json"
-        )
-    raise InvalidTypeError(f"tokenizer must be a transformers fast tokenizer, not {name}")
+    backend_of(tokenizer)
+    raise InvalidTypeError(f"tokenizer must be a transformers fast tokenizer, not {type(tokenizer).__name__}")
 
 
 def check_vocabulary(tokenizer: Any, columns: int) -> None:
@@ -52,10 +49,7 @@ def end_ids(model: Any, tokenizer: Any, columns: int, given: Iterable[int] | Non
         InvalidArgumentError: A given id is no column.
     """
     if given is not None:
-        ids = frozenset(given)
-        if not all(0 <= i < columns for i in ids):
-            raise InvalidArgumentError(f"eot_ids {sorted(ids)} are not all ids in 0..{columns - 1}")
-        return ids
+        return eot_ids_of(given, columns)
     found: set[int] = set()
     for source in (getattr(model, "generation_config", None), model.config, text_config(model), tokenizer):
         value = getattr(source, "eos_token_id", None)

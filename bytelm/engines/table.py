@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64
 
+from bytelm.arguments import eot_ids_of
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.token_lm import Usage
 
@@ -65,14 +66,12 @@ class TableLM:
             eot_ids = () if eos is None else (eos,)
         self.tokenizer = tokenizer
         self.vocab_size = max(tokenizer.get_vocab().values()) + 1 if vocab_size is None else vocab_size
-        self.eot_ids = frozenset(eot_ids)
+        self.eot_ids = eot_ids_of(eot_ids, self.vocab_size)
         self.usage = Usage()
         self._table = table
         self._seed = seed
         self._temperature = temperature
         self._order = order
-        if not all(0 <= i < self.vocab_size for i in self.eot_ids):
-            raise InvalidArgumentError(f"eot_ids {sorted(self.eot_ids)} are not all in 0..{self.vocab_size - 1}")
 
     def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> Float64[np.ndarray, "n vocab"]:
         """Rows of the table, float64 natural logs. One call in ``usage``, and one token fed for each distinct row.

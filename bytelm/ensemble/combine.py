@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float64
@@ -41,12 +41,6 @@ from bytelm.symbols import SYMBOLS
 Combine: TypeAlias = Literal["mixture", "bayes", "product"]
 Weights: TypeAlias = Sequence[Number] | Callable[[bytes], Sequence[Number]]
 WeightsAt: TypeAlias = 'Float64[np.ndarray, " members"] | Callable[[bytes], Float64[np.ndarray, " members"]]'
-
-
-def check_combine(combine: object) -> None:
-    """See that there is such a formula."""
-    if combine not in get_args(Combine):
-        raise InvalidArgumentError(f"combine must be one of {', '.join(get_args(Combine))}; got {combine!r}")
 
 
 def weights_of(given: Any, count: int, combine: Combine, source: str = "weights") -> Float64[np.ndarray, " members"]:

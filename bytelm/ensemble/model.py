@@ -28,15 +28,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 from jaxtyping import Float64
 
-from bytelm.arguments import Text, bytes_of
+from bytelm.arguments import Text, bytes_of, one_of
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompts, check_neighbours
 from bytelm.ensemble.attribution import Attribution, attribution
-from bytelm.ensemble.combine import Combine, Weights, WeightsAt, check_combine, weights_of
+from bytelm.ensemble.combine import Combine, Weights, WeightsAt, weights_of
 from bytelm.ensemble.likelihoods import Likelihoods
 from bytelm.ensemble.place import Combination, EnsemblePlace
 from bytelm.ensemble.scoring import EnsembleScoring
@@ -88,7 +88,7 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
                 raise InvalidTypeError(
                     f"member {i} is no byte model but {type(member).__name__}: {member!r:.80}; give ByteLM(model)"
                 )
-        check_combine(combine)
+        one_of("combine", combine, get_args(Combine))
         self.members: tuple[ByteModel[Any, Any], ...] = tuple(members)
         self.combine: Combine = combine
         self.weights: WeightsAt
@@ -253,7 +253,7 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
         for i in asked:
             own = prompt.members[i].extended(prompt.text)
             members.append((yield from self.members[i].along(own, text, stride=stride, strict=False)))
-        return EnsembleScoring(members, self.combine, weights, prompt.text, likelihoods[asked])
+        return EnsembleScoring(members, self.combine, weights, bytearray(prompt.text), likelihoods[asked])
 
     def _explained(self, prompt: EnsemblePrompt, text: bytes) -> Step[Attribution]:
         scoring = yield from self._along(prompt, text, None, every=True)

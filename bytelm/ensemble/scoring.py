@@ -8,6 +8,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
@@ -18,6 +19,7 @@ from bytelm.inference.text_scoring import TextScoring
 from bytelm.symbols import EOT, SYMBOLS
 
 
+@dataclass
 class EnsembleScoring(TextScoring):
     """An ensemble along a text.
 
@@ -33,21 +35,15 @@ class EnsembleScoring(TextScoring):
         shares: What each counted for there: the weights, or in bayes the posterior weights.
     """
 
-    def __init__(
-        self,
-        members: Sequence[TextScoring],
-        combine: Combine,
-        weights: WeightsAt,
-        text: bytes,
-        likelihoods: Float64[np.ndarray, " members"],
-    ) -> None:
-        self.members = tuple(members)
-        self.combine = combine
-        self.weights = weights
-        self.text = bytearray(text)
-        self.likelihoods = likelihoods
-        self.member_rows = np.zeros((len(members), 0, SYMBOLS))
-        self.shares = np.zeros((len(members), 0))
+    members: Sequence[TextScoring]
+    combine: Combine
+    weights: WeightsAt
+    text: bytearray
+    likelihoods: Float64[np.ndarray, " members"]
+
+    def __post_init__(self) -> None:
+        self.member_rows = np.zeros((len(self.members), 0, SYMBOLS))
+        self.shares = np.zeros((len(self.members), 0))
 
     def rows(self, data: bytes, *, end: bool = False) -> Step[Float64[np.ndarray, "n 257"]]:  # noqa: D102 - as in `TextScoring`
         found = yield from together([member.rows(data, end=end) for member in self.members])

@@ -37,7 +37,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import handle_arg_string
 
-from bytelm.arguments import integer, number
+from bytelm.arguments import integer, number, one_of, stride_of
 from bytelm.byte_lm.model import ByteLM
 from bytelm.ensemble.model import Ensemble
 from bytelm.errors import InvalidArgumentError
@@ -56,22 +56,11 @@ def requests_of(lm: ByteModel[Any, Any], level: str, *, stride: int | None = Non
     Raises:
         InvalidArgumentError: There is no such level, or the model has no tokens.
     """
-    if stride is not None and integer("stride", stride) < 1:
-        raise InvalidArgumentError(f"stride counts bytes and must be at least 1; got {stride}")
-    check_level(level)
-    return ByteRequests(lm, stride=stride) if level == "byte" else TokenRequests(lm)
+    one_of("level", level, LEVELS)
+    return ByteRequests(lm, stride=stride_of(stride)) if level == "byte" else TokenRequests(lm)
 
 
-def check_level(level: object) -> None:
-    """Refuse a level that there is not.
-
-    Raises:
-        InvalidArgumentError: It is neither of the two.
-    """
-    if level not in ("byte", "token"):
-        raise InvalidArgumentError(f"level is 'byte' or 'token'; got {level!r}")
-
-
+LEVELS: Final = ("byte", "token")
 AUTO_BATCH: Final = 8  # contexts under way at a time
 MAX_GEN_TOKS: Final = 256  # lm-eval's own default
 
@@ -133,7 +122,7 @@ class HarnessLM(LM):  # type: ignore[misc] # lm-eval publishes no types
         del max_batch_size
         super().__init__()
         self._jobs = _jobs_of(batch_size)
-        check_level(level)
+        one_of("level", level, LEVELS)
         if not number("bytes_per_token", bytes_per_token) > 0:
             raise InvalidArgumentError(f"bytes_per_token must be above 0; got {bytes_per_token}")
         self.bytes_per_token = float(bytes_per_token)

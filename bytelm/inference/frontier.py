@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -41,6 +42,7 @@ from bytelm.symbols import EOT, SYMBOLS
 Purpose: TypeAlias = Literal["row", "mass", "end"]
 
 
+@dataclass(eq=False)
 class Frontier:
     """The nodes of one prefix, their weights, and the rows known so far.
 
@@ -48,8 +50,7 @@ class Frontier:
         cover: The cover of the prefix.
         context: Token ids in front of the text.
         reader: Reads rows.
-        anchor: The node that weights are relative to; the nearest common ancestor of all nodes if not given.
-        weights: Log-weights known already; they replace the anchor.
+        weights: Log-weights known already; without any, the nearest common ancestor of all nodes has weight 1.
         rows: Rows known already.
         store: Where rows are kept beyond this prefix.
         settled: Whether it is to be asked; if not, it looks up no rows, and is only to be copied and advanced.
@@ -59,33 +60,25 @@ class Frontier:
         opening: Whether the prefix is empty.
     """
 
-    def __init__(
-        self,
-        cover: Cover,
-        *,
-        context: tuple[int, ...],
-        reader: RowReader,
-        anchor: Node | None = None,
-        weights: dict[Node, float] | None = None,
-        rows: dict[Node, Row] | None = None,
-        store: RowStore | None = None,
-        settled: bool = True,
-    ) -> None:
-        self.cover = cover
-        self.context = context
-        self.reader = reader
-        self.store = store
-        self.opening = not cover.prefix
+    cover: Cover
+    _: KW_ONLY
+    context: tuple[int, ...]
+    reader: RowReader
+    weights: dict[Node, float] = field(default_factory=dict)
+    rows: dict[Node, Row] = field(default_factory=dict)
+    store: RowStore | None = None
+    settled: bool = True
+
+    def __post_init__(self) -> None:
+        self.opening = not self.cover.prefix
         # In the cover's order, so that sums come out the same however the evaluation went.
-        self.nodes: tuple[Node, ...] = tuple(dict.fromkeys((*cover.nodes, *cover.ending)))
-        if weights is None:
-            weights = {common_ancestor(self.nodes) if anchor is None else anchor: 0.0}
-        self.weights = dict(weights)
-        self._rows = {} if rows is None else dict(rows)
+        self.nodes: tuple[Node, ...] = tuple(dict.fromkeys((*self.cover.nodes, *self.cover.ending)))
+        self.weights = dict(self.weights) or {common_ancestor(self.nodes): 0.0}
+        self.rows = dict(self.rows)
         self._masses: dict[Node, Float64[np.ndarray, "256"]] = {}
         self._reach: dict[Node, Bool[np.ndarray, "257"]] = {}
         self._front: dict[Node, list[Node]] = {}
-        if settled:
+        if self.settled:
             self._settle()
 
     @property
@@ -99,45 +92,26 @@ class Frontier:
         Raises:
             UnreachablePrefixError: No token sequence spells them.
         """
-        return Frontier(
-            self.cover.advance(data),
-            context=self.context,
-            reader=self.reader,
-            weights=self.weights,
-            rows=self._rows,
-            store=self.store,
-        )
+        return replace(self, cover=self.cover.advance(data), settled=True)
 
     def copy(self) -> Frontier:
         """The same frontier, to be evaluated on its own."""
-        return self._twin(self._rows, settled=True)
+        twin: Frontier = replace(self, settled=True)
+        twin._masses.update(self._masses)
+        twin._reach.update(self._reach)
+        return twin
 
     def bare(self) -> Frontier:
         """The same frontier without its rows, to keep: a `copy` of it is what can be evaluated and asked."""
-        return self._twin({}, settled=False)
-
-    def _twin(self, rows: dict[Node, Row], *, settled: bool) -> Frontier:
-        twin = Frontier(
-            self.cover,
-            context=self.context,
-            reader=self.reader,
-            weights=self.weights,
-            rows=rows,
-            store=self.store,
-            settled=settled,
-        )
-        if settled:
-            twin._masses.update(self._masses)
-            twin._reach.update(self._reach)
-        return twin
+        return replace(self, rows={}, settled=False)
 
     # ---- what is known
 
     def row(self, node: Node) -> Row | None:
         """The row after a node, if it is known."""
-        row = self._rows.get(node)
+        row = self.rows.get(node)
         if row is None and self.store is not None and (row := self.store.get(node)) is not None:
-            self._rows[node] = row
+            self.rows[node] = row
         return row
 
     def _settle(self) -> None:
@@ -161,7 +135,7 @@ class Frontier:
                 front.setdefault(top, []).append(node)
         self._front = front
         self.weights = {node: weight for node, weight in self.weights.items() if node in touched}
-        self._rows = {node: row for node, row in self._rows.items() if node in touched}
+        self.rows = {node: row for node, row in self.rows.items() if node in touched}
 
     @property
     def most_tokens(self) -> int:
@@ -195,7 +169,7 @@ class Frontier:
             log_weight = self.weights.get(node, -math.inf)
             if not self.cover.leftover(node):
                 shares[node] = log_weight
-            elif log_weight > -math.inf and (row := self._rows.get(node)) is not None:
+            elif log_weight > -math.inf and (row := self.rows.get(node)) is not None:
                 mass = float(self._flow(node, row).sum())
                 shares[node] = log_weight + math.log(mass) if mass > 0 else -math.inf
         return shares
@@ -215,7 +189,7 @@ class Frontier:
         terms = []
         for node in self.cover.ending:
             log_weight = self.weights.get(node, -math.inf)
-            if log_weight > -math.inf and (row := self._rows.get(node)) is not None and row.eot > 0:
+            if log_weight > -math.inf and (row := self.rows.get(node)) is not None and row.eot > 0:
                 terms.append(log_weight + math.log(row.eot))
         return log_sum(terms)
 
@@ -249,7 +223,7 @@ class Frontier:
         alive, ending = set(self.cover.nodes), set(self.cover.ending)
         for node in self.nodes:
             log_weight = self.weights.get(node, -math.inf)
-            if log_weight == -math.inf or (row := self._rows.get(node)) is None:
+            if log_weight == -math.inf or (row := self.rows.get(node)) is None:
                 continue
             weight = math.exp(log_weight - scale)
             if node in alive:
@@ -285,7 +259,7 @@ class Frontier:
 
     def log_most(self) -> float:
         """Logarithm of what P(x) is at most, relative to the anchor: no masses over the whole vocabulary are summed."""
-        evaluated = (share for node, share in self.log_shares().items() if node in self._rows)
+        evaluated = (share for node, share in self.log_shares().items() if node in self.rows)
         return log_sum([*(self.weights[top] for top in self._front), *evaluated])
 
     # ---- what is asked for, and told
@@ -327,7 +301,7 @@ class Frontier:
     def learn(self, nodes: Sequence[Node], rows: Sequence[Float[np.ndarray, " vocab"]]) -> None:
         """Take in the rows after these nodes."""
         for node, array in zip(nodes, rows, strict=True):
-            self._rows[node] = row = self.reader.read(array)
+            self.rows[node] = row = self.reader.read(array)
             if self.store is not None:
                 self.store.put(node, row)
         self._settle()

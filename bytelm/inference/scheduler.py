@@ -188,8 +188,7 @@ class Scheduler:
         names: Mapping[int, str] | None = None,
     ) -> None:
         self.token_lm = token_lm
-        self.max_rows = rows_in(token_lm.vocab_size) if max_rows is None else max_rows
-        self._bounded = max_rows is not None
+        self.max_rows = max_rows
         self.max_jobs = max_jobs
         self.names = {} if names is None else names
 
@@ -277,7 +276,7 @@ class Scheduler:
         rows: dict[_Place, Float[np.ndarray, " vocab"]] = {}
         for name, engine in engines.items():
             mine = [place for place in asked if place[0] == name]
-            size = self.max_rows if self._bounded else rows_in(engine.vocab_size)
+            size = self.max_rows or rows_in(engine.vocab_size)
             for start in range(0, len(mine), size):
                 batch = mine[start : start + size]
                 array, calls, fed = self._call(engine, [sequence for _, sequence in batch])

@@ -39,6 +39,7 @@ from bytelm.packaged.download import Report, fetch
 from bytelm.packaged.merging import check_adapter, merge
 from bytelm.packaged.table import PACKAGED, Packaged, PackagedAdapter, PackagedFile, PackagedModel
 from bytelm.progress import Bar
+from bytelm.tokenizer.disk_cache import cache_root
 
 __all__ = [
     "PACKAGED",
@@ -130,11 +131,7 @@ def _known(name: object) -> Packaged:
 
 
 def _target(name: str, model: Packaged, kind: str = "") -> Path:
-    import platformdirs
-
-    chosen = os.environ.get("BYTELM_CACHE")
-    root = Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("bytelm"))
-    return root / "models" / f"{name}-{model.source_sha256[:12]}-{kind}v{_LAYOUT}"
+    return cache_root() / "models" / f"{name}-{model.source_sha256[:12]}-{kind}v{_LAYOUT}"
 
 
 def _is_whole(folder: Path, model: Packaged, *, verify: bool) -> bool:

@@ -7,6 +7,7 @@ Rules
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, Unpack, overload
 
@@ -172,7 +173,7 @@ class ByteModel(Sampler[P, L]):
             InvalidArgumentError: An argument out of range, or an order that the format does not have.
             UnreachablePrefixError: No token sequence spells one of the texts.
         """
-        lm, prompts = self._infilling([(prefix, suffix)], mode, format)
+        lm, prompts = self.infilling([(prefix, suffix)], mode, format)
         return lm.sample(prompts[0], n=n, **options)
 
     def infill_batch(
@@ -193,7 +194,7 @@ class ByteModel(Sampler[P, L]):
             n: As for `sample_batch`.
             options: As for `sample`.
         """
-        lm, prompts = self._infilling(pairs_of(sides), mode, format)
+        lm, prompts = self.infilling(pairs_of(sides), mode, format)
         return lm.sample_batch(prompts, n=n, **options)
 
     def infill_stream(
@@ -206,17 +207,17 @@ class ByteModel(Sampler[P, L]):
         **options: Unpack[CallOptions],
     ) -> CompletionStream:
         """Complete what stands between two texts, piece by piece: `stream` with the arguments of `infill`."""
-        lm, prompts = self._infilling([(prefix, suffix)], mode, format)
+        lm, prompts = self.infilling([(prefix, suffix)], mode, format)
         return lm.stream(prompts[0], **options)
 
-    def _infilling(
+    @abstractmethod
+    def infilling(
         self,
         sides: Sequence[tuple[Text, Text]],
         mode: Mode,
         format: str | FIMFormat | None,  # noqa: A002
     ) -> tuple[ByteModel[Any, Any], list[Prefix]]:
-        found: tuple[ByteModel[Any, Any], list[Prefix]] = self.infilling(sides, mode, format)
-        return found
+        """What `infill` samples: a model that ends where a middle does, and a prompt for each pair of texts."""
 
     # ---- chat
 

@@ -25,6 +25,7 @@ import contextlib
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -62,6 +63,7 @@ def completions(
             yield from group.outcomes()
 
 
+@dataclass
 class _Guess:
     """Where a completion is let go on from before that is known.
 
@@ -72,11 +74,10 @@ class _Guess:
         right: Whether it is right; None before that is known.
     """
 
-    def __init__(self, sequence: tuple[int, ...], limit: int) -> None:
-        self.sequence = sequence
-        self.drawn: list[tuple[int, float]] = []
-        self.limit = limit
-        self.right: bool | None = None
+    sequence: tuple[int, ...]
+    limit: int
+    drawn: list[tuple[int, float]] = field(default_factory=list)
+    right: bool | None = None
 
 
 class _Group:

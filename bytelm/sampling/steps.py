@@ -16,10 +16,8 @@ from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
-from bytelm.arguments import Text
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError
-from bytelm.fim import FIMFormat, Mode
 from bytelm.inference.scheduler import Scheduler, Step
 from bytelm.inference.text_scoring import TextScoring
 from bytelm.sampling.engine_draws import EngineDrawing
@@ -123,15 +121,6 @@ class ByteSteps(ABC, Generic[P, L]):
             extra: Text that follows.
             tokens: Tokens that follow it.
         """
-
-    @abstractmethod
-    def infilling(
-        self,
-        sides: Sequence[tuple[Text, Text]],
-        mode: Mode,
-        format: str | FIMFormat | None,  # noqa: A002
-    ) -> tuple[Any, list[Prefix]]:
-        """What `infill` samples: a `ByteModel` that ends where a middle does, and a prompt for each pair of texts."""
 
     def engine_drawing(self, params: SamplingParams, *, progress: bool = False) -> EngineDrawing | None:
         """What runs completions whose tokens an engine draws, if these are to be drawn so."""

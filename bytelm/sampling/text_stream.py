@@ -25,7 +25,7 @@ class TextStream:
 
     def __init__(self, prefix: bytes = b"") -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._decoder.decode(_open_character(prefix))
+        self._decoder.decode(prefix[-3:])  # holds back what begins a character; of others nothing is shown
 
     def show(self, data: bytes) -> str:
         """The characters that are complete once these bytes are there."""
@@ -34,18 +34,6 @@ class TextStream:
     def end(self) -> str:
         """What is left of a character that was never completed."""
         return self._decoder.decode(b"", final=True)
-
-
-def _open_character(prefix: bytes) -> bytes:
-    """The bytes at the end of a text that begin a character and do not complete it."""
-    for n in range(1, min(3, len(prefix)) + 1):
-        tail = prefix[-n:]
-        try:
-            tail.decode("utf-8")
-        except UnicodeDecodeError as error:
-            if error.start == 0 and error.reason == "unexpected end of data":
-                return tail
-    return b""
 
 
 def text_of(data: bytes, prefix: bytes = b"") -> str:

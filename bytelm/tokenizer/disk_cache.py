@@ -22,12 +22,16 @@ import numpy as np
 from bytelm.errors import BytelmError, CacheWriteError
 
 
-def cache_folder(kind: str) -> Path | None:
-    """The folder for one kind of cached values, made if needed; None if it cannot be made."""
+def cache_root() -> Path:
+    """The folder that holds all that is kept."""
     import platformdirs
 
-    root = os.environ.get("BYTELM_CACHE") or platformdirs.user_cache_dir("bytelm")
-    folder = Path(root).expanduser() / kind
+    return Path(os.environ.get("BYTELM_CACHE") or platformdirs.user_cache_dir("bytelm")).expanduser().absolute()
+
+
+def cache_folder(kind: str) -> Path | None:
+    """The folder for one kind of cached values, made if needed; None if it cannot be made."""
+    folder = cache_root() / kind
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

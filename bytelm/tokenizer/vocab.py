@@ -18,6 +18,7 @@ Does not
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Final, Literal
@@ -190,10 +191,5 @@ def spell_sentencepiece(piece: str) -> bytes | None:
 
 def byte_token(piece: str) -> int | None:
     """The byte that a fallback token such as ``<0x0A>`` stands for, or None for any other token."""
-    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
-        try:
-            value = int(piece[3:5], 16)
-        except ValueError:
-            return None
-        return value if piece == f"<0x{value:02X}>" else None
-    return None
+    found = re.fullmatch("<0x([0-9A-F]{2})>", piece)
+    return int(found[1], 16) if found else None

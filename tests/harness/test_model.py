@@ -478,7 +478,7 @@ def test_what_was_answered_before_an_error_is_kept(tmp_path: Path) -> None:
     [
         ({}, "pretrained=MODEL or members"),
         ({"pretrained": "a", "members": "a;b"}, "pretrained=MODEL or members"),
-        ({"level": "char"}, "'byte' or 'token'"),
+        ({"level": "char"}, "level is one of byte, token"),
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": "many"}, "batch_size"),
         ({"bytes_per_token": 0}, "bytes_per_token"),

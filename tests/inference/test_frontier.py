@@ -32,7 +32,7 @@ def toy(seed: int = 1) -> Toy:
 def test_masses_are_the_lemmas(prefix: bytes) -> None:
     """Relative to the root, the log-masses are ln P(x) and ln P(x, end of text)."""
     t = toy()
-    frontier = Frontier(t.vocabulary.cover(prefix), context=(), reader=t.reader, anchor=t.vocabulary.node(()))
+    frontier = Frontier(t.vocabulary.cover(prefix), context=(), reader=t.reader, weights={t.vocabulary.node(()): 0.0})
     t.answer(evaluate_all(frontier))
     parts = TOKENS, t.vocabulary.viable, t.model.row
     end = end_logprob(prefix, *parts, canonical=t.vocabulary.canonical, eot_ids=[5])
@@ -102,7 +102,7 @@ def test_a_frontier_keeps_the_rows_of_its_own_nodes_alone() -> None:
         t.answer(evaluate_all(frontier))
         frontier = frontier.advance(bytes([byte]))
 
-        assert set(frontier._rows) <= {*frontier.nodes, *(node.parent for node in frontier.nodes)}
+        assert set(frontier.rows) <= {*frontier.nodes, *(node.parent for node in frontier.nodes)}
 
 
 @pytest.mark.parametrize("budget", [0, 100, 10**6])

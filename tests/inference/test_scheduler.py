@@ -155,7 +155,8 @@ def test_a_call_is_bounded_in_bytes() -> None:
     """The default batch holds 64 MiB of float32 rows, and at least one row."""
     assert rows_in(49152) * 49152 * 4 <= 64 * 2**20 < (rows_in(49152) + 1) * 49152 * 4
     assert rows_in(2**30) == 1
-    assert Scheduler(Echo()).max_rows == 512
+    Scheduler(model := Echo()).run_one(asks([(i,) for i in range(513)]))
+    assert [len(batch) for batch in model.batches] == [512, 1]
 
 
 def test_a_bar_follows_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:

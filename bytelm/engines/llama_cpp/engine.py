@@ -250,31 +250,20 @@ def gguf_tokenizer(path: Path, context: Context) -> Any:
         backend = Tokenizer.from_str(json.dumps(tokenizer_json(metadata)))
     except (ValueError, KeyError) as error:
         raise UnsupportedTokenizerError(f"the tokenizer of {path.name} cannot be rebuilt: {error}; {advice}") from error
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **named_tokens(metadata))
-    if "tokenizer.chat_template" in metadata:
-        tokenizer.chat_template = metadata["tokenizer.chat_template"]
+    backend.encode_special_tokens = True  # while the two are compared, no text is a special token
     sentinels = [token for token in metadata["tokenizer.ggml.tokens"] if token.startswith("<")][:64]
     for document in islice(documents(0, sentinels), TEXTS):
         text = document.decode("utf-8", "ignore")
-        ours, theirs = plain_ids(tokenizer, text), context.tokenize(text.encode())
+        ours, theirs = backend.encode(text, add_special_tokens=False).ids, context.tokenize(text.encode())
         if ours != theirs:
             raise UnsupportedTokenizerError(
                 f"the tokenizer rebuilt from {path.name} is not llama.cpp's: it makes {ours} of {text!r}, llama.cpp "
                 f"{theirs}; {advice}"
             )
+    backend.encode_special_tokens = False
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **named_tokens(metadata))
+    tokenizer.chat_template = metadata.get("tokenizer.chat_template")
     return tokenizer
-
-
-def plain_ids(tokenizer: Any, text: str) -> list[int]:
-    """The tokens of a text in which nothing is a special token, with none put before it."""
-    backend = tokenizer.backend_tokenizer
-    before = backend.encode_special_tokens
-    backend.encode_special_tokens = True
-    try:
-        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
-    finally:
-        backend.encode_special_tokens = before
-    return ids
 
 
 def load(name_or_path: str | Path, *, gguf_file: str | None = None, **options: Any) -> LlamaCppLM:

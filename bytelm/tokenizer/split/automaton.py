@@ -33,9 +33,9 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Bool, Int32, UInt16
 
-from bytelm.symbols import is_continuation
+from bytelm.symbols import completions, is_continuation, missing
 from bytelm.tokenizer.kept import kept
-from bytelm.tokenizer.split.char_classes import CODE_POINTS, NO_CLASS, char_classes
+from bytelm.tokenizer.split.char_classes import NO_CLASS, char_classes
 from bytelm.tokenizer.split.derivatives import (
     Condition,
     Thread,
@@ -93,11 +93,8 @@ class Utf8:
     @kept()
     def lead(self, byte: int) -> Partial | None:
         """The character that a lead byte begins."""
-        size = 1 if 0xC2 <= byte < 0xE0 else 2 if 0xE0 <= byte < 0xF0 else 3 if 0xF0 <= byte < 0xF5 else 0
-        floor = {1: 0x80, 2: 0x800, 3: 0x10000}.get(size, 0)
-        bits = byte & (0x3F >> size)
-        first, last = bits << 6 * size, (bits + 1 << 6 * size) - 1
-        return self._partial(size, max(first, floor), min(last, CODE_POINTS - 1)) if size else None
+        points = completions(bytes([byte])) if byte >= 0xC0 else range(0)
+        return self._partial(missing(bytes([byte])), points.start, points.stop - 1) if points else None
 
     def inner(self, partial: Partial, byte: int) -> Partial | int | None:
         """After one more byte: a longer beginning, or the class of the whole character (`NO_CLASS`: none)."""

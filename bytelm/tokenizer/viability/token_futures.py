@@ -68,6 +68,7 @@ class _NextTokens:
     goes_on: Bits
 
 
+@dataclass(eq=False)
 class TokenFutures:
     """Answers for positions of one vocabulary.
 
@@ -80,23 +81,15 @@ class TokenFutures:
         by_bytes: Byte tokens spell the characters that the vocabulary lacks.
     """
 
-    def __init__(
-        self,
-        automaton: ProductAutomaton,
-        text_futures: TextFutures,
-        merges: Merges,
-        ignore_merges: IgnoreMerges,
-        *,
-        pieces: Bool[np.ndarray, " tokens"],
-        by_bytes: bool,
-    ) -> None:
-        self._automaton = automaton
-        self._text_futures = text_futures
-        self._prefix_index = automaton.prefix_index
-        self._merges = merges
-        self._ignore_merges = ignore_merges
-        self._pieces = pieces
-        self._by_bytes = by_bytes
+    automaton: ProductAutomaton
+    text_futures: TextFutures
+    merges: Merges
+    ignore_merges: IgnoreMerges
+    pieces: Bool[np.ndarray, " tokens"]
+    by_bytes: bool
+
+    def __post_init__(self) -> None:
+        self._prefix_index = self.automaton.prefix_index
         first, last = self._prefix_index.range(b"\x80")[0], self._prefix_index.range(b"\xc0")[0]
         self._inside = first & ~7, min(last + 7 & ~7, len(self._prefix_index))  # tokens that begin inside a character
         self._known: dict[Position, bool] = {}
@@ -110,8 +103,8 @@ class TokenFutures:
             partial: The bytes of the character that it leaves unfinished, from this and earlier tokens.
             word: The pre-token so far, where a whole one begins so.
         """
-        if partial and self._by_bytes:
-            return self._text_futures.spelled_by_bytes(self._automaton.before_character(states), partial)
+        if partial and self.by_bytes:
+            return self.text_futures.spelled_by_bytes(self.automaton.before_character(states), partial)
         position = Position(states, token, partial, word)
         if self._can_stop(position):
             return True
@@ -125,9 +118,9 @@ class TokenFutures:
         return known
 
     def _can_stop(self, position: Position) -> bool:
-        if position.partial or self._ignore_merges.must_grow(position.word):
+        if position.partial or self.ignore_merges.must_grow(position.word):
             return False
-        return self._text_futures.can_stop(position.states)
+        return self.text_futures.can_stop(position.states)
 
     def _goes_on(self, start: Position) -> bool:
         """Whether unbroken tokens lead from a position to one where the text may stop, depth first."""
@@ -151,7 +144,7 @@ class TokenFutures:
     def _by_classes(self, position: Position) -> bool | None:
         """Whether a position inside a character has a future, as far as the whole character's class decides it."""
         whole, some = self._completions_after(position.token, position.partial)
-        stop, alive = self._text_futures.classes_after(self._automaton.before_character(position.states))
+        stop, alive = self.text_futures.classes_after(self.automaton.before_character(position.states))
         if whole & stop and position.word is None:
             return True
         return None if some & alive else False
@@ -170,13 +163,13 @@ class TokenFutures:
         for i in np.flatnonzero(follows & np.logical_or(*self._ends_inside(needed))).tolist():
             data = self._prefix_index.spelled[self._inside[0] + i]
             if len(data) < needed:
-                some |= self._text_futures.classes_begun(partial + data)
+                some |= self.text_futures.classes_begun(partial + data)
                 continue
             try:
                 point = ord((partial + data[:needed]).decode())
             except UnicodeDecodeError:
                 continue
-            char_class = self._text_futures.class_of(point)
+            char_class = self.text_futures.class_of(point)
             some |= char_class
             whole |= char_class if len(data) == needed else 0
         return whole, some
@@ -188,7 +181,7 @@ class TokenFutures:
         for i, rank in enumerate(range(*self._inside)):
             data = self._prefix_index.spelled[rank]
             inside = len(data) - len(data.lstrip(_CONTINUATION))
-            if self._pieces[rank] and (inside == needed or inside == len(data) < needed):
+            if self.pieces[rank] and (inside == needed or inside == len(data) < needed):
                 found[int(inside < needed or self._prefix_index.missing[rank] > 0), i] = True
         return found
 
@@ -198,30 +191,30 @@ class TokenFutures:
         """Whether one more token leads to where the text may stop."""
         if position.partial and (known := self._by_classes(position)) is not None:
             return known
-        if self._text_futures.spelled_by_bytes(position.states) or any(map(self._can_stop, self._tried(position))):
+        if self.text_futures.spelled_by_bytes(position.states) or any(map(self._can_stop, self._tried(position))):
             return True
         following = self._following(position.states, missing(position.partial))
         found = following.stops & self._unbroken(position)
-        if position.word is None or not self._ignore_merges.deciding_ranks(position.word):
+        if position.word is None or not self.ignore_merges.deciding_ranks(position.word):
             return bool(found.any())
         ranks = following.first + np.flatnonzero(np.unpackbits(found))
-        words = (self._ignore_merges.grow(position.word, self._prefix_index.spelled[rank]) for rank in ranks.tolist())
-        return any(not self._ignore_merges.must_grow(word) for word in words)
+        words = (self.ignore_merges.grow(position.word, self._prefix_index.spelled[rank]) for rank in ranks.tolist())
+        return any(not self.ignore_merges.must_grow(word) for word in words)
 
     @cached_property
     def _ascii(self) -> list[tuple[int, bytes]]:
         """The ASCII characters that are tokens."""
-        ranks = np.flatnonzero(self._pieces & (self._prefix_index.lengths == 1)).tolist()
+        ranks = np.flatnonzero(self.pieces & (self._prefix_index.lengths == 1)).tolist()
         singles = [(int(self._prefix_index.order[rank]), self._prefix_index.spelled[rank]) for rank in ranks]
         return [(token, data) for token, data in singles if data < b"\x80"]
 
     def _tried(self, position: Position) -> Iterator[Position]:
         """After each of the ASCII characters that, as tokens, are unbroken with the last one."""
         for token, data in () if position.partial else self._ascii:
-            if self._merges.unbroken(position.token, token):
-                states = self._automaton.read(position.states, data)
+            if self.merges.unbroken(position.token, token):
+                states = self.automaton.read(position.states, data)
                 if states is not None:
-                    yield Position(states, token, b"", self._ignore_merges.grow(position.word, data))
+                    yield Position(states, token, b"", self.ignore_merges.grow(position.word, data))
 
     def _next_positions(self, position: Position) -> Iterator[Position]:
         """The positions after one more token; at none of them may the text stop."""
@@ -231,9 +224,9 @@ class TokenFutures:
         bits = (following.stops | following.goes_on) & self._unbroken(position)
         for rank in (following.first + np.flatnonzero(np.unpackbits(bits))).tolist():
             data = self._prefix_index.spelled[rank]
-            states = self._automaton.read(position.states, data)
+            states = self.automaton.read(position.states, data)
             if states is not None:
-                word = self._ignore_merges.grow(position.word, data)
+                word = self.ignore_merges.grow(position.word, data)
                 partial = unfinished(position.partial + data)
                 yield Position(states, int(self._prefix_index.order[rank]), partial, word)
 
@@ -241,19 +234,19 @@ class TokenFutures:
         """What may follow the last token: of the whole vocabulary, or of the tokens that begin inside a character."""
         if position.partial:
             return self._unbroken_inside(position.token)
-        return self._merges.unbroken_bits(position.token)
+        return self.merges.unbroken_bits(position.token)
 
     @kept()
     def _unbroken_inside(self, token: int) -> Bits:
         first, last = self._inside
-        return self._merges.unbroken_bits(token)[first >> 3 : last + 7 >> 3].copy()
+        return self.merges.unbroken_bits(token)[first >> 3 : last + 7 >> 3].copy()
 
     @kept(_KEPT)
     def _following(self, states: States, needed: int) -> _NextTokens:
         """What can be read from some states, where their character still needs so many bytes."""
         lo, hi = self._inside if needed else (0, len(self._prefix_index))
-        ends = self._automaton.ends_of_tokens(states, lo, hi)
-        alive = self._pieces[lo:hi].copy()
+        ends = self.automaton.ends_of_tokens(states, lo, hi)
+        alive = self.pieces[lo:hi].copy()
         for end in ends:
             alive &= end != DEAD
         whole = self._ends_inside(needed)[0] if needed else self._prefix_index.missing == 0
@@ -265,5 +258,5 @@ class TokenFutures:
                 code = np.unique(code * (int(end.max()) + 1) + end[at], return_inverse=True)[1]
         _, first, code = np.unique(code, return_index=True, return_inverse=True)
         reached = [tuple(int(end[i]) for end in ends) for i in at[first].tolist()]
-        stops[at] = np.array([self._text_futures.can_stop(after) for after in reached], np.bool_)[code]
+        stops[at] = np.array([self.text_futures.can_stop(after) for after in reached], np.bool_)[code]
         return _NextTokens(lo, np.packbits(stops), np.packbits(alive & ~stops))

@@ -13,6 +13,7 @@ Cost
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -30,6 +31,7 @@ from bytelm.tokenizer.viability.token_futures import TokenFutures
 _KEPT: Final = 512
 
 
+@dataclass(eq=False)
 class TokenMasks:
     """Answers for the tokens of one vocabulary.
 
@@ -41,21 +43,14 @@ class TokenMasks:
         added_ranks: The added tokens that each level matches.
     """
 
-    def __init__(
-        self,
-        automaton: ProductAutomaton,
-        text_futures: TextFutures,
-        token_futures: TokenFutures,
-        *,
-        sealed_ranks: Int64[np.ndarray, " n"],
-        added_ranks: Mapping[int, Int64[np.ndarray, " _"]],
-    ) -> None:
-        self._automaton = automaton
-        self._text_futures = text_futures
-        self._token_futures = token_futures
-        self._prefix_index = automaton.prefix_index
-        self._sealed_ranks = sealed_ranks
-        self._added_ranks = added_ranks
+    automaton: ProductAutomaton
+    text_futures: TextFutures
+    token_futures: TokenFutures
+    sealed_ranks: Int64[np.ndarray, " n"]
+    added_ranks: Mapping[int, Int64[np.ndarray, " _"]]
+
+    def __post_init__(self) -> None:
+        self._prefix_index = self.automaton.prefix_index
         self._ordinary: LRUCache[tuple[States, bytes], UInt8[np.ndarray, " bytes"]] = LRUCache(_KEPT)
         self._last_added: dict[tuple[int, States], tuple[Int32[np.ndarray, " n"], Bool[np.ndarray, " n"]]] = {}
 
@@ -65,15 +60,15 @@ class TokenMasks:
         bits: UInt8[np.ndarray, " bytes"] | None = self._ordinary.get(key)
         if bits is None:
             if hi - lo <= WHOLE:
-                return self._judge(self._automaton.ends_of_tokens(states, lo, hi), partial, lo)
-            ends = self._automaton.ends_of_tokens(states, 0, len(self._prefix_index))
+                return self._judge(self.automaton.ends_of_tokens(states, lo, hi), partial, lo)
+            ends = self.automaton.ends_of_tokens(states, 0, len(self._prefix_index))
             bits = self._ordinary[key] = np.packbits(self._judge(ends, partial, 0))
         return unpacked(bits, lo, hi)
 
     def _judge(self, ends: list[Int32[np.ndarray, " n"]], partial: bytes, lo: int) -> Bool[np.ndarray, " n"]:
         alive = np.ones(len(ends[0]), np.bool_)
         sure = np.ones(len(ends[0]), np.bool_)
-        for level, end in zip(self._automaton.levels, ends, strict=True):
+        for level, end in zip(self.automaton.levels, ends, strict=True):
             alive &= end != DEAD
             may_end = np.zeros(int(end.max(initial=0)) + 1, np.bool_)
             used = np.flatnonzero(np.bincount(end))
@@ -83,30 +78,30 @@ class TokenMasks:
         for i in np.flatnonzero(alive & ~sure).tolist():
             states = tuple(int(end[i]) for end in ends)
             rest = unfinished(partial + self._prefix_index.spelled[lo + i])
-            out[i] = self._token_futures.has_future(states, int(self._prefix_index.order[lo + i]), rest)
+            out[i] = self.token_futures.has_future(states, int(self._prefix_index.order[lo + i]), rest)
         return out
 
     @kept()
     def sealed(self, states: States) -> Bool[np.ndarray, " n"]:
         """Which tokens that stand for whole pre-tokens can stand here, by rank."""
-        ends = (self._automaton.read(states, self._prefix_index.spelled[rank]) for rank in self._sealed_ranks.tolist())
-        return np.array([after is not None and self._text_futures.can_stop(after) for after in ends], np.bool_)
+        ends = (self.automaton.read(states, self._prefix_index.spelled[rank]) for rank in self.sealed_ranks.tolist())
+        return np.array([after is not None and self.text_futures.can_stop(after) for after in ends], np.bool_)
 
     def added(self, states: States | None, at: int) -> Bool[np.ndarray, " n"]:
         """Which of the added tokens of level ``at``, by rank, can stand here."""
-        state, above = self._automaton.before_added(states, at)
+        state, above = self.automaton.before_added(states, at)
         return self._added_from(state, at, above)
 
     @kept()
     def _added_from(self, state: int, at: int, above: States) -> Bool[np.ndarray, " n"]:
         # Wherever an added token begins, its bytes mostly lead to the same state, and so to the same answer.
-        ends = self._automaton.added_ends(state, at, self._added_ranks[at])
+        ends = self.automaton.added_ends(state, at, self.added_ranks[at])
         last, known = self._last_added.get((at, above), (np.zeros_like(ends), np.zeros(len(ends), np.bool_)))
         known = np.array(known, np.bool_)
         for i in np.flatnonzero(ends != last).tolist():
-            rank, end = int(self._added_ranks[at][i]), int(ends[i])
+            rank, end = int(self.added_ranks[at][i]), int(ends[i])
             data, token = self._prefix_index.spelled[rank], int(self._prefix_index.order[rank])
-            after = self._automaton.after_added(end, above, at, data, token)
-            known[i] = after is not None and self._text_futures.can_stop(after)
+            after = self.automaton.after_added(end, above, at, data, token)
+            known[i] = after is not None and self.text_futures.can_stop(after)
         self._last_added[at, above] = ends, known
         return known

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from bytelm import ByteLM
-from bytelm.engines.llama_cpp.engine import LlamaCppLM, log_softmax, plain_ids
+from bytelm.engines.llama_cpp.engine import LlamaCppLM, log_softmax
 from bytelm.errors import (
     ContextOverflowError,
     InvalidArgumentError,
@@ -43,6 +43,18 @@ KINDS = {"smollm": smollm_like, "gemma": gemma_like}
 # Nats from transformers in float32, whose GELU is no table of half-precision numbers, as llama.cpp's is.
 FAR = {"smollm": 2e-4, "gemma": 5e-3}
 NEAR = {"smollm": 1e-5, "gemma": 1e-3}  # the same, from one order of summation to another
+
+
+def plain_ids(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text in which nothing is a special token, with none put before it."""
+    backend = tokenizer.backend_tokenizer
+    before = backend.encode_special_tokens
+    backend.encode_special_tokens = True
+    try:
+        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+    finally:
+        backend.encode_special_tokens = before
+    return ids
 
 
 @pytest.fixture(scope="module")
