@@ -20,7 +20,8 @@ def check_tokenizer(tokenizer: Any) -> None:
     """
     if getattr(tokenizer, "backend_tokenizer", None) is not None:
         return
-    backend_of(tokenizer)
+    if hasattr(tokenizer, "encode"):
+        backend_of(tokenizer)  # says of a slow one what it is
     raise InvalidTypeError(f"tokenizer must be a transformers fast tokenizer, not {type(tokenizer).__name__}")
 
 
