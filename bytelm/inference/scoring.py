@@ -20,7 +20,6 @@ Cost
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from bisect import bisect_left, bisect_right
@@ -259,14 +258,13 @@ def token_ends(cover: Cover) -> list[int]:
 def in_turn(steps: Iterable[Step[T]], *, count: int) -> Step[list[T]]:
     """The results of several steps, one after the other."""
     results: list[T] = []
+
+    def part(asked: Request) -> Request:
+        return replace(asked, done=(len(results) + asked.done) / count)
+
     for step in steps:
-        part = functools.partial(_part, len(results), count)
         results.append((yield from changed(step, part)))
     return results
-
-
-def _part(before: int, count: int, request: Request) -> Request:
-    return replace(request, done=(before + request.done) / count)
 
 
 def cover_items(cover: Cover, *, context: tuple[int, ...], reader: RowReader) -> Step[list[CoverItem]]:

@@ -7,10 +7,9 @@ Rules
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar, Unpack, overload
+from typing import Literal, TypeVar, Unpack, overload
 
 from bytelm.arguments import integer, seed_of
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
@@ -110,28 +109,21 @@ class Sampler(ByteSteps[P, L]):
         key = seed_of(chosen.seed)
         drawing = self.engine_drawing(chosen, progress=progress)
         prompts = [prompt for prefix in prefixes for prompt in [self.prompt(prefix)] * n]
-        spelled: dict[P, Any] = {prompt: self.place(prompt) for prompt in dict.fromkeys(prompts)}
-        # Items with the same prompt share what is evaluated of it, for as long as one of them runs.
-        shared: weakref.WeakValueDictionary[P, Any] = weakref.WeakValueDictionary()
+        # Items with the same prompt share what is evaluated of it, until the last of them has begun.
+        places = {prompt: self.place(prompt) for prompt in dict.fromkeys(prompts)}
 
-        def place(prompt: P) -> Any:
-            found = shared.get(prompt)
-            if found is None:
-                found = shared[prompt] = spelled[prompt].copy()
-            return found
-
-        def job(index: int, prompt: P) -> Step[Completion]:
-            generation = self.generation(place(prompt), prompt, chosen, random_stream(key, index))
-            completion = yield from generation.run()
-            return completion
+        def job(index: int, prompt: P, place: L) -> Step[Completion]:
+            generation = self.generation(place, prompt, chosen, random_stream(key, index))
+            del place  # its rows: the generation goes on with a copy
+            return (yield from generation.run())
 
         outcomes: Iterator[Outcome[Completion]]
         if drawing is None:
-            jobs = [job(index, prompt) for index, prompt in enumerate(prompts)]
+            jobs = [job(index, prompt, places[prompt]) for index, prompt in enumerate(prompts)]
+            places.clear()
             outcomes = self.scheduler.run(jobs, label="sampling", progress=progress)
         else:
-            items = [(place(prompt), random_stream(key, index)) for index, prompt in enumerate(prompts)]
-            outcomes = drawing(items)
+            outcomes = drawing([(places[prompt], random_stream(key, index)) for index, prompt in enumerate(prompts)])
         return collected(outcomes, len(prompts))
 
 

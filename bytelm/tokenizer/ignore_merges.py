@@ -33,6 +33,7 @@ class IgnoreMerges:
 
     def __init__(self, vocab: Vocab, merges: Merges, prefix_index: PrefixIndex) -> None:
         self._prefix_index = prefix_index
+        self._reachable = merges.reachable[prefix_index.order]
         self._tokens: dict[bytes, list[int]] = {}
         if not vocab.ignore_merges:
             return
@@ -69,7 +70,8 @@ class IgnoreMerges:
         for tail in tails:
             if word + tail in self._tokens or unfinished(tail):
                 lo, hi = self._prefix_index.range(tail)
-                found.update(range(lo, self._prefix_index.equal_to(tail, lo, hi)))
+                same = range(lo, self._prefix_index.equal_to(tail, lo, hi))
+                found.update(rank for rank in same if self._reachable[rank])
         return frozenset(found)
 
     @cached_property

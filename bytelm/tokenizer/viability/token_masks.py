@@ -51,21 +51,33 @@ class TokenMasks:
 
     def __post_init__(self) -> None:
         self._prefix_index = self.automaton.prefix_index
-        self._ordinary: LRUCache[tuple[States, bytes], UInt8[np.ndarray, " bytes"]] = LRUCache(_KEPT)
+        self._ordinary: LRUCache[tuple[States, bytes, bytes | None], UInt8[np.ndarray, " bytes"]] = LRUCache(_KEPT)
         self._last_added: dict[tuple[int, States], tuple[Int32[np.ndarray, " n"], Bool[np.ndarray, " n"]]] = {}
 
-    def ordinary(self, states: States, partial: bytes, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
-        """Which tokens of a range of ranks can stand here with no cut inside them: words and the last pair apart."""
-        key = (states, partial)
+    def ordinary(
+        self, states: States, partial: bytes, lo: int, hi: int, *, word: bytes | None = None
+    ) -> Bool[np.ndarray, " n"]:
+        """Which tokens of a range of ranks can stand here with no cut inside them: the last pair apart.
+
+        Args:
+            states: Where they begin.
+            partial: The character that they go on with.
+            lo: The first rank.
+            hi: The end of the ranks.
+            word: The pre-token so far; None to leave apart what it decides (tokenizer/ignore_merges.py).
+        """
+        key = (states, partial, word)
         bits: UInt8[np.ndarray, " bytes"] | None = self._ordinary.get(key)
         if bits is None:
             if hi - lo <= WHOLE:
-                return self._judge(self.automaton.ends_of_tokens(states, lo, hi), partial, lo)
+                return self._judge(self.automaton.ends_of_tokens(states, lo, hi), partial, lo, word)
             ends = self.automaton.ends_of_tokens(states, 0, len(self._prefix_index))
-            bits = self._ordinary[key] = np.packbits(self._judge(ends, partial, 0))
+            bits = self._ordinary[key] = np.packbits(self._judge(ends, partial, 0, word))
         return unpacked(bits, lo, hi)
 
-    def _judge(self, ends: list[Int32[np.ndarray, " n"]], partial: bytes, lo: int) -> Bool[np.ndarray, " n"]:
+    def _judge(
+        self, ends: list[Int32[np.ndarray, " n"]], partial: bytes, lo: int, word: bytes | None
+    ) -> Bool[np.ndarray, " n"]:
         alive = np.ones(len(ends[0]), np.bool_)
         sure = np.ones(len(ends[0]), np.bool_)
         for level, end in zip(self.automaton.levels, ends, strict=True):
@@ -75,10 +87,14 @@ class TokenMasks:
             may_end[used] = [level.ends(state) for state in used.tolist()]
             sure &= may_end[end]
         out = alive & sure
+        whole = self.token_futures.ignore_merges
+        for rank in whole.deciding_ranks(word) if word is not None else ():
+            if lo <= rank < lo + len(sure):
+                sure[rank - lo] = False
         for i in np.flatnonzero(alive & ~sure).tolist():
-            states = tuple(int(end[i]) for end in ends)
-            rest = unfinished(partial + self._prefix_index.spelled[lo + i])
-            out[i] = self.token_futures.has_future(states, int(self._prefix_index.order[lo + i]), rest)
+            states, data = tuple(int(end[i]) for end in ends), self._prefix_index.spelled[lo + i]
+            token, grown = int(self._prefix_index.order[lo + i]), whole.grow(word, data)
+            out[i] = self.token_futures.has_future(states, token, unfinished(partial + data), grown)
         return out
 
     @kept()

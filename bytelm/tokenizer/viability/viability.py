@@ -308,8 +308,8 @@ class Viability:
         if hi <= lo:
             return out
         if self._outside is None or not boundary.partial:
-            for states, _, is_cut in self.options(boundary):
-                fits = self._token_masks.ordinary(states, boundary.partial, lo, hi)
+            for states, word, is_cut in self.options(boundary):
+                fits = self._token_masks.ordinary(states, boundary.partial, lo, hi, word=word if is_cut else None)
                 out |= fits if is_cut else fits & self.merges.unbroken_range(boundary.last, lo, hi)
             out &= self._reachable[lo:hi]
             self._add_whole_pre_tokens(boundary, out, lo, hi)
@@ -362,7 +362,7 @@ class Viability:
                 out[ranks[first:last] - lo] |= self._token_masks.sealed(states)[first:last]
 
     def _ask_words(self, boundary: Boundary, out: Bool[np.ndarray, " n"], lo: int, hi: int) -> None:
-        """Tokens that complete a pre-token which would be taken whole: few, asked one by one."""
+        """Tokens inside a pre-token that may be one which is taken whole: few, asked one by one."""
         words = {path.word for path in boundary.paths if path.word}
         asked = {rank for word in words for rank in self._ignore_merges.deciding_ranks(word) if lo <= rank < hi}
         self._ask(boundary, out, np.array(sorted(asked), np.int64) - lo, lo)
