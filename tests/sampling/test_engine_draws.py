@@ -111,7 +111,7 @@ def drawn(lm: ByteLM, prefix: bytes, count: int, **options: Any) -> list[Complet
 def test_texts_are_distributed_as_the_enumeration_says(
     leaky: tuple[ByteLM, Drawing, Enumeration], prefix: bytes
 ) -> None:
-    """Chi-square of 2,000 handed over completions of a model that leaks, against all texts of three bytes."""
+    """Chi-square of 2,000 completions whose tokens a leaking model draws, against all texts of three bytes."""
     lm, model, everything = leaky
     completions = drawn(lm, prefix, 2000)
 
