@@ -39,6 +39,7 @@ from cachetools import LRUCache
 from jaxtyping import Bool, Int32, Int64, UInt8
 
 from bytelm.tokenizer.disk_cache import cache_folder, read_arrays, write_arrays
+from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.prefix_index import PrefixIndex, unpacked
 from bytelm.tokenizer.vocab import Vocab
 
@@ -183,6 +184,14 @@ class Merges:
         """Whether ``b`` may follow ``a`` inside one pre-token; both have to be reachable."""
         return not self._crossed(a, b, direct=True)
 
+    @kept()
+    def merges_on(self, a: int) -> bool:
+        """Whether a merge may reach over the end of ``a``; if none does, every reachable token may follow."""
+        piece = a
+        while piece >= 0 and self._starts[piece] == self._starts[piece + 1]:
+            piece = self._columns[3][piece]
+        return piece >= 0
+
     def unbroken_range(self, a: int, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
         """Which tokens of a range of ranks may follow ``a`` inside one pre-token (only reachable ones may)."""
         if hi - lo <= 16 and a not in self._bits:
@@ -237,8 +246,8 @@ def read_merges(vocab: Vocab, prefix_index: PrefixIndex) -> Merges:
     digest.update(vocab.merges.tobytes())
     folder = cache_folder("merge-trees")
     path = folder / f"{digest.hexdigest()[:32]}.npz" if folder else None
-    kept = (read_arrays(path) or {}).get("trees")
-    trees = None if kept is None or kept.shape != (4, len(vocab)) else kept.astype(np.int64)
+    known = (read_arrays(path) or {}).get("trees")
+    trees = None if known is None or known.shape != (4, len(vocab)) else known.astype(np.int64)
     merges = Merges(
         size=len(vocab), base=base, merges=vocab.merges, lengths=lengths, prefix_index=prefix_index, trees=trees
     )

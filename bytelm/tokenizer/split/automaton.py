@@ -33,6 +33,7 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Bool, Int32, UInt16
 
+from bytelm.errors import UnsupportedTokenizerError
 from bytelm.symbols import completions, is_continuation, missing
 from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.split.char_classes import NO_CLASS, char_classes
@@ -51,6 +52,7 @@ from bytelm.tokenizer.split.regex import Pattern
 
 DEAD: Final = 0
 _UNKNOWN: Final = -1
+_MOST_STATES: Final = 1 << 17  # 128 MB; real patterns need 20,000 at most
 SKIP: Final = -2  # the tag of a match that stays text: the spelling of a special token
 LOST: Final = -3  # the tag of a match that loses information: such a text has no canonical sequence
 
@@ -181,6 +183,11 @@ class Level:
             return DEAD
         key = (state.fresh, state.hypotheses, state.partial.key if state.partial else b"")
         if key not in self._numbers:
+            if len(self._states) == _MOST_STATES:
+                raise UnsupportedTokenizerError(
+                    f"the split pattern {self.threads.pattern.source!r} needs more than {_MOST_STATES} states: "
+                    "it looks too far ahead"
+                )
             self._numbers[key] = len(self._states)
             self._states.append(state)
             if len(self._states) > len(self.table):

@@ -12,6 +12,8 @@ Cost
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Bool, UInt16
 
@@ -20,6 +22,7 @@ from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.split.automaton import DEAD
 from bytelm.tokenizer.split.char_classes import CODE_POINTS, NO_CLASS, compact
 from bytelm.tokenizer.split.vocab_walk import INACTIVE, ProductAutomaton, States, ended
+from bytelm.tokenizer.viability.search import has_way
 
 
 class TextFutures:
@@ -36,6 +39,7 @@ class TextFutures:
         self._automaton = automaton
         self._outside = outside
         self._class_of, self._level_classes = self._joint_classes()
+        self._known: dict[States, bool] = {}
 
     def ends(self, states: States) -> bool:
         """Whether the text may end here."""
@@ -88,20 +92,16 @@ class TextFutures:
         reached = ((char_class, self._read(states, char_class)) for char_class in range(len(self._level_classes)))
         return sum(1 << char_class for char_class, after in reached if after is not None and self.has_future(after))
 
-    @kept()
     def has_future(self, start: States) -> bool:
         """Whether some text to come makes the hypotheses right, as far as classes of characters decide it."""
-        seen, queue = {start}, [start]
-        for states in queue:
-            if self.ends(states):
-                return True
-            for option in (states, *self._automaton.onward(states)):
-                for char_class in range(len(self._level_classes)):
-                    after = self._read(option, char_class)
-                    if after is not None and after not in seen:
-                        seen.add(after)
-                        queue.append(after)
-        return False
+        return has_way(start, self._known, arrives=self.ends, onward=self._next_states)
+
+    def _next_states(self, states: States) -> Iterator[States]:
+        """The states after one more character, with a cut before it or none."""
+        for option in (states, *self._automaton.onward(states)):
+            for char_class in range(len(self._level_classes)):
+                if (after := self._read(option, char_class)) is not None:
+                    yield after
 
     def _read(self, states: States, char_class: int) -> States | None:
         """The states after one character, given by its class."""

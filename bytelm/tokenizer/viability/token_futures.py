@@ -35,6 +35,7 @@ from bytelm.tokenizer.ignore_merges import IgnoreMerges
 from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.split.automaton import DEAD
 from bytelm.tokenizer.split.vocab_walk import ProductAutomaton, States
+from bytelm.tokenizer.viability.search import has_way
 from bytelm.tokenizer.viability.text_futures import TextFutures
 
 _KEPT: Final = 512
@@ -45,7 +46,10 @@ Bits = UInt8[np.ndarray, " bytes"]
 
 
 class Position(NamedTuple):
-    """A position inside a pre-token, after one of its tokens; ``partial`` begins its last character."""
+    """A position inside a pre-token, after one of its tokens; ``partial`` begins its last character.
+
+    Tokens that no merge reaches over the end of are one here: the same tokens may follow them.
+    """
 
     states: States
     token: int
@@ -93,6 +97,7 @@ class TokenFutures:
         first, last = self._prefix_index.range(b"\x80")[0], self._prefix_index.range(b"\xc0")[0]
         self._inside = first & ~7, min(last + 7 & ~7, len(self._prefix_index))  # tokens that begin inside a character
         self._known: dict[Position, bool] = {}
+        self._free = -1  # the token that stands for all that no merge reaches over the end of
 
     def has_future(self, states: States, token: int, partial: bytes, word: bytes | None = None) -> bool:
         """Whether the hypotheses after a token can come true.
@@ -105,39 +110,26 @@ class TokenFutures:
         """
         if partial and self.by_bytes:
             return self.text_futures.spelled_by_bytes(self.automaton.before_character(states), partial)
-        position = Position(states, token, partial, word)
+        position = self._position(states, token, partial, word)
         if self._can_stop(position):
             return True
-        known = self._by_classes(position) if partial else None
-        if known is None:
-            known = self._known.get(position)
-        if known is None:
-            if len(self._known) > _POSITIONS:
-                self._known.clear()
-            known = self._known[position] = self._goes_on(position)
-        return known
+        if partial and (known := self._by_classes(position)) is not None:
+            return known
+        if len(self._known) > _POSITIONS:
+            self._known.clear()
+        return has_way(position, self._known, arrives=self._can_stop_next, onward=self._next_positions)
+
+    def _position(self, states: States, token: int, partial: bytes, word: bytes | None) -> Position:
+        if self.merges.merges_on(token):
+            return Position(states, token, partial, word)
+        if self._free < 0:
+            self._free = token
+        return Position(states, self._free, partial, word)
 
     def _can_stop(self, position: Position) -> bool:
         if position.partial or self.ignore_merges.must_grow(position.word):
             return False
         return self.text_futures.can_stop(position.states)
-
-    def _goes_on(self, start: Position) -> bool:
-        """Whether unbroken tokens lead from a position to one where the text may stop, depth first."""
-        seen, stack = {start}, [start]
-        while stack:
-            position = stack.pop()
-            if self._can_stop_next(position):
-                self._known[position] = True
-                return True
-            for after in self._next_positions(position):
-                if self._known.get(after):
-                    return True
-                if after not in seen and after not in self._known:
-                    seen.add(after)
-                    stack.append(after)
-        self._known |= dict.fromkeys(seen, False)
-        return False
 
     # --- inside a character ------------------------------------------------------------------------------------------
 
@@ -214,7 +206,7 @@ class TokenFutures:
             if self.merges.unbroken(position.token, token):
                 states = self.automaton.read(position.states, data)
                 if states is not None:
-                    yield Position(states, token, b"", self.ignore_merges.grow(position.word, data))
+                    yield self._position(states, token, b"", self.ignore_merges.grow(position.word, data))
 
     def _next_positions(self, position: Position) -> Iterator[Position]:
         """The positions after one more token; at none of them may the text stop."""
@@ -228,7 +220,7 @@ class TokenFutures:
             if states is not None:
                 word = self.ignore_merges.grow(position.word, data)
                 partial = unfinished(position.partial + data)
-                yield Position(states, int(self._prefix_index.order[rank]), partial, word)
+                yield self._position(states, int(self._prefix_index.order[rank]), partial, word)
 
     def _unbroken(self, position: Position) -> Bits:
         """What may follow the last token: of the whole vocabulary, or of the tokens that begin inside a character."""

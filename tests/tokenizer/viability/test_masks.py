@@ -26,18 +26,18 @@ def test_all_tokens_at_once_are_the_tokens_one_by_one(toy: Toy, random: Random) 
     """`mask` says of every token what `extend` says, along a random sequence of tokens that may follow one another."""
     try:
         subject = Viability.from_tokenizer(toy.backend)
-    except UnsupportedTokenizerError:
-        return
-    boundary: Boundary | None = subject.start()
-    for _ in range(STEPS):
-        assert boundary is not None
-        expected = one_by_one(subject, boundary)
+        boundary: Boundary | None = subject.start()
+        for _ in range(STEPS):
+            assert boundary is not None
+            expected = one_by_one(subject, boundary)
 
-        assert subject.mask(boundary, 0, len(subject.prefix_index)).tolist() == expected, toy.what
-        if not any(expected):
-            break
-        rank = random.choice([rank for rank, viable in enumerate(expected) if viable])
-        boundary = subject.extend(boundary, int(subject.prefix_index.order[rank]))
+            assert subject.mask(boundary, 0, len(subject.prefix_index)).tolist() == expected, toy.what
+            if not any(expected):
+                break
+            rank = random.choice([rank for rank, viable in enumerate(expected) if viable])
+            boundary = subject.extend(boundary, int(subject.prefix_index.order[rank]))
+    except UnsupportedTokenizerError:  # also where its patterns look too far ahead together: viability/search.py
+        return
 
 
 @pytest.mark.parametrize("apart", [True, False])
