@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, TypeVar, Unpack, overload
 
-from bytelm.arguments import integer, seed_of
+from bytelm.arguments import integer, likely_meant, seed_of
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.inference.scheduler import Outcome, Step
@@ -83,7 +83,9 @@ class Sampler(ByteSteps[P, L]):
             InvalidArgumentError: An argument out of range, or no prefix, before the model runs.
         """
         if isinstance(prefixes, str | bytes) or not isinstance(prefixes, Sequence):
-            raise InvalidTypeError(f"prefixes must be a list of prefixes, not {type(prefixes).__name__}")
+            raise InvalidTypeError(
+                f"prefixes must be a list of prefixes, not {type(prefixes).__name__}{likely_meant(prefixes)}"
+            )
         if not prefixes:
             raise InvalidArgumentError("there is no prefix to complete; pass at least one")
         return grouped(self._complete(prefixes, options, n=n), n)
