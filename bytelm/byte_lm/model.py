@@ -35,7 +35,7 @@ from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
 from bytelm.fim import FIMFormat, Mode, declared, end_ids, find_format, infill_prompt
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.rows import RowReader, RowStore
-from bytelm.inference.scheduler import Outcome, Scheduler, Step, on
+from bytelm.inference.scheduler import Outcome, Scheduler, Step, blamed, on
 from bytelm.inference.scoring import SPARE, CoverItem, cover_items, in_turn, text_logprob, token_ends, windows
 from bytelm.inference.text_scoring import ModelScoring, Piece
 from bytelm.sampling.byte_model import ByteModel
@@ -44,6 +44,7 @@ from bytelm.sampling.engine_batch import completions
 from bytelm.sampling.engine_draws import EngineDrawing, EngineDraws
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import ModelPlace
+from bytelm.sampling.sampler import names_of
 from bytelm.symbols import character_from
 from bytelm.token_lm import Abilities, TokenLM, abilities_of
 from bytelm.tokenizer.viability.viability import Viability
@@ -280,13 +281,22 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         format: str | FIMFormat | None,  # noqa: A002
     ) -> tuple[ByteLM, list[Prefix]]:
         one_of("mode", mode, get_args(Mode))
-        texts = [(self.bytes_of(prefix, "prefix"), self.bytes_of(suffix, "suffix")) for prefix, suffix in sides]
-        if mode == "left":
-            return self, [prefix for prefix, _ in texts]
-        form = find_format(self.viability.vocab, format)
-        lm = self._infiller(form)
-        vocab, bos_ids = lm.viability.vocab, self.prompts.bos_ids
-        return lm, [infill_prompt(vocab, form, *pair, mode=mode, before=bos_ids) for pair in texts]
+        lm, form = self, None
+        if mode != "left":
+            form = find_format(self.viability.vocab, format)
+            lm = self._infiller(form)
+            form.order(mode)  # says of all pairs alike what cannot be
+        prompts: list[Prefix] = []
+        for name, (before, behind) in zip(names_of(len(sides)), sides, strict=True):
+            with blamed(name):
+                prefix, suffix = self.bytes_of(before, "prefix"), self.bytes_of(behind, "suffix")
+                bos_ids = self.prompts.bos_ids
+                prompts.append(
+                    prefix
+                    if form is None
+                    else infill_prompt(lm.viability.vocab, form, prefix, suffix, mode=mode, before=bos_ids)
+                )
+        return lm, prompts
 
     def engine_drawing(self, params: SamplingParams, *, progress: bool = False) -> EngineDrawing | None:  # noqa: D102
         drawer, wanted = self.abilities.drawer, params.engine_draws

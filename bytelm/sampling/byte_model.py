@@ -287,10 +287,11 @@ def pairs_of(sides: object) -> list[tuple[Text, Text]]:
         InvalidTypeError: It is no list of pairs.
         InvalidArgumentError: There is none.
     """
-    if not isinstance(sides, list | tuple) or not all(
-        isinstance(pair, list | tuple) and len(pair) == 2 for pair in sides
-    ):
+    if not isinstance(sides, list | tuple):
         raise InvalidTypeError(f"sides must be a list of pairs (prefix, suffix); got {sides!r:.80}")
+    for i, pair in enumerate(sides):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise InvalidTypeError(f"sides must be a list of pairs (prefix, suffix); item {i} of the batch is {pair!r:.80}")
     if not sides:
         raise InvalidArgumentError("there is no pair of texts to fill in between; pass at least one")
     return [(prefix, suffix) for prefix, suffix in sides]

@@ -14,7 +14,7 @@ from typing import Literal, TypeVar, Unpack, overload
 from bytelm.arguments import integer, likely_meant, seed_of
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
-from bytelm.inference.scheduler import Outcome, Step
+from bytelm.inference.scheduler import Outcome, Step, blamed
 from bytelm.sampling.completion import Completion, random_stream
 from bytelm.sampling.completion_stream import CompletionStream
 from bytelm.sampling.params import CallOptions, params_of
@@ -80,7 +80,8 @@ class Sampler(ByteSteps[P, L]):
             One completion for each prefix; with ``n`` above 1 a list of n for each.
 
         Raises:
-            InvalidArgumentError: An argument out of range, or no prefix, before the model runs.
+            InvalidArgumentError: An argument out of range, or no prefix, before the model runs. An error about one of
+                the prefixes begins with its place in the batch, here and for all other classes.
         """
         if isinstance(prefixes, str | bytes) or not isinstance(prefixes, Sequence):
             raise InvalidTypeError(
@@ -110,14 +111,20 @@ class Sampler(ByteSteps[P, L]):
             raise InvalidArgumentError(f"n must be at least 1; got {n}")
         key = seed_of(chosen.seed)
         drawing = self.engine_drawing(chosen, progress=progress)
-        prompts = [prompt for prefix in prefixes for prompt in [self.prompt(prefix)] * n]
-        # Items with the same prompt share what is evaluated of it, until the last of them has begun.
-        places = {prompt: self.place(prompt) for prompt in dict.fromkeys(prompts)}
+        names = names_of(len(prefixes))
+        prompts: list[P] = []
+        places: dict[P, L] = {}  # items with the same prompt share what is evaluated of it, until the last has begun
+        for name, prefix in zip(names, prefixes, strict=True):
+            with blamed(name):
+                prompt = self.prompt(prefix)
+                places[prompt] = places.get(prompt) or self.place(prompt)
+            prompts += [prompt] * n
 
         def job(index: int, prompt: P, place: L) -> Step[Completion]:
             generation = self.generation(place, prompt, chosen, random_stream(key, index))
             del place  # its rows: the generation goes on with a copy
-            return (yield from generation.run())
+            with blamed(names[index // n]):
+                return (yield from generation.run())
 
         outcomes: Iterator[Outcome[Completion]]
         if drawing is None:
@@ -143,6 +150,11 @@ def collected(outcomes: Iterator[Outcome[Completion]], count: int) -> list[Compl
             error.add_note(f"{len(finished)} of {count} completions were finished: see the error's .finished")
         raise
     return [finished[index] for index in range(count)]
+
+
+def names_of(count: int) -> list[str | None]:
+    """What errors call the items of a batch: an item that is alone needs no name."""
+    return [None] if count == 1 else [f"item {i} of the batch" for i in range(count)]
 
 
 def grouped(items: list[T], n: int) -> list[T] | list[list[T]]:

@@ -55,3 +55,53 @@ def test_what_other_libraries_take_for_a_prompt_is_told_what_to_pass() -> None:
     run = subprocess.run([sys.executable, "-c", MISTAKEN], capture_output=True, text=True, check=False)
 
     assert (run.returncode, run.stdout) == (0, ""), run.stderr
+
+
+def batches() -> tuple[ByteLM, Ensemble]:
+    lm = ByteLM(TableLM(default_tokenizer(), order=1))
+    other = ByteLM(TableLM(byte_bpe_tokenizer(vocab_size=290), order=1))
+    return lm, Ensemble([lm, other])
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["model", "ensemble"])
+def test_errors_of_a_batch_name_the_item(kind: int) -> None:
+    """Whatever is wrong with one item, the error keeps its class and says which item it is about; alone none is named."""
+    lm = batches()[kind]
+
+    with pytest.raises(UnreachablePrefixError, match="^item 1 of the batch: ") as caught:
+        lm.sample_batch(["a", b"\xff", "b"], n=2)
+    assert caught.value.position == 0
+    with pytest.raises(InvalidArgumentError, match="^item 2 of the batch: .*999999"):
+        lm.sample_batch(["a", "b", [999999, "a"]])
+    with pytest.raises(InvalidArgumentError, match="^item 1 of the batch: .*side by side"):
+        lm.sample_batch(["a", ["b", "c"]])
+    with pytest.raises(BytelmError, match="item 1 of the batch: .*half of a surrogate"):
+        lm.infill_batch([("a", "b"), ("a", "\ud83d")], mode="left")
+    with pytest.raises(UnreachablePrefixError, match="^item 1 of the batch: "):
+        lm.infill_batch([("a", "b"), (b"\xff", "c")], mode="left")
+    with pytest.raises(UnreachablePrefixError) as alone:
+        lm.sample(b"\xff")
+    assert "item" not in str(alone.value)
+
+
+def test_errors_of_a_batch_name_the_item_while_it_is_drawn() -> None:
+    """A processor that leaves nothing after one text alone is an error about that item; what was finished is kept."""
+    lm, _ = batches()
+
+    def fails(so_far: bytes, row: object) -> object:
+        return row if calls.append(so_far) or len(calls) < 3 else [float("-inf")] * 257
+
+    calls: list[bytes] = []
+    with pytest.raises(InvalidArgumentError, match="^item 1 of the batch: logits_processor"):
+        lm.sample_batch(["a", "b"], n=2, max_bytes=1, logits_processor=fails)  # type: ignore[arg-type]
+
+
+def test_infilling_names_the_pair_whose_text_has_no_encoding() -> None:
+    """In a format's prompt one side is encoded by itself: where that cannot be, the pair is named."""
+    tokenizer = byte_bpe_tokenizer(special=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"), eos="<|endoftext|>")
+    lm = ByteLM(TableLM(tokenizer, order=1))
+
+    with pytest.raises(UnreachablePrefixError, match="^item 2 of the batch: the suffix is not UTF-8"):
+        lm.infill_batch([("a", "b"), ("c", "d"), ("a", b"\xff")])
+    with pytest.raises(UnreachablePrefixError, match=r"^member 0 of the ensemble: item 2 of the batch: the suffix"):
+        Ensemble([lm, lm]).infill_batch([("a", "b"), ("c", "d"), ("a", b"\xff")])
