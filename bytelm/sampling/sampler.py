@@ -94,7 +94,8 @@ class Sampler(ByteSteps[P, L]):
     def stream(self, prefix: Prefix, **options: Unpack[CallOptions]) -> CompletionStream:
         """Complete a prefix, piece by piece: an iterator of texts. The arguments are those of `sample`.
 
-        A piece never splits a character, and never holds what may turn out to be the beginning of a stop string.
+        A piece never splits a character, and never holds what may turn out to be the beginning of a stop string. Part
+        of a character at the very end is in no piece: `Completion.bytes` has it.
         Joined, they are the text that `sample` returns; `CompletionStream.completion` has all the rest afterwards.
         """
         chosen = params_of(options)

@@ -306,7 +306,9 @@ def test_a_stream_holds_back_what_may_be_a_stop() -> None:
 
     assert "".join(pieces) == "abé\n日 ab"
     assert all(piece and "\ufffd" not in piece for piece in pieces)
-    assert list(lm.stream("", temperature=0, max_bytes=3)) == ["a", "b", "\ufffd"]  # cut inside é
+    stream = lm.stream("", temperature=0, max_bytes=3)  # cut inside é
+    assert (list(stream), stream.completion.text, stream.completion.bytes) == (["a", "b"], "ab", b"ab\xc3")
+    assert lm.sample("", temperature=0, max_bytes=3).text == "ab"
 
 
 def test_a_character_cut_by_the_prompt_is_completed(byte_lm: ByteLM) -> None:
