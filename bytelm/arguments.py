@@ -77,8 +77,8 @@ def likely_meant(value: object) -> str:
         return ". These are chat messages: call lm.chat(messages), or pass lm.chat_prefix(messages) as the prefix"
     if (isinstance(first, Mapping) and "input_ids" in first) or hasattr(first, "offsets"):
         return (
-            ". This is what a tokenizer returns: pass the text itself. Where a prefix is asked for, the ids of one text "
-            "as a list of ints are accepted too, and no token then spans their end"
+            ". This is what a tokenizer returns: pass the text itself. Where a prefix is asked for, the ids of one "
+            "text as a list of ints are accepted too, and no token then spans their end"
         )
     if hasattr(first, "tolist") and hasattr(first, "ndim") and getattr(first, "ndim", 0):
         return ". This is an array: pass the text itself, or as a prefix the ids of one text: array.tolist()"

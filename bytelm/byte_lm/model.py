@@ -31,12 +31,22 @@ from bytelm.cover.chat import chat_segments
 from bytelm.cover.cover import Cover
 from bytelm.cover.cover_cache import CoverCache
 from bytelm.cover.prefix import Prefix, Prompt, PromptReader, bos_ids_of
-from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
+from bytelm.errors import ContextOverflowError, InvalidArgumentError, UnreachablePrefixError
 from bytelm.fim import FIMFormat, Mode, declared, end_ids, find_format, infill_prompt
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.rows import RowReader, RowStore
 from bytelm.inference.scheduler import Outcome, Scheduler, Step, blamed, on
-from bytelm.inference.scoring import SPARE, CoverItem, cover_items, in_turn, text_logprob, token_ends, windows
+from bytelm.inference.scoring import (
+    SPARE,
+    Asked,
+    CoverItem,
+    cover_items,
+    in_turn,
+    text_logprob,
+    token_ends,
+    tokens_asked,
+    windows,
+)
 from bytelm.inference.text_scoring import ModelScoring, Piece
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.sampling.completion import Completion
@@ -165,6 +175,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         Their probabilities sum to P(prefix | context). The cover of the empty prefix is the empty sequence.
         """
         prompt = self.prompt(prefix)
+        self.check_room(prompt, asked="text", end=False)
         step = cover_items(self._cover(prompt), context=prompt.context, reader=self._reader)
         return sorted(self.answer(step), key=lambda item: (-item.logprob, item.token_ids))
 
@@ -273,6 +284,21 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
             return 0
         cut = ends[len(ends) - room - 1] if room > 0 else len(prompt.text)
         return min(character_from(prompt.text, cut), len(prompt.text))
+
+    def check_room(self, prompt: Prompt, text: bytes = b"", *, asked: Asked = "rows", end: bool = True) -> None:  # noqa: D102
+        size = self.abilities.context_length
+        if size is None or prompt.most_tokens + len(text) < size:
+            return
+        before, whole = len(prompt.context), prompt.text + text
+
+        def cover_at(length: int) -> Cover:
+            return self._cover(replace(prompt, text=whole[: len(prompt.text) + length]))
+
+        if (tokens := before + tokens_asked(cover_at, len(text), asked=asked, end=end, near=size - before)) > size:
+            raise ContextOverflowError(
+                f"{len(whole)} bytes of text take {tokens} tokens, which does not fit in the model's context of {size} "
+                "tokens; shorten the prefix, keep its last part, or give a stride to score a long text"
+            )
 
     def infilling(  # noqa: D102
         self,

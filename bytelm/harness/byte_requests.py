@@ -114,7 +114,7 @@ class ByteRequests(Requests):
     def written(self, context: str, params: SamplingParams, random: np.random.Generator, *, tokens: int) -> Step[str]:
         """What the model writes after a context."""
         generation = self._generation(self.prompt(context, tokens=tokens), params, random)
-        while generation.finish_reason is None and generation.place.room() > 0:
+        while generation.finish_reason is None:
             yield from generation.step()
         return text_of(bytes(generation.bytes), generation.prompt)
 
@@ -127,7 +127,7 @@ class ByteRequests(Requests):
         """What greedy decoding writes, for as long as it is the beginning of one of the texts."""
         params = SamplingParams(temperature=0, max_bytes=max(map(len, texts), default=0))
         generation = self._generation(prompt, params, np.random.default_rng(0))
-        while generation.finish_reason is None and generation.place.room() > 0:
+        while generation.finish_reason is None:
             if not any(len(text) > len(generation.bytes) and text.startswith(generation.bytes) for text in texts):
                 break
             yield from generation.step()

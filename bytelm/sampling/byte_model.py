@@ -20,6 +20,7 @@ from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.fim import FIMFormat, Mode
 from bytelm.inference.scheduler import Step
+from bytelm.inference.scoring import Asked
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.completion_stream import CompletionStream
 from bytelm.sampling.params import CallOptions
@@ -72,6 +73,7 @@ class ByteModel(Sampler[P, L]):
         >>> lm.next_byte_logprobs("The capital of Fra")[ord("n")]  # doctest: +SKIP
         -0.0003
         """
+        self.check_room(self.prompt(prefix))
         return self.state(prefix).next_byte_logprobs(tol=tol)
 
     def leak(self, prefix: Prefix) -> float:
@@ -101,9 +103,10 @@ class ByteModel(Sampler[P, L]):
         Raises:
             UnreachablePrefixError: No token sequence spells them. (In an ensemble a member that cannot spell the text
                 gives it probability 0.)
-            ContextOverflowError: They do not fit in the model's context, and no stride was given.
+            ContextOverflowError: They do not fit in the model's context, and no stride was given; before the model
+                runs.
         """
-        prompt, data = self._scoring(text, prefix)
+        prompt, data = self._scoring(text, prefix, asked="text" if stride is None else None, end=eot)
         step = self.scored(prompt, data, eot=eot, stride=stride_of(stride))
         return self.answer(step, label="scoring", progress=progress)
 
@@ -114,7 +117,7 @@ class ByteModel(Sampler[P, L]):
 
         The arguments and errors are those of `logprob`.
         """
-        prompt, data = self._scoring(text, prefix)
+        prompt, data = self._scoring(text, prefix, asked="bytes" if stride is None else None)
         stride = stride_of(stride)
 
         def steps() -> Step[Float64[np.ndarray, " n"]]:
@@ -123,9 +126,11 @@ class ByteModel(Sampler[P, L]):
 
         return self.answer(steps(), label="scoring", progress=progress)
 
-    def _scoring(self, text: Text, prefix: Prefix) -> tuple[P, bytes]:
+    def _scoring(self, text: Text, prefix: Prefix, *, asked: Asked | None, end: bool = False) -> tuple[P, bytes]:
         prompt, data = self.prompt(prefix), self.bytes_of(text)
         self.place(prompt)  # says what cannot be spelled of it before the model runs
+        if asked is not None:
+            self.check_room(prompt, data, asked=asked, end=end)
         return prompt, data
 
     def state(self, prefix: Prefix) -> ByteState[L]:
@@ -291,7 +296,9 @@ def pairs_of(sides: object) -> list[tuple[Text, Text]]:
         raise InvalidTypeError(f"sides must be a list of pairs (prefix, suffix); got {sides!r:.80}")
     for i, pair in enumerate(sides):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise InvalidTypeError(f"sides must be a list of pairs (prefix, suffix); item {i} of the batch is {pair!r:.80}")
+            raise InvalidTypeError(
+                f"sides must be a list of pairs (prefix, suffix); item {i} of the batch is {pair!r:.80}"
+            )
     if not sides:
         raise InvalidArgumentError("there is no pair of texts to fill in between; pass at least one")
     return [(prefix, suffix) for prefix, suffix in sides]

@@ -22,7 +22,7 @@ class Completion:
             that are not UTF-8 show as U+FFFD.
         bytes: The new bytes alone, all of them.
         logprob: ln P(bytes | prefix), and of the end of text too where it ended there.
-        finish_reason: ``"eot"``, ``"stop"`` or ``"length"``.
+        finish_reason: ``"eot"``, ``"stop"``, or ``"length"``: at ``max_bytes``, or where the model's context ends.
         usage: What it cost.
     """
 

@@ -8,6 +8,9 @@ Rules
     A call that is needed anyway also asks for other nodes, if they hold more of the mass than an extra token costs on
     the engine (`RowReader.extra_token_cost`): with about that probability they would be asked for later.
     A prompt's nodes are all known beforehand: they are one request.
+    Where a token sequence that may spell the text no longer fits in the context, the text ends, for its length: the
+    next byte would depend on a row that there is not. A byte adds one token to a sequence at most, so the text itself
+    can still be scored.
     Greedy bytes come by the token where one token decides them (greedy.py).
 
 Numbers
@@ -86,6 +89,9 @@ class ByteGeneration(Writing):
             self.place = self.place.copy()
             self._start = self.place.mass()[0]
             self._recent.append(self.place)
+        if not self._sure and self.place.room() < 0:
+            self.finish_reason = "length"
+            return
         done = len(self.bytes) / self.params.max_bytes
         symbol = yield from changed(self._draw(), lambda request: replace(request, done=done))
         if self.place.complete and not self._leapt:
@@ -108,7 +114,8 @@ class ByteGeneration(Writing):
             probs = params.filters.apply(processed(params.logits_processor, bytes(self.bytes), row))
             return int(filled(settled(uniform, np.zeros(SYMBOLS), probs), probs)[0])
         if not self._sure and params.filters.greedy and params.lazy:
-            self._sure = yield from place.sure_bytes()
+            sure = yield from place.sure_bytes()
+            self._sure = sure if len(sure) <= place.room() else b""
         self._leapt = bool(self._sure)
         if self._sure:
             symbol, self._sure = self._sure[0], self._sure[1:]

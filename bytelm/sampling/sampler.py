@@ -49,6 +49,8 @@ class Sampler(ByteSteps[P, L]):
             InvalidArgumentError: An argument out of range, before the model runs.
             InvalidTypeError: An option that there is not; the message names the word here.
             UnreachablePrefixError: No token sequence spells the prefix.
+            ContextOverflowError: The prefix alone does not fit in the model's context, before the model runs. Where
+                the context ends later, the completion ends with it, and its ``finish_reason`` is ``"length"``.
             ModelError: The model could not be run.
 
         >>> lm.sample("The capital of Fra", temperature=0, max_bytes=3).text  # doctest: +SKIP
@@ -102,8 +104,10 @@ class Sampler(ByteSteps[P, L]):
         if chosen.engine_draws:
             raise InvalidArgumentError("engine_draws=True is for sample and sample_batch: a stream is drawn by bytes")
         prompt = self.prompt(prefix)
+        place = self.place(prompt)
+        self.check_room(prompt)
         random = random_stream(seed_of(chosen.seed), 0)
-        return CompletionStream(self.generation(self.place(prompt), prompt, chosen, random), self.scheduler.run_one)
+        return CompletionStream(self.generation(place, prompt, chosen, random), self.scheduler.run_one)
 
     def _complete(self, prefixes: Sequence[Prefix], options: CallOptions, *, n: int) -> list[Completion]:
         """N completions of each prefix, one after another in one list."""
@@ -119,6 +123,7 @@ class Sampler(ByteSteps[P, L]):
             with blamed(name):
                 prompt = self.prompt(prefix)
                 places[prompt] = places.get(prompt) or self.place(prompt)
+                self.check_room(prompt)
             prompts += [prompt] * n
 
         def job(index: int, prompt: P, place: L) -> Step[Completion]:

@@ -68,16 +68,16 @@ def test_errors_of_a_batch_name_the_item(kind: int) -> None:
     """Whatever is wrong with one item, the error keeps its class and says which item it is about; alone none is named."""
     lm = batches()[kind]
 
-    with pytest.raises(UnreachablePrefixError, match="^item 1 of the batch: ") as caught:
+    with pytest.raises(UnreachablePrefixError, match=r"^item 1 of the batch: ") as caught:
         lm.sample_batch(["a", b"\xff", "b"], n=2)
     assert caught.value.position == 0
-    with pytest.raises(InvalidArgumentError, match="^item 2 of the batch: .*999999"):
+    with pytest.raises(InvalidArgumentError, match=r"^item 2 of the batch: .*999999"):
         lm.sample_batch(["a", "b", [999999, "a"]])
-    with pytest.raises(InvalidArgumentError, match="^item 1 of the batch: .*side by side"):
+    with pytest.raises(InvalidArgumentError, match=r"^item 1 of the batch: .*side by side"):
         lm.sample_batch(["a", ["b", "c"]])
-    with pytest.raises(BytelmError, match="item 1 of the batch: .*half of a surrogate"):
+    with pytest.raises(BytelmError, match=r"item 1 of the batch: .*half of a surrogate"):
         lm.infill_batch([("a", "b"), ("a", "\ud83d")], mode="left")
-    with pytest.raises(UnreachablePrefixError, match="^item 1 of the batch: "):
+    with pytest.raises(UnreachablePrefixError, match=r"^item 1 of the batch: "):
         lm.infill_batch([("a", "b"), (b"\xff", "c")], mode="left")
     with pytest.raises(UnreachablePrefixError) as alone:
         lm.sample(b"\xff")
@@ -92,7 +92,7 @@ def test_errors_of_a_batch_name_the_item_while_it_is_drawn() -> None:
         return row if calls.append(so_far) or len(calls) < 3 else [float("-inf")] * 257
 
     calls: list[bytes] = []
-    with pytest.raises(InvalidArgumentError, match="^item 1 of the batch: logits_processor"):
+    with pytest.raises(InvalidArgumentError, match=r"^item 1 of the batch: logits_processor"):
         lm.sample_batch(["a", "b"], n=2, max_bytes=1, logits_processor=fails)  # type: ignore[arg-type]
 
 
@@ -101,7 +101,7 @@ def test_infilling_names_the_pair_whose_text_has_no_encoding() -> None:
     tokenizer = byte_bpe_tokenizer(special=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"), eos="<|endoftext|>")
     lm = ByteLM(TableLM(tokenizer, order=1))
 
-    with pytest.raises(UnreachablePrefixError, match="^item 2 of the batch: the suffix is not UTF-8"):
+    with pytest.raises(UnreachablePrefixError, match=r"^item 2 of the batch: the suffix is not UTF-8"):
         lm.infill_batch([("a", "b"), ("c", "d"), ("a", b"\xff")])
     with pytest.raises(UnreachablePrefixError, match=r"^member 0 of the ensemble: item 2 of the batch: the suffix"):
         Ensemble([lm, lm]).infill_batch([("a", "b"), ("c", "d"), ("a", b"\xff")])
