@@ -31,7 +31,7 @@ from bytelm.cover.chat import chat_segments
 from bytelm.cover.cover import Cover
 from bytelm.cover.cover_cache import CoverCache
 from bytelm.cover.prefix import Prefix, Prompt, PromptReader, bos_ids_of
-from bytelm.errors import ContextOverflowError, InvalidArgumentError, UnreachablePrefixError
+from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
 from bytelm.fim import FIMFormat, Mode, declared, end_ids, find_format, infill_prompt
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.rows import RowReader, RowStore
@@ -42,9 +42,9 @@ from bytelm.inference.scoring import (
     CoverItem,
     cover_items,
     in_turn,
+    refuse_overflow,
     text_logprob,
     token_ends,
-    tokens_asked,
     windows,
 )
 from bytelm.inference.text_scoring import ModelScoring, Piece
@@ -163,6 +163,13 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         return cls(token_lm, eot_ids=eot_ids, bos=bos, normalize=normalize)
 
     # ---- what only a tokenized model has
+
+    @property
+    def start_id(self) -> int | None:
+        """The token of `start_prefix`, as lm-evaluation-harness chooses it: BOS, or else the end of text."""
+        named = (getattr(self.tokenizer, name, None) for name in ("bos_token_id", "eos_token_id"))
+        ids = [i for i in (*named, *sorted(self.eot_ids)) if i is not None and i < self.token_lm.vocab_size]
+        return next(iter(ids), None)
 
     @property
     def abilities(self) -> Abilities:
@@ -287,17 +294,15 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
 
     def check_room(self, prompt: Prompt, text: bytes = b"", *, asked: Asked = "rows", end: bool = True) -> None:  # noqa: D102
         size = self.abilities.context_length
-        if size is None or prompt.most_tokens + len(text) < size:
-            return
-        before, whole = len(prompt.context), prompt.text + text
-
-        def cover_at(length: int) -> Cover:
-            return self._cover(replace(prompt, text=whole[: len(prompt.text) + length]))
-
-        if (tokens := before + tokens_asked(cover_at, len(text), asked=asked, end=end, near=size - before)) > size:
-            raise ContextOverflowError(
-                f"{len(whole)} bytes of text take {tokens} tokens, which does not fit in the model's context of {size} "
-                "tokens; shorten the prefix, keep its last part, or give a stride to score a long text"
+        if size is not None and prompt.most_tokens + len(text) >= size:
+            whole, first = prompt.text + text, len(prompt.text)
+            refuse_overflow(
+                lambda n: self._cover(replace(prompt, text=whole[: first + n])),
+                len(text),
+                asked=asked,
+                end=end,
+                before=len(prompt.context),
+                size=size,
             )
 
     def infilling(  # noqa: D102

@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from bytelm.cover.nodes import Cover, Node, common_ancestor
-from bytelm.errors import InvalidArgumentError
+from bytelm.errors import ContextOverflowError, InvalidArgumentError
 from bytelm.inference.rows import RowReader
 from bytelm.inference.scheduler import Request, Step, changed, rows_in
 from bytelm.lemma import log_sum
@@ -264,6 +264,30 @@ def tokens_asked(cover_at: Callable[[int], Cover], length: int, *, asked: Asked,
         found = max(found, _rows_reach(cover, asked))
         cover = cover.advance(last.prefix[len(last.prefix) - length + at :][:1])
     return found
+
+
+def refuse_overflow(
+    cover_at: Callable[[int], Cover], length: int, *, asked: Asked, end: bool, before: int, size: int
+) -> None:
+    """Refuse a text along which a sequence would be asked for that does not fit in the context; no model is run.
+
+    Args:
+        cover_at: As for `tokens_asked`, as are ``length``, ``asked`` and ``end``.
+        length: Bytes of the text.
+        asked: What is asked along it.
+        end: Whether also the row at its end.
+        before: Tokens in front of all.
+        size: Tokens that the context holds.
+
+    Raises:
+        ContextOverflowError: One does not fit.
+    """
+    tokens = before + tokens_asked(cover_at, length, asked=asked, end=end, near=size - before)
+    if tokens > size:
+        raise ContextOverflowError(
+            f"{len(cover_at(length).prefix)} bytes of text take {tokens} tokens, which does not fit in the model's "
+            f"context of {size}; shorten the prefix, keep its last part, or give a stride to score a long text"
+        )
 
 
 def _rows_reach(cover: Cover, asked: Asked) -> int:

@@ -89,7 +89,12 @@ class ByteModel(Sampler[P, L]):
         stride: int | None = None,
         progress: bool = False,
     ) -> float:
-        """Log-probability of a text after a prefix, a natural log.
+        """Log-probability of a text after a prefix, a natural log: ln P(prefix + text) - ln P(prefix).
+
+        In front of a text stands what its tokenizer puts there. Where that is nothing, the first token is what the
+        model says after its start token (BOS, or else an end of text), and later tokens are read after the text alone,
+        as wherever else. With ``prefix=lm.start_prefix()`` the start token stays in front of all of them: another
+        number, lm-evaluation-harness's (docs/exactness.md).
 
         Args:
             text: What is scored.
@@ -115,7 +120,7 @@ class ByteModel(Sampler[P, L]):
     ) -> Float64[np.ndarray, " n"]:
         """Log-probability of each byte of a text, given the prefix and the bytes before it. Their sum is `logprob`.
 
-        The arguments and errors are those of `logprob`.
+        What stands in front of a text without a prefix, the arguments and the errors are those of `logprob`.
         """
         prompt, data = self._scoring(text, prefix, asked="bytes" if stride is None else None)
         stride = stride_of(stride)
@@ -132,6 +137,24 @@ class ByteModel(Sampler[P, L]):
         if asked is not None:
             self.check_room(prompt, data, asked=asked, end=end)
         return prompt, data
+
+    def start_prefix(self, text: Text = b"") -> Prefix:
+        """The prefix that begins with each model's start token, for texts that are scored as a whole.
+
+        It is lm-evaluation-harness's rule for them. A model whose tokenizer puts BOS in front of a text has it there
+        anyhow: for it nothing changes.
+
+        Args:
+            text: What stands behind the token.
+
+        >>> lm.logprob("The capital"), lm.logprob("The capital", prefix=lm.start_prefix())  # doctest: +SKIP
+        (-19.58958776758551, -23.668751272605693)
+        """
+
+        def start(lm: Any) -> list[int | str | bytes]:
+            return [b""] if lm.start_id is None else [lm.start_id, b""]
+
+        return self.prefix_with(start, self.bytes_of(text))
 
     def state(self, prefix: Prefix) -> ByteState[L]:
         """A place in a text that can be moved about byte by byte: see `ByteState`."""

@@ -46,8 +46,7 @@ class CompletionStream(Iterator[str]):
         """
         if self._completion is None:
             done: Completion = self._answer(self._generation.completion())
-            usage = replace(self._usage, largest_leak=done.usage.largest_leak)
-            self._completion = replace(done, usage=usage)
+            self._completion = replace(done, usage=self._usage.leaking(done.usage))
         return self._completion
 
     def _answer(self, step: Step[Any]) -> Any:

@@ -204,7 +204,8 @@ class EngineDraws(Writing):
         if self.finish_reason is None:
             return None
         logprob = yield from self._score()
-        return self.written(logprob, self.prompt.prefix, JobUsage(redrawn=self.redrawn))
+        seen = None if self.leak is None else self.leak[0]
+        return self.written(logprob, self.prompt.prefix, JobUsage(largest_leak=seen, redrawn=self.redrawn))
 
     def _begin(self) -> Step[None]:
         """Draw a member of the cover; where a second token in a row was leak, a symbol before."""
@@ -215,6 +216,7 @@ class EngineDraws(Writing):
             if again:
                 here = ModelPlace(place, self._token_lm)
                 symbol = int((yield from here.draw(Filters(), self._random.random(1), self._random))[0])
+                self.drew(here)
                 if symbol == EOT:
                     self.finish_reason = "eot"
                     return

@@ -36,10 +36,11 @@ import numpy as np
 from bytelm.inference.scheduler import JobUsage, Step, changed
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.draw import filled, processed, settled
+from bytelm.sampling.greedy import HALF
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import Place
 from bytelm.sampling.writing import Writing
-from bytelm.symbols import EOT, SYMBOLS, leak_of
+from bytelm.symbols import EOT, SYMBOLS
 
 
 class ByteGeneration(Writing):
@@ -55,7 +56,6 @@ class ByteGeneration(Writing):
     Attributes:
         place: At the end of the text so far.
         prompt: The prompt's bytes.
-        largest_leak: Of the rows that were evaluated in full; None if there was none.
     """
 
     def __init__(
@@ -69,7 +69,6 @@ class ByteGeneration(Writing):
         self.place = place
         self.prompt = place.prefix
         self.params = params
-        self.largest_leak: float | None = None
         self._random = random
         self._score = score
         self._start = 0.0
@@ -94,8 +93,10 @@ class ByteGeneration(Writing):
             return
         done = len(self.bytes) / self.params.max_bytes
         symbol = yield from changed(self._draw(), lambda request: replace(request, done=done))
-        if self.place.complete and not self._leapt:
-            self.largest_leak = max(leak_of(self.place.row()), self.largest_leak or 0.0)
+        if self._leapt:
+            self.drew(self.place, least=0.0, most=1.0 - HALF)  # one token has more, of each of its bytes' rows
+        else:
+            self.drew(self.place)
         if symbol == EOT:
             self.finish_reason = "eot"
             return
@@ -140,7 +141,8 @@ class ByteGeneration(Writing):
     def completion(self) -> Step[Completion]:
         """What was written, scored, after the last step."""
         logprob = yield from changed(self._logprob(), lambda request: replace(request, done=1.0))
-        return self.written(logprob, self.prompt, JobUsage(largest_leak=self.largest_leak))
+        least, most = self.leak or (None, None)
+        return self.written(logprob, self.prompt, JobUsage(largest_leak=least, largest_leak_bound=most))
 
     def _logprob(self) -> Step[float]:
         ended = self.ending == "eot"

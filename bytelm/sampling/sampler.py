@@ -147,9 +147,8 @@ def collected(outcomes: Iterator[Outcome[Completion]], count: int) -> list[Compl
     finished: dict[int, Completion] = {}
     try:
         for outcome in outcomes:
-            own = outcome.result.usage
-            usage = replace(outcome.usage, largest_leak=own.largest_leak, redrawn=own.redrawn)
-            finished[outcome.index] = replace(outcome.result, usage=usage)
+            done = outcome.result
+            finished[outcome.index] = replace(done, usage=outcome.usage.leaking(done.usage))
     except Exception as error:
         error.finished = finished  # type: ignore[attr-defined]
         if finished:
