@@ -4,7 +4,8 @@ Rules
     A template's special tokens become ids. Text of a message never does, whatever it spells: the special tokens that it
     spells are broken up by a mark that no text has, until the template's own are found.
     A turn that is begun is not shown to the template. A mark stands for it, and what the template writes before the
-    mark is the prefix. So no template can trim or change what was begun, and it may end at any byte.
+    mark is the prefix. So no template can trim or change what was begun, white space around it included, and it may
+    end at any byte. All other messages are what the template makes of them.
     A template that refuses the role "system" gets that text in front of the first message of the user.
 """
 
@@ -82,6 +83,11 @@ def chat_segments(
         rendered, mark, _ = rendered.rpartition(_BEGUN)
         if not mark:
             raise InvalidArgumentError("the tokenizer's chat template leaves out the last message, which is to go on")
+        if _BEGUN in rendered:
+            raise InvalidArgumentError(
+                "the tokenizer's chat template shows the last message more than once, so it cannot go on in one place; "
+                "pass another template="
+            )
     parts: list[int | str] = []
     start = 0
     for found in spelled.finditer(rendered):
