@@ -80,7 +80,7 @@ def likely_meant(value: object) -> str:
             ". This is what a tokenizer returns: pass the text itself. Where a prefix is asked for, the ids of one "
             "text as a list of ints are accepted too, and no token then spans their end"
         )
-    if hasattr(first, "tolist") and hasattr(first, "ndim") and getattr(first, "ndim", 0):
+    if hasattr(first, "tolist") and hasattr(first, "ndim") and first.ndim:
         return ". This is an array: pass the text itself, or as a prefix the ids of one text: array.tolist()"
     if several and isinstance(first, list | tuple):
         return ". These are several lists: pass one of them, or all of them as the prefixes of sample_batch"

@@ -278,9 +278,8 @@ class HarnessLM(LM):  # type: ignore[misc] # lm-eval publishes no types
     def digest(self) -> str:
         """What tells this model's answers from those of others."""
         parts = (self.lm.fingerprint(), self.level, self.bytes_per_token, self._stride, self._answers.template)
-        if not self._answers.start:
-            parts = (*parts, "no start token")
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+        more = "" if self._answers.start else "no start token"
+        return hashlib.sha256((repr(parts) + more).encode()).hexdigest()[:32]
 
     # ---- in parallel
 

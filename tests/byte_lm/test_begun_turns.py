@@ -90,3 +90,30 @@ def test_a_template_that_has_no_one_place_for_it_is_refused(template: str, told:
     """Where the turn stands twice, or nowhere, it cannot go on: an error, and no prompt with a mark in it."""
     with pytest.raises(InvalidArgumentError, match=told):
         chatting(template).chat_prefix(talk("The dog is "), continue_final_message=True)
+
+
+@pytest.mark.parametrize("sides", [{}, {"rstrip": True}, {"lstrip": True}, {"lstrip": True, "rstrip": True}])
+@pytest.mark.parametrize("begun", [None, " The dog is "])
+def test_special_tokens_take_the_white_space_that_the_tokenizer_gives_them(
+    sides: dict[str, bool], begun: str | None
+) -> None:
+    """The prompt is what transformers makes of the chat, token by token; what was begun keeps its white space."""
+    from tokenizers import AddedToken
+    from transformers import PreTrainedTokenizerFast
+
+    backend = byte_bpe_tokenizer().backend_tokenizer
+    backend.add_special_tokens([AddedToken("<|im|>", special=True, **sides)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|eot|>")
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im|>\n{{ m.content }}<|eot|>\n{% endfor %}"
+        "{% if add_generation_prompt %} <|im|>\n{% endif %}"
+    )
+    lm = ByteLM(TableLM(tokenizer, order=1))
+    if begun is None:
+        prompt = lm.prompt(lm.chat_prefix(talk("It is.")))
+        expected = tokenizer.apply_chat_template(talk("It is."), add_generation_prompt=True)["input_ids"]
+        assert [*prompt.context, *tokenizer.encode(prompt.text.decode())] == expected
+    else:
+        prompt = lm.prompt(lm.chat_prefix(talk(begun), continue_final_message=True))
+        before = "" if sides.get("rstrip") else "\n"
+        assert prompt.text == (before + begun).encode()

@@ -83,7 +83,9 @@ def test_an_ensemble_starts_each_member_by_its_own_token(lm: ByteLM) -> None:
     each = [member.logprob(TEXT, prefix=member.start_prefix()) for member in (lm, other)]
 
     assert other.start_id == other.tokenizer.eos_token_id != lm.start_id
-    assert both.logprob(TEXT, prefix=both.start_prefix()) == pytest.approx(np.logaddexp(*each) - math.log(2), abs=1e-9)
+    assert both.logprob(TEXT, prefix=both.start_prefix()) == pytest.approx(
+        np.logaddexp(each[0], each[1]) - math.log(2), abs=1e-9
+    )
     assert rolled(both) == pytest.approx(both.logprob(TEXT, prefix=both.start_prefix()), abs=1e-9)
 
 

@@ -89,7 +89,8 @@ def test_errors_of_a_batch_name_the_item_while_it_is_drawn() -> None:
     lm, _ = batches()
 
     def fails(so_far: bytes, row: object) -> object:
-        return row if calls.append(so_far) or len(calls) < 3 else [float("-inf")] * 257
+        calls.append(so_far)
+        return row if len(calls) < 3 else [float("-inf")] * 257
 
     calls: list[bytes] = []
     with pytest.raises(InvalidArgumentError, match=r"^item 1 of the batch: logits_processor"):

@@ -79,11 +79,13 @@ def test_every_way_to_complete_ends_so() -> None:
 
     assert "".join(stream) == stream.completion.text == alone.text
     assert stream.completion.finish_reason == "length"
-    batch = lm.sample_batch(["the q", "a", "fox"], max_bytes=80, seed=4, n=2)
-    assert batch[0][0].bytes == alone.bytes  # type: ignore[index]
-    for prefix, items in zip((b"the q", b"a", b"fox"), batch, strict=True):
-        for done in items:  # type: ignore[union-attr]
-            check_end(endless, done, prefix, 12)
+    batch = lm.sample_batch(["the q", "a", "fox"], max_bytes=80, seed=4)
+    assert batch[0].bytes == alone.bytes
+    for prefix, done in zip((b"the q", b"a", b"fox"), batch, strict=True):
+        check_end(endless, done, prefix, 12)
+    several = lm.sample("the q", max_bytes=80, seed=4, n=2)
+    assert isinstance(several, list)
+    assert [done.bytes for done in several][:1] == [alone.bytes]
     assert lm.infill("the q", "x", mode="left", max_bytes=80, seed=4).bytes == alone.bytes
     assert lm.chat([{"role": "user", "content": "the q"}], max_bytes=80, seed=4).bytes == alone.bytes
     assert lm.sample("the q", max_bytes=3, seed=4).bytes == alone.bytes[:3]

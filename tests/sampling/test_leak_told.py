@@ -37,7 +37,8 @@ def leaky(share: float = 0.999) -> ByteLM:
         if at >= turn:
             probs *= (1 - share) / probs.sum()
             probs[lost] = share
-        return probs / probs.sum()
+        total: float = probs.sum()
+        return np.asarray(probs / total)
 
     return ByteLM(TableLM(tokenizer, table=row))
 
@@ -51,7 +52,8 @@ def told(lm: Any, **options: Any) -> tuple[Completion, list[warnings.WarningMess
 def truth(lm: Any, done: Completion) -> float:
     """The largest leak of the rows at the bytes that were drawn, by their full rows."""
     steps = len(done.bytes) + (done.finish_reason == "eot")
-    return max(lm.leak(b"the" + done.bytes[:n]) for n in range(steps))
+    leaks: list[float] = [lm.leak(b"the" + done.bytes[:n]) for n in range(steps)]
+    return max(leaks)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
