@@ -111,8 +111,8 @@ def test_special_tokens_take_the_white_space_that_the_tokenizer_gives_them(
     lm = ByteLM(TableLM(tokenizer, order=1))
     if begun is None:
         prompt = lm.prompt(lm.chat_prefix(talk("It is.")))
-        expected = tokenizer.apply_chat_template(talk("It is."), add_generation_prompt=True)["input_ids"]
-        assert [*prompt.context, *tokenizer.encode(prompt.text.decode())] == expected
+        expected: Any = tokenizer.apply_chat_template(talk("It is."), add_generation_prompt=True)
+        assert [*prompt.context, *tokenizer.encode(prompt.text.decode())] == expected["input_ids"]
     else:
         prompt = lm.prompt(lm.chat_prefix(talk(begun), continue_final_message=True))
         before = "" if sides.get("rstrip") else "\n"
