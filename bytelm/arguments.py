@@ -8,7 +8,7 @@ Rules
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -52,13 +52,41 @@ def bytes_of(text: object, name: str = "a text") -> bytes:
     if isinstance(text, bytes):
         return text
     if not isinstance(text, str):
-        raise InvalidTypeError(f"{name} must be str or bytes, not {type(text).__name__}: {text!r:.80}")
+        raise InvalidTypeError(
+            f"{name} must be str or bytes, not {type(text).__name__}: {text!r:.80}{likely_meant(text)}"
+        )
     try:
         return text.encode()
     except UnicodeEncodeError as error:
         raise InvalidArgumentError(
             f"{name} holds {text[error.start]!r}, half of a surrogate pair, which has no bytes; pass bytes instead"
         ) from None
+
+
+def likely_meant(value: object) -> str:
+    """The end of an error about something that is no text: what to pass, if it is what other libraries take for one.
+
+    >>> likely_meant([{"role": "user", "content": "Hi"}])
+    '. These are chat messages: call lm.chat(messages), or pass lm.chat_prefix(messages) as the prefix'
+    >>> likely_meant(3)
+    ''
+    """
+    several = isinstance(value, list | tuple)
+    first = next(iter(value), None) if isinstance(value, list | tuple) else value
+    if isinstance(first, Mapping) and "role" in first:
+        return ". These are chat messages: call lm.chat(messages), or pass lm.chat_prefix(messages) as the prefix"
+    if (isinstance(first, Mapping) and "input_ids" in first) or hasattr(first, "offsets"):
+        return (
+            ". This is what a tokenizer returns: pass the text itself. Where a prefix is asked for, the ids of one "
+            "text as a list of ints are accepted too, and no token then spans their end"
+        )
+    if hasattr(first, "tolist") and hasattr(first, "ndim") and first.ndim:
+        return ". This is an array: pass the text itself, or as a prefix the ids of one text: array.tolist()"
+    if several and isinstance(first, list | tuple):
+        return ". These are several lists: pass one of them, or all of them as the prefixes of sample_batch"
+    if several and hasattr(first, "__index__"):
+        return ". These are token ids: a prefix may be such a list, and lm.spell(ids) is the text"
+    return ""
 
 
 def stops_of(stop: object) -> tuple[bytes, ...]:

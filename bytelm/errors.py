@@ -92,5 +92,9 @@ class MissingDependencyError(BytelmError, ImportError):
     """An optional dependency is not installed; the message names the extra to install."""
 
 
+class LeakWarning(UserWarning):
+    """More than half of a row that was drawn from is on tokens that are no text there and end none."""
+
+
 class ContractError(BytelmError, AssertionError):
     """An engine breaks a rule of `TokenLM`; the message lists the rules, and what shows it."""

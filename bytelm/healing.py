@@ -50,6 +50,7 @@ from bytelm.inference.scheduler import Request, Scheduler, Step
 from bytelm.sampling.completion import FinishReason
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.params import CallOptions, SamplingParams, params_of
+from bytelm.sampling.text_stream import text_of
 from bytelm.sampling.writing import Writing
 from bytelm.symbols import EOT
 from bytelm.token_lm import TokenLM, abilities_of, checked_rows
@@ -80,8 +81,8 @@ class TokenCompletion:
 
     @property
     def text(self) -> str:
-        """The new bytes as text; what is not UTF-8 shows as U+FFFD."""
-        return self.bytes.decode("utf-8", errors="replace")
+        """The new bytes as text, as `Completion.text` has it: without a part of a character at the end."""
+        return text_of(self.bytes)
 
 
 class TokenCompleter:

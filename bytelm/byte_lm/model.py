@@ -35,8 +35,18 @@ from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
 from bytelm.fim import FIMFormat, Mode, declared, end_ids, find_format, infill_prompt
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.rows import RowReader, RowStore
-from bytelm.inference.scheduler import Outcome, Scheduler, Step, on
-from bytelm.inference.scoring import SPARE, CoverItem, cover_items, in_turn, text_logprob, token_ends, windows
+from bytelm.inference.scheduler import Outcome, Scheduler, Step, blamed, on
+from bytelm.inference.scoring import (
+    SPARE,
+    Asked,
+    CoverItem,
+    cover_items,
+    in_turn,
+    refuse_overflow,
+    text_logprob,
+    token_ends,
+    windows,
+)
 from bytelm.inference.text_scoring import ModelScoring, Piece
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.sampling.completion import Completion
@@ -44,6 +54,7 @@ from bytelm.sampling.engine_batch import completions
 from bytelm.sampling.engine_draws import EngineDrawing, EngineDraws
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import ModelPlace
+from bytelm.sampling.sampler import names_of
 from bytelm.symbols import character_from
 from bytelm.token_lm import Abilities, TokenLM, abilities_of
 from bytelm.tokenizer.viability.viability import Viability
@@ -154,6 +165,13 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
     # ---- what only a tokenized model has
 
     @property
+    def start_id(self) -> int | None:
+        """The token of `start_prefix`, as lm-evaluation-harness chooses it: BOS, or else the end of text."""
+        named = (getattr(self.tokenizer, name, None) for name in ("bos_token_id", "eos_token_id"))
+        ids = [i for i in (*named, *sorted(self.eot_ids)) if i is not None and i < self.token_lm.vocab_size]
+        return next(iter(ids), None)
+
+    @property
     def abilities(self) -> Abilities:
         """What the engine has on top of `TokenLM`."""
         return abilities_of(self.token_lm)
@@ -164,6 +182,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         Their probabilities sum to P(prefix | context). The cover of the empty prefix is the empty sequence.
         """
         prompt = self.prompt(prefix)
+        self.check_room(prompt, asked="text", end=False)
         step = cover_items(self._cover(prompt), context=prompt.context, reader=self._reader)
         return sorted(self.answer(step), key=lambda item: (-item.logprob, item.token_ids))
 
@@ -273,6 +292,19 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         cut = ends[len(ends) - room - 1] if room > 0 else len(prompt.text)
         return min(character_from(prompt.text, cut), len(prompt.text))
 
+    def check_room(self, prompt: Prompt, text: bytes = b"", *, asked: Asked = "rows", end: bool = True) -> None:  # noqa: D102
+        size = self.abilities.context_length
+        if size is not None and prompt.most_tokens + len(text) >= size:
+            whole, first = prompt.text + text, len(prompt.text)
+            refuse_overflow(
+                lambda n: self._cover(replace(prompt, text=whole[: first + n])),
+                len(text),
+                asked=asked,
+                end=end,
+                before=len(prompt.context),
+                size=size,
+            )
+
     def infilling(  # noqa: D102
         self,
         sides: Sequence[tuple[Text, Text]],
@@ -280,13 +312,22 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         format: str | FIMFormat | None,  # noqa: A002
     ) -> tuple[ByteLM, list[Prefix]]:
         one_of("mode", mode, get_args(Mode))
-        texts = [(self.bytes_of(prefix, "prefix"), self.bytes_of(suffix, "suffix")) for prefix, suffix in sides]
-        if mode == "left":
-            return self, [prefix for prefix, _ in texts]
-        form = find_format(self.viability.vocab, format)
-        lm = self._infiller(form)
-        vocab, bos_ids = lm.viability.vocab, self.prompts.bos_ids
-        return lm, [infill_prompt(vocab, form, *pair, mode=mode, before=bos_ids) for pair in texts]
+        lm, form = self, None
+        if mode != "left":
+            form = find_format(self.viability.vocab, format)
+            lm = self._infiller(form)
+            form.order(mode)  # says of all pairs alike what cannot be
+        prompts: list[Prefix] = []
+        for name, (before, behind) in zip(names_of(len(sides)), sides, strict=True):
+            with blamed(name):
+                prefix, suffix = self.bytes_of(before, "prefix"), self.bytes_of(behind, "suffix")
+                bos_ids = self.prompts.bos_ids
+                prompts.append(
+                    prefix
+                    if form is None
+                    else infill_prompt(lm.viability.vocab, form, prefix, suffix, mode=mode, before=bos_ids)
+                )
+        return lm, prompts
 
     def engine_drawing(self, params: SamplingParams, *, progress: bool = False) -> EngineDrawing | None:  # noqa: D102
         drawer, wanted = self.abilities.drawer, params.engine_draws

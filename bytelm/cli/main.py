@@ -214,6 +214,10 @@ def score(
     file: opt.FileOption = None,
     escapes: opt.EscapesOption = False,
     prefix: Annotated[str, typer.Option(help="What stands before the text; it is not scored.")] = "",
+    start: Annotated[
+        bool,
+        typer.Option("--start", help="Put the model's start token (BOS, or an end of text) in front, as lm-eval does."),
+    ] = False,
     eot: Annotated[bool, typer.Option("--eot", help="The text ends there: score the end too.")] = False,
     per_byte: Annotated[bool, typer.Option("--per-byte", help="One JSON line for each byte.")] = False,
     stride: Annotated[
@@ -225,6 +229,9 @@ def score(
 ) -> None:
     """The log-probability of a text and its bits per byte.
 
+    In front stands what the tokenizer puts there. Where that is nothing, the first token is scored after the model's
+    start token, and the others after the text alone; with --start it stays in front of all of them.
+
     \b
     Examples:
       bytelm score --file README.md
@@ -234,8 +241,9 @@ def score(
     if per_byte and eot:
         raise typer.BadParameter("--per-byte lists bytes; --eot adds the end of the text, which is none")
     data = read_text(text, file, escapes=escapes)
-    before = argument_bytes(prefix, escapes=escapes)
     lm = model.load()
+    given = argument_bytes(prefix, escapes=escapes)
+    before = lm.start_prefix(given) if start else given
     if per_byte:
         for offset, (value, logprob) in enumerate(
             zip(data, lm.byte_logprobs(data, prefix=before, stride=stride, progress=True).tolist(), strict=True)

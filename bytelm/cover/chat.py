@@ -4,7 +4,10 @@ Rules
     A template's special tokens become ids. Text of a message never does, whatever it spells: the special tokens that it
     spells are broken up by a mark that no text has, until the template's own are found.
     A turn that is begun is not shown to the template. A mark stands for it, and what the template writes before the
-    mark is the prefix. So no template can trim or change what was begun, and it may end at any byte.
+    mark is the prefix. So no template can trim or change what was begun, white space around it included, and it may
+    end at any byte. All other messages are what the template makes of them.
+    White space beside a special token goes where the tokenizer has the token take it (Phi-3's do), as in what
+    transformers makes of the chat. A turn that is begun keeps its own.
     A template that refuses the role "system" gets that text in front of the first message of the user.
 """
 
@@ -68,7 +71,7 @@ def chat_segments(
     Raises:
         InvalidArgumentError: There is no template, or it does not take the chat.
     """
-    special = {token.content: token.id for token in vocab.added if token.special}
+    special = {token.content: token for token in vocab.added if token.special}
     longest_first = sorted(special, key=len, reverse=True)
     spelled = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
     shown = [
@@ -82,14 +85,27 @@ def chat_segments(
         rendered, mark, _ = rendered.rpartition(_BEGUN)
         if not mark:
             raise InvalidArgumentError("the tokenizer's chat template leaves out the last message, which is to go on")
+        if _BEGUN in rendered:
+            raise InvalidArgumentError(
+                "the tokenizer's chat template shows the last message more than once, so it cannot go on in one place; "
+                "pass another template="
+            )
     parts: list[int | str] = []
-    start = 0
+    start, trims = 0, False
     for found in spelled.finditer(rendered):
-        parts += [rendered[start : found.start()], special[found[0]]]
-        start = found.end()
-    parts.append(rendered[start:])
+        token = special[found[0]]
+        text = _trimmed(rendered[start : found.start()], left=trims, right=token.lstrip)
+        parts += [text, token.id]
+        start, trims = found.end(), token.rstrip
+    parts.append(_trimmed(rendered[start:], left=trims))
     texts = [part.replace(_BREAK, "") if isinstance(part, str) else part for part in parts]
     return [part for part in texts[:-1] if part != ""] + texts[-1:]
+
+
+def _trimmed(text: str, *, left: bool = False, right: bool = False) -> str:
+    """A text beside special tokens that take the white space next to them, as the tokenizer has it."""
+    text = text.lstrip() if left else text
+    return text.rstrip() if right else text
 
 
 def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, opens: bool, template: str | None) -> str:

@@ -14,11 +14,12 @@ Rules
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, TypeAlias
 
-from bytelm.arguments import bytes_of
+from bytelm.arguments import bytes_of, likely_meant
 from bytelm.cover.cover import Cover
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
 from bytelm.tokenizer.viability.viability import Viability
@@ -129,7 +130,8 @@ class PromptReader:
         segments = [prefix] if isinstance(prefix, str | bytes) else prefix
         if not isinstance(segments, list | tuple):
             raise InvalidTypeError(
-                f"a prefix is str, bytes, or a list of token ids and texts; got {type(prefix).__name__}: {prefix!r:.80}"
+                f"a prefix is str, bytes, or a list of token ids and texts; got {type(prefix).__name__}: "
+                f"{prefix!r:.80}{likely_meant(prefix)}"
             )
         check_neighbours(segments)
         context: tuple[int, ...] = ()
@@ -207,7 +209,13 @@ def check_neighbours(segments: Sequence[Any]) -> None:
 
 
 def _is_id(segment: object) -> bool:
-    return hasattr(segment, "__index__") and not isinstance(segment, bool)
+    if isinstance(segment, bool):
+        return False
+    try:
+        operator.index(segment)  # type: ignore[arg-type]
+    except TypeError:
+        return False  # of arrays too, which have the method and are no integers
+    return True
 
 
 def bos_ids_of(vocab: Vocab) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, get_args
 
 import numpy as np
@@ -41,9 +42,10 @@ from bytelm.ensemble.likelihoods import Likelihoods
 from bytelm.ensemble.place import Combination, EnsemblePlace
 from bytelm.ensemble.scoring import EnsembleScoring
 from bytelm.ensemble.state import EnsembleState
-from bytelm.errors import InvalidArgumentError, InvalidTypeError
+from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
 from bytelm.fim import FIMFormat, Mode
 from bytelm.inference.scheduler import Scheduler, Step, blamed, together
+from bytelm.inference.scoring import Asked
 from bytelm.inference.text_scoring import WINDOW
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.token_lm import TokenLM
@@ -117,7 +119,7 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
             prefix: What stands before them.
             progress: Whether to show a bar on a terminal once it takes two seconds.
         """
-        prompt, data = self._scoring(text, prefix)
+        prompt, data = self._scoring(text, prefix, asked="rows")
         return self.answer(self._explained(prompt, data), label="explaining", progress=progress)
 
     def state(self, prefix: Prefix) -> EnsembleState:
@@ -212,6 +214,19 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
             cut = member.overflow(own.extended(prompt.text), extra, tokens=tokens)
             cuts.append(min(max(cut - len(own.text), 0), len(prompt.text)))
         return max(cuts)
+
+    def check_room(  # noqa: D102
+        self, prompt: EnsemblePrompt, text: bytes = b"", *, asked: Asked = "rows", end: bool = True
+    ) -> None:
+        if asked == "text" and not (self.combine == "bayes" and not callable(self.weights)):
+            asked = "bytes"  # what a score is a sum over
+        if asked == "bytes" and self.combine == "product":
+            asked = "rows"
+        for i, (member, own) in enumerate(zip(self.members, prompt.members, strict=True)):
+            # What a member cannot spell it gives probability 0.
+            if callable(self.weights) or self.weights[i] != 0:
+                with blamed(name_of(i)), suppress(UnreachablePrefixError):
+                    member.check_room(own.extended(prompt.text), text, asked=asked, end=end)
 
     def infilling(  # noqa: D102
         self,

@@ -219,7 +219,7 @@ class EnsemblePlace(Place):
         return least, least if self.complete else most
 
     def measured(self, *, end: bool) -> Step[float]:  # noqa: D102 - as in `Place`
-        if self.chained or not self.lazy or self.zeros is None:
+        if self.chained or self.zeros is None:
             if end or not self.chained or self.chain is None:
                 yield from self.evaluate_all()
             return self.mass()[0] + (float(self.row()[EOT]) if end else 0.0)
@@ -296,7 +296,7 @@ class EnsemblePlace(Place):
         return self.members[i].bounds() if i in self.members and self.weights[i] != 0 else NOTHING
 
     def room(self) -> float:  # noqa: D102
-        return min((member.room() for member in self.members.values()), default=math.inf)
+        return min((member.room() for _, member in self._asked()), default=math.inf)
 
 
 def _some(envelope: Envelope) -> bool:

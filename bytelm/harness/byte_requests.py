@@ -11,7 +11,8 @@ Rules
     the two together are encoded, and the tokens beyond as many as the context has are scored. Where a token spans the
     join, that leaves none, and lm-eval's models stop; here the continuation is then encoded by itself.
     In front of a text stands what its tokenizer puts there. In front of an empty context and of a text that is scored
-    as a whole stands one token, as in lm-eval: BOS, or else the end of text.
+    as a whole stands one token, as in lm-eval: BOS, or else the end of text (`ByteModel.start_prefix`). Without
+    ``start`` it does not, and a text has what `ByteModel.logprob` gives it without a prefix.
 
 Long texts
     A context that does not fit with its continuation loses its beginning, for all members of an ensemble alike and for
@@ -47,10 +48,12 @@ class Requests(ABC):
     Attributes:
         lm: The model.
         template: The chat template: a name or a template; the tokenizer's own if None.
+        start: Whether a start token stands in front of an empty context, as in lm-eval (`ByteModel.start_prefix`).
     """
 
     lm: ByteModel[Any, Any]
     template: str | None = None
+    start: bool = True
 
     @abstractmethod
     def scored(self, context: str, continuations: Sequence[str]) -> Step[list[Scored]]:
@@ -72,11 +75,12 @@ class Requests(ABC):
         def start(lm: ByteLM) -> Sequence[int | str | bytes]:
             if chat is not None:
                 return lm.chat_segments(chat.messages, opens=chat.opens, template=self.template)
-            first = None if text else start_id(lm)
-            return [b""] if first is None else [first, b""]
+            return [b""]
 
         said = chat.messages[-1]["content"] if chat is not None and goes_on else ""
-        prompt = self.lm.prompt(self.lm.prefix_with(start, self.lm.bytes_of(said + text)))
+        opens = self.start and not context
+        prefix = self.lm.start_prefix() if opens else self.lm.prefix_with(start, self.lm.bytes_of(said + text))
+        prompt = self.lm.prompt(prefix)
         cut = self.lm.overflow(prompt, extra, tokens=tokens)
         return replace(prompt, text=prompt.text[cut:]) if cut else prompt
 
@@ -114,7 +118,7 @@ class ByteRequests(Requests):
     def written(self, context: str, params: SamplingParams, random: np.random.Generator, *, tokens: int) -> Step[str]:
         """What the model writes after a context."""
         generation = self._generation(self.prompt(context, tokens=tokens), params, random)
-        while generation.finish_reason is None and generation.place.room() > 0:
+        while generation.finish_reason is None:
             yield from generation.step()
         return text_of(bytes(generation.bytes), generation.prompt)
 
@@ -127,7 +131,7 @@ class ByteRequests(Requests):
         """What greedy decoding writes, for as long as it is the beginning of one of the texts."""
         params = SamplingParams(temperature=0, max_bytes=max(map(len, texts), default=0))
         generation = self._generation(prompt, params, np.random.default_rng(0))
-        while generation.finish_reason is None and generation.place.room() > 0:
+        while generation.finish_reason is None:
             if not any(len(text) > len(generation.bytes) and text.startswith(generation.bytes) for text in texts):
                 break
             yield from generation.step()
@@ -135,11 +139,3 @@ class ByteRequests(Requests):
 
     def _generation(self, prompt: Any, params: SamplingParams, random: np.random.Generator) -> ByteGeneration:
         return self.lm.generation(self.lm.place(prompt), prompt, params, random)
-
-
-def start_id(lm: ByteLM) -> int | None:
-    """The token in front of an empty context: BOS, or else the end of text."""
-    for name in ("bos_token_id", "eos_token_id"):
-        if (found := getattr(lm.tokenizer, name, None)) is not None and found < lm.token_lm.vocab_size:
-            return int(found)
-    return min(lm.eot_ids, default=None)

@@ -93,6 +93,7 @@ class HarnessLM(LM):  # type: ignore[misc] # lm-eval publishes no types
         device: Where models run. A GPU that is not there, which lm-eval may ask for by default, is the CPU.
         bytes_per_token: How many bytes lm-eval's ``max_gen_toks`` counts for each token.
         stride: Bytes of a piece of a text longer than the context; see byte_requests.py.
+        start: Whether a start token stands in front of an empty context and of a whole text, as in lm-eval's models.
         seed: Of draws, where a task samples.
         normalize: Whether texts are brought to the tokenizer's normal form, which is what tokenizers do.
         options: What else `ByteLM.from_pretrained` takes; in an ensemble with ``;`` between, one for each member.
@@ -115,6 +116,7 @@ class HarnessLM(LM):  # type: ignore[misc] # lm-eval publishes no types
         device: Any = None,
         bytes_per_token: int | float = 4,
         stride: int | None = None,
+        start: bool = True,
         seed: int = 0,
         normalize: bool = True,
         **options: Any,
@@ -141,6 +143,7 @@ class HarnessLM(LM):  # type: ignore[misc] # lm-eval publishes no types
         else:
             self.lm = _joined(_listed(members), combine, weights, options)
         self._answers = requests_of(self.lm, level, stride=stride)
+        self._answers.start = start
         self._stride = stride
 
     # ---- the three questions
@@ -275,7 +278,8 @@ class HarnessLM(LM):  # type: ignore[misc] # lm-eval publishes no types
     def digest(self) -> str:
         """What tells this model's answers from those of others."""
         parts = (self.lm.fingerprint(), self.level, self.bytes_per_token, self._stride, self._answers.template)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+        more = "" if self._answers.start else "no start token"
+        return hashlib.sha256((repr(parts) + more).encode()).hexdigest()[:32]
 
     # ---- in parallel
 

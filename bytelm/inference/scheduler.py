@@ -68,7 +68,11 @@ class JobUsage:
         calls: Model calls that it took part in. Jobs that run together share calls, so their sum exceeds the total.
         tokens_fed: Tokens that ran through the model for it, where the engine counts them: its share of each call.
         rows: Sequences that it was the first to ask for.
-        largest_leak: The largest leak among the rows that were evaluated in full, or None if there was none.
+        largest_leak: The largest leak of all rows that were drawn from, as far as it is certain: one of them lost at
+            least so much. None where no row was drawn from.
+        largest_leak_bound: And none of them lost more than this. The two are equal where every row was evaluated in
+            full (``lazy=False``); what a draw does not depend on is left open. None where no row was drawn from, or
+            an engine drew the tokens: then ``redrawn`` tells.
         redrawn: How often a token that the engine drew itself was leak, and was drawn anew (sampling/engine_draws.py).
             Happens once per draw with probability equal to the leak.
     """
@@ -77,12 +81,22 @@ class JobUsage:
     tokens_fed: int | None = None
     rows: int = 0
     largest_leak: float | None = None
+    largest_leak_bound: float | None = None
     redrawn: int = 0
 
     def plus(self, calls: int = 0, fed: int | None = None, rows: int = 0) -> JobUsage:
         """This and some more."""
         total = self.tokens_fed if fed is None else (self.tokens_fed or 0) + fed
         return replace(self, calls=self.calls + calls, tokens_fed=total, rows=self.rows + rows)
+
+    def leaking(self, seen: JobUsage) -> JobUsage:
+        """This with what a completion has seen of its leak, which the scheduler cannot know."""
+        return replace(
+            self,
+            largest_leak=seen.largest_leak,
+            largest_leak_bound=seen.largest_leak_bound,
+            redrawn=seen.redrawn,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +190,7 @@ class Scheduler:
         names: What an error that an engine raises calls it, by its ``id``.
 
     >>> scheduler.run_one(step)  # doctest: +SKIP
-    Outcome(index=0, result=..., usage=JobUsage(calls=1, tokens_fed=5, rows=1, largest_leak=None, redrawn=0))
+    Outcome(index=0, result=..., usage=JobUsage(calls=1, tokens_fed=5, rows=1, largest_leak=None, ...))
     """
 
     def __init__(

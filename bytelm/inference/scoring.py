@@ -25,13 +25,13 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Float64
 
 from bytelm.cover.nodes import Cover, Node, common_ancestor
-from bytelm.errors import InvalidArgumentError
+from bytelm.errors import ContextOverflowError, InvalidArgumentError
 from bytelm.inference.rows import RowReader
 from bytelm.inference.scheduler import Request, Step, changed, rows_in
 from bytelm.lemma import log_sum
@@ -41,6 +41,7 @@ SPARE: Final = 16  # tokens by which another member of a cover may be longer tha
 
 T = TypeVar("T")
 Span: TypeAlias = tuple[float, float]
+Asked: TypeAlias = Literal["text", "bytes", "rows"]
 Reading: TypeAlias = Callable[[Node, Float[np.ndarray, " vocab"]], None]
 
 
@@ -239,6 +240,62 @@ def windows(cover: Cover, *, first: int, stride: int, room: int) -> list[tuple[i
             )
         out.append((history, start, end))
     return out
+
+
+def tokens_asked(cover_at: Callable[[int], Cover], length: int, *, asked: Asked, end: bool, near: int) -> int:
+    """The tokens of the longest sequence that a model is asked for along a text; no model is run.
+
+    Args:
+        cover_at: The cover after so many bytes of the text.
+        length: Its bytes.
+        asked: Its log-probability, that of each byte, or the row at each byte.
+        end: Whether also the row at its end.
+        near: A number of tokens of interest: whether there are more is found out for certain.
+    """
+    last = cover_at(length)
+    found = max(_rows_reach(cover_at(0), asked), _rows_reach(last, "rows" if end else "bytes"))
+    ends = token_ends(last)
+    if asked == "text" or found > near or found + SPARE <= near:
+        return found
+    # The end fits, and nodes of a byte before it might not: other sequences, which do not lead there.
+    start = max(length - len(last.prefix) + (ends[-2 * SPARE] if len(ends) > 2 * SPARE else 0), 0)
+    cover = cover_at(start)
+    for at in range(start, length):
+        found = max(found, _rows_reach(cover, asked))
+        cover = cover.advance(last.prefix[len(last.prefix) - length + at :][:1])
+    return found
+
+
+def refuse_overflow(
+    cover_at: Callable[[int], Cover], length: int, *, asked: Asked, end: bool, before: int, size: int
+) -> None:
+    """Refuse a text along which a sequence would be asked for that does not fit in the context; no model is run.
+
+    Args:
+        cover_at: As for `tokens_asked`, as are ``length``, ``asked`` and ``end``.
+        length: Bytes of the text.
+        asked: What is asked along it.
+        end: Whether also the row at its end.
+        before: Tokens in front of all.
+        size: Tokens that the context holds.
+
+    Raises:
+        ContextOverflowError: One does not fit.
+    """
+    tokens = before + tokens_asked(cover_at, length, asked=asked, end=end, near=size - before)
+    if tokens > size:
+        raise ContextOverflowError(
+            f"{len(cover_at(length).prefix)} bytes of text take {tokens} tokens, which does not fit in the model's "
+            f"context of {size}; shorten the prefix, keep its last part, or give a stride to score a long text"
+        )
+
+
+def _rows_reach(cover: Cover, asked: Asked) -> int:
+    """Tokens of the longest sequence after which a row is needed: of a node that spells all, only a row before it."""
+    return max(
+        node.depth if asked == "rows" or cover.leftover(node) else node.depth - 1
+        for node in (*cover.nodes, *cover.ending)
+    )
 
 
 def token_ends(cover: Cover) -> list[int]:

@@ -20,6 +20,7 @@ from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.fim import FIMFormat, Mode
 from bytelm.inference.scheduler import Step
+from bytelm.inference.scoring import Asked
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.completion_stream import CompletionStream
 from bytelm.sampling.params import CallOptions
@@ -72,6 +73,7 @@ class ByteModel(Sampler[P, L]):
         >>> lm.next_byte_logprobs("The capital of Fra")[ord("n")]  # doctest: +SKIP
         -0.0003
         """
+        self.check_room(self.prompt(prefix))
         return self.state(prefix).next_byte_logprobs(tol=tol)
 
     def leak(self, prefix: Prefix) -> float:
@@ -87,7 +89,12 @@ class ByteModel(Sampler[P, L]):
         stride: int | None = None,
         progress: bool = False,
     ) -> float:
-        """Log-probability of a text after a prefix, a natural log.
+        """Log-probability of a text after a prefix, a natural log: ln P(prefix + text) - ln P(prefix).
+
+        In front of a text stands what its tokenizer puts there. Where that is nothing, the first token is what the
+        model says after its start token (BOS, or else an end of text), and later tokens are read after the text alone,
+        as wherever else. With ``prefix=lm.start_prefix()`` the start token stays in front of all of them: another
+        number, lm-evaluation-harness's (docs/exactness.md).
 
         Args:
             text: What is scored.
@@ -101,9 +108,10 @@ class ByteModel(Sampler[P, L]):
         Raises:
             UnreachablePrefixError: No token sequence spells them. (In an ensemble a member that cannot spell the text
                 gives it probability 0.)
-            ContextOverflowError: They do not fit in the model's context, and no stride was given.
+            ContextOverflowError: They do not fit in the model's context, and no stride was given; before the model
+                runs.
         """
-        prompt, data = self._scoring(text, prefix)
+        prompt, data = self._scoring(text, prefix, asked="text" if stride is None else None, end=eot)
         step = self.scored(prompt, data, eot=eot, stride=stride_of(stride))
         return self.answer(step, label="scoring", progress=progress)
 
@@ -112,9 +120,9 @@ class ByteModel(Sampler[P, L]):
     ) -> Float64[np.ndarray, " n"]:
         """Log-probability of each byte of a text, given the prefix and the bytes before it. Their sum is `logprob`.
 
-        The arguments and errors are those of `logprob`.
+        What stands in front of a text without a prefix, the arguments and the errors are those of `logprob`.
         """
-        prompt, data = self._scoring(text, prefix)
+        prompt, data = self._scoring(text, prefix, asked="bytes" if stride is None else None)
         stride = stride_of(stride)
 
         def steps() -> Step[Float64[np.ndarray, " n"]]:
@@ -123,10 +131,30 @@ class ByteModel(Sampler[P, L]):
 
         return self.answer(steps(), label="scoring", progress=progress)
 
-    def _scoring(self, text: Text, prefix: Prefix) -> tuple[P, bytes]:
+    def _scoring(self, text: Text, prefix: Prefix, *, asked: Asked | None, end: bool = False) -> tuple[P, bytes]:
         prompt, data = self.prompt(prefix), self.bytes_of(text)
         self.place(prompt)  # says what cannot be spelled of it before the model runs
+        if asked is not None:
+            self.check_room(prompt, data, asked=asked, end=end)
         return prompt, data
+
+    def start_prefix(self, text: Text = b"") -> Prefix:
+        """The prefix that begins with each model's start token, for texts that are scored as a whole.
+
+        It is lm-evaluation-harness's rule for them. A model whose tokenizer puts BOS in front of a text has it there
+        anyhow: for it nothing changes.
+
+        Args:
+            text: What stands behind the token.
+
+        >>> lm.logprob("The capital"), lm.logprob("The capital", prefix=lm.start_prefix())  # doctest: +SKIP
+        (-19.58958776758551, -23.668751272605693)
+        """
+
+        def start(lm: Any) -> list[int | str | bytes]:
+            return [b""] if lm.start_id is None else [lm.start_id, b""]
+
+        return self.prefix_with(start, self.bytes_of(text))
 
     def state(self, prefix: Prefix) -> ByteState[L]:
         """A place in a text that can be moved about byte by byte: see `ByteState`."""
@@ -287,10 +315,13 @@ def pairs_of(sides: object) -> list[tuple[Text, Text]]:
         InvalidTypeError: It is no list of pairs.
         InvalidArgumentError: There is none.
     """
-    if not isinstance(sides, list | tuple) or not all(
-        isinstance(pair, list | tuple) and len(pair) == 2 for pair in sides
-    ):
+    if not isinstance(sides, list | tuple):
         raise InvalidTypeError(f"sides must be a list of pairs (prefix, suffix); got {sides!r:.80}")
+    for i, pair in enumerate(sides):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise InvalidTypeError(
+                f"sides must be a list of pairs (prefix, suffix); item {i} of the batch is {pair!r:.80}"
+            )
     if not sides:
         raise InvalidArgumentError("there is no pair of texts to fill in between; pass at least one")
     return [(prefix, suffix) for prefix, suffix in sides]

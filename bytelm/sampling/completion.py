@@ -17,11 +17,12 @@ class Completion:
     """What was written after a prefix.
 
     Attributes:
-        text: The bytes as text. Where the prefix ends inside a character, that character comes first; bytes that are
-            not UTF-8 show as U+FFFD.
-        bytes: The new bytes alone.
+        text: The bytes as text. Where the prefix ends inside a character, that character comes first. Where the bytes
+            end inside one, as ``max_bytes`` may have it, the part of it is left out: a text splits no character. Bytes
+            that are not UTF-8 show as U+FFFD.
+        bytes: The new bytes alone, all of them.
         logprob: ln P(bytes | prefix), and of the end of text too where it ended there.
-        finish_reason: ``"eot"``, ``"stop"`` or ``"length"``.
+        finish_reason: ``"eot"``, ``"stop"``, or ``"length"``: at ``max_bytes``, or where the model's context ends.
         usage: What it cost.
     """
 

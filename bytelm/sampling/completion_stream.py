@@ -16,7 +16,8 @@ class CompletionStream(Iterator[str]):
     """A completion, piece by piece, as text that nothing will take back.
 
     `ByteModel.stream` makes them. A piece never splits a character, and never holds what may turn out to be the
-    beginning of a stop string. After the last piece `completion` has all that `ByteModel.sample` returns.
+    beginning of a stop string. What begins a character at the end and does not complete it is in no piece, and in the
+    completion's ``bytes`` alone. After the last piece `completion` has all that `ByteModel.sample` returns.
 
     Args:
         generation: The completion as it is drawn.
@@ -45,8 +46,7 @@ class CompletionStream(Iterator[str]):
         """
         if self._completion is None:
             done: Completion = self._answer(self._generation.completion())
-            usage = replace(self._usage, largest_leak=done.usage.largest_leak)
-            self._completion = replace(done, usage=usage)
+            self._completion = replace(done, usage=self._usage.leaking(done.usage))
         return self._completion
 
     def _answer(self, step: Step[Any]) -> Any:
@@ -64,5 +64,3 @@ class CompletionStream(Iterator[str]):
             if ready > shown and (piece := text.show(bytes(generation.bytes[shown:ready]))):
                 yield piece
             shown = max(shown, ready)
-        if piece := text.end():
-            yield piece

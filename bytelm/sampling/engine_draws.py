@@ -34,6 +34,10 @@ Cost
     A walk over the bytes of each token that is drawn. The cover of a text's end is that of the bytes behind its last
     sure cut (cover/sure_cuts.py); where none is found, the cover is taken along the text.
 
+The end of the context
+    A text ends for its length where the sampler's does: at the first byte after which some node has more tokens than
+    the context. Near the end the cover is taken along to see it. So no draw comes to the end of the context.
+
 Seeds
     The engine is given a seed for each completion, a function of (seed, i). Its draws are its own: not those of the
     sampler, nor of another engine. Where its arithmetic depends on what runs beside a sequence, as on a GPU, a draw may
@@ -42,6 +46,7 @@ Seeds
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -53,6 +58,7 @@ from bytelm.cover.nodes import Node, common_ancestor, path_down
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import settled_log_mass
 from bytelm.inference.scheduler import JobUsage, Outcome, Request, Step
+from bytelm.inference.scoring import SPARE
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.params import SamplingParams
@@ -60,6 +66,7 @@ from bytelm.sampling.place import ModelPlace
 from bytelm.sampling.posterior import CoverMember, by_shares, by_walks, picked
 from bytelm.sampling.writing import Writing
 from bytelm.symbols import EOT
+from bytelm.token_lm import abilities_of
 from bytelm.tokenizer.viability.viability import Boundary, Viability
 
 # Runs completions from places on, each with its random numbers.
@@ -101,6 +108,8 @@ class EngineDraws(Writing):
         self._random = random
         self.seed = self._new_seed()
         self._at_once = at_once
+        self._context = abilities_of(place.token_lm).context_length or sys.maxsize
+        self._edge: Any = None  # near the end of the context, the cover of the text so far
         self._ends = frozenset(prompt.reader.eot_ids.tolist())
         # Where a member was last drawn, and the bytes that there were.
         self._place, self._placed = prompt, 0
@@ -124,7 +133,8 @@ class EngineDraws(Writing):
     @property
     def room(self) -> int:
         """Tokens that it may need, at most."""
-        return self.params.max_bytes - len(self.bytes) + len(self._rest)
+        left = self._context + 1 - len(self.sequence)
+        return min(self.params.max_bytes - len(self.bytes) + len(self._rest), left)
 
     @property
     def guess(self) -> tuple[int, ...]:
@@ -169,9 +179,21 @@ class EngineDraws(Writing):
         self._log_weights.append(self._log_weights[-1] + logprob)
         new, self._rest = data[len(self._rest) :], self._rest[len(data) :]
         for byte in new:
-            self.write(byte)
+            self._write(byte)
             if self.finish_reason:
                 return
+
+    def _write(self, byte: int) -> None:
+        """Append a byte; where the text ends, and where the context does, the completion ends."""
+        self.write(byte)
+        before = len(self.prompt.context)
+        if self.finish_reason or before + self._node.depth + SPARE <= self._context:
+            return
+        if self._edge is None:
+            self._edge = self.prompt.cover
+        self._edge = self._edge.advance(bytes(self.bytes[len(self._edge.prefix) - len(self.prompt.prefix) :]))
+        if before + max(node.depth for node in (*self._edge.nodes, *self._edge.ending)) > self._context:
+            self.finish_reason = "length"
 
     # ---- steps
 
@@ -182,7 +204,8 @@ class EngineDraws(Writing):
         if self.finish_reason is None:
             return None
         logprob = yield from self._score()
-        return self.written(logprob, self.prompt.prefix, JobUsage(redrawn=self.redrawn))
+        seen = None if self.leak is None else self.leak[0]
+        return self.written(logprob, self.prompt.prefix, JobUsage(largest_leak=seen, redrawn=self.redrawn))
 
     def _begin(self) -> Step[None]:
         """Draw a member of the cover; where a second token in a row was leak, a symbol before."""
@@ -193,10 +216,11 @@ class EngineDraws(Writing):
             if again:
                 here = ModelPlace(place, self._token_lm)
                 symbol = int((yield from here.draw(Filters(), self._random.random(1), self._random))[0])
+                self.drew(here)
                 if symbol == EOT:
                     self.finish_reason = "eot"
                     return
-                self.write(symbol)
+                self._write(symbol)
                 if self.finish_reason:
                     return
                 place = place.advance(bytes([symbol]))

@@ -8,6 +8,9 @@ Rules
     A call that is needed anyway also asks for other nodes, if they hold more of the mass than an extra token costs on
     the engine (`RowReader.extra_token_cost`): with about that probability they would be asked for later.
     A prompt's nodes are all known beforehand: they are one request.
+    Where a token sequence that may spell the text no longer fits in the context, the text ends, for its length: the
+    next byte would depend on a row that there is not. A byte adds one token to a sequence at most, so the text itself
+    can still be scored.
     Greedy bytes come by the token where one token decides them (greedy.py).
 
 Numbers
@@ -33,10 +36,11 @@ import numpy as np
 from bytelm.inference.scheduler import JobUsage, Step, changed
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.draw import filled, processed, settled
+from bytelm.sampling.greedy import HALF
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import Place
 from bytelm.sampling.writing import Writing
-from bytelm.symbols import EOT, SYMBOLS, leak_of
+from bytelm.symbols import EOT, SYMBOLS
 
 
 class ByteGeneration(Writing):
@@ -52,7 +56,6 @@ class ByteGeneration(Writing):
     Attributes:
         place: At the end of the text so far.
         prompt: The prompt's bytes.
-        largest_leak: Of the rows that were evaluated in full; None if there was none.
     """
 
     def __init__(
@@ -66,7 +69,6 @@ class ByteGeneration(Writing):
         self.place = place
         self.prompt = place.prefix
         self.params = params
-        self.largest_leak: float | None = None
         self._random = random
         self._score = score
         self._start = 0.0
@@ -86,10 +88,15 @@ class ByteGeneration(Writing):
             self.place = self.place.copy()
             self._start = self.place.mass()[0]
             self._recent.append(self.place)
+        if not self._sure and self.place.room() < 0:
+            self.finish_reason = "length"
+            return
         done = len(self.bytes) / self.params.max_bytes
         symbol = yield from changed(self._draw(), lambda request: replace(request, done=done))
-        if self.place.complete and not self._leapt:
-            self.largest_leak = max(leak_of(self.place.row()), self.largest_leak or 0.0)
+        if self._leapt:
+            self.drew(self.place, least=0.0, most=1.0 - HALF)  # one token has more, of each of its bytes' rows
+        else:
+            self.drew(self.place)
         if symbol == EOT:
             self.finish_reason = "eot"
             return
@@ -108,7 +115,8 @@ class ByteGeneration(Writing):
             probs = params.filters.apply(processed(params.logits_processor, bytes(self.bytes), row))
             return int(filled(settled(uniform, np.zeros(SYMBOLS), probs), probs)[0])
         if not self._sure and params.filters.greedy and params.lazy:
-            self._sure = yield from place.sure_bytes()
+            sure = yield from place.sure_bytes()
+            self._sure = sure if len(sure) <= place.room() else b""
         self._leapt = bool(self._sure)
         if self._sure:
             symbol, self._sure = self._sure[0], self._sure[1:]
@@ -133,7 +141,8 @@ class ByteGeneration(Writing):
     def completion(self) -> Step[Completion]:
         """What was written, scored, after the last step."""
         logprob = yield from changed(self._logprob(), lambda request: replace(request, done=1.0))
-        return self.written(logprob, self.prompt, JobUsage(largest_leak=self.largest_leak))
+        least, most = self.leak or (None, None)
+        return self.written(logprob, self.prompt, JobUsage(largest_leak=least, largest_leak_bound=most))
 
     def _logprob(self) -> Step[float]:
         ended = self.ending == "eot"

@@ -29,7 +29,7 @@ from bytelm.sampling.bounds import lower_bounds
 from bytelm.sampling.draw import filled, settle
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.greedy import greedy_bytes
-from bytelm.symbols import SYMBOLS
+from bytelm.symbols import SYMBOLS, leak_of
 from bytelm.token_lm import TokenLM, abilities_of
 
 NOTHING: Final = Bounds(np.zeros(SYMBOLS), np.zeros(SYMBOLS), 0.0)
@@ -116,6 +116,19 @@ class Place(ABC):
     @abstractmethod
     def room(self) -> float:
         """How many more tokens fit in the context; infinite where there is no limit."""
+
+    def leak(self) -> tuple[float, float]:
+        """The least and the most that its row can lack of 1, as far as is known."""
+        if self.complete:
+            leak = leak_of(self.row())
+            return leak, leak
+        bounds = self.bounds()
+        most = 1.0 - float(bounds.low.sum())
+        return max(most - bounds.rest, 0.0), min(max(most, 0.0), 1.0)
+
+    def likeliest(self) -> str:
+        """What a warning says of the likeliest token there; nothing where there is no one model to ask."""
+        return ""
 
     def symbols(self, uniforms: Float64[np.ndarray, " n"]) -> Step[Int64[np.ndarray, " n"]]:
         """For each uniform number the symbol that it is under this place's own row; −1 beyond the row's sum."""
@@ -218,6 +231,15 @@ class ModelPlace(Place):
     def room(self) -> float:  # noqa: D102
         size = abilities_of(self.token_lm).context_length
         return math.inf if size is None else size - self.frontier.most_tokens
+
+    def likeliest(self) -> str:
+        """As in `Place`: of the node that holds most."""
+        rows, shares = self.frontier.rows, self.frontier.log_shares()
+        known = [node for node in shares if node in rows]
+        if not known:
+            return ""
+        token = rows[max(known, key=shares.__getitem__)].likeliest()
+        return f" (the model's likeliest token there is id {token})"
 
     def sure_bytes(self) -> Step[bytes]:
         """As in `Place`: greedy.py."""

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, TypeVar, Unpack, overload
 
-from bytelm.arguments import integer, seed_of
+from bytelm.arguments import integer, likely_meant, seed_of
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
-from bytelm.inference.scheduler import Outcome, Step
+from bytelm.inference.scheduler import Outcome, Step, blamed
 from bytelm.sampling.completion import Completion, random_stream
 from bytelm.sampling.completion_stream import CompletionStream
 from bytelm.sampling.params import CallOptions, params_of
@@ -49,6 +49,8 @@ class Sampler(ByteSteps[P, L]):
             InvalidArgumentError: An argument out of range, before the model runs.
             InvalidTypeError: An option that there is not; the message names the word here.
             UnreachablePrefixError: No token sequence spells the prefix.
+            ContextOverflowError: The prefix alone does not fit in the model's context, before the model runs. Where
+                the context ends later, the completion ends with it, and its ``finish_reason`` is ``"length"``.
             ModelError: The model could not be run.
 
         >>> lm.sample("The capital of Fra", temperature=0, max_bytes=3).text  # doctest: +SKIP
@@ -80,10 +82,13 @@ class Sampler(ByteSteps[P, L]):
             One completion for each prefix; with ``n`` above 1 a list of n for each.
 
         Raises:
-            InvalidArgumentError: An argument out of range, or no prefix, before the model runs.
+            InvalidArgumentError: An argument out of range, or no prefix, before the model runs. An error about one of
+                the prefixes begins with its place in the batch, here and for all other classes.
         """
         if isinstance(prefixes, str | bytes) or not isinstance(prefixes, Sequence):
-            raise InvalidTypeError(f"prefixes must be a list of prefixes, not {type(prefixes).__name__}")
+            raise InvalidTypeError(
+                f"prefixes must be a list of prefixes, not {type(prefixes).__name__}{likely_meant(prefixes)}"
+            )
         if not prefixes:
             raise InvalidArgumentError("there is no prefix to complete; pass at least one")
         return grouped(self._complete(prefixes, options, n=n), n)
@@ -91,15 +96,18 @@ class Sampler(ByteSteps[P, L]):
     def stream(self, prefix: Prefix, **options: Unpack[CallOptions]) -> CompletionStream:
         """Complete a prefix, piece by piece: an iterator of texts. The arguments are those of `sample`.
 
-        A piece never splits a character, and never holds what may turn out to be the beginning of a stop string.
+        A piece never splits a character, and never holds what may turn out to be the beginning of a stop string. Part
+        of a character at the very end is in no piece: `Completion.bytes` has it.
         Joined, they are the text that `sample` returns; `CompletionStream.completion` has all the rest afterwards.
         """
         chosen = params_of(options)
         if chosen.engine_draws:
             raise InvalidArgumentError("engine_draws=True is for sample and sample_batch: a stream is drawn by bytes")
         prompt = self.prompt(prefix)
+        place = self.place(prompt)
+        self.check_room(prompt)
         random = random_stream(seed_of(chosen.seed), 0)
-        return CompletionStream(self.generation(self.place(prompt), prompt, chosen, random), self.scheduler.run_one)
+        return CompletionStream(self.generation(place, prompt, chosen, random), self.scheduler.run_one)
 
     def _complete(self, prefixes: Sequence[Prefix], options: CallOptions, *, n: int) -> list[Completion]:
         """N completions of each prefix, one after another in one list."""
@@ -108,14 +116,21 @@ class Sampler(ByteSteps[P, L]):
             raise InvalidArgumentError(f"n must be at least 1; got {n}")
         key = seed_of(chosen.seed)
         drawing = self.engine_drawing(chosen, progress=progress)
-        prompts = [prompt for prefix in prefixes for prompt in [self.prompt(prefix)] * n]
-        # Items with the same prompt share what is evaluated of it, until the last of them has begun.
-        places = {prompt: self.place(prompt) for prompt in dict.fromkeys(prompts)}
+        names = names_of(len(prefixes))
+        prompts: list[P] = []
+        places: dict[P, L] = {}  # items with the same prompt share what is evaluated of it, until the last has begun
+        for name, prefix in zip(names, prefixes, strict=True):
+            with blamed(name):
+                prompt = self.prompt(prefix)
+                places[prompt] = places.get(prompt) or self.place(prompt)
+                self.check_room(prompt)
+            prompts += [prompt] * n
 
         def job(index: int, prompt: P, place: L) -> Step[Completion]:
             generation = self.generation(place, prompt, chosen, random_stream(key, index))
             del place  # its rows: the generation goes on with a copy
-            return (yield from generation.run())
+            with blamed(names[index // n]):
+                return (yield from generation.run())
 
         outcomes: Iterator[Outcome[Completion]]
         if drawing is None:
@@ -132,15 +147,19 @@ def collected(outcomes: Iterator[Outcome[Completion]], count: int) -> list[Compl
     finished: dict[int, Completion] = {}
     try:
         for outcome in outcomes:
-            own = outcome.result.usage
-            usage = replace(outcome.usage, largest_leak=own.largest_leak, redrawn=own.redrawn)
-            finished[outcome.index] = replace(outcome.result, usage=usage)
+            done = outcome.result
+            finished[outcome.index] = replace(done, usage=outcome.usage.leaking(done.usage))
     except Exception as error:
         error.finished = finished  # type: ignore[attr-defined]
         if finished:
             error.add_note(f"{len(finished)} of {count} completions were finished: see the error's .finished")
         raise
     return [finished[index] for index in range(count)]
+
+
+def names_of(count: int) -> list[str | None]:
+    """What errors call the items of a batch: an item that is alone needs no name."""
+    return [None] if count == 1 else [f"item {i} of the batch" for i in range(count)]
 
 
 def grouped(items: list[T], n: int) -> list[T] | list[list[T]]:

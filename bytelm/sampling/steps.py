@@ -19,6 +19,7 @@ import numpy as np
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError
 from bytelm.inference.scheduler import Scheduler, Step
+from bytelm.inference.scoring import Asked
 from bytelm.inference.text_scoring import TextScoring
 from bytelm.sampling.engine_draws import EngineDrawing
 from bytelm.sampling.generation import ByteGeneration
@@ -120,6 +121,19 @@ class ByteSteps(ABC, Generic[P, L]):
             prompt: Read by this model.
             extra: Text that follows.
             tokens: Tokens that follow it.
+        """
+
+    def check_room(self, prompt: P, text: bytes = b"", *, asked: Asked = "rows", end: bool = True) -> None:
+        """Refuse a text that does not fit in a context, before a model runs. Without an answer here, its engine does.
+
+        Args:
+            prompt: Read by this model.
+            text: What follows it.
+            asked: What is asked along the text: its log-probability, that of each byte, or the row at each byte.
+            end: Whether also the row at its end.
+
+        Raises:
+            ContextOverflowError: A token sequence that would be asked for does not fit.
         """
 
     def engine_drawing(self, params: SamplingParams, *, progress: bool = False) -> EngineDrawing | None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from bytelm.errors import NotFinishedError
+import warnings
+from typing import TYPE_CHECKING, Final
+
+from bytelm.errors import LeakWarning, NotFinishedError
 from bytelm.inference.scheduler import JobUsage
 from bytelm.sampling.completion import Completion, FinishReason
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.stop_strings import StopScanner
 from bytelm.sampling.text_stream import text_of
+
+if TYPE_CHECKING:
+    from bytelm.sampling.place import Place
+
+WARNED: Final = 0.5  # a leak above it is warned of
 
 
 class Writing:
@@ -20,6 +28,7 @@ class Writing:
         bytes: What is written so far.
         finish_reason: None while it goes on.
         scanner: Looks for stop strings.
+        leak: The largest leak of the rows that were drawn from, at least and at most; None before the first.
     """
 
     def __init__(self, params: SamplingParams) -> None:
@@ -27,6 +36,7 @@ class Writing:
         self.finish_reason: FinishReason | None = None
         self.scanner = StopScanner(params.stops)
         self._max_bytes = params.max_bytes
+        self.leak: tuple[float, float] | None = None
 
     @property
     def full(self) -> bool:
@@ -51,6 +61,27 @@ class Writing:
     def held(self) -> int:
         """How many of the last bytes may turn out to be the beginning of a stop string."""
         return 0 if self.finish_reason else self.scanner.held
+
+    def drew(self, place: Place, *, least: float | None = None, most: float | None = None) -> None:
+        """Note the leak of a row that was drawn from, and warn of the first that lost more than half.
+
+        Args:
+            place: Where.
+            least: What the leak is at least, where the place is not to be asked.
+            most: And at most.
+        """
+        if least is None or most is None:
+            least, most = place.leak()
+        before = self.leak or (0.0, 0.0)
+        self.leak = max(before[0], least), max(before[1], most)
+        if least > WARNED >= before[0]:
+            warnings.warn(
+                f"after {place.prefix[-40:]!r} {least:.0%} of the probability is on tokens that are no text there and "
+                f"end none{place.likeliest()}: the completion goes on with what is left. If such a token ends the "
+                "model's text, pass its id in eot_ids",
+                LeakWarning,
+                stacklevel=2,
+            )
 
     def write(self, byte: int) -> int:
         """Append a byte, and see whether the text ends there; the length of a stop string that was taken off, or 0."""

@@ -49,7 +49,6 @@ def test_pieces_are_whole_characters_and_join_to_the_text() -> None:
         pieces = [stream.show(data[a:b]) for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
         assert text == "".join(pieces)
-        assert stream.end() == ""
 
 
 @pytest.mark.parametrize("cut", range(1, len("aé日🙂".encode())))
@@ -62,8 +61,19 @@ def test_a_character_begun_in_the_prefix_is_completed(cut: int) -> None:
 
 
 def test_bytes_that_are_no_text_are_replaced() -> None:
-    """A lone byte, and a character that never ends, show as U+FFFD."""
+    """A lone byte, and a character that something else breaks off, show as U+FFFD."""
     assert text_of(b"a\xffb") == "a\ufffdb"
-    assert text_of("é".encode()[:1]) == "\ufffd"
+    assert text_of(b"a\xff") == "a\ufffd"
+    assert text_of("日".encode()[:2] + b"a") == "\ufffda"
     assert text_of(b"x", b"\xe2\x82") == "\ufffdx"  # begun in the prefix, broken off by x
     assert text_of(b"x", b"\xff") == "x"  # nothing that a byte could complete
+
+
+@pytest.mark.parametrize("character", ["é", "日", "🙂"])
+def test_a_character_that_is_not_complete_is_no_part_of_the_text(character: str) -> None:
+    """What begins a character at the end is held back, in whatever follows and wherever it began."""
+    data = character.encode()
+    for cut in range(1, len(data)):
+        assert text_of(b"a" + data[:cut]) == "a"
+        assert text_of(data[1:cut], data[:1]) == ""
+        assert text_of(b"a\xff" + data[:cut]) == "a\ufffd"
