@@ -492,10 +492,15 @@ def test_an_explanation_is_the_members_and_the_ensemble(lms: list[ByteLM]) -> No
 
 
 def letters_of(*rows: dict[str, float]) -> list[ByteLM]:
-    """Models that give letters these probabilities, wherever they are."""
+    """Models that give letters these probabilities wherever they are, and "" to the end of text."""
     tokenizer = byte_bpe_tokenizer(vocab_size=257)
-    ids = {letter: tokenizer.convert_tokens_to_ids(letter) for letter in "abc"}
-    return [ByteLM(TableLM(tokenizer, table=lambda _, row=row: {ids[x]: p for x, p in row.items()})) for row in rows]
+
+    def lm(row: dict[str, float]) -> ByteLM:
+        ids: Any = [tokenizer.convert_tokens_to_ids(letter) if letter else tokenizer.eos_token_id for letter in row]
+        given: dict[int, float] = dict(zip(ids, row.values(), strict=True))
+        return ByteLM(TableLM(tokenizer, table=lambda _: given))
+
+    return [lm(row) for row in rows]
 
 
 def test_either_side_of_a_contrast_may_drive_a_byte() -> None:

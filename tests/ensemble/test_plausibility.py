@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bytelm import ByteLM, Completion, Ensemble, TableLM
+from bytelm import ByteLM, Completion, Ensemble
 from bytelm.ensemble.combine import normalised, product_envelope
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.inference.envelope import Bounds
-from tests.ensemble.test_model import COMBINES, PREFIXES, TEXT, table
+from tests.ensemble.test_model import COMBINES, PREFIXES, TEXT, letters_of, table
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer, sentencepiece_bpe_tokenizer
 
 WEIGHTS = [[1, -1, 0], [3, -1, -0.5], [1, 1, -1], [0.5, -2, 1.5]]
@@ -68,17 +68,18 @@ def test_rows_are_the_definition(lms: list[ByteLM], weights: list[float]) -> Non
 
 
 def test_a_byte_that_both_sides_find_hopeless_is_not_written() -> None:
-    """1e-9 against 1e-15 would win against 0.999 and 0.9; the likely byte is written."""
-    tokenizer = byte_bpe_tokenizer(vocab_size=257)
-    a, b, c = (tokenizer.convert_tokens_to_ids(letter) for letter in "abc")
-    strong = ByteLM(TableLM(tokenizer, table=lambda _: {a: 0.7, c: 0.3 - 1e-9, b: 1e-9}))
-    weak = ByteLM(TableLM(tokenizer, table=lambda _: {a: 0.8, c: 0.2 - 1e-15, b: 1e-15}))
-    done, unmasked = (
-        Ensemble([strong, weak], weights=[1, -1], combine="product", **options).sample("", temperature=0, max_bytes=6)
-        for options in ({}, {"alpha": 0})
-    )
+    """1e-9 against 1e-15 is the largest ratio; 0.3 against 0.2 is the largest of those that are plausible."""
+    lms = letters_of({"a": 0.7, "c": 0.3 - 1e-9, "b": 1e-9}, {"a": 0.8, "c": 0.2 - 1e-15, "b": 1e-15})
+    written = []
+    for ensemble in (
+        Ensemble(lms, weights=[1, -1], combine="product"),
+        Ensemble(lms, weights=[1, -1], combine="product", alpha=0),
+    ):
+        done = ensemble.sample("", temperature=0, max_bytes=6)
+        assert isinstance(done, Completion)
+        written.append(done.bytes)
 
-    assert (done.bytes, unmasked.bytes) == (b"cccccc", b"bbbbbb")
+    assert written == [b"cccccc", b"bbbbbb"]
 
 
 def test_without_a_negative_weight_alpha_makes_no_difference(lms: list[ByteLM]) -> None:
@@ -105,16 +106,10 @@ def test_weights_that_depend_on_the_text(lms: list[ByteLM]) -> None:
 
 def test_the_end_of_text_is_judged_as_a_byte_is() -> None:
     """It is left out where it is implausible, and left alone where it alone is plausible."""
-    tokenizer = byte_bpe_tokenizer(vocab_size=257)
-    a, b = (tokenizer.convert_tokens_to_ids(letter) for letter in "ab")
-    end = tokenizer.eos_token_id
 
-    def lm(last: float) -> ByteLM:
-        rest = (1 - last) / 2
-        return ByteLM(TableLM(tokenizer, table=lambda _: {a: rest, b: rest, end: last}))
-
-    def row(first: float, second: float) -> list[float]:
-        ensemble = Ensemble([lm(first), lm(second)], weights=[1, -1], combine="product")
+    def row(*ends: float) -> list[float]:
+        lms = letters_of(*({"a": (1 - end) / 2, "b": (1 - end) / 2, "": end} for end in ends))
+        ensemble = Ensemble(lms, weights=[1, -1], combine="product")
         found: list[float] = np.exp(ensemble.next_byte_logprobs(""))[[97, 98, 256]].round(12).tolist()
         return found
 
@@ -125,11 +120,8 @@ def test_the_end_of_text_is_judged_as_a_byte_is() -> None:
 
 def test_what_a_member_rules_out_is_not_compared_with() -> None:
     """A weak member without an end of text rules the end out; what is plausible is so among the bytes that are left."""
-    tokenizer = byte_bpe_tokenizer(vocab_size=257)
-    a, b = (tokenizer.convert_tokens_to_ids(letter) for letter in "ab")
-    strong = ByteLM(TableLM(tokenizer, table=lambda _: {a: 0.02, b: 0.001, tokenizer.eos_token_id: 0.979}))
-    weak = ByteLM(TableLM(tokenizer, table=lambda _: {a: 0.5, b: 0.5}))
-    row = np.exp(Ensemble([strong, weak], weights=[1, -1], combine="product").next_byte_logprobs(""))
+    lms = letters_of({"a": 0.02, "b": 0.001, "": 0.979}, {"a": 0.5, "b": 0.5})
+    row = np.exp(Ensemble(lms, weights=[1, -1], combine="product").next_byte_logprobs(""))
 
     assert row[[97, 98, 256]].tolist() == [1, 0, 0]
 
