@@ -3,13 +3,14 @@ r"""The command ``bytelm ensemble``: a text completed by several models as one, 
 Rules
     What can be wrong with the options is said before a model is loaded. A model that is named twice is loaded once.
     The options of `sample` mean what they mean there. With ``--show-members`` each model is asked alone as well, with
-    the same options, and every byte that the ensemble wrote is listed with what each model gave it.
+    the same options, and every byte that the ensemble wrote is listed with what each model gave it and who drove it.
+    What *drove* means in each formula: ensemble/attribution.py.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -17,10 +18,17 @@ from bytelm.cli import options as opt
 from bytelm.cli.io import print_json, read_text
 from bytelm.cli.tables import bar, columns, show_byte, show_bytes, show_prob
 from bytelm.ensemble.attribution import Attribution
-from bytelm.ensemble.combine import Combine, weights_of
+from bytelm.ensemble.combine import ALPHA, Combine, weights_of
 from bytelm.ensemble.model import Ensemble
 from bytelm.errors import BytelmError
 from bytelm.sampling.completion import Completion
+
+_SHARE: Final = "The driver of a byte has the largest share in its probability."
+DRIVERS: Final[dict[Combine, str]] = {
+    "mixture": _SHARE,
+    "bayes": _SHARE,
+    "product": "The driver of a byte gave it most of its lead over the likeliest other byte.",
+}
 
 
 def ensemble(
@@ -41,8 +49,22 @@ def ensemble(
             help="The sum of the models' bytes, the same weighted by how each foresaw the text, or a product."
         ),
     ] = "mixture",
+    alpha: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="With a weight below 0: keep a byte if the models of positive weight give it at least this share of "
+            "what they give the likeliest. 0 keeps all.",
+        ),
+    ] = ALPHA,
     show_members: Annotated[
-        bool, typer.Option("--show-members", help="Show each model alone as well, and who drove each byte.")
+        bool,
+        typer.Option(
+            "--show-members",
+            help="Show each model alone as well, what it counts for and says of what was written, and who drove each "
+            "byte.",
+        ),
     ] = False,
     stream: Annotated[
         bool, typer.Option("--stream", help="Print pieces as they come; with --json one object for each.")
@@ -75,13 +97,15 @@ def ensemble(
     params = sampling.params(escapes=escapes)
     loaded = {name: opt.load(name, device, dtype, engine) for name in dict.fromkeys(names)}
     members = [loaded[name] for name in names]
-    lm = Ensemble(members, weights=numbers, combine=combine)
+    lm = Ensemble(members, weights=numbers, combine=combine, alpha=alpha)
     if show_members:
         written = lm.sample(data, params=params, progress=True)
         alone = [member.sample(data, params=params, progress=True) for member in members]
         told = lm.explain(written.bytes, prefix=data, progress=True)
-        show = _print_members if as_json else _show_members
-        show(names, written, alone, told)
+        if as_json:
+            _print_members(names, written, alone, told)
+        else:
+            _show_members(names, written, alone, told, combine=combine)
     elif stream and as_json:
         for piece in lm.stream(data, params=params):
             print_json({"text": piece})
@@ -110,7 +134,7 @@ def _checked_weights(names: list[str], given: str | None, combine: Combine) -> l
 
 
 def _print_members(names: list[str], written: Completion, alone: list[Completion], told: Attribution) -> None:
-    """Each completion as one line of JSON, then each byte."""
+    """Each completion as one line of JSON, then each byte, then what it comes to for each member."""
     for name, done in zip(["ensemble", *names], [written, *alone], strict=True):
         record = {"text": done.text, "hex": done.bytes.hex(), "logprob": done.logprob}
         print_json({"model": name, **record, "finish_reason": done.finish_reason})
@@ -126,24 +150,44 @@ def _print_members(names: list[str], written: Completion, alone: list[Completion
             "driver": told.drivers[at],
         }
         print_json(record)
+    record = {"bytes": len(told.text), "logprob": float(told.logprobs.sum())}
+    print_json({**record, "member_logprobs": _finite(told.member_logprobs.sum(axis=1)), "drove": _drove(names, told)})
 
 
 def _finite(values: Any) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
-def _show_members(names: list[str], written: Completion, alone: list[Completion], told: Attribution) -> None:
-    """The completions, one a line, and a table of the bytes."""
+def _drove(names: list[str], told: Attribution) -> list[int]:
+    """How many bytes each member drove."""
+    return [told.drivers.count(i) for i in range(len(names))]
+
+
+def _show_members(
+    names: list[str], written: Completion, alone: list[Completion], told: Attribution, *, combine: Combine
+) -> None:
+    """The completions, one a line; a table of the bytes; a table of the members, and a line that sums it up."""
     completions = [
         [name, show_bytes(done.bytes)] for name, done in zip(["ensemble", *names], [written, *alone], strict=True)
     ]
     typer.echo(columns(completions))
     if not told.text:
         return
-    rows = [["byte", "ensemble", *names, "driven by", ""]]
+    share = combine != "product"
+    rows = [["byte", "ensemble", *names, "driven by", "" if share else "nats"]]
     for at, value in enumerate(told.text):
         probs = [show_prob(math.exp(value)) for value in (told.logprobs[at], *told.member_logprobs[:, at].tolist())]
-        driver = told.drivers[at]
-        rows.append([show_byte(value), *probs, names[driver], bar(min(float(told.drive[driver, at]), 1.0), 12)])
+        drive = float(told.drive[told.drivers[at], at])
+        rows.append([show_byte(value), *probs, names[told.drivers[at]], bar(drive, 12) if share else f"{drive:+.2f}"])
     typer.echo()
-    typer.echo(columns(rows, right=[False, *[True] * (len(names) + 1)]))
+    typer.echo(columns(rows, right=[False, *[True] * (len(names) + 1), False, not share]))
+    count, drove = len(told.text), _drove(names, told)
+    members = [["", "weight", "log P", "drove"], ["ensemble", "", f"{told.logprobs.sum():.2f}", ""]]
+    for name, weights, logprobs, driven in zip(names, told.weights, told.member_logprobs, drove, strict=True):
+        first, last = f"{weights[0]:.4g}", f"{weights[-1]:.4g}"
+        weight = first if first == last else f"{first} to {last}"
+        members.append([name, weight, f"{logprobs.sum():.2f}", f"{driven} of {count}"])
+    typer.echo()
+    typer.echo(columns(members, right=[False, True, True, True]))
+    who = ", ".join(f"{name} {driven}" for name, driven in zip(names, drove, strict=True))
+    typer.echo(f"\nBytes driven, of {count}: {who}. {DRIVERS[combine]}")

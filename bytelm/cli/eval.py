@@ -35,7 +35,7 @@ def evaluate(
     \b
     The arguments are lm-eval's own, with --model bytelm. Of --model_args there are:
       pretrained=MODEL                  a folder, a hub id, or a packaged model
-      members=MODEL;MODEL               an ensemble, with combine=mixture|bayes|product and weights=W;W
+      members=MODEL;MODEL               an ensemble, with combine=mixture|bayes|product, weights=W;W and alpha=
       level=token                       the token-level baseline on the same engine
       bytes_per_token=4                 how many bytes a token of max_gen_toks counts
       dtype=, engine=, gguf_file=, …    as for the library

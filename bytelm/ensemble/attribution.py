@@ -1,8 +1,16 @@
 """Who said what about each byte of a text: an ensemble's rows beside those of its members.
 
 Rules
-    All numbers are of rows in full. What a member *drove* is a share in a mixture and in bayes, where the probability
-    of a byte is a sum over members; in a product, where it is none, it is what the byte gained by the member.
+    All numbers are of rows in full.
+    In a mixture and in bayes the probability of a byte is a sum over members, and a member *drives* the byte by its
+    share of the sum. A product has no such shares. There a byte b is compared with its rival c, the other symbol that
+    the members of positive weight together find likeliest (and no member rules out). The byte's lead is a sum over
+    members, from which the product's own sum cancels, and a member drives the byte by its term:
+
+        ln Π pᵢ(b)^wᵢ − ln Π pᵢ(c)^wᵢ = Σ wᵢ ln(pᵢ(b) / pᵢ(c))
+
+    So a member of negative weight drives a byte which it finds less likely, next to the rival, than the others do.
+    To leave a member out instead says little: without its positive side a contrastive product is noise.
 """
 
 from __future__ import annotations
@@ -12,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from bytelm.ensemble.combine import Combine, combined
+from bytelm.ensemble.combine import Combine, powered
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,8 +35,9 @@ class Attribution:
         member_rows: The members' rows.
         weights: What each member's row counted for at each byte: its weight, in bayes its posterior weight.
         drive: Who drove each byte. In a mixture and in bayes the share of the byte's probability that came from each
-            member, 1 in sum. In a product by how many nats each member raised the byte: ln of its probability over what
-            the other members would have given it.
+            member, 1 in sum. In a product how many nats each member gave to the byte's lead over its rival, the
+            likeliest other symbol on the positive side; below 0 from a member that spoke for the rival. A member that
+            gives the byte probability 0 has −∞. All are 0 where no other symbol is possible.
     """
 
     text: bytes
@@ -59,14 +68,27 @@ def attribution(
     logprobs, member_logprobs = rows[places, symbols], member_rows[:, places, symbols]
     drive = np.zeros_like(member_logprobs)
     if combine == "product":
-        silent = np.zeros(len(member_rows))
-        for i in range(len(member_rows)):
-            others = np.arange(len(member_rows)) != i
-            for at in places:
-                without = combined(combine, np.where(others, weights[:, at], 0.0), member_rows[:, at], silent)
-                drive[i, at] = logprobs[at] - without[symbols[at]]
+        for at, symbol in enumerate(symbols):
+            drive[:, at] = _leads(weights[:, at], member_rows[:, at], int(symbol))
     else:
         with np.errstate(divide="ignore"):
             joint = np.log(weights) + member_logprobs
         drive = np.exp(joint - np.where(np.isneginf(logprobs), 0.0, logprobs))
     return Attribution(text, logprobs, member_logprobs, rows, member_rows, weights, drive)
+
+
+def _leads(
+    weights: Float64[np.ndarray, " members"], rows: Float64[np.ndarray, "members 257"], symbol: int
+) -> Float64[np.ndarray, " members"]:
+    """What each member gives to a symbol's lead over its rival in a product, in nats."""
+    positive = np.maximum(weights, 0.0)
+    scores = powered(positive if positive.any() else weights, rows)
+    scores[np.isneginf(powered(weights, rows))] = -np.inf
+    scores[symbol] = -np.inf
+    rival = int(scores.argmax())
+    leads = np.zeros(len(weights))
+    if scores[rival] > -np.inf:
+        asked = weights != 0  # the others may give the rival 0
+        leads[asked] = weights[asked] * (rows[asked, symbol] - rows[asked, rival])
+        leads[asked & np.isneginf(rows[:, symbol])] = -np.inf
+    return leads

@@ -37,7 +37,7 @@ from jaxtyping import Float64
 from bytelm.arguments import Text, bytes_of, one_of
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompts, check_neighbours
 from bytelm.ensemble.attribution import Attribution, attribution
-from bytelm.ensemble.combine import Combine, Weights, WeightsAt, weights_of
+from bytelm.ensemble.combine import ALPHA, Combine, Weights, WeightsAt, alpha_of, positive_shares, weights_of
 from bytelm.ensemble.likelihoods import Likelihoods
 from bytelm.ensemble.place import Combination, EnsemblePlace
 from bytelm.ensemble.scoring import EnsembleScoring
@@ -63,14 +63,20 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
             0. In a product they are exponents, used as they are: below 0 they turn a member's opinion round.
         combine: ``"mixture"``, Σ wᵢ pᵢ at each byte; ``"bayes"``, the same with each weight times the member's
             likelihood of the text so far, which makes a mixture of whole texts; ``"product"``, Π pᵢ^wᵢ over its sum.
+        alpha: From 0 to 1. In a product with a weight below 0 a byte or the end of text is plausible if the members of
+            positive weight give it at least ``alpha`` times what they give the likeliest; what is not plausible has
+            probability 0, and ``logprob`` of a text that holds it is −∞. 0 keeps all. Without a weight below 0 it
+            makes no difference. (Of several members of positive weight the weighted geometric mean counts, and only
+            symbols are compared that no member gives 0.)
 
     Attributes:
         members: The members.
         combine: The formula.
+        alpha: As given.
         weights: Of the members: an array, or a function from the bytes so far to one.
 
     Raises:
-        InvalidArgumentError: No member, no such formula, or weights that cannot be.
+        InvalidArgumentError: No member, no such formula, or weights or an alpha that cannot be.
         InvalidTypeError: A member that is no byte model, or weights that are no numbers.
     """
 
@@ -80,6 +86,7 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
         *,
         weights: Weights | None = None,
         combine: Combine = "mixture",
+        alpha: float = ALPHA,
     ) -> None:
         if not isinstance(members, list | tuple):
             raise InvalidTypeError(f"members must be a list of byte models, not {type(members).__name__}")
@@ -93,6 +100,7 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
         one_of("combine", combine, get_args(Combine))
         self.members: tuple[ByteModel[Any, Any], ...] = tuple(members)
         self.combine: Combine = combine
+        self.alpha = alpha_of(alpha)
         self.weights: WeightsAt
         if callable(weights):
             given = weights
@@ -140,7 +148,9 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
     def description(self) -> list[Any]:  # noqa: D102
         if callable(self.weights):
             raise InvalidArgumentError("an ensemble whose weights are a function cannot be told from another one")
-        return [self.combine, self.weights.tolist(), [member.description() for member in self.members]]
+        masked = self.combine == "product" and positive_shares(self.weights, self.alpha) is not None
+        told = [self.combine, self.weights.tolist(), [member.description() for member in self.members]]
+        return [*told, self.alpha] if masked else told
 
     def bytes_of(self, text: object, name: str = "a text") -> bytes:
         """The bytes of a text argument, in the normal form of every member that asks for one."""
@@ -175,7 +185,7 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
     def place(self, prompt: EnsemblePrompt, *, keep: bool = False) -> EnsemblePlace:  # noqa: D102
         owns = [own.extended(prompt.text) for own in prompt.members]
         places = self._each(lambda member, own: member.place(own, keep=keep), owns)
-        combination = Combination(self.combine, self.weights, self._likelihoods, prompt.members)
+        combination = Combination(self.combine, self.weights, self.alpha, self._likelihoods, prompt.members)
         return EnsemblePlace(dict(enumerate(places)), combination, prompt.text)
 
     def scored(  # noqa: D102
@@ -235,7 +245,7 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
         format: str | FIMFormat | None,  # noqa: A002
     ) -> tuple[Ensemble, list[Prefix]]:
         found = self._each(lambda member, _: member.infilling(sides, mode, format), self.members)
-        ensemble = Ensemble([infiller for infiller, _ in found], combine=self.combine)
+        ensemble = Ensemble([infiller for infiller, _ in found], combine=self.combine, alpha=self.alpha)
         ensemble.weights = self.weights
         return ensemble, [Prompts(each) for each in zip(*(prompts for _, prompts in found), strict=True)]
 
@@ -268,7 +278,7 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
         for i in asked:
             own = prompt.members[i].extended(prompt.text)
             members.append((yield from self.members[i].along(own, text, stride=stride, strict=False)))
-        return EnsembleScoring(members, self.combine, weights, bytearray(prompt.text), likelihoods[asked])
+        return EnsembleScoring(members, self.combine, weights, self.alpha, bytearray(prompt.text), likelihoods[asked])
 
     def _explained(self, prompt: EnsemblePrompt, text: bytes) -> Step[Attribution]:
         scoring = yield from self._along(prompt, text, None, every=True)
@@ -282,7 +292,8 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
 
     def __repr__(self) -> str:
         weights = "a function" if callable(self.weights) else self.weights.round(6).tolist()
-        return f"Ensemble({list(self.members)!r}, weights={weights}, combine={self.combine!r})"
+        alpha = f", alpha={self.alpha}" if self.combine == "product" else ""
+        return f"Ensemble({list(self.members)!r}, weights={weights}, combine={self.combine!r}{alpha})"
 
 
 def name_of(i: int) -> str:

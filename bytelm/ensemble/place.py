@@ -50,12 +50,14 @@ class Combination:
     Attributes:
         combine: The formula.
         weights: Of the members, after a text or after any.
+        alpha: What a symbol needs to be plausible, in a product with a weight below 0.
         likelihoods: Finds each member's log-probability of the shared text, for bayes.
         prompts: What each member has to itself, in front of the shared text.
     """
 
     combine: Combine
     weights: WeightsAt
+    alpha: float
     likelihoods: Likelihoods
     prompts: tuple[Any, ...]
 
@@ -235,7 +237,8 @@ class EnsemblePlace(Place):
         rows = np.full((len(self.weights), SYMBOLS), -np.inf)
         for i, member in self._asked():
             rows[i] = member.row()
-        return combine.combined(self.combination.combine, self.weights, rows, self.likelihoods())
+        how = self.combination
+        return combine.combined(how.combine, self.weights, rows, self.likelihoods(), alpha=how.alpha)
 
     def full_row(self, *, tol: float = 0.0) -> Step[tuple[Float64[np.ndarray, "257"], float]]:
         """As in `Place`. With ``tol`` above 0 the row holds what each symbol has for certain."""
@@ -257,9 +260,8 @@ class EnsemblePlace(Place):
     def envelope(self) -> tuple[float, Envelope]:  # noqa: D102 - as in `Place`
         if not self.bayes:
             if self.combination.combine == "product":
-                return self.chain or 0.0, combine.product_envelope(
-                    self.weights, [self._bounds(i) for i in range(len(self.weights))]
-                )
+                members = [self._bounds(i) for i in range(len(self.weights))]
+                return self.chain or 0.0, combine.product_envelope(self.weights, members, alpha=self.combination.alpha)
             return self.chain or 0.0, self.bounds().envelope()
         parts = []
         for i, member in self._asked():

@@ -27,6 +27,7 @@ class EnsembleScoring(TextScoring):
         members: The members along the text.
         combine: The formula.
         weights: Of the members after a text, or after any.
+        alpha: What a symbol needs to be plausible, in a product with a weight below 0.
         text: What stands before, and counts as theirs.
         likelihoods: Of it, for each member.
 
@@ -38,6 +39,7 @@ class EnsembleScoring(TextScoring):
     members: Sequence[TextScoring]
     combine: Combine
     weights: WeightsAt
+    alpha: float
     text: bytearray
     likelihoods: Float64[np.ndarray, " members"]
 
@@ -52,7 +54,7 @@ class EnsembleScoring(TextScoring):
         self.shares = np.zeros(self.member_rows.shape[:2])
         for i in range(len(rows)):
             weights = weights_at(self.weights, self.text)
-            rows[i] = combined(self.combine, weights, self.member_rows[:, i], self.likelihoods)
+            rows[i] = combined(self.combine, weights, self.member_rows[:, i], self.likelihoods, alpha=self.alpha)
             product = self.combine == "product"
             self.shares[:, i] = weights if product else np.exp(log_shares(self.combine, weights, self.likelihoods))
             if i < len(data):

@@ -39,6 +39,7 @@ from lm_eval.utils import handle_arg_string
 
 from bytelm.arguments import integer, number, one_of, stride_of
 from bytelm.byte_lm.model import ByteLM
+from bytelm.ensemble.combine import ALPHA
 from bytelm.ensemble.model import Ensemble
 from bytelm.errors import InvalidArgumentError
 from bytelm.harness.byte_requests import ByteRequests, Requests, Scored
@@ -87,6 +88,7 @@ class HarnessLM(LM):  # type: ignore[misc] # lm-eval publishes no types
         members: The same for each member of an ensemble, with ``;`` between.
         combine: "mixture", "bayes" or "product".
         weights: Of the members, with ``;`` between.
+        alpha: As for `Ensemble`.
         level: "byte", or "token" for the baseline.
         batch_size: Contexts that run together; "auto" is 8.
         max_batch_size: Ignored: no batch is ever found by trying.
@@ -110,6 +112,7 @@ class HarnessLM(LM):  # type: ignore[misc] # lm-eval publishes no types
         members: Any = None,
         combine: Any = "mixture",
         weights: Any = None,
+        alpha: Any = ALPHA,
         level: str = "byte",
         batch_size: int | str = "auto",
         max_batch_size: int | None = None,
@@ -141,7 +144,7 @@ class HarnessLM(LM):  # type: ignore[misc] # lm-eval publishes no types
         if members is None:
             self.lm = _loaded(pretrained, options)
         else:
-            self.lm = _joined(_listed(members), combine, weights, options)
+            self.lm = _joined(_listed(members), combine, weights, alpha, options)
         self._answers = requests_of(self.lm, level, stride=stride)
         self._answers.start = start
         self._stride = stride
@@ -353,7 +356,7 @@ def _loaded(model: Any, options: Mapping[str, Any]) -> ByteModel[Any, Any]:
     return ByteLM.from_pretrained(model, **{name: value for name, value in options.items() if value is not None})
 
 
-def _joined(names: list[Any], combine: Any, weights: Any, options: Mapping[str, Any]) -> Ensemble:
+def _joined(names: list[Any], combine: Any, weights: Any, alpha: Any, options: Mapping[str, Any]) -> Ensemble:
     """An ensemble of models; one that is named twice with the same options is loaded once."""
     split = {name: _listed(value) if ";" in str(value) else [value] * len(names) for name, value in options.items()}
     for name, values in split.items():
@@ -374,4 +377,4 @@ def _joined(names: list[Any], combine: Any, weights: Any, options: Mapping[str, 
         if key not in known:
             known[key] = _loaded(model, own)
         members.append(known[key])
-    return Ensemble(members, weights=weights, combine=combine)
+    return Ensemble(members, weights=weights, combine=combine, alpha=alpha)

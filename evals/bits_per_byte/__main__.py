@@ -34,12 +34,12 @@ from bytelm.errors import UnreachablePrefixError
 from evals.bits_per_byte.documents import PACKAGED, Document, Documents, read_documents
 from evals.bits_per_byte.scores import Panel
 from evals.report.command import add_engine_options, at_least, chosen, command, numbers, set_threads, words_of
-from evals.report.output import save_figure
+from evals.report.output import nothing_to_draw, save_figure
 from evals.report.progress import bar
 from evals.report.records import Line, command_of, exit_status, kept_lines, read_records
 from evals.report.statistics import ratio_of
 from evals.report.surroundings import processor, versions
-from evals.report.tables import console, interval, print_line, table
+from evals.report.tables import console, interval, note_too_few, print_line, table
 
 BIN: Final = 64  # bytes
 SMOOTH: Final = 5  # bins
@@ -140,9 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace, words: Sequence[str]) -> int:
     header, lines = read_records(options.read) if options.read else _scored(options, words)
     summary = summary_of(header, lines)
+    print(json.dumps(summary, indent=1)) if options.json else _show(summary)
     if options.plot:
         _plot(summary, options.plot)
-    print(json.dumps(summary, indent=1)) if options.json else _show(summary)
     return 0
 
 
@@ -269,6 +269,7 @@ def _show(summary: dict[str, Any]) -> None:
             cost = (f"{row['fed_per_byte']:.2f}", f"{1000 * row['seconds_per_byte']:.1f}")
             made.add_row(method, interval(row["bits_per_byte"], digits=4), difference, *cost)
         console().print(made)
+    note_too_few(summary["figures"], "documents")
 
 
 def _plot(summary: dict[str, Any], path: Path) -> None:
@@ -276,10 +277,10 @@ def _plot(summary: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     found = summary["by_position"]
-    figure = Figure(figsize=(1 + 5 * max(len(found), 1), 4), layout="constrained")
-    for axes, (source, sums) in zip(
-        figure.subplots(1, max(len(found), 1), squeeze=False)[0], found.items(), strict=True
-    ):
+    if not found:
+        raise nothing_to_draw(path)
+    figure = Figure(figsize=(1 + 5 * len(found), 4), layout="constrained")
+    for axes, (source, sums) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
         reached = sum(count >= SHOWN * sums["documents"][0] for count in sums["documents"])
         window = np.ones(min(SMOOTH, reached))
         sizes = np.convolve(sums["bytes"][:reached], window, "same")
@@ -290,9 +291,8 @@ def _plot(summary: dict[str, Any], path: Path) -> None:
         axes.set_title(source)
         axes.set_xlabel("position in the document, bytes")
         axes.grid(visible=True, alpha=0.3)
-    if found:
-        figure.axes[0].set_ylabel("bits per byte")
-        figure.axes[0].legend()
+    figure.axes[0].set_ylabel("bits per byte")
+    figure.axes[0].legend()
     save_figure(figure, path)
 
 

@@ -94,7 +94,8 @@ class Panel:
         logprobs = np.array([score.logprobs for score in members])
         for formula in self.combine:
             if formula == "product":
-                whole = Ensemble(list(self.lms.values()), weights=self.weights, combine="product")
+                # Without the mask of contrastive products: under it hardly any text of others is possible.
+                whole = Ensemble(list(self.lms.values()), weights=self.weights, combine="product", alpha=0)
                 found[formula] = self._measured(partial(whole.byte_logprobs, text, stride=self.stride))
                 continue
             found[formula] = Score(

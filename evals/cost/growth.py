@@ -31,7 +31,7 @@ from typing import Any, Final, TypeVar
 from evals.cost.bench import Bench, Cost
 from evals.cost.prompts import PROMPTS
 from evals.report.command import chosen, command, set_threads, words_of
-from evals.report.output import add_output_options, answer, save_figure
+from evals.report.output import add_output_options, answer, nothing_to_draw, save_figure
 from evals.report.progress import tracked
 from evals.report.records import command_of
 from evals.report.surroundings import versions
@@ -215,6 +215,8 @@ def _plot(result: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     axes_found = [axis for axis in AXES if axis != "score" and any(row["axis"] == axis for row in result["rows"])]
+    if not axes_found:
+        raise nothing_to_draw(path)
     figure = Figure(figsize=(4 * len(axes_found), 3), layout="constrained")
     for axes, axis in zip(figure.subplots(1, len(axes_found), sharey=True, squeeze=False)[0], axes_found, strict=True):
         rows = [row for row in result["rows"] if row["axis"] == axis]

@@ -99,9 +99,9 @@ def _main(options: argparse.Namespace, words: Sequence[str]) -> int:
 
     header, lines = read_records(options.read) if options.read else run(options, words)
     summary = ensemble_summary.of(header, lines)
+    print(json.dumps(summary, indent=1)) if options.json else ensemble_summary.show(summary)
     if options.plot:
         ensemble_summary.plot(summary, options.plot)
-    print(json.dumps(summary, indent=1)) if options.json else ensemble_summary.show(summary)
     return 1 if summary["failed"] else 0
 
 

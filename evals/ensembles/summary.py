@@ -15,10 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from evals.report.output import save_figure
+from evals.report.output import nothing_to_draw, save_figure
 from evals.report.records import Line, RecordsError
-from evals.report.statistics import mean_of, pair_of
-from evals.report.tables import console, interval, print_line, table
+from evals.report.statistics import LEAST, mean_of, pair_of
+from evals.report.tables import console, interval, note_too_few, print_line, table
 
 Summary = dict[str, Any]
 NATS: Final = "nats"
@@ -111,6 +111,7 @@ def show(summary: Summary) -> None:
         console().print(_table(summary))
     if summary["pairs"]:
         console().print(_pairs_table(summary))
+    note_too_few(summary, "items")
     for line in summary["failed"]:
         print_line(f"{line['task']}: {line['run']} failed: {line['error']}")
     print_line(summary["command"])
@@ -165,7 +166,7 @@ def plot(summary: Summary, path: Path) -> None:
 
     tasks = summary["tasks"]
     if not tasks:
-        raise RecordsError("there is nothing to draw: no task was done")
+        raise nothing_to_draw(path)
     columns = min(len(tasks), 4)
     rows = -(-len(tasks) // columns)
     figure = Figure(figsize=(3.4 * columns, 2.8 * rows), layout="constrained")
@@ -178,7 +179,7 @@ def plot(summary: Summary, path: Path) -> None:
         means = [found["figures"][name] for found in runs.values()]
         values = [scale_of(name) * mean["mean"] for mean in means]
         spread = [
-            [scale_of(name) * abs(mean[end] - mean["mean"]) if mean["groups"] > 1 else 0 for mean in means]
+            [scale_of(name) * abs(mean[end] - mean["mean"]) if mean["groups"] >= LEAST else 0 for mean in means]
             for end in ("low", "high")
         ]
         panel.barh(list(runs), values, xerr=spread, capsize=2, error_kw={"linewidth": 0.8})

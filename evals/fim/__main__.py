@@ -92,7 +92,13 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         "their tests",
     )
     add("--k", default="1", help="with --execute: the k of pass@k, several with commas (default %(default)s)")
-    add("--compare", type=Path, nargs="+", metavar="FILE", help="show these results files side by side and run nothing")
+    add(
+        "--compare",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="show these results files side by side, each in pairs with the first of the same data, and run nothing",
+    )
     add("--short", action="store_true", help="by class of cursor and in pairs show the exact ones alone")
     add("--plot", type=Path, metavar="FILE", help="draw the summary (.png, .svg, .pdf)")
     add("--json", action="store_true", help="print the summary as JSON")
@@ -139,15 +145,16 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
     from evals.fim import summary
 
     if options.compare:
-        summaries = [summary.of(*read_records(path), ks=options.k) for path in options.compare]
+        runs = [(str(path), *read_records(path)) for path in options.compare]
+        summaries = summary.compared(runs, ks=options.k)
     else:
         if options.execute:
             check_k(options.k, options.samples)
         header, lines = run(options, words)
         summaries = [summary.of(header, lines, ks=options.k)]
+    print(json.dumps(summaries, indent=1)) if options.json else summary.show(summaries, short=options.short)
     if options.plot:
         summary.plot(summaries, options.plot)
-    print(json.dumps(summaries, indent=1)) if options.json else summary.show(summaries, short=options.short)
     return 0
 
 

@@ -2,14 +2,16 @@
 
 Rules
     A summary is a plain dict (`--json` prints it), made from the lines of the file alone, without the data.
-    Means have 95 % intervals over groups. Pairs compare *byte* with each other method (report/statistics.py). P-values
-    are not corrected for multiple comparisons.
+    Means have 95 % intervals over groups. Pairs compare *byte* with each other method of a run, and a run with the
+    first one of the same data, method by method, on the samples that both have (report/statistics.py). In left mode
+    figures mean something else, so such a run is paired with others in left mode alone. P-values are not corrected for
+    multiple comparisons.
     An unfinished file is summarised as far as it goes, and the summary says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from textwrap import fill
@@ -19,8 +21,8 @@ from evals.fim.figures import BINARY, FIGURES, pass_at_k
 from evals.fim.problems import CLASSES
 from evals.report.output import save_figure
 from evals.report.records import Line, RecordsError, key_of
-from evals.report.statistics import mean_of, pair_of
-from evals.report.tables import console, interval, print_line, table
+from evals.report.statistics import LEAST, mean_of, pair_of
+from evals.report.tables import console, interval, note_too_few, print_line, table
 
 ALL: Final = "all"
 COSTS: Final = ("calls", "fed", "tokens", "first_s", "seconds")
@@ -49,12 +51,11 @@ def of(header: Line, lines: Sequence[Line], *, ks: Sequence[int] = (1,)) -> Summ
         InvalidArgumentError: A k is greater than the number of samples of a problem.
     """
     settings = header["settings"]
-    samples = [line for line in lines if line["kind"] == "sample"]
+    rows = _rows(header, lines)
+    samples = [row for group in rows.values() for row in group]
     if not samples:
         raise RecordsError(f"the results of {header['command']!r} hold no sample yet: go on with --resume")
-    methods = [name for name in settings["methods"] if any(line["method"] == name for line in samples)]
-    rows = {name: sorted((x for x in samples if x["method"] == name), key=_place) for name in methods}
-    classes = [name for name in CLASSES if any(line["cursor"] == name for line in samples)]
+    methods, classes = list(rows), _classes_of(samples)
     return {
         "command": header["command"],
         "settings": settings,
@@ -71,14 +72,60 @@ def of(header: Line, lines: Sequence[Line], *, ks: Sequence[int] = (1,)) -> Summ
         },
         "cost": {name: _cost(rows[name], closed=bool(settings.get("closing"))) for name in methods},
         "pairs": [
-            pair
+            {"first": "byte", "second": other, **pair}
             for other in methods
             if other != "byte" and "byte" in methods
-            for part in (ALL, *classes)
-            for pair in _pairs(_part(rows["byte"], part), _part(rows[other], part), other, part)
+            for pair in _pairs(rows["byte"], rows[other])
         ],
         **_passing(lines, ks),
     }
+
+
+def compared(runs: Sequence[tuple[str, Line, list[Line]]], *, ks: Sequence[int] = (1,)) -> list[Summary]:
+    """The summaries of several files; each but the first of its data has ``"against"``: its pairs with it.
+
+    Args:
+        runs: The name, the header and the other lines of each file.
+        ks: As for `of`.
+
+    Raises:
+        RecordsError: As for `of`.
+        InvalidArgumentError: As for `of`.
+    """
+    summaries: list[Summary] = []
+    firsts: dict[tuple[str, str, bool], int] = {}
+    for place, (file, header, lines) in enumerate(runs):
+        summary = of(header, lines, ks=ks) | {"file": file}
+        settings = header["settings"]
+        alike = (settings["benchmark"], settings["data"]["sha256"], settings["mode"] == "left")
+        first = firsts.setdefault(alike, place)
+        if first != place:
+            ours, theirs = _rows(header, lines), _rows(*runs[first][1:])
+            summary["against"] = {
+                "place": first,
+                "pairs": [
+                    {"method": method, **pair}
+                    for method in ours
+                    if method in theirs
+                    for pair in _pairs(ours[method], theirs[method])
+                ],
+            }
+        summaries.append(summary)
+    return summaries
+
+
+def _rows(header: Line, lines: Sequence[Line]) -> dict[str, list[Line]]:
+    """The samples of each method that has any."""
+    rows: dict[str, list[Line]] = {name: [] for name in header["settings"]["methods"]}
+    for line in lines:
+        if line["kind"] == "sample":
+            rows[line["method"]].append(line)
+    return {name: sorted(found, key=_place) for name, found in rows.items() if found}
+
+
+def _classes_of(rows: Sequence[Line]) -> list[str]:
+    there = {row["cursor"] for row in rows}
+    return [name for name in CLASSES if name in there]
 
 
 def _place(line: Line) -> tuple[str, int]:
@@ -108,15 +155,16 @@ def _cost(rows: Sequence[Line], *, closed: bool) -> dict[str, float]:
     return {"n": len(counted), **means, "calls_per_token": per_token, "refused": refused}
 
 
-def _pairs(byte: Sequence[Line], other: Sequence[Line], name: str, part: str) -> Iterator[dict[str, Any]]:
-    theirs = {_place(row): row for row in other}
-    both = [(row, theirs[_place(row)]) for row in byte if _place(row) in theirs]
-    if not both:
-        return
-    for figure in BY_CLASS:
-        ours, their = [a[figure] for a, _ in both], [b[figure] for _, b in both]
-        pair = pair_of(ours, their, [a["group"] for a, _ in both], binary=figure in BINARY)
-        yield {"first": "byte", "second": name, "cursor": part, "figure": figure, **asdict(pair)}
+def _pairs(first: Sequence[Line], second: Sequence[Line]) -> Iterator[dict[str, Any]]:
+    """The first less the second on the samples of both, by class of cursor and figure."""
+    theirs = {_place(row): row for row in second}
+    both = [row for row in first if _place(row) in theirs]
+    for part in (ALL, *_classes_of(both)) if both else ():
+        rows = _part(both, part)
+        for figure in BY_CLASS:
+            ours, their = [row[figure] for row in rows], [theirs[_place(row)][figure] for row in rows]
+            pair = pair_of(ours, their, [row["group"] for row in rows], binary=figure in BINARY)
+            yield {"cursor": part, "figure": figure, **asdict(pair)}
 
 
 def _passing(lines: Sequence[Line], ks: Sequence[int]) -> dict[str, Any]:
@@ -146,50 +194,64 @@ def _passing(lines: Sequence[Line], ks: Sequence[int]) -> dict[str, Any]:
 def show(summaries: Sequence[Summary], *, short: bool = False) -> None:
     """Print the tables; ``short``: by class and in pairs the exact ones alone."""
     for benchmark in dict.fromkeys(summary["settings"]["benchmark"] for summary in summaries):
-        these = [summary for summary in summaries if summary["settings"]["benchmark"] == benchmark]
-        console().print(_figures(benchmark, these))
-        console().print(_costs(these))
-        for summary in these:
+        places = [i for i, summary in enumerate(summaries) if summary["settings"]["benchmark"] == benchmark]
+        these = [summaries[i] for i in places]
+        names = dict(zip(places, _names(these), strict=True))
+        console().print(_figures(benchmark, these, list(names.values())))
+        console().print(_costs(these, list(names.values())))
+        for place, summary in zip(places, these, strict=True):
             figures = BY_CLASS[:1] if short else BY_CLASS if benchmark == "cursor" else BY_CLASS[:2]
             for figure in figures:
                 console().print(_classes(summary, figure))
-            if summary["pairs"]:
-                paired = BY_CLASS[:1] if short else BY_CLASS
-                console().print(_pairs_table(summary, paired, all_classes=benchmark == "cursor"))
+            own = [(pair["second"], pair) for pair in summary["pairs"]]
+            tables = [(f"{summary['label']}: byte against the others, in pairs", "against", own)] if own else []
+            if against := summary.get("against"):
+                other = [(pair["method"], pair) for pair in against["pairs"]]
+                tables.append((f"{names[place]} against {names[against['place']]}, in pairs", "method", other))
+            for title, head, pairs in tables:
+                if pairs:
+                    paired = BY_CLASS[:1] if short else BY_CLASS
+                    console().print(_pairs_table(title, head, pairs, paired, all_classes=benchmark == "cursor"))
+                else:
+                    print_line(f"{title}: none, as no method has a sample of the same problem in both")
             for line in _notes(summary):
                 print_line(line)
+        note_too_few(these, "tasks" if benchmark != "cursor" else "files")
 
 
-def _run_of(summary: Summary, among: Sequence[Summary]) -> str:
-    """The name of a run in a table: the order of its prompt, if all runs have the same model."""
-    same = len({other["settings"]["model"] for other in among}) == 1
-    return str(summary["settings"]["format"].split()[-1] if same else summary["label"])
+def _names(summaries: Sequence[Summary]) -> list[str]:
+    """The names of runs in tables: the order of the prompt, model and format, or the file, whichever tells them apart."""
+    orders = [summary["settings"]["format"].split()[-1] for summary in summaries]
+    labels = [summary["label"] for summary in summaries]
+    same = len({summary["settings"]["model"] for summary in summaries}) == 1
+    several = len(summaries)
+    if same and len(set(orders)) == several:
+        return orders
+    return labels if len(set(labels)) == several else [summary["file"] for summary in summaries]
 
 
-def _figures(benchmark: str, summaries: Sequence[Summary]) -> Any:
+def _figures(benchmark: str, summaries: Sequence[Summary], runs: Sequence[str]) -> Any:
     names = [name for name in TITLES if name != "saved_share"]
     columns = ["run", "method", "n", *(TITLES[name] for name in names)]
     models = ", ".join(dict.fromkeys(summary["settings"]["model"] for summary in summaries))
     made = table(f"{benchmark}, {models}: mean [95 % interval]", columns, left=2)
-    for summary in summaries:
+    for summary, run in zip(summaries, runs, strict=True):
         for place, (method, parts) in enumerate(summary["figures"].items()):
             values = parts[ALL]
             shown = [interval(values[name], 1 if name == "saved" else 100) for name in names]
-            made.add_row("" if place else _run_of(summary, summaries), method, str(values["exact"]["n"]), *shown)
+            made.add_row("" if place else run, method, str(values["exact"]["n"]), *shown)
         made.add_section()
     return made
 
 
-def _costs(summaries: Sequence[Summary]) -> Any:
+def _costs(summaries: Sequence[Summary], runs: Sequence[str]) -> Any:
     names = ["n", "calls", "calls / token", "tokens fed", "first byte, ms", "seconds", "refused"]
     made = table("cost of a completion", ["run", "method", *names], left=2)
-    for summary in summaries:
+    for summary, run in zip(summaries, runs, strict=True):
         for place, (method, cost) in enumerate(summary["cost"].items()):
             values = (cost["calls"], cost["calls_per_token"], cost["fed"], 1000 * cost["first_s"], cost["seconds"])
             shown = [f"{value:.{digits}f}" for value, digits in zip(values, (1, 2, 1, 0, 2), strict=True)]
-            made.add_row(
-                "" if place else _run_of(summary, summaries), method, str(cost["n"]), *shown, str(cost["refused"])
-            )
+            made.add_row("" if place else run, method, str(cost["n"]), *shown, str(cost["refused"]))
         made.add_section()
     return made
 
@@ -204,14 +266,16 @@ def _classes(summary: Summary, figure: str) -> Any:
     return made
 
 
-def _pairs_table(summary: Summary, figures: Sequence[str], *, all_classes: bool) -> Any:
-    columns = ["against", "cursor", "figure", "points [95 % interval]", "better", "worse", "test", "p"]
-    made = table(f"{summary['label']}: byte against the others, in pairs", columns, left=3)
-    for pair in summary["pairs"]:
+def _pairs_table(
+    title: str, head: str, pairs: Sequence[tuple[str, Mapping[str, Any]]], figures: Sequence[str], *, all_classes: bool
+) -> Any:
+    columns = [head, "cursor", "figure", "points [95 % interval]", "better", "worse", "test", "p"]
+    made = table(title, columns, left=3)
+    for name, pair in pairs:
         if pair["figure"] in figures and (pair["cursor"] == ALL or (all_classes and pair["figure"] == "exact")):
             shown = [interval(pair["difference"], 100, sign="+"), str(pair["better"]), str(pair["worse"])]
-            name = TITLES[pair["figure"]].removesuffix(", %")
-            made.add_row(pair["second"], pair["cursor"], name, *shown, pair["test"], f"{pair['p']:.2g}")
+            figure = TITLES[pair["figure"]].removesuffix(", %")
+            made.add_row(name, pair["cursor"], figure, *shown, pair["test"], f"{pair['p']:.2g}")
     return made
 
 
@@ -258,11 +322,13 @@ def _bars(panel: Any, summary: Summary, name: str) -> None:
         there = [i for i, part in enumerate(parts) if part in found]
         means = [found[parts[i]][name] for i in there]
         heights = [100 * mean["mean"] for mean in means]
-        whole = [mean["groups"] > 1 for mean in means]
+        whole = [mean["groups"] >= LEAST for mean in means]
         down = [100 * (m["mean"] - m["low"]) if ok else 0 for m, ok in zip(means, whole, strict=True)]
         up = [100 * (m["high"] - m["mean"]) if ok else 0 for m, ok in zip(means, whole, strict=True)]
         at = [i + (place - (len(figures) - 1) / 2) * width for i in there]
         panel.bar(at, heights, width, yerr=[down, up], capsize=2, label=method, error_kw={"linewidth": 0.8})
+    if not any(bar.get_height() for bar in panel.patches):
+        panel.text(0.5, 0.5, "all are 0", transform=panel.transAxes, ha="center", va="center")
     sizes = [max(found[part][name]["n"] for found in figures.values() if part in found) for part in parts]
     labels = [fill(part, 11) + f"\n({n})" for part, n in zip(parts, sizes, strict=True)]
     panel.set_xticks(range(len(parts)), labels, fontsize=7)

@@ -4,6 +4,7 @@ Rules
     ``--out`` writes the result, ``--read`` takes it from such a file and runs nothing, ``--plot`` draws it, ``--json``
     prints the object in place of the table.
     The same drawing is the same file: a drawing has no date.
+    A drawing without data is no file but an error, which comes after the tables; a panel without data says so.
 """
 
 from __future__ import annotations
@@ -89,9 +90,9 @@ def put_out(
     """Write, draw and print a result as the options say."""
     if options.out:
         write_result(result, options.out)
+    print(_json(result)) if options.json else show(result)
     if plot is not None and options.plot:
         plot(result, options.plot)
-    print(_json(result)) if options.json else show(result)
 
 
 def _json(result: Result) -> str:
@@ -105,11 +106,11 @@ def draw_bars(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 0.9 + 0.4 * len(labels)), layout="constrained")
-    panels = figure.subplots(1, len(columns), sharey=True)
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for axes, (name, values) in zip(panels, columns.items(), strict=True):
         bars = axes.barh(labels, values)
         axes.bar_label(bars, fmt="%.2f", padding=2)
-        if line is not None:
+        if line is not None and labels:
             axes.axvline(line, color="0.6", linewidth=1)
         axes.set_title(name)
         axes.margins(x=0.18)
@@ -119,13 +120,25 @@ def draw_bars(
     save_figure(figure, path)
 
 
+def nothing_to_draw(path: Path) -> RecordsError:
+    """The error that is raised in place of an empty drawing."""
+    return RecordsError(f"there is nothing to draw, so {path} was not written: the results hold no figure for it yet")
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a drawing in the format that the file's ending names.
 
     Raises:
-        RecordsError: The file cannot be written, or its ending names no format.
+        RecordsError: Nothing was drawn, the file cannot be written, or its ending names no format.
     """
     import matplotlib as mpl
+
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    if not any(axes.has_data() for axes in panels):
+        raise nothing_to_draw(path)
+    for axes in panels:
+        if not axes.has_data():
+            axes.text(0.5, 0.5, "no data", transform=axes.transAxes, ha="center", va="center")
 
     with mpl.rc_context({"svg.hashsalt": "bytelm"}):
         try:

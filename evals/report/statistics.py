@@ -2,7 +2,9 @@
 
 Means and intervals
     95 %, by the percentile bootstrap over groups, seeded. Problems of one task are alike, so whole tasks are drawn with
-    replacement; the mean is over the problems of the tasks drawn.
+    replacement; the mean is over the problems of the tasks drawn. Fewer than `LEAST` groups have no interval: of two or
+    three the bootstrap says no more than the least and the greatest of them, and of five that all agree no two-sided
+    test is below p = 0.05 (2 / 2⁵).
 Pairs
     Two methods on the same problems and samples. McNemar's exact test for right and wrong (scipy.stats.binomtest on
     the pairs that differ), Wilcoxon's signed rank test for other numbers (scipy.stats.wilcoxon). Both tests assume
@@ -22,11 +24,12 @@ import numpy as np
 from jaxtyping import Float64
 
 RESAMPLES: Final = 9999
+LEAST: Final = 6  # groups of an interval
 
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean with its 95 % interval, which is NaN where there is only one group.
+    """A mean with its 95 % interval, which is NaN where there are fewer than `LEAST` groups.
 
     Attributes:
         mean: Over problems.
@@ -47,7 +50,7 @@ def mean_of(values: Sequence[float], groups: Sequence[str], *, seed: int = 0) ->
     """The mean of some values, and its interval over groups.
 
     >>> mean_of([1.0, 1.0, 1.0], ["a", "b", "b"])
-    Mean(mean=1.0, low=1.0, high=1.0, n=3, groups=2)
+    Mean(mean=1.0, low=nan, high=nan, n=3, groups=2)
     """
     names = {name: place for place, name in enumerate(dict.fromkeys(groups))}
     places = [names[name] for name in groups]
@@ -59,12 +62,12 @@ def mean_of(values: Sequence[float], groups: Sequence[str], *, seed: int = 0) ->
 def ratio_of(amounts: Sequence[float], sizes: Sequence[float], *, seed: int = 0) -> Mean:
     """The sum of some amounts over the sum of some sizes, one of each for a group, and its interval over groups.
 
-    >>> ratio_of([2.0, 4.0], [1.0, 2.0])
-    Mean(mean=2.0, low=2.0, high=2.0, n=2, groups=2)
+    >>> ratio_of([2.0, 4.0] * 3, [1.0, 2.0] * 3)
+    Mean(mean=2.0, low=2.0, high=2.0, n=6, groups=6)
     """
     sums, counts = np.asarray(amounts, np.float64), np.asarray(sizes, np.float64)
     mean = float(sums.sum() / counts.sum()) if len(sums) else math.nan
-    if len(sums) < 2:
+    if len(sums) < LEAST:
         return Mean(mean, math.nan, math.nan, len(sums), len(sums))
     drawn = _resampled(len(sums), seed)
     low, high = np.percentile((drawn @ sums) / (drawn @ counts), [2.5, 97.5])

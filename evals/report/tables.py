@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from evals.report.statistics import LEAST
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,11 +44,23 @@ def print_line(text: str) -> None:
     console().print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def interval(mean: Mapping[str, float], scale: int = 1, sign: str = "", digits: int = 1) -> str:
-    """A mean with its interval, as tables show it; a mean over one group has none.
+def note_too_few(summary: Any, groups: str) -> None:
+    """Say why means of a summary stand without an interval, if there are any; ``groups``: what means are over."""
+    if _has_too_few(summary):
+        print_line(f"Means over fewer than {LEAST} {groups} have no interval: they are too few to say.")
 
-    >>> interval({"mean": 0.25, "low": 0.125, "high": 0.5, "groups": 3}, 100)
+
+def _has_too_few(found: Any) -> bool:
+    if isinstance(found, Mapping):
+        return found.get("groups", LEAST) < LEAST or any(map(_has_too_few, found.values()))
+    return isinstance(found, list) and any(map(_has_too_few, found))
+
+
+def interval(mean: Mapping[str, float], scale: int = 1, sign: str = "", digits: int = 1) -> str:
+    """A mean with its interval, as tables show it; a mean over too few groups has none, and `note_too_few` says so.
+
+    >>> interval({"mean": 0.25, "low": 0.125, "high": 0.5, "groups": 8}, 100)
     '25.0 [12.5, 50.0]'
     """
     value, low, high = (f"{scale * mean[name]:{sign}.{digits}f}" for name in ("mean", "low", "high"))
-    return value if mean["groups"] < 2 else f"{value} [{low}, {high}]"
+    return value if mean["groups"] < LEAST else f"{value} [{low}, {high}]"

@@ -96,10 +96,10 @@ def test_a_stream_as_json(run: Run) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("combine", ["mixture", "bayes", "product"])
 def test_the_members_beside_the_ensemble(run: Run, lms: dict[str, ByteLM], combine: str) -> None:
-    """Each alone with the same options, and for each byte what each gave it and who drove it."""
-    words = (PROMPT, *BOTH, "--weights", "0.8,0.2", "--combine", combine, "--show-members")
+    """Each alone with the same options, for each byte what each gave it and who drove it, and what that comes to."""
+    words = (PROMPT, *BOTH, "--weights", "0.2,0.8", "--combine", combine, "--show-members")
     records = run(*words, "--json").records
-    ensemble = Ensemble(list(lms.values()), weights=[0.8, 0.2], combine=combine)  # type: ignore[arg-type]
+    ensemble = Ensemble(list(lms.values()), weights=[0.2, 0.8], combine=combine)  # type: ignore[arg-type]
     written = ensemble.sample(PROMPT, max_bytes=9, seed=1)
     told = ensemble.explain(written.bytes, prefix=PROMPT)
 
@@ -108,16 +108,48 @@ def test_the_members_beside_the_ensemble(run: Run, lms: dict[str, ByteLM], combi
         written.text,
         *(lm.sample(PROMPT, max_bytes=9, seed=1).text for lm in lms.values()),
     ]
-    assert [record["byte"] for record in records[3:]] == list(written.bytes)
-    for at, record in enumerate(records[3:]):
+    count, drove = len(written.bytes), [told.drivers.count(i) for i in range(2)]
+    assert records[-1]["member_logprobs"] == pytest.approx(told.member_logprobs.sum(axis=1).tolist())
+    assert (records[-1]["bytes"], records[-1]["drove"]) == (count, drove)
+    assert [record["byte"] for record in records[3:-1]] == list(written.bytes)
+    for at, record in enumerate(records[3:-1]):
         assert record["member_logprobs"] == pytest.approx(told.member_logprobs[:, at].tolist())
         assert record["driver"] == told.drivers[at]
         assert sum(record["weights"]) == pytest.approx(1)
     table = run(*words).out.splitlines()
     assert table[0].split()[0] == "ensemble"
-    assert table[4].split() == ["byte", "ensemble", "a", "b", "driven", "by"]
-    assert len(table) == 5 + len(written.bytes)
+    assert table[4].split() == [
+        "byte",
+        "ensemble",
+        "a",
+        "b",
+        "driven",
+        "by",
+        *(["nats"] if combine == "product" else []),
+    ]
     assert f"{math.exp(told.logprobs[0]):.4f}"[:4] in table[5]
+    members = [line.split() for line in table[6 + count : 10 + count]]
+    assert members[0] == ["weight", "log", "P", "drove"]
+    assert members[1] == ["ensemble", f"{told.logprobs.sum():.2f}"]
+    for name, each, weights, logprobs, number in zip(
+        "ab", members[2:], told.weights, told.member_logprobs, drove, strict=True
+    ):
+        first, last = f"{weights[0]:.4g}", f"{weights[-1]:.4g}"
+        weight = [first] if first == last else [first, "to", last]
+        assert each == [name, *weight, f"{logprobs.sum():.2f}", str(number), "of", str(count)]
+    assert table[11 + count].startswith(f"Bytes driven, of {count}: a {drove[0]}, b {drove[1]}. The driver of a byte ")
+    assert len(table) == 12 + count
+
+
+def test_alpha_is_the_ensembles(run: Run, lms: dict[str, ByteLM]) -> None:
+    """A contrast writes what is plausible, and with --alpha 0 whatever the ratio prefers."""
+    words = (PROMPT, *BOTH, "--weights", "1,-1", "--combine", "product", "--temperature", "0")
+    written = []
+    for options_, alpha in (((), 0.1), (("--alpha", "0.5"), 0.5), (("--alpha", "0"), 0)):
+        ensemble = Ensemble(list(lms.values()), weights=[1, -1], combine="product", alpha=alpha)
+        written.append(run(*words, *options_).out)
+        assert written[-1] == ensemble.sample(PROMPT, max_bytes=9, temperature=0, seed=1).text
+    assert written[0] != written[2]
 
 
 @pytest.mark.parametrize(
@@ -127,6 +159,7 @@ def test_the_members_beside_the_ensemble(run: Run, lms: dict[str, ByteLM], combi
         ((PROMPT, "-m", "a", "--weights", "0.5,0.5"), "2 numbers, and there are 1 members"),
         ((PROMPT, *BOTH, "--weights", "a,b"), "numbers with commas"),
         ((PROMPT, *BOTH, "--weights", "0,0"), "not all be 0"),
+        ((PROMPT, *BOTH, "--alpha", "1.5"), "--alpha"),
         ((PROMPT, *BOTH, "--weights", "1,-1"), "must not be negative"),
         ((PROMPT, *BOTH, "--combine", "sum"), "'sum' is not one of"),
         ((PROMPT, *BOTH, "--prompt", PROMPT), "not both"),

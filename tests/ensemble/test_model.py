@@ -81,9 +81,9 @@ def test_rows_are_the_formula(lms: list[ByteLM], combine: Combine, weights: tupl
 
 
 def test_negative_weights_turn_an_opinion_round(lms: list[ByteLM]) -> None:
-    """Contrastive decoding, p₀² / p₁, and proxy tuning, p₀ · p₁ / p₂."""
+    """Contrastive decoding, p₀² / p₁, and proxy tuning, p₀ · p₁ / p₂, of all symbols; test_plausibility.py has fewer."""
     for weights in ([2, -1, 0], [1, 1, -1]):
-        row = Ensemble(lms, weights=weights, combine="product").next_byte_logprobs("the f")
+        row = Ensemble(lms, weights=weights, combine="product", alpha=0).next_byte_logprobs("the f")
 
         np.testing.assert_allclose(np.exp(row), by_formula(lms, weights, "product", b"the f"), atol=1e-12)
 
@@ -365,7 +365,7 @@ def test_a_member_that_rules_the_text_out(narrow: list[ByteLM]) -> None:
 
 def test_what_is_ruled_out_under_a_negative_weight_stays_out(narrow: list[ByteLM]) -> None:
     """0 to a negative power would be infinite: the symbol has probability 0, and the rest is the formula."""
-    row = Ensemble(narrow, weights=[1, -1], combine="product").next_byte_logprobs("b")
+    row = Ensemble(narrow, weights=[1, -1], combine="product", alpha=0).next_byte_logprobs("b")
 
     assert set(np.flatnonzero(row > -np.inf)) == {97, 98, 256}
     np.testing.assert_allclose(np.exp(row), by_formula(narrow, [1, -1], "product", b"b"), atol=1e-12)
@@ -465,7 +465,7 @@ def test_bad_prompts(lms: list[ByteLM]) -> None:
 
 
 def test_an_explanation_is_the_members_and_the_ensemble(lms: list[ByteLM]) -> None:
-    """Rows, likelihoods as posterior weights, shares that sum to 1; in a product what each byte gained."""
+    """Rows, likelihoods as posterior weights, shares that sum to 1; in a product terms of the lead over the rival."""
     for combine in COMBINES:
         ensemble = Ensemble(lms, weights=[0.5, 0.2, 0.3], combine=combine)
         told = ensemble.explain(TEXT[3:], prefix=TEXT[:3])
@@ -478,15 +478,48 @@ def test_an_explanation_is_the_members_and_the_ensemble(lms: list[ByteLM]) -> No
         np.testing.assert_allclose(told.member_rows[:, 4], state.member_logprobs(), atol=1e-9)
         np.testing.assert_allclose(told.weights[:, 4], state.weights(), atol=1e-9)
         if combine == "product":
-            pair = Ensemble(lms[1:], weights=[0.2, 0.3], combine="product")
-            gained = told.logprobs[4] - pair.next_byte_logprobs(TEXT[:7])[TEXT[7]]
-            assert told.drive[0, 4] == pytest.approx(gained, abs=1e-9)
+            others = np.where(np.arange(257) == TEXT[7], -np.inf, told.rows[4])
+            rival = int(others.argmax())
+            assert told.drive[:, 4].sum() == pytest.approx(told.logprobs[4] - others[rival], abs=1e-9)
+            for weight, row, lead in zip([0.5, 0.2, 0.3], told.member_rows[:, 4], told.drive[:, 4], strict=True):
+                assert lead == pytest.approx(weight * (row[TEXT[7]] - row[rival]), abs=1e-9)
         else:
             np.testing.assert_allclose(told.drive.sum(axis=0), 1, atol=1e-9)
             share = told.weights[0, 4] * math.exp(told.member_logprobs[0, 4] - told.logprobs[4])
             assert told.drive[0, 4] == pytest.approx(share, abs=1e-12)
         assert told.drivers == tuple(told.drive.argmax(axis=0))
     assert Ensemble(lms).explain("").drivers == ()
+
+
+def letters_of(*rows: dict[str, float]) -> list[ByteLM]:
+    """Models that give letters these probabilities wherever they are, and "" to the end of text."""
+    tokenizer = byte_bpe_tokenizer(vocab_size=257)
+
+    def lm(row: dict[str, float]) -> ByteLM:
+        ids: Any = [tokenizer.convert_tokens_to_ids(letter) if letter else tokenizer.eos_token_id for letter in row]
+        given: dict[int, float] = dict(zip(ids, row.values(), strict=True))
+        return ByteLM(TableLM(tokenizer, table=lambda _: given))
+
+    return [lm(row) for row in rows]
+
+
+def test_either_side_of_a_contrast_may_drive_a_byte() -> None:
+    """The strong member drives what it finds likeliest; the weak one drives what wins because it is against the rival."""
+    lms = letters_of({"a": 0.5, "b": 0.4, "c": 0.1}, {"a": 0.6, "b": 0.2, "c": 0.2})
+    for weights in ([1, -1], [1.5, -0.5], [2, -2]):
+        told = Ensemble(lms, weights=weights, combine="product").explain("ab")
+
+        assert told.drivers == (0, 1)
+        strong, weak = weights[0] * math.log(0.5 / 0.4), weights[1] * math.log(0.6 / 0.2)
+        np.testing.assert_allclose(told.drive, [[strong, -strong], [weak, -weak]], atol=1e-9)
+
+
+def test_what_drives_where_nothing_else_is_possible_or_the_byte_is_not() -> None:
+    """No rival: nobody drives. A member that rules the byte out: −∞. A member of weight 0: 0."""
+    lms = letters_of({"a": 0.5, "b": 0.5}, {"a": 1.0}, {"c": 1.0})
+    told = Ensemble(lms, weights=[1, -1, 0], combine="product").explain("ab")
+
+    np.testing.assert_array_equal(told.drive, [[0, 0], [0, -np.inf], [0, 0]])
 
 
 # ---- rounds

@@ -35,6 +35,7 @@ from tests.support.toy import Toy
 T = TypeVar("T")
 ABC = [TOYS[name][0] for name in ("ties", "rare", "leaky")]  # all spell a, b and c, from the empty text on
 WEIGHTS = {"mixture": [0.5, 0.3, 0.2], "bayes": [0.5, 0.3, 0.2], "product": [1.0, 0.5, -0.4]}
+CONTRAST, ALPHA = [1.0, 0.5, -0.4], 0.3
 COMBINES: list[Combine] = ["mixture", "bayes", "product"]
 
 
@@ -58,8 +59,10 @@ class Known(Likelihoods):
         return log_mass(self.toys[i], text)
 
 
-def joint_of(toys: Sequence[Toy], combine: Combine, weights: Sequence[float], prefix: bytes = b"") -> EnsemblePlace:
-    combination = Combination(combine, weights_of(weights, len(toys), combine), Known(toys), (None,) * len(toys))
+def joint_of(
+    toys: Sequence[Toy], combine: Combine, weights: Sequence[float], prefix: bytes = b"", *, alpha: float = 0.0
+) -> EnsemblePlace:
+    combination = Combination(combine, weights_of(weights, len(toys), combine), alpha, Known(toys), (None,) * len(toys))
     return EnsemblePlace({i: toy.place(prefix) for i, toy in enumerate(toys)}, combination, prefix)
 
 
@@ -77,7 +80,7 @@ def nested_joint() -> EnsemblePlace:
         1: joint_of(ABC[1:], "bayes", [0.5, 0.5]),
         2: joint_of(ABC[:2], "product", [0.7, 0.5]),
     }
-    mixture = Combination("mixture", np.array([0.3, 0.4, 0.3]), Known([]), (None,) * 3)
+    mixture = Combination("mixture", np.array([0.3, 0.4, 0.3]), 0.0, Known([]), (None,) * 3)
     joint = EnsemblePlace(members, mixture, b"")
     answer(joint.begin())
     return joint.copy().advance(b"a")
@@ -89,7 +92,7 @@ def formula(combine: Combine, weights: Sequence[float], toys: Sequence[Toy], tex
     with np.errstate(divide="ignore"):
         rows = np.log([exact_row(toy, text) for toy in toys])
     rows[np.isneginf(likelihoods)] = -np.inf
-    return np.asarray(np.exp(combined(combine, weights_of(weights, len(toys), combine), rows, likelihoods)))
+    return np.asarray(np.exp(combined(combine, weights_of(weights, len(toys), combine), rows, likelihoods, alpha=0.0)))
 
 
 def exact(combine: Combine, text: bytes) -> np.ndarray:
@@ -104,12 +107,32 @@ def exact_nested(text: bytes) -> np.ndarray:
     return np.asarray(0.3 * rows[0] + 0.4 * bayes + 0.3 * product / product.sum())
 
 
-CASES = [*COMBINES, "nested"]
+def contrast_joint() -> EnsemblePlace:
+    """The product with the plausibility mask; as lazy."""
+    joint = joint_of(ABC, "product", CONTRAST, alpha=ALPHA)
+    answer(joint.begin())
+    return joint.copy().advance(b"a")
+
+
+def exact_contrast(text: bytes) -> np.ndarray:
+    """By definition: the ratio, of symbols with at least ALPHA of what the first two give their likeliest together."""
+    first, second, third = (exact_row(toy, text) for toy in ABC)
+    there = (first > 0) & (second > 0) & (third > 0)
+    positive = np.where(there, first ** (2 / 3) * second ** (1 / 3), 0.0)
+    kept = there & (positive >= ALPHA * positive.max())
+    row = np.where(kept, first * second**0.5 * np.where(there, third, 1.0) ** -0.4, 0.0)
+    assert 1 < kept.sum() < there.sum()
+    return np.asarray(row / row.sum())
+
+
+CASES = [*COMBINES, "contrast", "nested"]
 
 
 def case(name: str) -> tuple[EnsemblePlace, np.ndarray]:
     if name == "nested":
         return nested_joint(), exact_nested(b"a")
+    if name == "contrast":
+        return contrast_joint(), exact_contrast(b"a")
     return lazy_joint(name), exact(name, b"a")  # type: ignore[arg-type]
 
 
@@ -139,7 +162,7 @@ def test_lazy_draws_are_the_filtered_row(name: str, filters: Filters) -> None:
 
 
 @pytest.mark.parametrize("filters", FILTERS, ids=repr)
-@pytest.mark.parametrize("name", ["bayes", "product"])
+@pytest.mark.parametrize("name", ["bayes", "product", "contrast"])
 def test_the_pieces_of_the_unit_interval_have_the_exact_lengths(name: str, filters: Filters) -> None:
     """Where a draw is a function of its uniform number alone, each symbol has its probability on a fine grid."""
     joint, row = case(name)

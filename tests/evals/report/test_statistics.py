@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
 from evals.report.statistics import mean_of, pair_of
+from evals.report.tables import interval, note_too_few
 
 
 def test_the_mean_is_over_problems_and_its_interval_over_groups() -> None:
-    """Nine alike in one group and one in another are two draws, not ten: the interval is as wide as can be."""
-    found = mean_of([1.0] * 9 + [0.0], ["a"] * 9 + ["b"])
+    """Nine alike in one group beside five alone are six draws, not fourteen: a third of the resamples lack the nine."""
+    found = mean_of([1.0] * 9 + [0.0] * 5, ["a"] * 9 + list("bcdef"))
 
-    assert (found.mean, found.low, found.high, found.n, found.groups) == (0.9, 0.0, 1.0, 10, 2)
+    assert (found.mean, found.low, found.high, found.n, found.groups) == (9 / 14, 0.0, 0.9, 14, 6)
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
@@ -27,12 +30,24 @@ def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
     assert 0.91 <= hits / 300 <= 0.98
 
 
-def test_one_group_has_no_interval() -> None:
-    """Of one group nothing can be said beyond its mean."""
-    found = mean_of([1.0, 0.0], ["a", "a"])
+@pytest.mark.parametrize("groups", range(1, 8))
+def test_too_few_groups_have_no_interval(groups: int) -> None:
+    """Of fewer than six groups nothing is said beyond their mean, in numbers and in tables; and tables say why."""
+    found = mean_of([1.0, 0.0] * groups, [str(i // 2) for i in range(2 * groups)])
 
     assert found.mean == 0.5
-    assert np.isnan(found.low)
+    assert np.isnan([found.low, found.high]).tolist() == [groups < 6] * 2
+    assert ("[" in interval(asdict(found))) == (groups >= 6)
+
+
+def test_tables_say_why_there_is_no_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    """Wherever in a summary a mean is over too few groups; and not a word if none is."""
+    few, enough = (asdict(mean_of([1.0] * n, list("abcdefgh"[:n]))) for n in (2, 8))
+    note_too_few({"rows": [{"mean": enough}]}, "tasks")
+    assert capsys.readouterr().out == ""
+
+    note_too_few({"rows": [{"mean": enough}, {"mean": few}]}, "tasks")
+    assert "fewer than 6 tasks" in capsys.readouterr().out
 
 
 def test_mcnemar_by_hand() -> None:
