@@ -44,6 +44,24 @@ def write_gguf(path: Path, architecture: str, settings: dict[str, Any], tensors:
     return path.read_bytes()
 
 
+def gguf_pairs(spec: dict[str, Any], pre: str, model: str = "gpt2") -> dict[str, Any]:
+    """What a GGUF file says of a tokenizer.json: its lists, and the name of a pre-tokenizer."""
+    tokens = dict.fromkeys(range(max(spec["model"]["vocab"].values()) + 1), "")
+    tokens |= {token_id: token for token, token_id in spec["model"]["vocab"].items()}
+    tokens |= {token["id"]: token["content"] for token in spec["added_tokens"]}
+    added = {token["id"]: 3 if token["special"] else 4 for token in spec["added_tokens"]}
+    in_order = [tokens.get(i) or f"[PAD{i}]" for i in range(max(tokens) + 1)]
+    kinds = [added.get(i, 1 if tokens.get(i) else 5) for i in range(len(in_order))]
+    merges = (merge if isinstance(merge, str) else " ".join(merge) for merge in spec["model"]["merges"])
+    return {
+        "tokenizer.ggml.model": model,
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": in_order,
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.merges": list(merges),
+    }
+
+
 def gguf_tensors(model: Any, *, heads: dict[str, int], norm_offset: float) -> dict[str, np.ndarray]:
     """The weights of a transformers model under llama.cpp's names and in its layout."""
     names = {
@@ -95,8 +113,16 @@ def random_model(config: Any) -> Any:
     return model
 
 
-def smollm_like(path: Path, reserved: Sequence[str] = ()) -> tuple[bytes, Any]:
-    """A GGUF file that is SmolLM2 in kind, with more special tokens if wanted, and the model that went into it."""
+def _changed(settings: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    found = settings | {f"tokenizer.ggml.{name}": value for name, value in changed.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def smollm_like(path: Path, reserved: Sequence[str] = (), **changed: Any) -> tuple[bytes, Any]:
+    """A GGUF file that is SmolLM2 in kind, with more special tokens if wanted, and the model that went into it.
+
+    Fields of its tokenizer can be changed: ``pre="falcon"``; None leaves one out.
+    """
     from transformers import LlamaConfig
 
     tokens = ["<|endoftext|>", "<|im_end|>", *reserved, *bytes_as_letters(), "Ġa", "11", "ab"]
@@ -137,11 +163,11 @@ def smollm_like(path: Path, reserved: Sequence[str] = ()) -> tuple[bytes, Any]:
         "tokenizer.chat_template": "{{ messages[0]['content'] }}",
     }
     tensors = gguf_tensors(model, heads={"attn_q": 6, "attn_k": 2}, norm_offset=0.0)
-    return write_gguf(path, "llama", settings, tensors), model
+    return write_gguf(path, "llama", _changed(settings, changed), tensors), model
 
 
-def gemma_like(path: Path) -> tuple[bytes, Any]:
-    """A GGUF file that is Gemma 3 in kind, and the model that went into it."""
+def gemma_like(path: Path, **changed: Any) -> tuple[bytes, Any]:
+    """A GGUF file that is Gemma 3 in kind, and the model that went into it; fields as in `smollm_like`."""
     from transformers import Gemma3TextConfig
 
     controls = ["<pad>", "<eos>", "<bos>", "<unk>", "<unused0>"]
@@ -194,4 +220,4 @@ def gemma_like(path: Path) -> tuple[bytes, Any]:
         "tokenizer.ggml.add_space_prefix": False,
     }
     tensors = gguf_tensors(model, heads={}, norm_offset=1.0)
-    return write_gguf(path, "gemma3", settings, tensors), model
+    return write_gguf(path, "gemma3", _changed(settings, changed), tensors), model

@@ -36,7 +36,7 @@ from bytelm.engines.row_memo import ROW_BYTES, Row, Rows, Tokens
 from bytelm.errors import InvalidArgumentError, ModelError, UnsupportedTokenizerError
 from bytelm.token_lm import EXTRA_TOKEN_COST, checked_rows, total
 from bytelm.tokenizer.gguf.metadata import read_metadata
-from bytelm.tokenizer.gguf.tokenizer import CONTROL, USER_DEFINED, named_tokens, tokenizer_json
+from bytelm.tokenizer.gguf.tokenizer import CONTROL, NORMAL, USER_DEFINED, named_tokens, tokenizer_json
 from bytelm.tokenizer.hard_texts import documents
 
 BATCH: Final = 32  # below 64, from which on llama.cpp sums attention in another order
@@ -244,16 +244,30 @@ def gguf_tokenizer(path: Path, context: Context) -> Any:
     advice = "give the model's own as tokenizer=, such as AutoTokenizer.from_pretrained(…)"
     try:
         metadata = read_metadata(path, "tokenizer.") | {"tokenizer.ggml.add_bos_token": context.adds_bos}
-        kinds = metadata["tokenizer.ggml.token_type"]
-        for i in [i for i, kind in enumerate(kinds) if kind == USER_DEFINED and context.is_control(i)]:
+        kinds = metadata.setdefault("tokenizer.ggml.token_type", [NORMAL] * context.columns)
+        for i in [i for i, kind in enumerate(kinds) if kind in {NORMAL, USER_DEFINED} and context.is_control(i)]:
             kinds[i] = CONTROL  # by its name: </s> in Gemma's file
         backend = Tokenizer.from_str(json.dumps(tokenizer_json(metadata)))
-    except (ValueError, KeyError) as error:
+    except UnsupportedTokenizerError as error:
+        raise UnsupportedTokenizerError(f"the tokenizer of {path.name} cannot be rebuilt: {error}") from error
+    except KeyError as error:
+        raise UnsupportedTokenizerError(
+            f"the tokenizer of {path.name} cannot be rebuilt: the file lacks {error}; {advice}"
+        ) from error
+    except Exception as error:  # of the library tokenizers it is a bare one
         raise UnsupportedTokenizerError(f"the tokenizer of {path.name} cannot be rebuilt: {error}; {advice}") from error
+    # Tokens that only llama.cpp takes for text, by their names (<|start|> of gpt-oss), stay special.
+    kept = [
+        t for i, t in enumerate(metadata["tokenizer.ggml.tokens"]) if kinds[i] == CONTROL and not context.is_control(i)
+    ]
     backend.encode_special_tokens = True  # while the two are compared, no text is a special token
-    sentinels = [token for token in metadata["tokenizer.ggml.tokens"] if token.startswith("<")][:64]
+    sentinels = [token for token, kind in zip(metadata["tokenizer.ggml.tokens"], kinds, strict=True) if kind != NORMAL][
+        :64
+    ]
     for document in islice(documents(0, sentinels), TEXTS):
         text = document.decode("utf-8", "ignore")
+        if any(token in text for token in kept):
+            continue
         ours, theirs = backend.encode(text, add_special_tokens=False).ids, context.tokenize(text.encode())
         if ours != theirs:
             raise UnsupportedTokenizerError(
