@@ -2,6 +2,7 @@
 
 Rules
     An option means the same wherever it stands. A default that is the library's is the library's.
+    What takes one value is given once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, get_type_hints
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from bytelm.byte_lm.model import ByteLM
 from bytelm.cli.io import argument_bytes, print_json
@@ -34,6 +36,9 @@ FileOption = Annotated[
 ]
 PrefixOption = Annotated[str | None, typer.Option(help="What stands before the cursor.")]
 SuffixOption = Annotated[str | None, typer.Option(help="What stands behind the cursor.")]
+KeepNewlineOption = Annotated[
+    bool, typer.Option("--keep-newline", help="Keep the line end at the end of a file or of standard input.")
+]
 EscapesOption = Annotated[
     bool, typer.Option("--escapes", "-e", help=r"Read \n, \t, \\, \xNN and \uNNNN in arguments as escapes.")
 ]
@@ -58,7 +63,10 @@ MinPOption = Annotated[
     float | None, typer.Option(min=0.0, max=1.0, help="Keep bytes at least p times as likely as the likeliest.")
 ]
 MaxBytesOption = Annotated[int, typer.Option(min=1, help="Stop after this many bytes.")]
-StopOption = Annotated[list[str] | None, typer.Option(help="Stop before this string; may be given again.")]
+StopOption = Annotated[
+    list[str] | None,
+    typer.Option(help=r"Stop before this string, in which \n and other escapes are read; may be given again."),
+]
 NumberOption = Annotated[int, typer.Option("-n", min=1, help="How many completions.")]
 
 
@@ -88,9 +96,9 @@ class Sampling:
     stop: StopOption = None
     seed: SeedOption = None
 
-    def params(self, *, escapes: bool, stops: Sequence[bytes] = ()) -> SamplingParams:
+    def params(self, stops: Sequence[bytes] = ()) -> SamplingParams:
         """As the library takes them, with more stop strings."""
-        given = [argument_bytes(stop, escapes=escapes) for stop in self.stop or []]
+        given = [argument_bytes(stop, escapes=True) for stop in self.stop or []]  # a line end is what is asked for most
         return SamplingParams(**{**vars(self), "stop": [*given, *stops]})
 
 
@@ -98,6 +106,18 @@ MODEL: Final = Model()
 MODEL_FIM: Final = Model("demo-fim")
 MODEL_UNNAMED: Final = Model("")  # the command chooses
 SAMPLING: Final = Sampling()
+
+
+class Command(TyperCommand):
+    """A command that refuses an option of one value which is given twice: the last one would win unseen."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """Parse the arguments as any command does, after a look at which options they give how often."""
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for option in given:
+            if isinstance(option, TyperOption) and not (option.is_flag or option.multiple) and given.count(option) > 1:
+                ctx.fail(f"{option.opts[0]} takes one value, and is given {given.count(option)} times")
+        return super().parse_args(ctx, args)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

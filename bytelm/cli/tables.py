@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
@@ -77,7 +78,17 @@ def read_escapes(text: str) -> bytes:
             return chr(int(point, 16)).encode()
         return _ESCAPED[simple] if simple else bytes.fromhex(byte.decode())
 
-    return _ESCAPE.sub(value, text.encode("utf-8", errors="surrogateescape"))
+    return _ESCAPE.sub(value, os.fsencode(text))  # the bytes that the shell passed
+
+
+def first_escape(text: str) -> str:
+    r"""The first escape in an argument that `read_escapes` would read as another character; "" if there is none.
+
+    >>> print(first_escape(r"\alpha, f(n):\n"))
+    \n
+    """
+    found = (match for match in _ESCAPE.finditer(os.fsencode(text)) if match[5] is None and match[1] != b"\\")
+    return next((match[0].decode() for match in found), "")
 
 
 def bar(prob: float, width: int = BAR_WIDTH) -> str:

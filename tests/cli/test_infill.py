@@ -20,6 +20,7 @@ from tests.support.tiny import byte_bpe_tokenizer
 
 CODE = b"if x:\n    ret\n\nprint(3)\n"
 BEFORE, AFTER = CODE[:13], CODE[13:]
+UNITS = {"character": 8, "utf-16": 9, "byte": 11}  # the column after s = '🙂'
 
 
 class Writer:
@@ -96,6 +97,23 @@ def test_every_way_to_a_cursor_is_the_same_cursor(run: Run, lm: Writer, file: Pa
     assert [(asked["prefix"], asked["suffix"]) for asked in lm.asked] == [(BEFORE, AFTER)] * len(ways)
 
 
+def test_a_column_counts_as_the_editor_does(run: Run, lm: Writer, tmp_path: Path) -> None:
+    """After an emoji the same place has three columns; one inside the character is refused, in the unit's name."""
+    file = tmp_path / "smile.py"
+    file.write_text("s = '\U0001f642' + x\n", encoding="utf-8")
+
+    ways = [run(str(file), "--at", f"1:{column}", "--unit", unit) for unit, column in UNITS.items()]
+    wrong = run(str(file), "--at", "1:8", "--unit", "byte")
+    beyond = run(str(file), "--at", "1:14", "--unit", "utf-16")
+
+    assert ways == [Done(0, "urn x\n", "")] * 3
+    assert {asked["prefix"] for asked in lm.asked} == {"s = '\U0001f642'".encode()}
+    assert run(str(file), "--at", f"1:{UNITS['character']}") == ways[0]
+    assert (wrong.code, beyond.code) == (2, 2)
+    assert "column 8, counted in bytes (--unit), is inside a character" in " ".join(wrong.err.split())
+    assert "column 14, counted in UTF-16 units (--unit), is beyond" in " ".join(beyond.err.split())
+
+
 def test_every_option_reaches_the_model(run: Run, lm: Writer, file: Path) -> None:
     """The options of the command are those of `ByteLM.infill`; --stop-at adds to --stop."""
     words = "--seed 7 --max-bytes 40 --temperature 0.7 --top-k 9 --top-p 0.8 --min-p 0.05 --mode psm --format starcoder"
@@ -169,7 +187,10 @@ def test_pieces_are_shown_as_they_come(lm: Writer, run: Run, file: Path, monkeyp
         (["FILE", "--suffix", "a"], "not both"),
         (["FILE", "--offset", "25"], "beyond the end of FILE, which has 24 bytes"),
         (["FILE", "--at", "6:1"], "line 6 is beyond the end of FILE, which has 5 lines (24 bytes)"),
-        (["FILE", "--at", "2:9"], "column 9 is beyond the end of line 2 of FILE, which has 7 characters"),
+        (
+            ["FILE", "--at", "2:9"],
+            "column 9, counted in characters (--unit), is beyond the end of line 2 of FILE, which has 7",
+        ),
         (["FILE", "--at", "2"], "line:column"),
         (["FILE", "--file", "FILE", "--at", "1:1"], "not by two"),
         (["FILE", "--stdin", "--at", "1:1"], "not by two"),
