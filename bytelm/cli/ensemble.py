@@ -84,8 +84,10 @@ def ensemble(
         show = _print_members if as_json else _show_members
         show(names, written, alone, told)
     elif stream and as_json:
-        for piece in lm.stream(data, params=params):
+        pieces = lm.stream(data, params=params)
+        for piece in pieces:
             print_json({"text": piece})
+        opt.tell_cut(pieces.completion)
     elif n == 1 and not as_json:
         opt.show_pieces(lm.stream(data, params=params))
     else:

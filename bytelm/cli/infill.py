@@ -130,6 +130,7 @@ def infill(
     completions = done if isinstance(done, list) else [done]
     if in_place and path is not None:
         text, middle = before + after, _whole_characters(completions[0].bytes)
+        opt.tell_cut(completions[0])
         replace(path, text, before + with_line_ends_of(text, middle) + after)
     if as_json or not in_place:
         opt.show_completions(done, as_json=as_json)

@@ -314,6 +314,7 @@ def doctor(
 
     Exit code 1 if the model is refused.
     """
+    opt.tell_near(model)
     with Bar(f"examining {model}"):
         findings = examine_model(model)
         if verified:

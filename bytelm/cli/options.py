@@ -7,9 +7,10 @@ Rules
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, get_type_hints
@@ -18,12 +19,14 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from bytelm.byte_lm.model import ByteLM
-from bytelm.cli.io import argument_bytes, print_json
+from bytelm.cli.io import argument_bytes, note, print_json
 from bytelm.engines.choice import Engine
 from bytelm.packaged import PACKAGED, packaged_directory
 from bytelm.progress import Bar
 from bytelm.sampling.completion import Completion
+from bytelm.sampling.completion_stream import CompletionStream
 from bytelm.sampling.params import SamplingParams
+from bytelm.symbols import unfinished
 
 MODEL_HELP: Final = (
     "A folder, a hub id, a GGUF file for llama-cpp, an address for vllm-server, or a packaged model: "
@@ -111,7 +114,7 @@ SAMPLING: Final = Sampling()
 class Command(TyperCommand):
     """A command that refuses an option of one value which is given twice: the last one would win unseen."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments as any command does, after a look at which options they give how often."""
         _, _, given = self.make_parser(ctx).parse_args(args=list(args))
         for option in given:
@@ -156,6 +159,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 def load(model: str, device: str | None = None, dtype: str | None = None, engine: Engine = "transformers") -> ByteLM:
     """The byte model that the options name."""
+    tell_near(model)
     place = model
     if model in PACKAGED and engine == "transformers":
         place = str(packaged_directory(model))  # has a bar of its own
@@ -163,13 +167,30 @@ def load(model: str, device: str | None = None, dtype: str | None = None, engine
         return ByteLM.from_pretrained(place, engine=engine, device=device, dtype=dtype)
 
 
-def show_pieces(pieces: Iterable[str]) -> None:
+def tell_near(model: str) -> None:
+    """Say which packaged model a name may be meant to be: what else it may name is looked for first."""
+    near = difflib.get_close_matches(model, PACKAGED, 1, cutoff=0.7)
+    if near and model not in PACKAGED and not Path(model).exists():
+        note(f"no packaged model is called {model}; did you mean {near[0]}?")
+
+
+def show_pieces(stream: CompletionStream) -> None:
     """A completion as it comes; on a terminal with a line end, so that the shell's prompt has a line of its own."""
-    for piece in pieces:
+    for piece in stream:
         typer.echo(piece, nl=False)
         sys.stdout.flush()
     if sys.stdout.isatty():
         typer.echo()
+    tell_cut(stream.completion)
+
+
+def tell_cut(done: Completion) -> None:
+    """Say which bytes a text lacks because they only begin a character, as --max-bytes may have it."""
+    if cut := unfinished(done.bytes):
+        note(
+            f"the completion ends inside a character, and its last bytes are left out: {cut.hex(' ')}, {len(cut)} of "
+            f"{len(done.bytes)}"
+        )
 
 
 def show_completions(done: Completion | list[Completion], *, as_json: bool) -> None:
@@ -188,3 +209,4 @@ def show_completions(done: Completion | list[Completion], *, as_json: bool) -> N
             )
         else:
             typer.echo(f"[{number}] {completion.text}")
+            tell_cut(completion)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,17 @@ BEFORE, AFTER = CODE[:13], CODE[13:]
 UNITS = {"character": 8, "utf-16": 9, "byte": 11}  # the column after s = '🙂'
 
 
+@dataclass
+class Pieces:
+    """What a stream is to the command: pieces, and then the completion."""
+
+    pieces: Iterator[str]
+    completion: Completion
+
+    def __iter__(self) -> Iterator[str]:
+        return self.pieces
+
+
 class Writer:
     """A model that writes what it is told to, and remembers what it was asked."""
 
@@ -39,12 +51,16 @@ class Writer:
         done = Completion(self.middle.decode(errors="replace"), self.middle, -1.5, "eot", JobUsage())
         return done if n == 1 else [done] * n
 
-    def infill_stream(self, prefix: bytes, suffix: bytes, **options: Any) -> Iterator[str]:
+    def infill_stream(self, prefix: bytes, suffix: bytes, **options: Any) -> Pieces:
         self.asked.append({"prefix": prefix, "suffix": suffix, **options})
-        for number, character in enumerate(self.middle.decode()):
-            if self.breaks and number == 3:
-                raise KeyboardInterrupt
-            yield character
+
+        def pieces() -> Iterator[str]:
+            for number, character in enumerate(self.middle.decode(errors="ignore")):
+                if self.breaks and number == 3:
+                    raise KeyboardInterrupt
+                yield character
+
+        return Pieces(pieces(), Completion("", self.middle, -1.5, "eot", JobUsage()))
 
 
 @pytest.fixture
@@ -74,6 +90,18 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "code.py"
     path.write_bytes(CODE)
     return path
+
+
+def test_a_character_that_is_cut_is_said(run: Run, lm: Writer, file: Path) -> None:
+    """The bytes that only begin a character are in no text, on a line of standard error, and in the JSON."""
+    lm.middle = "a🙂".encode()[:4]
+    told = "bytelm: the completion ends inside a character, and its last bytes are left out: f0 9f 99, 3 of 4\n"
+
+    assert run(str(file), "--at", "2:8") == Done(0, "a", told)
+    assert run(str(file), "--at", "2:8", "-n", "2").err == 2 * told
+    assert run(str(file), "--at", "2:8", "--json").records[0]["hex"] == lm.middle.hex()
+    assert run(str(file), "--at", "2:8", "--in-place").err == told
+    assert file.read_bytes() == BEFORE + b"a" + AFTER
 
 
 # ---- where the cursor is
@@ -162,10 +190,15 @@ def test_pieces_are_shown_as_they_come(lm: Writer, run: Run, file: Path, monkeyp
     seen: list[int] = []
     stream = lm.infill_stream
 
-    def watched(*args: Any, **options: Any) -> Iterator[str]:
-        for piece in stream(*args, **options):
-            seen.append(len(shown))
-            yield piece
+    def watched(*args: Any, **options: Any) -> Pieces:
+        given = stream(*args, **options)
+
+        def pieces() -> Iterator[str]:
+            for piece in given:
+                seen.append(len(shown))
+                yield piece
+
+        return Pieces(pieces(), given.completion)
 
     monkeypatch.setattr(lm, "infill_stream", watched)
     monkeypatch.setattr("typer.echo", lambda text="", **_: shown.append(text))
