@@ -23,8 +23,8 @@ Standard output holds the result and nothing else. Progress and errors go to sta
 is a terminal and the work takes over two seconds. With `--json` the result is JSON, one object a line.
 
 Texts are read byte for byte, and the output is UTF-8, whatever the locale. One line end at the end of a prompt from a
-file or a pipe is cut, and that is said; `--keep-newline` keeps it. `score` and `infill` cut nothing. An option that takes
-one value is given once. On a narrow terminal tables shrink, wrap, and at last stack.
+file or a pipe is cut, and that is said; `--keep-newline` keeps it. `score` and `infill` cut nothing. An option that
+takes one value is given once. On a narrow terminal tables shrink, wrap, and at last stack.
 
 | exit code | meaning |
 |---|---|
