@@ -22,17 +22,23 @@ Written by `python scripts/cli_docs.py --write` from `bytelm --help`; the tests 
 Standard output holds the result and nothing else. Progress and errors go to standard error, progress only where that
 is a terminal and the work takes over two seconds. With `--json` the result is JSON, one object a line.
 
+Texts are read byte for byte, and the output is UTF-8, whatever the locale. One line end at the end of a prompt from a
+file or a pipe is cut, and that is said; `--keep-newline` keeps it. `score` and `infill` cut nothing. An option that
+takes one value is given once. On a narrow terminal tables shrink, wrap, and at last stack.
+
 | exit code | meaning |
 |---|---|
 | 0 | done |
 | 1 | an error of bytelm: one line on standard error that says what, which value, and what to try |
 | 2 | wrong usage |
 | 130 | interrupted |
+| 141 | nobody reads the output: a closed pipe, as in `bytelm … \\| head -1` |
 
 | variable | meaning |
 |---|---|
 | `BYTELM_MODEL` | the model where `--model` is not given |
 | `BYTELM_CACHE` | the folder for converted models and tokenizer tables, instead of the user's cache folder |
+| `COLUMNS` | the width of tables and help, instead of the terminal's |
 """
 
 

@@ -6,7 +6,8 @@ Rules
     line too, though it may be empty. Lines count from 1.
     Columns count the characters of a line, its end left out, from 1: column 1 is before the first, and the one after
     the last is at the line's end. A character is a code point, and a tab is one. A byte order mark is none: column 1 of
-    a text that begins with one is behind it, as in editors.
+    a text that begins with one is behind it, as in editors. Columns may count bytes instead, as Vim's do, or UTF-16
+    units, as those of the language server protocol do (from 0): one that is inside a character is refused.
     So every line and column is a place between two characters. Only an offset in bytes can be inside one.
 
 The window
@@ -27,6 +28,7 @@ from typing import Final, Literal, TypeAlias
 from bytelm.errors import InvalidArgumentError
 from bytelm.symbols import character_from, character_until
 
+Unit: TypeAlias = Literal["byte", "utf-16", "character"]
 StopAt: TypeAlias = Literal["newline", "blank-line", "eot"]
 
 # A stop string may begin with a CR that belongs to the line end: of those that end together, the longest counts.
@@ -39,6 +41,16 @@ STOPS: Final[Mapping[StopAt, tuple[bytes, ...]]] = MappingProxyType(
 )
 
 SPARE_TOKENS: Final = 32  # for BOS, sentinels, hidden spaces, and a last token that goes beyond the text
+
+
+# What encodes each unit in so many bytes, and what several of them are called.
+_UNITS: Final[Mapping[Unit, tuple[str, int, str]]] = MappingProxyType(
+    {
+        "byte": ("utf-8", 1, "bytes"),
+        "utf-16": ("utf-16-le", 2, "UTF-16 units"),
+        "character": ("utf-32-le", 4, "characters"),
+    }
+)
 
 
 def check_text(data: bytes, name: str, *, cut: bool = False) -> None:
@@ -66,20 +78,21 @@ def check_text(data: bytes, name: str, *, cut: bool = False) -> None:
         ) from None
 
 
-def offset_at(data: bytes, line: int, column: int, *, name: str = "the text") -> int:
+def offset_at(data: bytes, line: int, column: int, *, unit: Unit = "character", name: str = "the text") -> int:
     r"""The offset in bytes of a line and a column.
 
     Args:
         data: The text.
         line: From 1.
-        column: From 1, in characters.
+        column: From 1.
+        unit: What a column counts.
         name: What errors call the text.
 
     Raises:
-        InvalidArgumentError: There is no such line, or it has no such column.
+        InvalidArgumentError: There is no such line, it has no such column, or the column is inside a character.
 
-    >>> offset_at("a\r\né b\n".encode(), 2, 2)
-    5
+    >>> offset_at("a\r\né b\n".encode(), 2, 2), offset_at("a\r\né b\n".encode(), 2, 3, unit="byte")
+    (5, 5)
     """
     lines = data.split(b"\n")
     if not 1 <= line <= len(lines):
@@ -93,13 +106,22 @@ def offset_at(data: bytes, line: int, column: int, *, name: str = "the text") ->
         here = here.removesuffix(b"\r")
     if line == 1 and here.startswith(codecs.BOM_UTF8):
         before, here = len(codecs.BOM_UTF8), here[len(codecs.BOM_UTF8) :]
-    text = here.decode()
-    if not 1 <= column <= len(text) + 1:
+    codec, size, units = _UNITS[unit]
+    encoded = here.decode().encode(codec)
+    length = len(encoded) // size
+    counted = f"column {column}, counted in {units} (--unit),"
+    if not 1 <= column <= length + 1:
         raise InvalidArgumentError(
-            f"column {column} is beyond the end of line {line} of {name}, which has {len(text)} "
-            f"character{'s' * (len(text) != 1)}: its last column is {len(text) + 1}"
+            f"{counted} is beyond the end of line {line} of {name}, which has {length}: its last column is {length + 1}"
         )
-    return before + len(text[: column - 1].encode())
+    left = encoded[: (column - 1) * size]
+    try:
+        return before + len(left.decode(codec).encode())
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(
+            f"{counted} is inside a character of line {line} of {name}, which begins at column "
+            f"{error.start // size + 1}"
+        ) from None
 
 
 def place(text: str) -> tuple[int, int]:

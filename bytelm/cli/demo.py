@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from bytelm.byte_lm.model import ByteLM
-from bytelm.cli.tables import bar, columns, show_byte, show_bytes
+from bytelm.cli.tables import Bar, bar, columns, show_byte, show_bytes
 from bytelm.fim import Mode
 from bytelm.healing import Healing, infill_completer
 
@@ -94,5 +94,5 @@ def show_comparison(prompt: bytes, outcomes: Sequence[Outcome], *, suffix: bytes
     rows = [["next byte", *(outcome.method for outcome in outcomes)]]
     for value in np.argsort(-highest, kind="stable")[:top].tolist():
         probs = [float(outcome.next_byte_probs[value]) for outcome in outcomes]
-        rows.append([show_byte(value), *(f"{prob:.4f} {bar(prob, 12)}" for prob in probs)])
+        rows.append([show_byte(value), *(Bar(f"{prob:.4f} {bar(prob, 12)}") for prob in probs)])
     return columns(written) + "\n\n" + columns(rows)

@@ -35,6 +35,7 @@ def ensemble(
     text: opt.Text = None,
     prompt: Annotated[str | None, typer.Option(help="The same as TEXT.")] = None,
     file: opt.FileOption = None,
+    keep_newline: opt.KeepNewlineOption = False,
     escapes: opt.EscapesOption = False,
     models: Annotated[
         list[str] | None, typer.Option("--model", "-m", help=f"{opt.MODEL_HELP} Given once for each member.")
@@ -93,8 +94,8 @@ def ensemble(
         raise typer.BadParameter("--stream prints one completion as it comes: leave out -n and --show-members")
     if show_members and n > 1:
         raise typer.BadParameter(f"--show-members explains one completion; got -n {n}")
-    data = read_text(text if prompt is None else prompt, file, escapes=escapes)
-    params = sampling.params(escapes=escapes)
+    data = read_text(text if prompt is None else prompt, file, escapes=escapes, keep_newline=keep_newline)
+    params = sampling.params()
     loaded = {name: opt.load(name, device, dtype, engine) for name in dict.fromkeys(names)}
     members = [loaded[name] for name in names]
     lm = Ensemble(members, weights=numbers, combine=combine, alpha=alpha)
@@ -107,8 +108,10 @@ def ensemble(
         else:
             _show_members(names, written, alone, told, combine=combine)
     elif stream and as_json:
-        for piece in lm.stream(data, params=params):
+        pieces = lm.stream(data, params=params)
+        for piece in pieces:
             print_json({"text": piece})
+        opt.tell_cut(pieces.completion)
     elif n == 1 and not as_json:
         opt.show_pieces(lm.stream(data, params=params))
     else:

@@ -20,13 +20,21 @@ import typer
 
 from bytelm.cli import options as opt
 from bytelm.cli.atomic_edit import replace, writable
-from bytelm.cli.cursor import STOPS, StopAt, check_text, default_window, offset_at, place, window, with_line_ends_of
-from bytelm.cli.io import argument_bytes, read_file
+from bytelm.cli.cursor import (
+    STOPS,
+    StopAt,
+    Unit,
+    check_text,
+    default_window,
+    offset_at,
+    place,
+    window,
+    with_line_ends_of,
+)
+from bytelm.cli.io import STDIN, argument_bytes, read_file
 from bytelm.errors import InvalidArgumentError
 from bytelm.fim import Mode
 from bytelm.symbols import is_continuation
-
-STDIN = Path("-")
 
 
 def infill(
@@ -37,6 +45,12 @@ def infill(
             metavar="LINE:COLUMN", help="The cursor is before this character of this line, both from 1; a tab is one."
         ),
     ] = None,
+    unit: Annotated[
+        Unit,
+        typer.Option(
+            help="What COLUMN counts: code points, bytes as in Vim, or UTF-16 units as in LSP (from 0 there: add 1)."
+        ),
+    ] = "character",
     offset: Annotated[
         int | None,
         typer.Option(min=0, help="The cursor is behind so many bytes; with --mode left it may be inside a character."),
@@ -89,7 +103,7 @@ def infill(
     """
     path = _one_text(file, file_option, stdin=stdin)
     try:
-        before, after = _sides(path, prefix, suffix, at, offset, escapes=escapes)
+        before, after = _sides(path, prefix, suffix, at, offset, unit=unit, escapes=escapes)
     except InvalidArgumentError as error:
         raise typer.BadParameter(str(error)) from None
     if in_place:
@@ -99,7 +113,7 @@ def infill(
             "the cursor is inside a character, so that what is behind it is no text that a model could be shown: "
             "--mode left completes what is before it"
         )
-    params = sampling.params(escapes=escapes, stops=STOPS[stop_at])
+    params = sampling.params(STOPS[stop_at])
     lm = model.load()
     size = default_window(lm.abilities.context_length, params.max_bytes) if window_ is None else window_
     left, right = window(before, b"" if mode == "left" else after, size)
@@ -116,6 +130,7 @@ def infill(
     completions = done if isinstance(done, list) else [done]
     if in_place and path is not None:
         text, middle = before + after, _whole_characters(completions[0].bytes)
+        opt.tell_cut(completions[0])
         replace(path, text, before + with_line_ends_of(text, middle) + after)
     if as_json or not in_place:
         opt.show_completions(done, as_json=as_json)
@@ -130,7 +145,14 @@ def _one_text(file: Path | None, file_option: Path | None, *, stdin: bool) -> Pa
 
 
 def _sides(
-    path: Path | None, prefix: str | None, suffix: str | None, at: str | None, offset: int | None, *, escapes: bool
+    path: Path | None,
+    prefix: str | None,
+    suffix: str | None,
+    at: str | None,
+    offset: int | None,
+    *,
+    unit: Unit,
+    escapes: bool,
 ) -> tuple[bytes, bytes]:
     """What stands before and behind the cursor.
 
@@ -161,7 +183,7 @@ def _sides(
     if suffix is not None:
         return data, sides[1]
     if at is not None:
-        offset = offset_at(data, *place(at), name=name)
+        offset = offset_at(data, *place(at), unit=unit, name=name)
     if offset is None or offset > len(data):
         raise InvalidArgumentError(f"--offset {offset} is beyond the end of {name}, which has {len(data)} bytes")
     return data[:offset], data[offset:]

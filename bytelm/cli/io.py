@@ -1,41 +1,111 @@
-"""What a command reads from its user, and the JSON that it prints.
+"""What a command reads from its user, and how it writes.
 
 Rules
-    A text is taken byte for byte: from an argument, a file, or standard input; a trailing newline is part of it.
+    A text is taken byte for byte: from an argument, a file, or standard input. Of a prompt that a file or standard
+    input brings, one line end at the very end is cut, for editors and ``echo`` put one there; that is said.
+    What is written is UTF-8 with LF for line ends, whatever the locale says.
+    Output that cannot be written ends the command: with one line if the disk is full, in silence if nobody reads on.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import math
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NoReturn
 
 import typer
 
-from bytelm.cli.tables import read_escapes
+from bytelm.cli.tables import first_escape, read_escapes
+
+STDIN: Final = Path("-")
+CLOSED_PIPE: Final = 141  # what a shell reports of a program that the signal of a closed pipe ended: 128 + SIGPIPE
 
 
-def read_text(text: str | None, file: Path | None, *, escapes: bool) -> bytes:
-    """The bytes of the text that the user gave in one of three ways."""
+class Output(io.TextIOWrapper):
+    """Standard output, as UTF-8. What cannot be written ends the command."""
+
+    def write(self, text: str) -> int:
+        """Write as any text stream does."""
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._give_up(error)
+
+    def flush(self) -> None:
+        """Flush as any text stream does."""
+        try:
+            super().flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> NoReturn:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())  # what is still in the buffers is flushed at exit, and would fail again
+        os.close(nowhere)
+        if error.errno == errno.EPIPE:
+            sys.exit(CLOSED_PIPE)
+        fail(f"cannot write to standard output: {error.strerror}")
+
+
+@contextmanager
+def utf8_streams() -> Iterator[None]:
+    """Standard output as an `Output`, and standard error as UTF-8, while a command runs."""
+    if sys.stderr is None:  # closed by whoever started the command
+        sys.stderr = io.StringIO()
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(encoding="utf-8")
+    if sys.stdout is None:
+        fail("standard output is closed")
+    # Of an argument that is no text the other bytes are shown as escapes, which JSON reads too.
+    output = Output(sys.stdout.buffer, "utf-8", "backslashreplace", "\n", line_buffering=sys.stdout.isatty())
+    with redirect_stdout(output):
+        try:
+            yield
+        finally:
+            output.detach()
+
+
+def fail(message: str) -> NoReturn:
+    """Say what went wrong in one line, and exit with 1."""
+    note(" ".join(message.split()))
+    sys.exit(1)
+
+
+def read_text(text: str | None, file: Path | None, *, escapes: bool, keep_newline: bool) -> bytes:
+    """The bytes of the text that the user gave in one of three ways.
+
+    Args:
+        text: The argument.
+        file: The file; ``-`` is standard input, which is read if there is neither.
+        escapes: Whether the argument's escapes are read.
+        keep_newline: Whether a line end at the very end of a file or of standard input is part of the text.
+    """
     if text is not None and file is not None:
         raise typer.BadParameter("give the text as an argument or by --file, not both")
     if text is not None:
         return argument_bytes(text, escapes=escapes)
-    if file is not None:
-        return read_file(file)
-    if sys.stdin.isatty():
+    if file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise typer.BadParameter("no text: give it as an argument, by --file, or on standard input")
-    return sys.stdin.buffer.read()
+    data = read_file(file or STDIN)
+    if keep_newline or not data.endswith(b"\n"):
+        return data
+    note("the line end at the end of the text is cut; --keep-newline keeps it")
+    return data.removesuffix(b"\n").removesuffix(b"\r")
 
 
 def read_file(file: Path) -> bytes:
     """The bytes of a file, or for ``-`` of standard input."""
-    if str(file) == "-":
-        return sys.stdin.buffer.read()
+    if file == STDIN and sys.stdin is None:
+        raise typer.BadParameter("standard input is closed")
     try:
-        return file.read_bytes()
+        return sys.stdin.buffer.read() if file == STDIN else file.read_bytes()
     except OSError as error:
         raise typer.BadParameter(f"cannot read {file}: {error.strerror}") from None
 
@@ -43,11 +113,28 @@ def read_file(file: Path) -> bytes:
 def argument_bytes(text: str, *, escapes: bool) -> bytes:
     """The bytes of an argument, as the shell passed them or with its escapes read."""
     if not escapes:
-        return text.encode("utf-8", errors="surrogateescape")
+        if escape := first_escape(text):
+            note(f"{escape} in an argument is {len(escape)} characters as it stands; --escapes (-e) reads it as one")
+        return os.fsencode(text)
     try:
         return read_escapes(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def utf8(data: bytes, name: str) -> str:
+    """Bytes as the text that they must be."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(
+            f"{name} is not UTF-8: byte {error.start} of its {len(data)} is 0x{data[error.start]:02X}"
+        ) from None
+
+
+def note(message: str) -> None:
+    """Say on standard error what the user may not expect."""
+    typer.echo(f"bytelm: {message}", err=True)
 
 
 def print_json(record: dict[str, Any]) -> None:

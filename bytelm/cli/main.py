@@ -3,8 +3,10 @@ r"""The command ``bytelm``: what the library does, from a shell.
 Rules
     Standard output holds the result and nothing else; progress and errors go to standard error, progress only where
     that is a terminal. With ``--json`` the result is JSON, one object a line.
-    A text is an argument, a file or standard input, taken byte for byte: a trailing newline is part of it.
-    Exit codes: 0 done, 1 an error of bytelm (one line, no traceback), 2 wrong usage, 130 interrupted.
+    A text is an argument, a file or standard input, taken byte for byte, but for one line end at the end of a prompt
+    from a file or standard input (io.py).
+    Exit codes: 0 done, 1 an error of bytelm (one line, no traceback), 2 wrong usage, 130 interrupted, 141 nobody reads
+    the output.
 
 Does not
     Compute anything: each command reads its arguments, asks the library, and prints.
@@ -16,6 +18,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Final, NoReturn
 
 import typer
@@ -27,7 +30,7 @@ from bytelm.cli.demo import CURSOR, PROMPT, compare, show_comparison
 from bytelm.cli.ensemble import ensemble
 from bytelm.cli.eval import SETTINGS, evaluate
 from bytelm.cli.infill import infill
-from bytelm.cli.io import argument_bytes, print_json, read_text
+from bytelm.cli.io import argument_bytes, fail, print_json, read_text, utf8, utf8_streams
 from bytelm.cli.tables import bar, columns, show_byte, show_bytes, show_cover, show_prob
 from bytelm.cover.prefix import Prefix
 from bytelm.errors import BytelmError
@@ -51,24 +54,22 @@ app = typer.Typer(
 )
 
 
+command = partial(app.command, cls=opt.Command)
+
+
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit with its code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if not sys.stderr.isatty():
+    if not (sys.stderr and sys.stderr.isatty()):
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    try:
-        app(args, prog_name="bytelm")
-    except BytelmError as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with utf8_streams():
+        try:
+            app(args, prog_name="bytelm")
+        except BytelmError as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            sys.exit(130)
     sys.exit(0)
-
-
-def fail(message: str) -> NoReturn:
-    """Say what went wrong in one line, and exit with 1."""
-    print("bytelm: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(1)
 
 
 def show_version(asked: bool) -> bool:
@@ -91,11 +92,12 @@ def options(
 # ---- the commands
 
 
-@app.command()
+@command()
 @opt.grouped
 def sample(
     text: opt.Text = None,
     file: opt.FileOption = None,
+    keep_newline: opt.KeepNewlineOption = False,
     escapes: opt.EscapesOption = False,
     sampling: opt.Sampling = opt.SAMPLING,
     n: opt.NumberOption = 1,
@@ -110,17 +112,18 @@ def sample(
       bytelm sample -e "def fibonacci(n):\\n    ret" --stop "\\n\\n" --seed 1
       git diff | bytelm sample -n 3 --json
     """
-    prompt = read_text(text, file, escapes=escapes)
-    complete(model, lambda _: prompt, sampling.params(escapes=escapes), n=n, as_json=as_json)
+    prompt = read_text(text, file, escapes=escapes, keep_newline=keep_newline)
+    complete(model, lambda _: prompt, sampling.params(), n=n, as_json=as_json)
 
 
-@app.command()
+@command()
 @opt.grouped
 def chat(
     text: Annotated[
         str | None, typer.Argument(help="What the user says; without it, --file or standard input.")
     ] = None,
     file: opt.FileOption = None,
+    keep_newline: opt.KeepNewlineOption = False,
     escapes: opt.EscapesOption = False,
     system: Annotated[str | None, typer.Option(help="A message of the role system, before the user's.")] = None,
     begin: Annotated[
@@ -139,16 +142,17 @@ def chat(
       bytelm chat "Is 7 prime?" --begin "Yes, bec" --temperature 0
       bytelm chat --system "Answer in French." --file question.txt
     """
-    said = read_text(text, file, escapes=escapes).decode(errors="surrogateescape")
-    messages: list[dict[str, str | bytes]] = [{"role": "user", "content": said}]
+    said = read_text(text, file, escapes=escapes, keep_newline=keep_newline)
+    messages: list[dict[str, str | bytes]] = [{"role": "user", "content": utf8(said, "the text")}]
     if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
+        instruction = utf8(argument_bytes(system, escapes=escapes), "--system")
+        messages.insert(0, {"role": "system", "content": instruction})
     if begin is not None:
         messages.append({"role": "assistant", "content": argument_bytes(begin, escapes=escapes)})
     complete(
         model,
         lambda lm: lm.chat_prefix(messages, continue_final_message=begin is not None),
-        sampling.params(escapes=escapes),
+        sampling.params(),
         n=n,
         as_json=as_json,
     )
@@ -166,16 +170,17 @@ def complete(
         opt.show_completions(lm.sample(prompt, params=params, n=n, progress=True), as_json=as_json)
 
 
-app.command()(opt.grouped(infill))
-app.command()(opt.grouped(ensemble))
+command()(opt.grouped(infill))
+command()(opt.grouped(ensemble))
 app.command("eval", context_settings=SETTINGS)(evaluate)
 
 
-@app.command("next")
+@command("next")
 @opt.grouped
 def next_(
     text: opt.Text = None,
     file: opt.FileOption = None,
+    keep_newline: opt.KeepNewlineOption = False,
     escapes: opt.EscapesOption = False,
     top: Annotated[int, typer.Option(min=1, max=257, help="How many bytes to show.")] = 10,
     as_json: opt.JsonOption = False,
@@ -189,7 +194,7 @@ def next_(
       bytelm next -e "naïve caf\\xc3" --top 3
       bytelm next --json "Once upon a ti" | jq .logprob
     """
-    prompt = read_text(text, file, escapes=escapes)
+    prompt = read_text(text, file, escapes=escapes, keep_newline=keep_newline)
     lm = model.load()
     logprobs = lm.next_byte_logprobs(prompt).tolist()
     shown = sorted(range(257), key=lambda value: (-logprobs[value], value))[:top]
@@ -207,7 +212,7 @@ def next_(
     typer.echo(columns(rows, right=[False, True]))
 
 
-@app.command()
+@command()
 @opt.grouped
 def score(
     text: opt.Text = None,
@@ -240,7 +245,7 @@ def score(
     """
     if per_byte and eot:
         raise typer.BadParameter("--per-byte lists bytes; --eot adds the end of the text, which is none")
-    data = read_text(text, file, escapes=escapes)
+    data = read_text(text, file, escapes=escapes, keep_newline=True)  # a text that is measured is measured whole
     lm = model.load()
     given = argument_bytes(prefix, escapes=escapes)
     before = lm.start_prefix(given) if start else given
@@ -261,11 +266,12 @@ def score(
     typer.echo(columns(rows))
 
 
-@app.command()
+@command()
 @opt.grouped
 def explain(
     text: opt.Text = None,
     file: opt.FileOption = None,
+    keep_newline: opt.KeepNewlineOption = False,
     escapes: opt.EscapesOption = False,
     top: Annotated[int, typer.Option(min=1, help="How many token sequences to show.")] = 10,
     as_json: opt.JsonOption = False,
@@ -278,7 +284,7 @@ def explain(
       bytelm explain "The capital of Fra"
       bytelm explain -e "def f():\\n    ret" --top 5
     """
-    prompt = read_text(text, file, escapes=escapes)
+    prompt = read_text(text, file, escapes=escapes, keep_newline=keep_newline)
     lm = model.load()
     cover = lm.cover(prompt)
     total = lm.logprob(prompt)
@@ -297,7 +303,7 @@ def explain(
     typer.echo(show_cover(cover, spelled, total=total, length=len(prompt)))
 
 
-@app.command()
+@command()
 def doctor(
     model: Annotated[str, typer.Argument(help=opt.MODEL_HELP)],
     as_json: opt.JsonOption = False,
@@ -316,6 +322,7 @@ def doctor(
 
     Exit code 1 if the model is refused.
     """
+    opt.tell_near(model)
     with Bar(f"examining {model}"):
         findings = examine_model(model)
         if verified:
@@ -330,11 +337,12 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command()
+@command()
 @opt.grouped
 def demo(
     text: opt.Text = None,
     file: opt.FileOption = None,
+    keep_newline: opt.KeepNewlineOption = False,
     escapes: opt.EscapesOption = False,
     infilling: Annotated[
         bool, typer.Option("--infill", help="Fill in at a cursor; what stands behind it is --suffix.")
@@ -358,7 +366,8 @@ def demo(
     given = text is not None or file is not None
     prompt, behind = CURSOR if infilling or suffix is not None else (PROMPT, None)
     if given:
-        prompt, behind = read_text(text, file, escapes=escapes), None if behind is None else b""
+        prompt = read_text(text, file, escapes=escapes, keep_newline=keep_newline)
+        behind = None if behind is None else b""
     if suffix is not None:
         behind = argument_bytes(suffix, escapes=escapes)
     lm = model.load(model.model or ("demo" if behind is None else "demo-fim"))

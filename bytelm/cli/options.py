@@ -2,26 +2,31 @@
 
 Rules
     An option means the same wherever it stands. A default that is the library's is the library's.
+    What takes one value is given once.
 """
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, get_type_hints
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from bytelm.byte_lm.model import ByteLM
-from bytelm.cli.io import argument_bytes, print_json
+from bytelm.cli.io import argument_bytes, note, print_json
 from bytelm.engines.choice import Engine
 from bytelm.packaged import PACKAGED, packaged_directory
 from bytelm.progress import Bar
 from bytelm.sampling.completion import Completion
+from bytelm.sampling.completion_stream import CompletionStream
 from bytelm.sampling.params import SamplingParams
+from bytelm.symbols import unfinished
 
 MODEL_HELP: Final = (
     "A folder, a hub id, a GGUF file for llama-cpp, an address for vllm-server, or a packaged model: "
@@ -34,6 +39,9 @@ FileOption = Annotated[
 ]
 PrefixOption = Annotated[str | None, typer.Option(help="What stands before the cursor.")]
 SuffixOption = Annotated[str | None, typer.Option(help="What stands behind the cursor.")]
+KeepNewlineOption = Annotated[
+    bool, typer.Option("--keep-newline", help="Keep the line end at the end of a file or of standard input.")
+]
 EscapesOption = Annotated[
     bool, typer.Option("--escapes", "-e", help=r"Read \n, \t, \\, \xNN and \uNNNN in arguments as escapes.")
 ]
@@ -58,7 +66,10 @@ MinPOption = Annotated[
     float | None, typer.Option(min=0.0, max=1.0, help="Keep bytes at least p times as likely as the likeliest.")
 ]
 MaxBytesOption = Annotated[int, typer.Option(min=1, help="Stop after this many bytes.")]
-StopOption = Annotated[list[str] | None, typer.Option(help="Stop before this string; may be given again.")]
+StopOption = Annotated[
+    list[str] | None,
+    typer.Option(help=r"Stop before this string, in which \n and other escapes are read; may be given again."),
+]
 NumberOption = Annotated[int, typer.Option("-n", min=1, help="How many completions.")]
 
 
@@ -88,9 +99,9 @@ class Sampling:
     stop: StopOption = None
     seed: SeedOption = None
 
-    def params(self, *, escapes: bool, stops: Sequence[bytes] = ()) -> SamplingParams:
+    def params(self, stops: Sequence[bytes] = ()) -> SamplingParams:
         """As the library takes them, with more stop strings."""
-        given = [argument_bytes(stop, escapes=escapes) for stop in self.stop or []]
+        given = [argument_bytes(stop, escapes=True) for stop in self.stop or []]  # a line end is what is asked for most
         return SamplingParams(**{**vars(self), "stop": [*given, *stops]})
 
 
@@ -98,6 +109,18 @@ MODEL: Final = Model()
 MODEL_FIM: Final = Model("demo-fim")
 MODEL_UNNAMED: Final = Model("")  # the command chooses
 SAMPLING: Final = Sampling()
+
+
+class Command(TyperCommand):
+    """A command that refuses an option of one value which is given twice: the last one would win unseen."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments as any command does, after a look at which options they give how often."""
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for option in given:
+            if isinstance(option, TyperOption) and not (option.is_flag or option.multiple) and given.count(option) > 1:
+                ctx.fail(f"{option.opts[0]} takes one value, and is given {given.count(option)} times")
+        return super().parse_args(ctx, args)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -136,6 +159,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 def load(model: str, device: str | None = None, dtype: str | None = None, engine: Engine = "transformers") -> ByteLM:
     """The byte model that the options name."""
+    tell_near(model)
     place = model
     if model in PACKAGED and engine == "transformers":
         place = str(packaged_directory(model))  # has a bar of its own
@@ -143,13 +167,30 @@ def load(model: str, device: str | None = None, dtype: str | None = None, engine
         return ByteLM.from_pretrained(place, engine=engine, device=device, dtype=dtype)
 
 
-def show_pieces(pieces: Iterable[str]) -> None:
+def tell_near(model: str) -> None:
+    """Say which packaged model a name may be meant to be: what else it may name is looked for first."""
+    near = difflib.get_close_matches(model, PACKAGED, 1, cutoff=0.7)
+    if near and model not in PACKAGED and not Path(model).exists():
+        note(f"no packaged model is called {model}; did you mean {near[0]}?")
+
+
+def show_pieces(stream: CompletionStream) -> None:
     """A completion as it comes; on a terminal with a line end, so that the shell's prompt has a line of its own."""
-    for piece in pieces:
+    for piece in stream:
         typer.echo(piece, nl=False)
         sys.stdout.flush()
     if sys.stdout.isatty():
         typer.echo()
+    tell_cut(stream.completion)
+
+
+def tell_cut(done: Completion) -> None:
+    """Say which bytes a text lacks because they only begin a character, as --max-bytes may have it."""
+    if cut := unfinished(done.bytes):
+        note(
+            f"the completion ends inside a character, and its last bytes are left out: {cut.hex(' ')}, {len(cut)} of "
+            f"{len(done.bytes)}"
+        )
 
 
 def show_completions(done: Completion | list[Completion], *, as_json: bool) -> None:
@@ -168,3 +209,4 @@ def show_completions(done: Completion | list[Completion], *, as_json: bool) -> N
             )
         else:
             typer.echo(f"[{number}] {completion.text}")
+            tell_cut(completion)

@@ -4,17 +4,26 @@ Rules
     A byte is shown as Python shows it between quotes: ``'e'``, ``'\n'``, ``'\xe2'``. A string of bytes is shown as text
     where it is text, with escapes for what does not print and for the bytes of characters that are cut.
     A bar is as long as its probability, on a scale where a full bar is 1, in eighths of a column.
+    A table that is wider than the terminal gets a smaller scale for its bars, then none; then its cells take several
+    lines. Where there is no terminal, and COLUMNS does not say how wide, it is as wide as it is.
 """
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import re
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from typing import Final
 
 from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from bytelm.inference.scoring import CoverItem
 from bytelm.lemma import log_sum
@@ -25,6 +34,8 @@ _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 _ESCAPE: Final = re.compile(
     rb"\\(?:([ntr0\\])|x([\da-fA-F]{2})|u([\da-fA-F]{4})|U([\da-fA-F]{8})|(.[\x80-\xbf]*[\da-fA-F]{0,8}|))", re.DOTALL
 )
+_NUMBER: Final = re.compile(r"[-+]?\d[\d.]*(e[-+]\d+)?|")
+_LEAST_WIDTH: Final = 8  # of a column of words
 _ESCAPED: Final = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"\\": b"\\", b"0": b"\0"}
 _SHORT: Final = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -77,17 +88,45 @@ def read_escapes(text: str) -> bytes:
             return chr(int(point, 16)).encode()
         return _ESCAPED[simple] if simple else bytes.fromhex(byte.decode())
 
-    return _ESCAPE.sub(value, text.encode("utf-8", errors="surrogateescape"))
+    return _ESCAPE.sub(value, os.fsencode(text))  # the bytes that the shell passed
 
 
-def bar(prob: float, width: int = BAR_WIDTH) -> str:
+def first_escape(text: str) -> str:
+    r"""The first escape in an argument that `read_escapes` would read as another character; "" if there is none.
+
+    >>> print(first_escape(r"\alpha, f(n):\n"))
+    \n
+    """
+    found = (match for match in _ESCAPE.finditer(os.fsencode(text)) if match[5] is None and match[1] != b"\\")
+    return next((match[0].decode() for match in found), "")
+
+
+class Bar(str):
+    """A cell with a bar at its end, which a narrow table may shorten."""
+
+    __slots__ = ()
+
+
+def bar(prob: float, width: int = BAR_WIDTH) -> Bar:
     """A bar for a probability between 0 and 1.
 
     >>> bar(0.5, 4), bar(0.0, 4), bar(1.0, 4), bar(0.28, 4)
     ('██', '', '████', '█▏')
     """
-    whole, eighths = divmod(round(min(max(prob, 0.0), 1.0) * width * 8), 8)
-    return _EIGHTHS[8] * whole + (_EIGHTHS[eighths] if eighths else "")
+    return Bar(_blocks(round(min(max(prob, 0.0), 1.0) * width * 8)))
+
+
+def _blocks(eighths: int) -> str:
+    return _EIGHTHS[8] * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")
+
+
+def _scaled(cell: str, scale: float) -> str:
+    """A cell, and if it is a bar, on a smaller scale."""
+    if not isinstance(cell, Bar):
+        return cell
+    text = cell.rstrip(_EIGHTHS[1:])
+    eighths = sum(map(_EIGHTHS.index, cell[len(text) :]))
+    return text + _blocks(round(eighths * scale)) if scale else text.rstrip()
 
 
 def show_prob(prob: float) -> str:
@@ -107,8 +146,18 @@ def columns(rows: Iterable[Sequence[str]], right: Sequence[bool] = ()) -> str:
     bcd  22
     """
     table = [list(row) for row in rows]
+    flags = [*right, *([False] * (max(map(len, table), default=0) - len(right)))]
+    room = shutil.get_terminal_size((0, 0)).columns or sys.maxsize
+    for eighth in range(8, -1, -1):
+        lines = _lines([[_scaled(cell, eighth / 8) for cell in row] for row in table], flags)
+        if max(map(cell_len, lines), default=0) <= room:
+            return "\n".join(lines)
+    return _narrow([[_scaled(cell, 0) for cell in row] for row in table], flags, room)
+
+
+def _lines(table: Sequence[Sequence[str]], flags: Sequence[bool]) -> list[str]:
+    """A line for each row."""
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
-    flags = [*right, *([False] * (len(widths) - len(right)))]
     lines = []
     for row in table:
         cells = []
@@ -116,7 +165,38 @@ def columns(rows: Iterable[Sequence[str]], right: Sequence[bool] = ()) -> str:
             padding = " " * (width - cell_len(cell))
             cells.append(padding + cell if flag else cell + padding)
         lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return lines
+
+
+def _narrow(table: Sequence[Sequence[str]], flags: Sequence[bool], room: int) -> str:
+    """A table with cells of several lines; where its numbers do not fit side by side, a block of lines for each row."""
+    parts = list(zip(*table, strict=True))
+    shown = [number for number, column in enumerate(parts) if any(column)]
+    numeric = [len(table) > 1 and all(map(_NUMBER.fullmatch, parts[number][1:])) for number in shown]
+    widths = [max(map(cell_len, parts[number])) for number in shown]
+    least = [
+        max(map(cell_len, parts[number][1:])) if numbers else min(width, _LEAST_WIDTH)
+        for number, numbers, width in zip(shown, numeric, widths, strict=True)
+    ]
+    while sum(widths) + 2 * len(widths) - 2 > room:
+        wide = [number for number, width in enumerate(widths) if width > least[number]]
+        if not wide:
+            break
+        widths[max(wide, key=widths.__getitem__)] -= 1
+    else:
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        for number, width in zip(shown, widths, strict=True):
+            grid.add_column(justify="right" if flags[number] else "left", overflow="fold", width=width)
+        for row in table:
+            grid.add_row(*(Text(row[number]) for number in shown))
+        console = Console(width=room, file=io.StringIO(), color_system=None)
+        with console.capture() as captured:
+            console.print(grid)
+        return "\n".join(line.rstrip() for line in captured.get().splitlines())
+    head, *body = table
+    if not any(numbers and not _NUMBER.fullmatch(head[number]) for number, numbers in zip(shown, numeric, strict=True)):
+        return "\n".join(_lines(table, flags))
+    return "\n\n".join(columns((head[number], row[number]) for number in shown if row[number]) for row in body)
 
 
 def show_cover(cover: Sequence[CoverItem], spelled: Sequence[Sequence[str]], *, total: float, length: int) -> str:

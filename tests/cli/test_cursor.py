@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bytelm.cli.cursor import STOPS, StopAt, check_text, default_window, offset_at, place, window, with_line_ends_of
+from bytelm.cli.cursor import (
+    STOPS,
+    StopAt,
+    Unit,
+    check_text,
+    default_window,
+    offset_at,
+    place,
+    window,
+    with_line_ends_of,
+)
 from bytelm.errors import InvalidArgumentError
 from bytelm.sampling.stop_strings import StopScanner
 
@@ -66,6 +76,26 @@ def test_every_place_has_its_offset(data: bytes) -> None:
 def test_places_by_hand(data: bytes, line: int, column: int, expected: int) -> None:
     """Where editors show the cursor: behind a BOM, before CRLF, a tab as one column, a CR alone as a character."""
     assert offset_at(data, line, column) == expected
+
+
+@given(TEXTS, st.sampled_from([("byte", "utf-8", 1), ("utf-16", "utf-16-le", 2)]))
+def test_a_column_may_count_in_other_units(data: bytes, counted: tuple[Unit, str, int]) -> None:
+    """A column in bytes or in UTF-16 units is one more than what the line before the place takes of them."""
+    unit, codec, size = counted
+    columns: dict[int, set[int]] = {}
+    for line, column, offset in places(data):
+        text = data[:offset].decode()
+        before = text[len(text) - (column - 1) :]
+        here = len(before.encode(codec)) // size + 1
+        assert offset_at(data, line, here, unit=unit) == offset
+        columns.setdefault(line, set()).add(here)
+    for line, there in columns.items():
+        for column in range(1, max(there) + 1):
+            if column not in there:
+                with pytest.raises(InvalidArgumentError, match=f"column {column}, counted in .* is inside a character"):
+                    offset_at(data, line, column, unit=unit)
+        with pytest.raises(InvalidArgumentError, match=f"its last column is {max(there)}$"):
+            offset_at(data, line, max(there) + 1, unit=unit)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,18 @@ from tests.support.tiny import byte_bpe_tokenizer
 
 CODE = b"if x:\n    ret\n\nprint(3)\n"
 BEFORE, AFTER = CODE[:13], CODE[13:]
+UNITS = {"character": 8, "utf-16": 9, "byte": 11}  # the column after s = '🙂'
+
+
+@dataclass
+class Pieces:
+    """What a stream is to the command: pieces, and then the completion."""
+
+    pieces: Iterator[str]
+    completion: Completion
+
+    def __iter__(self) -> Iterator[str]:
+        return self.pieces
 
 
 class Writer:
@@ -38,12 +51,16 @@ class Writer:
         done = Completion(self.middle.decode(errors="replace"), self.middle, -1.5, "eot", JobUsage())
         return done if n == 1 else [done] * n
 
-    def infill_stream(self, prefix: bytes, suffix: bytes, **options: Any) -> Iterator[str]:
+    def infill_stream(self, prefix: bytes, suffix: bytes, **options: Any) -> Pieces:
         self.asked.append({"prefix": prefix, "suffix": suffix, **options})
-        for number, character in enumerate(self.middle.decode()):
-            if self.breaks and number == 3:
-                raise KeyboardInterrupt
-            yield character
+
+        def pieces() -> Iterator[str]:
+            for number, character in enumerate(self.middle.decode(errors="ignore")):
+                if self.breaks and number == 3:
+                    raise KeyboardInterrupt
+                yield character
+
+        return Pieces(pieces(), Completion("", self.middle, -1.5, "eot", JobUsage()))
 
 
 @pytest.fixture
@@ -75,6 +92,18 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_character_that_is_cut_is_said(run: Run, lm: Writer, file: Path) -> None:
+    """The bytes that only begin a character are in no text, on a line of standard error, and in the JSON."""
+    lm.middle = "a🙂".encode()[:4]
+    told = "bytelm: the completion ends inside a character, and its last bytes are left out: f0 9f 99, 3 of 4\n"
+
+    assert run(str(file), "--at", "2:8") == Done(0, "a", told)
+    assert run(str(file), "--at", "2:8", "-n", "2").err == 2 * told
+    assert run(str(file), "--at", "2:8", "--json").records[0]["hex"] == lm.middle.hex()
+    assert run(str(file), "--at", "2:8", "--in-place").err == told
+    assert file.read_bytes() == BEFORE + b"a" + AFTER
+
+
 # ---- where the cursor is
 
 
@@ -94,6 +123,23 @@ def test_every_way_to_a_cursor_is_the_same_cursor(run: Run, lm: Writer, file: Pa
 
     assert ways == [Done(0, "urn x\n", "")] * len(ways)
     assert [(asked["prefix"], asked["suffix"]) for asked in lm.asked] == [(BEFORE, AFTER)] * len(ways)
+
+
+def test_a_column_counts_as_the_editor_does(run: Run, lm: Writer, tmp_path: Path) -> None:
+    """After an emoji the same place has three columns; one inside the character is refused, in the unit's name."""
+    file = tmp_path / "smile.py"
+    file.write_text("s = '\U0001f642' + x\n", encoding="utf-8")
+
+    ways = [run(str(file), "--at", f"1:{column}", "--unit", unit) for unit, column in UNITS.items()]
+    wrong = run(str(file), "--at", "1:8", "--unit", "byte")
+    beyond = run(str(file), "--at", "1:14", "--unit", "utf-16")
+
+    assert ways == [Done(0, "urn x\n", "")] * 3
+    assert {asked["prefix"] for asked in lm.asked} == {"s = '\U0001f642'".encode()}
+    assert run(str(file), "--at", f"1:{UNITS['character']}") == ways[0]
+    assert (wrong.code, beyond.code) == (2, 2)
+    assert "column 8, counted in bytes (--unit), is inside a character" in " ".join(wrong.err.split())
+    assert "column 14, counted in UTF-16 units (--unit), is beyond" in " ".join(beyond.err.split())
 
 
 def test_every_option_reaches_the_model(run: Run, lm: Writer, file: Path) -> None:
@@ -144,10 +190,15 @@ def test_pieces_are_shown_as_they_come(lm: Writer, run: Run, file: Path, monkeyp
     seen: list[int] = []
     stream = lm.infill_stream
 
-    def watched(*args: Any, **options: Any) -> Iterator[str]:
-        for piece in stream(*args, **options):
-            seen.append(len(shown))
-            yield piece
+    def watched(*args: Any, **options: Any) -> Pieces:
+        given = stream(*args, **options)
+
+        def pieces() -> Iterator[str]:
+            for piece in given:
+                seen.append(len(shown))
+                yield piece
+
+        return Pieces(pieces(), given.completion)
 
     monkeypatch.setattr(lm, "infill_stream", watched)
     monkeypatch.setattr("typer.echo", lambda text="", **_: shown.append(text))
@@ -169,7 +220,10 @@ def test_pieces_are_shown_as_they_come(lm: Writer, run: Run, file: Path, monkeyp
         (["FILE", "--suffix", "a"], "not both"),
         (["FILE", "--offset", "25"], "beyond the end of FILE, which has 24 bytes"),
         (["FILE", "--at", "6:1"], "line 6 is beyond the end of FILE, which has 5 lines (24 bytes)"),
-        (["FILE", "--at", "2:9"], "column 9 is beyond the end of line 2 of FILE, which has 7 characters"),
+        (
+            ["FILE", "--at", "2:9"],
+            "column 9, counted in characters (--unit), is beyond the end of line 2 of FILE, which has 7",
+        ),
         (["FILE", "--at", "2"], "line:column"),
         (["FILE", "--file", "FILE", "--at", "1:1"], "not by two"),
         (["FILE", "--stdin", "--at", "1:1"], "not by two"),

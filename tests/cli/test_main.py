@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 
 from bytelm import ByteLM, TableLM
 from bytelm.cli import main as cli
@@ -21,6 +23,7 @@ from bytelm.cli import options
 from bytelm.cli.tables import show_byte
 from bytelm.errors import ModelError
 from bytelm.healing import completer_of
+from bytelm.symbols import unfinished
 from tests.support.tiny import byte_bpe_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -240,6 +243,30 @@ def test_demo_compares_at_a_cursor_too(
     assert asked == [(model, prompt, suffix)]
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["next", "the th"],
+        ["explain", "the th"],
+        ["score", "the th"],
+        ["demo", "the th"],
+        ["ensemble", "-m", "demo", "-m", "demo-gemma", "the th", "--show-members", "--max-bytes", "6", "--seed", "3"],
+        ["ensemble", *(["-m", "a/long/name"] * 5), "the th", "--show-members", "--max-bytes", "6", "--seed", "3"],
+    ],
+)
+def test_tables_fit_in_40_columns(run: Run, monkeypatch: pytest.MonkeyPatch, args: list[str]) -> None:
+    """On a narrow terminal no line of a table is wider than that, and every number is still there in one piece."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    number = re.compile(r"-?\d+\.\d{4}(?!\d)")
+    wide = run(*args).out
+
+    monkeypatch.setenv("COLUMNS", "40")
+    narrow = run(*args).out
+
+    assert all(cell_len(line) <= 40 for line in narrow.splitlines() if not line.endswith("."))  # but for a sentence
+    assert sorted(number.findall(narrow)) == sorted(number.findall(wide))
+
+
 @pytest.mark.parametrize("command", ["sample", "next", "score", "explain"])
 def test_the_text_is_taken_byte_for_byte(run: Run, tmp_path: Path, command: str) -> None:
     """An argument with escapes, a file, and standard input of the same bytes give the same output."""
@@ -303,6 +330,37 @@ def test_an_unknown_model_is_an_error_not_a_traceback(capsys: pytest.CaptureFixt
 
     assert exit_.value.code == 1
     assert capsys.readouterr().err.startswith("bytelm: there is no directory './no/such/model'")
+
+
+@pytest.mark.parametrize("command", [["next", "a", "-m"], ["doctor"]])
+def test_a_misspelt_model_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """The packaged model that a name may mean is said before the name is looked for elsewhere; others are not."""
+
+    def nowhere(name: str, **_: Any) -> ByteLM:
+        raise ModelError(f"no {name} anywhere")
+
+    monkeypatch.setattr(ByteLM, "from_pretrained", nowhere)
+    monkeypatch.setattr(cli, "examine_model", nowhere)
+    for name, told in [("dmeo", "demo"), ("demo-fmi", "demo-fim"), ("gpt2", ""), ("someone/demo", "")]:
+        with pytest.raises(SystemExit):
+            cli.main([*command, name])
+
+        near = f"bytelm: no packaged model is called {name}; did you mean {told}?\n" if told else ""
+        assert capsys.readouterr().err == f"{near}bytelm: no {name} anywhere\n"
+
+
+def test_a_completion_that_ends_inside_a_character_says_so(run: Run, lm: ByteLM) -> None:
+    """The command prints what the library's text is, and names the bytes that are not in it."""
+    lengths = [n for n in range(1, 30) if unfinished(lm.sample("the th", seed=5, max_bytes=n).bytes)]
+
+    assert lengths
+    for length in lengths[:3]:
+        done = run("sample", "the th", "--seed", "5", "--max-bytes", str(length))
+        expected = lm.sample("the th", seed=5, max_bytes=length)
+        assert done.out == expected.text
+        assert f"left out: {unfinished(expected.bytes).hex(' ')}, " in done.err
 
 
 def test_an_interrupt_exits_with_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
