@@ -8,6 +8,7 @@ from typing import Any
 from bytelm.arguments import eot_ids_of
 from bytelm.engines.transformers.traits import text_config
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, VocabularyMismatchError
+from bytelm.tokenizer.control_tokens import CONTROL_TOKENS
 from bytelm.tokenizer.tokenizer_json import backend_of
 
 
@@ -33,7 +34,8 @@ def check_vocabulary(tokenizer: Any, columns: int) -> None:
     Raises:
         VocabularyMismatchError: An id that text can become is not below ``columns``.
     """
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    added = tokenizer.added_tokens_decoder
+    special = {i for i, token in added.items() if token.special or token.content in CONTROL_TOKENS}
     beyond = {i: token for token, i in tokenizer.get_vocab().items() if i >= columns and i not in special}
     if beyond:
         i = max(beyond)
