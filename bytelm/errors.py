@@ -14,6 +14,10 @@ class BytelmError(Exception):
     """The parent of every error that bytelm raises on purpose."""
 
 
+class BytelmWarning(UserWarning):
+    """What bytelm warns of: it goes on, and what was asked may not be what was meant."""
+
+
 class InvalidArgumentError(BytelmError, ValueError):
     """An argument has the right type and a value that cannot be."""
 

@@ -34,10 +34,13 @@ Sources
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, NoInfillFormatError, UnreachablePrefixError
 from bytelm.tokenizer.control_tokens import with_special
@@ -71,7 +74,7 @@ class FIMFormat:
 
     Raises:
         InvalidArgumentError: An order without one of the texts, or an SPM order whose suffix does not come first.
-        InvalidTypeError: One string where there are to be several.
+        InvalidTypeError: A field of another type, such as one string where there are to be several.
 
     >>> mine = FIMFormat("mine", psm=("<PRE>", "{prefix}", "<SUF>", "{suffix}", "<MID>"), ends=("<EOT>",))
     >>> mine.sentinels
@@ -87,11 +90,8 @@ class FIMFormat:
     space_before_suffix: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("psm", "spm", "ends", "marks"):
-            given = getattr(self, field)
-            if isinstance(given, str):
-                raise InvalidTypeError(f"{field} of the format {self.name!r} is a tuple of strings; got {given!r}")
-            object.__setattr__(self, field, tuple(given))  # a list, as from JSON, has no hash
+        for field in FIELDS:
+            object.__setattr__(self, field, checked_field(self.name, field, getattr(self, field)))
         for order, parts in (("psm", self.psm), ("spm", self.spm)):
             if parts:
                 once = (parts.count(PREFIX), parts.count(SUFFIX)) == (1, 1)
@@ -133,6 +133,28 @@ class FIMFormat:
                 f"model was trained with: format=dataclasses.replace({known}, {mode}=(...))"
             )
         return parts
+
+
+# The fields of a format, and what each is if it is not given; a format must have a name.
+FIELDS: Final[Mapping[str, str | bool | tuple[str, ...]]] = MappingProxyType(
+    {field.name: "" if field.default is MISSING else field.default for field in fields(FIMFormat)}
+)
+
+
+def checked_field(name: str, field: str, given: object) -> str | bool | tuple[str, ...]:
+    """The value of a format's field; strings as a tuple, as a list has no hash.
+
+    Raises:
+        InvalidTypeError: It is of another type.
+    """
+    default = FIELDS[field]
+    if isinstance(default, tuple):
+        if isinstance(given, list | tuple) and all(isinstance(part, str) for part in given):
+            return tuple(given)
+    elif isinstance(given, str | bool) and type(given) is type(default):
+        return given
+    kind = {str: "a string", bool: "true or false", tuple: "a list of strings"}[type(default)]
+    raise InvalidTypeError(f"{field} of the format {name!r} must be {kind}; got {given!r}")
 
 
 def is_sentinel(part: str) -> bool:
@@ -219,7 +241,7 @@ def find_format(vocab: Vocab, wanted: str | FIMFormat | None = None) -> FIMForma
         raise NoInfillFormatError(
             "the tokenizer has the fill-in-the-middle tokens of no format known here "
             f"({', '.join(FORMATS)}), so the model cannot see the suffix; use mode='left', which completes the prefix "
-            "alone and works for any model, or name the tokens with format=FIMFormat(...)"
+            "alone and works for any model, or name the tokens with format=FIMFormat(...) (--format FILE.json)"
         )
     if isinstance(wanted, str):
         if wanted not in FORMATS:
@@ -238,6 +260,31 @@ def find_format(vocab: Vocab, wanted: str | FIMFormat | None = None) -> FIMForma
             f"{list(wanted.ends)}; use another format, or mode='left'"
         )
     return wanted
+
+
+def read_format(path: str | os.PathLike[str]) -> FIMFormat:
+    """A format of your own from a JSON file: one object, whose keys are the attributes of `FIMFormat`.
+
+    Orders and ends are lists of strings. The name is that of the file, if none is given.
+
+    Raises:
+        InvalidArgumentError: The file cannot be read, is not such an object, or the format cannot be; the message names
+            the field.
+        InvalidTypeError: A field of another type.
+    """
+    file = Path(path)
+    try:
+        given = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidArgumentError(f"cannot read the format {str(file)!r}: {error.strerror}") from None
+    except ValueError as error:
+        raise InvalidArgumentError(f"the format {str(file)!r} is no JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise InvalidArgumentError(f"the format {str(file)!r} must be a JSON object; got {given!r:.80}")
+    if unknown := sorted(given.keys() - FIELDS.keys()):
+        raise InvalidArgumentError(f"the format {str(file)!r} has the unknown fields {unknown}; known are {[*FIELDS]}")
+    read: dict[str, Any] = {"name": file.stem, **given}
+    return FIMFormat(**{field: checked_field(read["name"], field, value) for field, value in read.items()})
 
 
 def end_ids(vocab: Vocab, form: FIMFormat) -> frozenset[int]:

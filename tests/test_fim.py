@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from bytelm.errors import (
     NoInfillFormatError,
     UnreachablePrefixError,
 )
-from bytelm.fim import FORMATS, FIMFormat, Mode, declared, find_format
+from bytelm.fim import FORMATS, FIMFormat, Mode, declared, find_format, read_format
 from bytelm.tokenizer.tokenizer_json import read_vocab
 from tests.cover.test_prefix import with_template
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer, sentencepiece_bpe_tokenizer
@@ -621,7 +622,46 @@ def test_a_format_from_lists_is_that_from_tuples() -> None:
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert done.stdout == "ends of the format 'mine' is a tuple of strings; got '<e>'\n"
+    assert done.stdout == "ends of the format 'mine' must be a list of strings; got '<e>'\n"
+
+
+def test_a_format_from_a_file(tmp_path: Path) -> None:
+    """A JSON object with the attributes of a format is that format; without a name it is called as the file."""
+    file = tmp_path / "mine.json"
+    fields = {"psm": ["<a>", "{prefix}", "<b>", "{suffix}", "<c>"], "ends": ["<e>"], "space_before_prefix": False}
+    expected = FIMFormat(
+        "mine", psm=("<a>", "{prefix}", "<b>", "{suffix}", "<c>"), ends=("<e>",), space_before_prefix=False
+    )
+
+    file.write_text(json.dumps(fields))
+    assert read_format(file) == expected
+    file.write_text(json.dumps({**fields, "name": "ours"}))
+    assert read_format(str(file)) == dataclasses.replace(expected, name="ours")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (None, "cannot read"),
+        ("{", "no JSON"),
+        ("[]", "JSON object"),
+        ('{"psm": "<a>"}', "psm.*list of strings.*'<a>'"),
+        ('{"spm": ["<a>", 3]}', "spm.*list of strings"),
+        ('{"ends": null}', "ends.*list of strings"),
+        ('{"name": 3}', "name.*string"),
+        ('{"space_before_suffix": "no"}', "space_before_suffix.*true or false"),
+        ('{"sentinels": []}', "unknown fields.*sentinels.*psm"),
+        ('{"psm": ["<a>", "{prefix}"]}', "psm.*suffix"),
+        ("{}", "neither a psm nor an spm"),
+    ],
+)
+def test_a_file_that_is_no_format_is_told_by_its_field(tmp_path: Path, text: str | None, named: str) -> None:
+    """Whatever is wrong with the file, the error names the file's field or what the file is."""
+    file = tmp_path / "mine.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(BytelmError, match=named):
+        read_format(file)
 
 
 def test_the_way_to_a_missing_order_can_be_followed() -> None:

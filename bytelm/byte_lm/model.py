@@ -291,7 +291,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         one_of("mode", mode, get_args(Mode))
         texts = [(self.bytes_of(prefix, "prefix"), self.bytes_of(suffix, "suffix")) for prefix, suffix in sides]
         if mode == "left":
-            return self, [prefix for prefix, _ in texts]
+            return self, [[prefix] for prefix, _ in texts]
         form = find_format(self.viability.vocab, format)
         lm = self._infiller(form)
         vocab, bos_ids = lm.viability.vocab, self.prompts.bos_ids

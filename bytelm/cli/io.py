@@ -1,4 +1,4 @@
-"""What a command reads from its user, and the JSON that it prints.
+"""What a command reads from its user, the JSON that it prints, and its warnings.
 
 Rules
     A text is taken byte for byte: from an argument, a file, or standard input; a trailing newline is part of it.
@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 import math
 import sys
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import typer
 
 from bytelm.cli.tables import read_escapes
+from bytelm.errors import BytelmWarning
+
+_SHOW: Final = warnings.showwarning
 
 
 def read_text(text: str | None, file: Path | None, *, escapes: bool) -> bytes:
@@ -56,3 +60,11 @@ def print_json(record: dict[str, Any]) -> None:
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
     }
     typer.echo(json.dumps(clean, ensure_ascii=False))
+
+
+def tell(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """Say what bytelm warns of in one line on standard error; other warnings are shown as Python shows them."""
+    if issubclass(category, BytelmWarning):
+        typer.echo("bytelm: warning: " + " ".join(str(message).split()), err=True)
+    else:
+        _SHOW(message, category, *place, **more)

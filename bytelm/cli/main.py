@@ -2,7 +2,7 @@ r"""The command ``bytelm``: what the library does, from a shell.
 
 Rules
     Standard output holds the result and nothing else; progress and errors go to standard error, progress only where
-    that is a terminal. With ``--json`` the result is JSON, one object a line.
+    that is a terminal, and a warning as one line. With ``--json`` the result is JSON, one object a line.
     A text is an argument, a file or standard input, taken byte for byte: a trailing newline is part of it.
     Exit codes: 0 done, 1 an error of bytelm (one line, no traceback), 2 wrong usage, 130 interrupted.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, Final, NoReturn
 
@@ -27,7 +28,7 @@ from bytelm.cli.demo import CURSOR, PROMPT, compare, show_comparison
 from bytelm.cli.ensemble import ensemble
 from bytelm.cli.eval import SETTINGS, evaluate
 from bytelm.cli.infill import infill
-from bytelm.cli.io import argument_bytes, print_json, read_text
+from bytelm.cli.io import argument_bytes, print_json, read_text, tell
 from bytelm.cli.tables import bar, columns, show_byte, show_bytes, show_cover, show_prob
 from bytelm.cover.prefix import Prefix
 from bytelm.errors import BytelmError
@@ -56,6 +57,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.showwarning = tell
     try:
         app(args, prog_name="bytelm")
     except BytelmError as error:
