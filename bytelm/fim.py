@@ -283,8 +283,9 @@ def read_format(path: str | os.PathLike[str]) -> FIMFormat:
         raise InvalidArgumentError(f"the format {str(file)!r} must be a JSON object; got {given!r:.80}")
     if unknown := sorted(given.keys() - FIELDS.keys()):
         raise InvalidArgumentError(f"the format {str(file)!r} has the unknown fields {unknown}; known are {[*FIELDS]}")
-    read: dict[str, Any] = {"name": file.stem, **given}
-    return FIMFormat(**{field: checked_field(read["name"], field, value) for field, value in read.items()})
+    given = {"name": file.stem, **given}
+    read: dict[str, Any] = {field: checked_field(given["name"], field, value) for field, value in given.items()}
+    return FIMFormat(**read)
 
 
 def end_ids(vocab: Vocab, form: FIMFormat) -> frozenset[int]:

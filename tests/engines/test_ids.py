@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaConfig
 
 from bytelm import ByteLM
-from bytelm.engines.ids import end_ids, text_of
+from bytelm.engines.ids import end_ids, text_of, without_text
+from bytelm.engines.llama_cpp.engine import gguf_tokenizer
 from bytelm.engines.transformers.engine import TransformersLM
 from bytelm.errors import BytelmWarning, InvalidArgumentError
 from bytelm.testing.doctor import examine_model
+from bytelm.tokenizer.gguf.metadata import read_metadata
+from bytelm.tokenizer.gguf.tokenizer import tokenizer_json
 from tests.support.tiny import byte_bpe_tokenizer, sentencepiece_bpe_tokenizer, tiny_model
+from tests.support.tiny_gguf import smollm_like
 
 PLAIN = byte_bpe_tokenizer(eos=None)  # its id 2 is "#", as in GPT-2's vocabulary
 HASH = 2
@@ -105,6 +111,28 @@ def test_a_token_of_the_vocabulary_that_no_text_becomes_is_an_end(load_tokenizer
     tokenizer = load_tokenizer("gpt2")
 
     assert end_ids(model_of(config=50256), tokenizer, 50257, None) == {50256}
+
+
+def test_a_gguf_file_may_name_text_as_its_end(tmp_path: Path) -> None:
+    """The tokenizer that is rebuilt from it does not make that text special, and the id is left out."""
+    path = tmp_path / "model.gguf"
+    smollm_like(path, eos="#")
+    backend = Tokenizer.from_str(json.dumps(tokenizer_json(read_metadata(path, "tokenizer."))))
+    backend.encode_special_tokens = True
+    context: Any = SimpleNamespace(  # llama.cpp, as far as it is asked
+        adds_bos=False,
+        is_control=lambda _: False,
+        tokenize=lambda text: backend.encode(text.decode(), add_special_tokens=False).ids,
+    )
+
+    tokenizer = gguf_tokenizer(path, context)
+
+    found = tokenizer.get_vocab()["#"]
+    assert tokenizer("a#b").input_ids.count(found) == 1
+    assert tokenizer.eos_token_id is None
+    assert tokenizer.bos_token_id == 0
+    with pytest.warns(BytelmWarning, match=f"token {found} ends a text, but it spells '#'"):
+        assert without_text({found, 1}, tokenizer) == {1}
 
 
 def test_doctor_tells_of_an_end_that_is_text(tmp_path: Any) -> None:

@@ -95,8 +95,11 @@ def random_model(config: Any) -> Any:
     return model
 
 
-def smollm_like(path: Path, reserved: Sequence[str] = ()) -> tuple[bytes, Any]:
-    """A GGUF file that is SmolLM2 in kind, with more special tokens if wanted, and the model that went into it."""
+def smollm_like(path: Path, reserved: Sequence[str] = (), *, eos: str = "<|im_end|>") -> tuple[bytes, Any]:
+    """A GGUF file that is SmolLM2 in kind, with more special tokens if wanted, and the model that went into it.
+
+    ``eos`` is what the file says ends a text.
+    """
     from transformers import LlamaConfig
 
     tokens = ["<|endoftext|>", "<|im_end|>", *reserved, *bytes_as_letters(), "Ġa", "11", "ab"]
@@ -132,7 +135,7 @@ def smollm_like(path: Path, reserved: Sequence[str] = ()) -> tuple[bytes, Any]:
         "tokenizer.ggml.token_type": [3 if token.startswith("<|") else 1 for token in tokens],
         "tokenizer.ggml.merges": ["Ġ a", "1 1", "a b"],
         "tokenizer.ggml.bos_token_id": 0,
-        "tokenizer.ggml.eos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": tokens.index(eos),
         "tokenizer.ggml.add_bos_token": False,
         "tokenizer.chat_template": "{{ messages[0]['content'] }}",
     }

@@ -262,7 +262,8 @@ def gguf_tokenizer(path: Path, context: Context) -> Any:
             )
     backend.encode_special_tokens = False
     # A file may name what is text in its vocabulary; named to transformers, it would be special there.
-    named = {k: v for k, v in named_tokens(metadata).items() if ids.text_of(backend, backend.token_to_id(v)) is None}
+    vocab = backend.get_vocab()
+    named = {key: token for key, token in named_tokens(metadata).items() if ids.text_of(backend, vocab[token]) is None}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **named)
     tokenizer.chat_template = metadata.get("tokenizer.chat_template")
     return tokenizer
