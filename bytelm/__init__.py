@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bytelm.ensemble.combine import Combine, Weights
     from bytelm.ensemble.model import Ensemble
     from bytelm.ensemble.state import EnsembleState
-    from bytelm.errors import BytelmError, LeakWarning
+    from bytelm.errors import BytelmError, BytelmWarning, LeakWarning
     from bytelm.fim import FIMFormat, Mode
     from bytelm.inference.scheduler import JobUsage
     from bytelm.inference.scoring import CoverItem
@@ -38,8 +38,8 @@ __version__ = "0.1.0"
 
 # fmt: off
 __all__ = [
-    "Abilities", "Attribution", "ByteLM", "ByteModel", "ByteState", "BytelmError", "CallOptions", "ChatOptions",
-    "Combine", "Completion", "CompletionStream", "CoverItem", "Ensemble", "EnsembleState", "FIMFormat",
+    "Abilities", "Attribution", "ByteLM", "ByteModel", "ByteState", "BytelmError", "BytelmWarning", "CallOptions",
+    "ChatOptions", "Combine", "Completion", "CompletionStream", "CoverItem", "Ensemble", "EnsembleState", "FIMFormat",
     "FinishReason", "InfillOptions", "JobUsage", "LeakWarning", "LogitsProcessor", "Mode", "Number", "Prefix", "Prompt",
     "Prompts", "SamplingOptions", "SamplingParams", "TableLM", "Text", "TokenLM", "Usage", "Weights",
 ]
@@ -53,7 +53,7 @@ _WHERE: Final = {
     "ensemble.combine": "Combine Weights",
     "ensemble.model": "Ensemble",
     "ensemble.state": "EnsembleState",
-    "errors": "BytelmError LeakWarning",
+    "errors": "BytelmError BytelmWarning LeakWarning",
     "fim": "FIMFormat Mode",
     "inference.scheduler": "JobUsage",
     "inference.scoring": "CoverItem",

@@ -14,6 +14,10 @@ class BytelmError(Exception):
     """The parent of every error that bytelm raises on purpose."""
 
 
+class BytelmWarning(UserWarning):
+    """What bytelm warns of: it goes on, and what was asked may not be what was meant."""
+
+
 class InvalidArgumentError(BytelmError, ValueError):
     """An argument has the right type and a value that cannot be."""
 
@@ -92,7 +96,7 @@ class MissingDependencyError(BytelmError, ImportError):
     """An optional dependency is not installed; the message names the extra to install."""
 
 
-class LeakWarning(UserWarning):
+class LeakWarning(BytelmWarning):
     """More than half of a row that was drawn from is on tokens that are no text there and end none."""
 
 

@@ -3,15 +3,19 @@ r"""Fill in the middle: the formats that models were trained with, as data, and 
 Rules
     A prompt is a list of token ids and texts (cover/prefix.py): sentinels are ids, so no text can spell one, and the
     text before the last is encoded by itself. Around them stands nothing that the format does not name; in front, BOS.
-    Text that spells a sentinel stays text. Some tokenizers (Qwen's, DeepSeek's) do not declare their sentinels special
-    and would turn such text into them: `declared` reads those anew, with the sentinels and the ends declared special.
-    All ids that end a middle end the text: those of the model, and those of the format that the tokenizer has.
+    Text that spells a sentinel stays text. The tokens of a format of your own may be neither declared special nor known
+    as control tokens (tokenizer/control_tokens.py); `declared` then reads the tokenizer anew, with them special.
+    All ids that end a middle end the text: those of the model, and those of the format that the tokenizer has. A format
+    names what its maker ends a middle at, and the tokens that pad a hole or begin another file in the maker's training
+    texts.
 
 Two orders
     PSM: prefix, suffix, middle. The prefix is encoded by itself and the middle begins with a token of its own, so what
     would have been a token across the cursor cannot be.
     SPM: suffix, prefix, middle. Prefix and middle are one run of text, so the cursor is the end of a byte prefix like
     any other, and the cover takes it over: exact wherever it falls. ``mode="auto"`` takes SPM where the format has it.
+    (Seed-Coder's SPM has a token between prefix and middle, as Bavarian's first variant has. It is trained on holes cut
+    at any character, with the prefix encoded by itself.)
 
 Hidden leading space
     A tokenizer that puts a space in front of a text does so before the prefix, and not before the suffix or, in PSM,
@@ -24,18 +28,22 @@ Does not
 
 Sources
     Bavarian et al., arXiv:2207.14255 (PSM and SPM; this SPM is their second variant, the one that is in use); for each
-    format what its maker, or the evaluation harness of its time, runs.
+    format what its maker, or the evaluation harness of its time, runs. Qwen2.5-Coder's ends are those of its model
+    card; Seed-Coder's order is in arXiv:2506.03524, section 2.2.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, NoInfillFormatError, UnreachablePrefixError
+from bytelm.tokenizer.control_tokens import with_special
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -56,7 +64,8 @@ class FIMFormat:
         name: What `format=` calls it.
         psm: The prompt in the order prefix, suffix, middle: sentinel tokens, and ``"{prefix}"`` and ``"{suffix}"``
             where the texts stand. Empty if the model knows no such order.
-        spm: The prompt in the order suffix, prefix, middle; it ends with ``"{prefix}"``. Empty as well.
+        spm: The prompt in the order suffix, prefix, middle; it ends with ``"{prefix}"``, or with a sentinel behind it
+            (Seed-Coder's, which puts a boundary at the cursor as PSM does). Empty as well.
         ends: Tokens that end the middle, beside the model's own ends of text. Those that a tokenizer lacks are left
             out; of a format of your own it must have one.
         marks: Tokens by which the format is told from another with the same sentinels.
@@ -64,8 +73,8 @@ class FIMFormat:
         space_before_suffix: The same before the suffix.
 
     Raises:
-        InvalidArgumentError: An order without one of the texts, or an SPM order that does not end with the prefix.
-        InvalidTypeError: One string where there are to be several.
+        InvalidArgumentError: An order without one of the texts, or an SPM order whose suffix does not come first.
+        InvalidTypeError: A field of another type, such as one string where there are to be several.
 
     >>> mine = FIMFormat("mine", psm=("<PRE>", "{prefix}", "<SUF>", "{suffix}", "<MID>"), ends=("<EOT>",))
     >>> mine.sentinels
@@ -81,18 +90,16 @@ class FIMFormat:
     space_before_suffix: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("psm", "spm", "ends", "marks"):
-            given = getattr(self, field)
-            if isinstance(given, str):
-                raise InvalidTypeError(f"{field} of the format {self.name!r} is a tuple of strings; got {given!r}")
-            object.__setattr__(self, field, tuple(given))  # a list, as from JSON, has no hash
+        for field in FIELDS:
+            object.__setattr__(self, field, checked_field(self.name, field, getattr(self, field)))
         for order, parts in (("psm", self.psm), ("spm", self.spm)):
             if parts:
                 once = (parts.count(PREFIX), parts.count(SUFFIX)) == (1, 1)
                 self._demand(once, order, f"hold {PREFIX!r} and {SUFFIX!r} once each")
                 self._demand(is_sentinel(parts[0]), order, "begin with a sentinel")
         if self.spm:
-            self._demand(self.spm[-1] == PREFIX, "spm", f"end with {PREFIX!r}, which the middle goes on from")
+            in_order = self.spm.index(SUFFIX) < self.spm.index(PREFIX)
+            self._demand(in_order, "spm", f"hold {SUFFIX!r} before {PREFIX!r}, behind which the middle begins")
         if self.psm:
             self._demand(is_sentinel(self.psm[-1]), "psm", "end with a sentinel, after which the middle begins")
         if not (self.psm or self.spm):
@@ -106,6 +113,11 @@ class FIMFormat:
     def sentinels(self) -> tuple[str, ...]:
         """The tokens of both orders, each once."""
         return tuple(dict.fromkeys(part for part in (*self.psm, *self.spm) if is_sentinel(part)))
+
+    @property
+    def exact_at_cursor(self) -> bool:
+        """Whether prefix and middle are one run of text in the SPM order, so that the cursor may be anywhere."""
+        return bool(self.spm) and self.spm[-1] == PREFIX
 
     def order(self, mode: Mode) -> tuple[str, ...]:
         """The prompt of a mode, as parts.
@@ -121,6 +133,28 @@ class FIMFormat:
                 f"model was trained with: format=dataclasses.replace({known}, {mode}=(...))"
             )
         return parts
+
+
+# The fields of a format, and what each is if it is not given; a format must have a name.
+FIELDS: Final[Mapping[str, str | bool | tuple[str, ...]]] = MappingProxyType(
+    {field.name: "" if field.default is MISSING else field.default for field in fields(FIMFormat)}
+)
+
+
+def checked_field(name: str, field: str, given: object) -> str | bool | tuple[str, ...]:
+    """The value of a format's field; strings as a tuple, as a list has no hash.
+
+    Raises:
+        InvalidTypeError: It is of another type.
+    """
+    default = FIELDS[field]
+    if isinstance(default, tuple):
+        if isinstance(given, list | tuple) and all(isinstance(part, str) for part in given):
+            return tuple(given)
+    elif isinstance(given, str | bool) and type(given) is type(default):
+        return given
+    kind = {str: "a string", bool: "true or false", tuple: "a list of strings"}[type(default)]
+    raise InvalidTypeError(f"{field} of the format {name!r} must be {kind}; got {given!r}")
 
 
 def is_sentinel(part: str) -> bool:
@@ -144,15 +178,24 @@ def _three(
 
 _BARS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 _UNDERSCORES = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+_HYPHENS = ("<fim-prefix>", "<fim-suffix>", "<fim-middle>")
 _DEEPSEEK = ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")  # hole: the suffix begins; end: the middle begins
+
+_STARCODER_FILES = ("<fim_pad>", "<reponame>", "<filename>", "<gh_stars>")
 
 _KNOWN = (
     # In the order of detection: of two with the same sentinels, the one with marks first.
     _three("codellama", ("▁<PRE>", "▁<SUF>", "▁<MID>"), ends=("▁<EOT>", "</s>"), spm=True),
-    _three("santacoder", ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"), ends=("<|endoftext|>",), spm=True),
-    _three("starcoder2", _UNDERSCORES, ends=("<|endoftext|>", "<file_sep>"), spm=True, marks=("<file_sep>",)),
-    _three("granite", _UNDERSCORES, ends=("<|end_of_text|>",), marks=("<|end_of_text|>",)),
-    _three("starcoder", _UNDERSCORES, ends=("<|endoftext|>",), spm=True),
+    _three("santacoder", _HYPHENS, ends=("<|endoftext|>", "<fim-pad>"), spm=True),
+    _three(
+        "starcoder2",
+        _UNDERSCORES,
+        ends=("<|endoftext|>", "<fim_pad>", "<repo_name>", "<file_sep>"),
+        spm=True,
+        marks=("<file_sep>",),
+    ),
+    _three("granite", _UNDERSCORES, ends=("<|end_of_text|>", *_STARCODER_FILES), marks=("<|end_of_text|>",)),
+    _three("starcoder", _UNDERSCORES, ends=("<|endoftext|>", *_STARCODER_FILES), spm=True),
     _three("deepseek-coder", _DEEPSEEK, ends=("<｜end▁of▁sentence｜>", "<|EOT|>"), spm=True),
     _three(
         "codegemma",
@@ -160,9 +203,19 @@ _KNOWN = (
         ends=("<|file_separator|>", "<eos>", *_BARS),
         marks=("<|file_separator|>",),
     ),
-    _three("qwen2.5-coder", _BARS, ends=("<|endoftext|>", "<|fim_pad|>", "<|file_sep|>")),
+    _three(
+        "qwen2.5-coder",
+        _BARS,
+        ends=("<|endoftext|>", "<|im_end|>", *_BARS, "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"),
+    ),
     # No middle token: the middle goes on from the prefix.
     FIMFormat("codestral", spm=("[SUFFIX]", SUFFIX, "[PREFIX]", PREFIX), ends=("</s>",)),
+    # Suffix first, and yet the middle begins behind a token of its own.
+    FIMFormat(
+        "seed-coder",
+        spm=("<[fim-suffix]>", SUFFIX, "<[fim-prefix]>", PREFIX, "<[fim-middle]>"),
+        ends=("<[end▁of▁sentence]>", "<[fim-suffix]>", "<[fim-prefix]>", "<[fim-middle]>"),
+    ),
 )
 
 FORMATS: Final[Mapping[str, FIMFormat]] = MappingProxyType({known.name: known for known in _KNOWN})
@@ -188,7 +241,7 @@ def find_format(vocab: Vocab, wanted: str | FIMFormat | None = None) -> FIMForma
         raise NoInfillFormatError(
             "the tokenizer has the fill-in-the-middle tokens of no format known here "
             f"({', '.join(FORMATS)}), so the model cannot see the suffix; use mode='left', which completes the prefix "
-            "alone and works for any model, or name the tokens with format=FIMFormat(...)"
+            "alone and works for any model, or name the tokens with format=FIMFormat(...) (--format FILE.json)"
         )
     if isinstance(wanted, str):
         if wanted not in FORMATS:
@@ -209,6 +262,32 @@ def find_format(vocab: Vocab, wanted: str | FIMFormat | None = None) -> FIMForma
     return wanted
 
 
+def read_format(path: str | os.PathLike[str]) -> FIMFormat:
+    """A format of your own from a JSON file: one object, whose keys are the attributes of `FIMFormat`.
+
+    Orders and ends are lists of strings. The name is that of the file, if none is given.
+
+    Raises:
+        InvalidArgumentError: The file cannot be read, is not such an object, or the format cannot be; the message names
+            the field.
+        InvalidTypeError: A field of another type.
+    """
+    file = Path(path)
+    try:
+        given = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidArgumentError(f"cannot read the format {str(file)!r}: {error.strerror}") from None
+    except ValueError as error:
+        raise InvalidArgumentError(f"the format {str(file)!r} is no JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise InvalidArgumentError(f"the format {str(file)!r} must be a JSON object; got {given!r:.80}")
+    if unknown := sorted(given.keys() - FIELDS.keys()):
+        raise InvalidArgumentError(f"the format {str(file)!r} has the unknown fields {unknown}; known are {[*FIELDS]}")
+    given = {"name": file.stem, **given}
+    read: dict[str, Any] = {field: checked_field(given["name"], field, value) for field, value in given.items()}
+    return FIMFormat(**read)
+
+
 def end_ids(vocab: Vocab, form: FIMFormat) -> frozenset[int]:
     """The ids of the tokens that end a middle, as far as the tokenizer has them."""
     return frozenset(token.id for token in vocab.added if token.content in form.ends)
@@ -219,15 +298,10 @@ def declared(vocab: Vocab, form: FIMFormat) -> Tokenizer | None:
 
     Where they are not, the tokenizer turns text that spells a sentinel into the sentinel.
     """
-    from tokenizers import Tokenizer
-
-    names = {*form.sentinels, *form.ends}
-    if all(token.special for token in vocab.added if token.content in names):
+    names, special = {*form.sentinels, *form.ends}, {token.content for token in vocab.added if token.special}
+    if special.issuperset(names.intersection(token.content for token in vocab.added)):
         return None
-    specification = json.loads(vocab.source.to_str())
-    for token in specification["added_tokens"]:
-        token["special"] |= token["content"] in names
-    return Tokenizer.from_str(json.dumps(specification, ensure_ascii=False))
+    return with_special(vocab.source, special | names)
 
 
 def infill_prompt(
@@ -256,7 +330,8 @@ def infill_prompt(
         if part in texts:
             last = part is parts[-1]
             if not last:
-                _check_whole(texts[part], part.strip("{}"), hint="" if part == SUFFIX or not form.spm else "mode='spm'")
+                healed = part == PREFIX and form.exact_at_cursor
+                _check_whole(texts[part], part.strip("{}"), hint="mode='spm'" if healed else "")
             opens = leads[part] and (texts[part] or last)
             prompt.append((vocab.dummy_prefix if opens else b"") + texts[part])
         else:

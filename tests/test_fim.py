@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from bytelm.errors import (
     NoInfillFormatError,
     UnreachablePrefixError,
 )
-from bytelm.fim import FORMATS, FIMFormat, Mode, declared, find_format
+from bytelm.fim import FORMATS, FIMFormat, Mode, declared, find_format, read_format
 from bytelm.tokenizer.tokenizer_json import read_vocab
 from tests.cover.test_prefix import with_template
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer, sentencepiece_bpe_tokenizer
@@ -49,19 +50,19 @@ PUBLISHED: dict[str, Published] = {
         "eos": "<|endoftext|>",
         "psm": ["<fim-prefix>", "P", "<fim-suffix>", "S", "<fim-middle>"],
         "spm": ["<fim-prefix>", "<fim-suffix>", "S", "<fim-middle>", "P"],
-        "ends": ["<|endoftext|>"],
+        "ends": ["<|endoftext|>", "<fim-pad>"],
     },
     "starcoder": {
         "eos": "<|endoftext|>",
         "psm": ["<fim_prefix>", "P", "<fim_suffix>", "S", "<fim_middle>"],
         "spm": ["<fim_prefix>", "<fim_suffix>", "S", "<fim_middle>", "P"],
-        "ends": ["<|endoftext|>"],
+        "ends": ["<|endoftext|>", "<fim_pad>", "<reponame>", "<filename>", "<gh_stars>"],
     },
     "starcoder2": {
         "eos": "<|endoftext|>",
         "psm": ["<fim_prefix>", "P", "<fim_suffix>", "S", "<fim_middle>"],
         "spm": ["<fim_prefix>", "<fim_suffix>", "S", "<fim_middle>", "P"],
-        "ends": ["<|endoftext|>", "<file_sep>"],
+        "ends": ["<|endoftext|>", "<fim_pad>", "<repo_name>", "<file_sep>"],
     },
     "deepseek-coder": {
         "bos": "<｜begin▁of▁sentence｜>",
@@ -75,7 +76,10 @@ PUBLISHED: dict[str, Published] = {
         "eos": "<|endoftext|>",
         "psm": ["<|fim_prefix|>", "P", "<|fim_suffix|>", "S", "<|fim_middle|>"],
         "spm": None,
-        "ends": ["<|endoftext|>", "<|fim_pad|>", "<|file_sep|>"],
+        "ends": [
+            *("<|endoftext|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+            *("<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"),
+        ],
         "undeclared": True,
     },
     "codegemma": {
@@ -95,7 +99,14 @@ PUBLISHED: dict[str, Published] = {
         "eos": "<|end_of_text|>",
         "psm": ["<fim_prefix>", "P", "<fim_suffix>", "S", "<fim_middle>"],
         "spm": None,
-        "ends": ["<|end_of_text|>"],
+        "ends": ["<|end_of_text|>", "<fim_pad>", "<reponame>", "<filename>", "<gh_stars>"],
+    },
+    "seed-coder": {
+        "bos": "<[begin▁of▁sentence]>",
+        "eos": "<[end▁of▁sentence]>",
+        "psm": None,
+        "spm": ["<[begin▁of▁sentence]>", "<[fim-suffix]>", "S", "<[fim-prefix]>", "P", "<[fim-middle]>"],
+        "ends": ["<[end▁of▁sentence]>", "<[fim-suffix]>", "<[fim-prefix]>", "<[fim-middle]>"],
     },
 }
 ORDERS = [(name, mode) for name, form in PUBLISHED.items() for mode in ("psm", "spm") if form[mode]]
@@ -337,17 +348,18 @@ def test_the_middle_may_spell_a_sentinel() -> None:
 
 
 def test_declared_changes_only_what_is_not_special() -> None:
-    """A tokenizer whose sentinels are special is taken as it is; another one is read anew, and left as it was."""
-    special, plain = TOKENIZERS["starcoder"], TOKENIZERS["qwen2.5-coder"]
+    """Published sentinels are special as they are; those of a format of one's own are declared, on a copy."""
+    mine = FIMFormat("mine", psm=("<a>", "{prefix}", "<b>", "{suffix}", "<c>"), ends=("<end>",))
+    plain = byte_bpe_tokenizer(added=("<a>", "<b>", "<c>", "<end>", "<other>"))
 
-    assert declared(read_vocab(special), FORMATS["starcoder"]) is None
-    changed = declared(read_vocab(plain), FORMATS["qwen2.5-coder"])
+    assert declared(read_vocab(TOKENIZERS["starcoder"]), FORMATS["starcoder"]) is None
+    assert declared(read_vocab(TOKENIZERS["qwen2.5-coder"]), FORMATS["qwen2.5-coder"]) is None
+    changed = declared(read_vocab(plain), mine)
     assert changed is not None
     flags = {token.content: token.special for token in changed.get_added_tokens_decoder().values()}
     before = {token.content: token.special for token in plain.added_tokens_decoder.values()}
-    assert flags["<|fim_prefix|>"]
-    assert flags["<|file_sep|>"]
-    assert not before["<|fim_prefix|>"]
+    assert [flags[token] for token in ("<a>", "<end>", "<|eot|>", "<other>")] == [True, True, True, False]
+    assert not before["<a>"]
 
 
 # ---- modes
@@ -511,12 +523,12 @@ def test_a_format_of_ones_own_is_one_line() -> None:
 def test_a_name_overrides_what_is_found() -> None:
     """StarCoder's tokens are found as StarCoder2's where there is a file separator; the name says otherwise."""
     model, lm = model_of("starcoder2")
-    file_sep = id_of("starcoder2", "<file_sep>")
+    ends, file_sep = (id_of("starcoder2", end) for end in ("<|endoftext|>", "<fim_pad>")), "<file_sep>"
     row = first_row(lm, P, S, mode="psm", format="starcoder")
     probs = np.exp(model.next_token_logprobs([published_ids("starcoder2", "psm")])[0])
 
-    assert np.exp(row[256]) == pytest.approx(probs[id_of("starcoder2", "<|endoftext|>")])
-    assert probs[file_sep] > 0
+    assert np.exp(row[256]) == pytest.approx(sum(probs[end] for end in ends))
+    assert probs[id_of("starcoder2", file_sep)] > 0
 
 
 # ---- what goes wrong
@@ -584,7 +596,8 @@ def test_a_cursor_inside_a_character() -> None:
         {"psm": ("<a>", "{prefix}", "<b>")},
         {"psm": ("{prefix}", "<b>", "{suffix}", "<c>")},
         {"psm": ("<a>", "{prefix}", "<b>", "{suffix}")},
-        {"spm": ("<a>", "{suffix}", "<b>", "{prefix}", "<c>")},
+        {"spm": ("<a>", "{prefix}", "<b>", "{suffix}")},
+        {"spm": ("<a>", "{suffix}", "<b>", "{prefix}", "{suffix}")},
         {"spm": ("<a>", "{suffix}", "{suffix}", "{prefix}")},
     ],
 )
@@ -609,7 +622,46 @@ def test_a_format_from_lists_is_that_from_tuples() -> None:
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert done.stdout == "ends of the format 'mine' is a tuple of strings; got '<e>'\n"
+    assert done.stdout == "ends of the format 'mine' must be a list of strings; got '<e>'\n"
+
+
+def test_a_format_from_a_file(tmp_path: Path) -> None:
+    """A JSON object with the attributes of a format is that format; without a name it is called as the file."""
+    file = tmp_path / "mine.json"
+    fields = {"psm": ["<a>", "{prefix}", "<b>", "{suffix}", "<c>"], "ends": ["<e>"], "space_before_prefix": False}
+    expected = FIMFormat(
+        "mine", psm=("<a>", "{prefix}", "<b>", "{suffix}", "<c>"), ends=("<e>",), space_before_prefix=False
+    )
+
+    file.write_text(json.dumps(fields))
+    assert read_format(file) == expected
+    file.write_text(json.dumps({**fields, "name": "ours"}))
+    assert read_format(str(file)) == dataclasses.replace(expected, name="ours")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (None, "cannot read"),
+        ("{", "no JSON"),
+        ("[]", "JSON object"),
+        ('{"psm": "<a>"}', "psm.*list of strings.*'<a>'"),
+        ('{"spm": ["<a>", 3]}', "spm.*list of strings"),
+        ('{"ends": null}', "ends.*list of strings"),
+        ('{"name": 3}', "name.*string"),
+        ('{"space_before_suffix": "no"}', "space_before_suffix.*true or false"),
+        ('{"sentinels": []}', "unknown fields.*sentinels.*psm"),
+        ('{"psm": ["<a>", "{prefix}"]}', "psm.*suffix"),
+        ("{}", "neither a psm nor an spm"),
+    ],
+)
+def test_a_file_that_is_no_format_is_told_by_its_field(tmp_path: Path, text: str | None, named: str) -> None:
+    """Whatever is wrong with the file, the error names the file's field or what the file is."""
+    file = tmp_path / "mine.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(BytelmError, match=named):
+        read_format(file)
 
 
 def test_the_way_to_a_missing_order_can_be_followed() -> None:

@@ -19,7 +19,7 @@ import functools
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -58,6 +58,7 @@ from bytelm.sampling.sampler import names_of
 from bytelm.symbols import character_from
 from bytelm.token_lm import Abilities, TokenLM, abilities_of
 from bytelm.tokenizer.viability.viability import Viability
+from bytelm.tokenizer.vocab import Vocab
 
 
 class ByteLM(ByteModel[Prompt, ModelPlace]):
@@ -70,6 +71,8 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         bos: Whether what the tokenizer puts before a text (BOS) stands before each prefix.
         normalize: Whether text is brought to the tokenizer's normal form. Without it, text that the tokenizer would
             change is an error, as no token sequence spells it.
+        text_tokens: Added tokens that are text, though the tokenizer declares them special or they are control tokens
+            by convention (docs/tokenizers.md).
 
     Attributes:
         tokenizer: The tokenizer.
@@ -81,7 +84,8 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
     Raises:
         UnsupportedTokenizerError: The tokenizer cannot be a model over bytes.
         VocabularyMismatchError: The tokenizer does not match the model.
-        InvalidArgumentError: An end-of-text id that the model has no column for.
+        InvalidArgumentError: An end-of-text id that the model has no column for, or a text token that is no added token
+            or ends a text.
     """
 
     def __init__(
@@ -92,13 +96,16 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         eot_ids: Iterable[int] | None = None,
         bos: bool = True,
         normalize: bool = False,
+        text_tokens: Collection[str] = (),
     ) -> None:
         self.token_lm = token_lm_of(model, tokenizer)
         self.tokenizer: Any = self.token_lm.tokenizer if tokenizer is None else tokenizer
         self.eot_ids = eot_ids_of(self.token_lm.eot_ids if eot_ids is None else eot_ids, self.token_lm.vocab_size)
         self.scheduler = Scheduler(self.token_lm)
         self._infillers: dict[FIMFormat, ByteLM] = {}
-        viability = Viability.from_tokenizer(self.tokenizer)
+        viability = Viability.from_tokenizer(self.tokenizer, text_tokens=text_tokens)
+        self._text_tokens = frozenset(text_tokens)
+        check_text_tokens(viability.vocab, self._text_tokens, self.eot_ids)
         before = bos_ids_of(viability.vocab)
         named = getattr(self.tokenizer, "bos_token_id", None)
         prompts = PromptReader(
@@ -133,6 +140,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         eot_ids: Iterable[int] | None = None,
         bos: bool = True,
         normalize: bool = False,
+        text_tokens: Collection[str] = (),
         **engine_options: Any,
     ) -> ByteLM:
         """Load a model by name.
@@ -149,6 +157,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
             eot_ids: As for `ByteLM`.
             bos: As for `ByteLM`.
             normalize: As for `ByteLM`.
+            text_tokens: As for `ByteLM`.
             engine_options: What else the engine's ``load`` takes.
 
         Raises:
@@ -160,7 +169,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
 
         name = os.fspath(name_or_path)
         token_lm = load_engine(engine, name, device=device, dtype=dtype, gguf_file=gguf_file, **engine_options)
-        return cls(token_lm, eot_ids=eot_ids, bos=bos, normalize=normalize)
+        return cls(token_lm, eot_ids=eot_ids, bos=bos, normalize=normalize, text_tokens=text_tokens)
 
     # ---- what only a tokenized model has
 
@@ -323,7 +332,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
                 prefix, suffix = self.bytes_of(before, "prefix"), self.bytes_of(behind, "suffix")
                 bos_ids = self.prompts.bos_ids
                 prompts.append(
-                    prefix
+                    [prefix]
                     if form is None
                     else infill_prompt(lm.viability.vocab, form, prefix, suffix, mode=mode, before=bos_ids)
                 )
@@ -364,12 +373,28 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
             lm = self._infillers[form] = copy.copy(self)
             lm.eot_ids = eot_ids_of(self.eot_ids | end_ids(self.viability.vocab, form), self.token_lm.vocab_size)
             tokenizer = declared(self.viability.vocab, form)
-            viability = self.viability if tokenizer is None else Viability.from_tokenizer(tokenizer)
+            viability = self.viability
+            if tokenizer is not None:
+                kept = self._text_tokens.difference(form.sentinels, form.ends)
+                viability = Viability.from_tokenizer(tokenizer, text_tokens=kept)
             ByteLM._read_by(lm, replace(self.prompts, viability=viability))
         return self._infillers[form]
 
     def __repr__(self) -> str:
         return f"ByteLM({self.token_lm!r})"
+
+
+def check_text_tokens(vocab: Vocab, text_tokens: Collection[str], eot_ids: Collection[int]) -> None:
+    """Refuse a text token that ends a text.
+
+    Raises:
+        InvalidArgumentError: There is one.
+    """
+    for token in vocab.added:
+        if token.content in text_tokens and token.id in eot_ids:
+            raise InvalidArgumentError(
+                f"{token.content!r} cannot be a text token: its id {token.id} ends a text; give eot_ids= without it"
+            )
 
 
 def token_lm_of(model: Any, tokenizer: Any) -> TokenLM:

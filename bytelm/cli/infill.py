@@ -32,8 +32,8 @@ from bytelm.cli.cursor import (
     with_line_ends_of,
 )
 from bytelm.cli.io import STDIN, argument_bytes, read_file
-from bytelm.errors import InvalidArgumentError
-from bytelm.fim import Mode
+from bytelm.errors import InvalidArgumentError, InvalidTypeError
+from bytelm.fim import FIMFormat, Mode, read_format
 from bytelm.symbols import is_continuation
 
 
@@ -83,7 +83,12 @@ def infill(
         Mode, typer.Option(help="The order that the model reads; left: the prefix alone, for any model.")
     ] = "auto",
     format_: Annotated[
-        str | None, typer.Option("--format", help="The prompt format; found by the tokenizer's tokens if not given.")
+        str | None,
+        typer.Option(
+            "--format",
+            help="The prompt format: a name, or FILE.json with one of your own. Found by the tokenizer's tokens if not "
+            "given.",
+        ),
     ] = None,
     escapes: opt.EscapesOption = False,
     sampling: opt.Sampling = opt.SAMPLING,
@@ -113,6 +118,7 @@ def infill(
             "the cursor is inside a character, so that what is behind it is no text that a model could be shown: "
             "--mode left completes what is before it"
         )
+    form = _format(format_)
     params = sampling.params(STOPS[stop_at])
     lm = model.load()
     size = default_window(lm.abilities.context_length, params.max_bytes) if window_ is None else window_
@@ -124,9 +130,9 @@ def infill(
             err=True,
         )
     if n == 1 and not (as_json or in_place):
-        opt.show_pieces(lm.infill_stream(left, right, mode=mode, format=format_, params=params))
+        opt.show_pieces(lm.infill_stream(left, right, mode=mode, format=form, params=params))
         return
-    done = lm.infill(left, right, mode=mode, format=format_, params=params, n=n, progress=True)
+    done = lm.infill(left, right, mode=mode, format=form, params=params, n=n, progress=True)
     completions = done if isinstance(done, list) else [done]
     if in_place and path is not None:
         text, middle = before + after, _whole_characters(completions[0].bytes)
@@ -134,6 +140,16 @@ def infill(
         replace(path, text, before + with_line_ends_of(text, middle) + after)
     if as_json or not in_place:
         opt.show_completions(done, as_json=as_json)
+
+
+def _format(given: str | None) -> str | FIMFormat | None:
+    """The name of a format, or the format that a file holds."""
+    if given is None or not given.endswith(".json"):
+        return given
+    try:
+        return read_format(given)
+    except (InvalidArgumentError, InvalidTypeError) as error:
+        raise typer.BadParameter(f"--format: {error}") from None
 
 
 def _one_text(file: Path | None, file_option: Path | None, *, stdin: bool) -> Path | None:

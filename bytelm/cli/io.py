@@ -1,4 +1,4 @@
-"""What a command reads from its user, and how it writes.
+"""What a command reads from its user, how it writes, and its warnings.
 
 Rules
     A text is taken byte for byte: from an argument, a file, or standard input. Of a prompt that a file or standard
@@ -15,6 +15,7 @@ import json
 import math
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -23,9 +24,11 @@ from typing import Any, Final, NoReturn
 import typer
 
 from bytelm.cli.tables import first_escape, read_escapes
+from bytelm.errors import BytelmWarning
 
 STDIN: Final = Path("-")
 CLOSED_PIPE: Final = 141  # what a shell reports of a program that the signal of a closed pipe ended: 128 + SIGPIPE
+_SHOW: Final = warnings.showwarning
 
 
 class Output(io.TextIOWrapper):
@@ -143,3 +146,11 @@ def print_json(record: dict[str, Any]) -> None:
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
     }
     typer.echo(json.dumps(clean, ensure_ascii=False))
+
+
+def tell(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """Say what bytelm warns of in one line on standard error; other warnings are shown as Python shows them."""
+    if issubclass(category, BytelmWarning):
+        note("warning: " + " ".join(str(message).split()))
+    else:
+        _SHOW(message, category, *place, **more)

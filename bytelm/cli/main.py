@@ -2,7 +2,7 @@ r"""The command ``bytelm``: what the library does, from a shell.
 
 Rules
     Standard output holds the result and nothing else; progress and errors go to standard error, progress only where
-    that is a terminal. With ``--json`` the result is JSON, one object a line.
+    that is a terminal, and a warning as one line. With ``--json`` the result is JSON, one object a line.
     A text is an argument, a file or standard input, taken byte for byte, but for one line end at the end of a prompt
     from a file or standard input (io.py).
     Exit codes: 0 done, 1 an error of bytelm (one line, no traceback), 2 wrong usage, 130 interrupted, 141 nobody reads
@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Final, NoReturn
@@ -30,7 +31,7 @@ from bytelm.cli.demo import CURSOR, PROMPT, compare, show_comparison
 from bytelm.cli.ensemble import ensemble
 from bytelm.cli.eval import SETTINGS, evaluate
 from bytelm.cli.infill import infill
-from bytelm.cli.io import argument_bytes, fail, print_json, read_text, utf8, utf8_streams
+from bytelm.cli.io import argument_bytes, fail, print_json, read_text, tell, utf8, utf8_streams
 from bytelm.cli.tables import bar, columns, show_byte, show_bytes, show_cover, show_prob
 from bytelm.cover.prefix import Prefix
 from bytelm.errors import BytelmError
@@ -62,6 +63,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not (sys.stderr and sys.stderr.isatty()):
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.showwarning = tell
     with utf8_streams():
         try:
             app(args, prog_name="bytelm")

@@ -2,7 +2,8 @@
 
 Rules
     A prefix is text, or a list of segments: an int is one token and a hard boundary (BOS, a sentinel, a turn marker), a
-    ``str`` is UTF-8, ``bytes`` are themselves. Text never becomes a special token; only an int does.
+    ``str`` is UTF-8, ``bytes`` are themselves. Text never becomes a special token; only an int does. Of a bare text
+    that spells one a warning tells, as it is mostly a chat template that was rendered to text. In a list it is meant.
     The last segment, if it is text, is the *byte prefix*: tokens may span its end. A text segment before the last is
     encoded canonically, by itself. Two texts side by side are refused: what looks like several prompts is one prefix.
     In front of everything stand the tokens that the tokenizer's own post-processor puts before a text (BOS), unless the
@@ -15,13 +16,17 @@ from __future__ import annotations
 
 import itertools
 import operator
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from bytelm.arguments import bytes_of, likely_meant
 from bytelm.cover.cover import Cover
-from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
+from bytelm.errors import BytelmWarning, InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
+from bytelm.tokenizer.added_tokens import spelled_in_text
 from bytelm.tokenizer.viability.viability import Viability
 from bytelm.tokenizer.vocab import Vocab
 
@@ -125,6 +130,8 @@ class PromptReader:
             InvalidArgumentError: An id that the model has no column for, or two texts side by side.
             UnreachablePrefixError: A text segment before the last has no encoding.
         """
+        if isinstance(prefix, str | bytes):
+            self.warn_of_special(bytes_of(prefix, "a prefix"))
         if isinstance(prefix, Prompts):
             raise InvalidTypeError("Prompts hold one prefix for each member of an ensemble, and this is a single model")
         segments = [prefix] if isinstance(prefix, str | bytes) else prefix
@@ -162,6 +169,24 @@ class PromptReader:
         except UnicodeDecodeError as error:
             # A character that is cut short at the end stays as it is.
             return form.apply(data[: error.start].decode()).encode() + data[error.start :]
+
+    def warn_of_special(self, text: bytes) -> None:
+        """Tell of a special token that a bare text spells: mostly it is a chat template that was rendered to text."""
+        if found := self._special.search(text):
+            warnings.warn(
+                f"the prefix spells the special token {found[0].decode()!r}. It stays text: the model is not given the "
+                "token, and may never end its answer. For a chat call chat() or chat_prefix() with the messages, for a "
+                "fill in the middle infill(); in a list a token is given by its id. If text is meant, give [text]",
+                BytelmWarning,
+                stacklevel=4,
+            )
+
+    @cached_property
+    def _special(self) -> re.Pattern[bytes]:
+        """Finds what spells a special token; of one or two characters, as a line end, any text may hold it."""
+        vocab = self.viability.vocab
+        names = {spelled_in_text(vocab, token) for token in vocab.added if token.special and len(token.content) > 2}
+        return re.compile(b"|".join(map(re.escape, sorted(names, key=len, reverse=True))) or b"(?!)")
 
     def _opens(self, context: tuple[int, ...]) -> bool:
         return self.openers.union(self.bos_ids).issuperset(context)

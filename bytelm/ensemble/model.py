@@ -170,6 +170,8 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
                 )
         elif isinstance(prefix, str | bytes):
             each, text = [b""] * len(self.members), prefix
+            for lm in self.models:
+                lm.prompts.warn_of_special(bytes_of(text, "the prefix"))
         elif isinstance(prefix, list | tuple) and prefix and isinstance(prefix[-1], str | bytes):
             check_neighbours(prefix)
             front = [*prefix[:-1], b""] if len(prefix) > 1 else b""

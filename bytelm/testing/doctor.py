@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from bytelm.cover.prefix import bos_ids_of
-from bytelm.errors import UnsupportedTokenizerError
+from bytelm.errors import NoInfillFormatError, UnsupportedTokenizerError
+from bytelm.fim import find_format
 from bytelm.packaged import PACKAGED, packaged_directory
 from bytelm.tokenizer.viability.viability import Viability
 from bytelm.tokenizer.vocab import SPACE_MARK, Vocab
@@ -51,12 +52,13 @@ def examine_model(name: str) -> list[Remark]:
         ModelError: There is no such model, or its configuration cannot be read.
         DownloadError: A packaged model could not be fetched.
     """
-    from bytelm.engines.ids import end_ids
+    from bytelm.engines.ids import ends_in_text, left_out, named_ends
     from bytelm.engines.transformers.traits import context_length, masking, recurrence
 
     model, tokenizer = _without_weights(name)
     columns = int(model.get_output_embeddings().weight.shape[0])
-    eot_ids = end_ids(model, tokenizer, columns, None)
+    named = named_ends(model, tokenizer, columns)
+    text = ends_in_text(named, tokenizer)
     remarks = [Remark("model", "ok", type(model).__name__)]
     window = context_length(model)
     limit = "no limit is known" if window is None else f"{window} tokens; what is longer is refused"
@@ -64,7 +66,8 @@ def examine_model(name: str) -> list[Remark]:
     mask = masking(model)
     slow = recurrence(model) or (mask if isinstance(mask, str) else None)
     remarks.append(Remark("cache", "note", f"the slower way: {slow}") if slow else Remark("cache", "ok", "branches"))
-    return remarks + examine(tokenizer, columns=columns, eot_ids=eot_ids)
+    remarks += [Remark("end of text", "note", left_out(i, spelled)) for i, spelled in text.items()]
+    return remarks + examine(tokenizer, columns=columns, eot_ids=named.difference(text))
 
 
 def examine(tokenizer: Any, *, columns: int | None, eot_ids: Collection[int]) -> list[Remark]:
@@ -87,7 +90,7 @@ def examine(tokenizer: Any, *, columns: int | None, eot_ids: Collection[int]) ->
         ]
     vocab, bos_ids = viability.vocab, bos_ids_of(viability.vocab)
     remarks = [*_vocabulary(vocab, columns), *_boundaries(vocab), *_ends(vocab, columns, eot_ids, bos_ids)]
-    remarks += [*_refusals(vocab), *_round_trips(vocab)]
+    remarks += [*_infilling(vocab), *_refusals(vocab), *_round_trips(vocab)]
     refused = sum(remark.level == "refused" for remark in remarks)
     if refused:
         remarks.append(Remark("verdict", "refused", "this model is not supported: see above"))
@@ -178,8 +181,30 @@ def _boundaries(vocab: Vocab) -> Iterator[Remark]:
     plain = [token for token in vocab.added if not token.special]
     if plain:
         yield Remark("added tokens", "ok", f"{len(plain)} are text, and are matched before the merges run")
+    declared = vocab.source.get_added_tokens_decoder()
+    if silent := [token.content for token in vocab.added if token.special and not declared[token.id].special]:
+        text = f"{len(silent)} are not declared special; text that spells one stays text: {' '.join(silent)}"
+        yield Remark("control tokens", "note", text)
     if vocab.dummy_prefix:
         yield Remark("leading space", "ok", "the tokenizer hides one in front of a text; it is never seen outside")
+
+
+def _infilling(vocab: Vocab) -> Iterator[Remark]:
+    try:
+        form = find_format(vocab)
+    except NoInfillFormatError:
+        text = "the tokenizer has the tokens of no known format; mode='left' completes the prefix alone"
+        yield Remark("fill in the middle", "note", text)
+        return
+    orders = []
+    if form.spm:
+        orders.append("SPM, exact at any cursor" if form.exact_at_cursor else "SPM, with a token's end at the cursor")
+    if form.psm:
+        orders.append("PSM, with a token's end at the cursor")
+    present = {token.content for token in vocab.added}
+    ends = [token for token in form.ends if token in present]
+    text = f"{form.name}: {'; '.join(orders)}; sentinels {' '.join(form.sentinels)}; ends {' '.join(ends) or 'none'}"
+    yield Remark("fill in the middle", "ok", f"{text} (if the model was trained with them)")
 
 
 def _refusals(vocab: Vocab) -> Iterator[Remark]:

@@ -4,17 +4,19 @@ Rules
     Read what really runs: the specification comes from ``backend_tokenizer.to_str()``, never from a file.
     Every step of the pipeline (normalizer, pre-tokenizer, model, decoder) is either understood to the letter
     or refused. Nothing here is guessed from a model's name.
+    An added token is special if it is declared so, or is a control token by its name (control_tokens.py).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from bytelm.errors import InvalidTypeError, UnsupportedTokenizerError
+from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnsupportedTokenizerError
+from bytelm.tokenizer.control_tokens import CONTROL_TOKENS
 from bytelm.tokenizer.vocab import (
     SPACE_MARK,
     AddedToken,
@@ -84,32 +86,46 @@ def backend_of(tokenizer: Any) -> Tokenizer:
     return backend
 
 
-def read_vocab(tokenizer: Any) -> Vocab:
+def read_vocab(tokenizer: Any, *, text_tokens: Collection[str] = ()) -> Vocab:
     """Read a tokenizer into a `Vocab`, or refuse it.
 
     Args:
         tokenizer: A transformers fast tokenizer or a ``tokenizers.Tokenizer``.
+        text_tokens: Added tokens that are text, though they are declared special or are control tokens.
 
     Raises:
         UnsupportedTokenizerError: Some step loses information or is not understood; the message names it.
+        InvalidArgumentError: A text token is no added token.
     """
     backend = backend_of(tokenizer)
+    _check_text_tokens(backend, text_tokens)
     specification = backend.to_str()
-    path = path_of(specification)
+    path = path_of(specification, *sorted(CONTROL_TOKENS), "", *sorted(text_tokens))
     if (kept := load_tables(path)) is not None:
         return _vocab_of(kept, backend)
-    tables = parse_tables(json.loads(specification))
+    tables = parse_tables(json.loads(specification), text_tokens)
     vocab = _vocab_of(tables, backend)
     keep_tables(path, tables)
     return vocab
 
 
-def parse_tables(spec: dict[str, Any]) -> Tables:
+def _check_text_tokens(backend: Tokenizer, text_tokens: Collection[str]) -> None:
+    if isinstance(text_tokens, str):
+        raise InvalidTypeError(f"text_tokens must be a collection of tokens, not one string: {text_tokens!r}")
+    added = {token.content for token in backend.get_added_tokens_decoder().values()} if text_tokens else set()
+    if missing := sorted(set(text_tokens) - added):
+        raise InvalidArgumentError(f"text_tokens {missing} are not among the tokenizer's {len(added)} added tokens")
+
+
+def parse_tables(spec: dict[str, Any], text_tokens: Collection[str] = ()) -> Tables:
     """The tables of a parsed ``tokenizer.json``, which is left without its pieces and merges.
 
     Raises:
         UnsupportedTokenizerError: As `read_vocab`, where its model is at fault.
     """
+    for token in spec["added_tokens"]:
+        token["special"] |= token["content"] in CONTROL_TOKENS
+        token["special"] &= token["content"] not in text_tokens
     model = spec["model"]
     _check_model(model)
     byte_level = _read_pre_tokenizer(spec["pre_tokenizer"])[1]

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 from jaxtyping import Int32
 
+from bytelm.tokenizer.control_tokens import with_special
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -36,7 +38,10 @@ SPACE_MARK: Final = "\u2581"
 
 @dataclass(frozen=True, slots=True)
 class AddedToken:
-    """A token matched in the text before the merges run (special ones only consume their spelling)."""
+    """A token matched in the text before the merges run (special ones only consume their spelling).
+
+    ``special`` is true of control tokens too, which the tokenizer may not declare so (control_tokens.py).
+    """
 
     id: int
     content: str
@@ -108,9 +113,7 @@ class Vocab:
     @cached_property
     def backend(self) -> Tokenizer:
         """A private copy of the tokenizer, for which text never spells a special token; made when first asked for."""
-        from tokenizers import Tokenizer
-
-        copy = Tokenizer.from_str(self.source.to_str())
+        copy = with_special(self.source, {token.content for token in self.added if token.special})
         copy.no_padding()
         copy.no_truncation()
         copy.encode_special_tokens = True

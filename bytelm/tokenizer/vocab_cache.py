@@ -2,7 +2,8 @@
 
 Rules
     The key is a hash of all that the tokenizer says of itself (``to_str()``), so one that was changed in memory is
-    another one. What does not read back whole is read from the tokenizer again, and written again.
+    another one, and of how it is read. What does not read back whole is read from the tokenizer again, and written
+    again.
 
 Cost
     Parsing the JSON of 262,144 pieces and 514,906 merges takes seconds, reading the arrays a tenth of one.
@@ -44,10 +45,10 @@ class Tables:
     order: Int32[np.ndarray, " tokens"]
 
 
-def path_of(specification: str) -> Path | None:
-    """Where the tables of a tokenizer are kept; None where nothing can be."""
+def path_of(specification: str, *read_by: str) -> Path | None:
+    """Where the tables of a tokenizer are kept, read by some rule; None where nothing can be."""
     folder = cache_folder("tokenizers")
-    digest = hashlib.sha256(f"{_VERSION} ".encode() + specification.encode()).hexdigest()
+    digest = hashlib.sha256(f"{_VERSION} {read_by} ".encode() + specification.encode()).hexdigest()
     return folder / f"{digest[:32]}.npz" if folder else None
 
 

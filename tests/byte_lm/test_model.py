@@ -26,6 +26,9 @@ from evals.cost.lazy import p_value
 from tests.sampling.test_generation import P_THRESHOLD
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer, sentencepiece_bpe_tokenizer, tiny_model
 
+# Some of the texts spell special tokens, and are meant as text.
+pytestmark = pytest.mark.filterwarnings("ignore::bytelm.errors.BytelmWarning")
+
 TOKENIZERS: dict[str, Callable[[], Any]] = {
     "byte-level": default_tokenizer,
     "sentencepiece": lambda: sentencepiece_bpe_tokenizer(prepend=True),

@@ -15,7 +15,7 @@ import pytest
 
 import bytelm
 from bytelm import ByteLM, ByteModel, Completion, Ensemble, SamplingOptions, SamplingParams, TableLM
-from bytelm.errors import BytelmError, InvalidArgumentError, InvalidTypeError, NotFinishedError
+from bytelm.errors import BytelmError, BytelmWarning, InvalidArgumentError, InvalidTypeError, NotFinishedError
 from bytelm.sampling.params import ELSEWHERE
 from bytelm.sampling.steps import ByteSteps
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer
@@ -185,6 +185,37 @@ def test_an_answer_is_begun_at_any_byte() -> None:
         assert lm.chat_prefix(messages, continue_final_message=True) == prefix
         done = lm.chat(messages, continue_final_message=True, max_bytes=6, seed=1)
         assert done == lm.sample(prefix, max_bytes=6, seed=1)
+
+
+def test_a_rendered_template_given_as_text_warns() -> None:
+    """Each call that takes a prefix tells of the calls that take messages, and goes on with text."""
+    lm = chatting()
+    rendered = lm.tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
+    as_text = lm.sample([rendered], max_bytes=3, seed=1)
+    calls: list[Callable[[ByteModel[Any, Any]], Any]] = [
+        lambda model: model.sample(rendered, max_bytes=3, seed=1),
+        lambda model: model.sample_batch(["a", rendered], max_bytes=3, seed=1),
+        lambda model: list(model.stream(rendered, max_bytes=3, seed=1)),
+        lambda model: model.next_byte_logprobs(rendered),
+        lambda model: model.logprob("x", prefix=rendered),
+        lambda model: model.state(rendered),
+    ]
+    for model in models(lm):
+        for call in calls:
+            with pytest.warns(BytelmWarning, match=r"special token '<\|im\|>'.*chat\(\)"):
+                call(model)
+    with pytest.warns(BytelmWarning):
+        assert lm.sample(rendered, max_bytes=3, seed=1).bytes == as_text.bytes
+
+
+def test_messages_and_sides_of_an_infill_may_spell_anything(recwarn: pytest.WarningsRecorder) -> None:
+    """What a message, a begun answer or code around a cursor spells is text that is meant: nothing warns."""
+    lm = chatting()
+    for model in models(lm):
+        model.chat([*CHAT, {"role": "assistant", "content": "<|im|>"}], continue_final_message=True, max_bytes=2)
+        model.infill("a <|im|>", "<|eot|>", mode="left", max_bytes=2, seed=1)
+
+    assert recwarn.list == []
 
 
 def test_members_have_their_own_templates_and_share_the_answer() -> None:

@@ -15,6 +15,7 @@ import pytest
 from bytelm import ByteLM, Completion, SamplingParams, TableLM
 from bytelm.cli import main as cli
 from bytelm.cli import options
+from bytelm.fim import FIMFormat
 from bytelm.inference.scheduler import JobUsage
 from tests.cli.test_main import Done, Run, Stdin
 from tests.support.tiny import byte_bpe_tokenizer
@@ -140,6 +141,21 @@ def test_a_column_counts_as_the_editor_does(run: Run, lm: Writer, tmp_path: Path
     assert (wrong.code, beyond.code) == (2, 2)
     assert "column 8, counted in bytes (--unit), is inside a character" in " ".join(wrong.err.split())
     assert "column 14, counted in UTF-16 units (--unit), is beyond" in " ".join(beyond.err.split())
+
+
+def test_a_format_of_ones_own_is_a_file(run: Run, lm: Writer, file: Path, tmp_path: Path) -> None:
+    """--format takes FILE.json; what is wrong with it is wrong usage, said before the model is loaded."""
+    form = tmp_path / "mine.json"
+    form.write_text('{"spm": ["<s>", "{suffix}", "<p>", "{prefix}"], "ends": ["<e>"]}')
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"spm": "<s>"}')
+
+    assert run(str(file), "--at", "2:8", "--format", str(form)).code == 0
+    assert lm.asked[0]["format"] == FIMFormat("mine", spm=("<s>", "{suffix}", "<p>", "{prefix}"), ends=("<e>",))
+    done = run(str(file), "--at", "2:8", "--format", str(broken))
+    assert (done.code, done.out, len(lm.asked)) == (2, "", 1)
+    assert "spm" in done.err
+    assert run(str(file), "--at", "2:8", "--format", str(tmp_path / "none.json")).code == 2
 
 
 def test_every_option_reaches_the_model(run: Run, lm: Writer, file: Path) -> None:

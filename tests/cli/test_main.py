@@ -8,6 +8,7 @@ import math
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,18 @@ def run(lm: ByteLM, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.Captur
 
 
 Run = Callable[..., Done]
+
+
+def test_a_warning_is_one_line_on_standard_error(run: Run, lm: ByteLM) -> None:
+    """A prompt that spells a special token is completed as text, and the line names the calls that give tokens."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        done = run("sample", "user: hi<|eot|>bot:", "--seed", "5", "--max-bytes", "9")
+
+    assert (done.code, done.out) == (0, lm.sample(["user: hi<|eot|>bot:"], seed=5, max_bytes=9).text)
+    assert done.err.startswith("bytelm: warning: the prefix spells the special token '<|eot|>'")
+    assert "chat()" in done.err
+    assert done.err.count("\n") == 1
 
 
 def test_sample_prints_the_completion_alone(run: Run, lm: ByteLM) -> None:

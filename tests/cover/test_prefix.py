@@ -12,7 +12,7 @@ from bytelm.cover.cover import Cover
 from bytelm.cover.cover_cache import CoverCache
 from bytelm.cover.nodes import common_ancestor
 from bytelm.cover.prefix import Prefix, Prompt, PromptReader, bos_ids_of
-from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
+from bytelm.errors import BytelmWarning, InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
 from bytelm.tokenizer.tokenizer_json import read_vocab
 from bytelm.tokenizer.viability.viability import Viability
 from tests.support.tiny import byte_bpe_tokenizer, sentencepiece_bpe_tokenizer
@@ -140,6 +140,29 @@ def test_a_segment_before_the_last_must_have_an_encoding() -> None:
     assert reader(BYTES).read(["a", TURN, half]).text == half
     with pytest.raises(UnreachablePrefixError, match="segment 0"):
         reader(BYTES).read([half, TURN, "a"])
+
+
+@pytest.mark.parametrize("text", ["<turn>user\nHi", b"a\xff<|eot|>", "Hi<|eot|><turn>"])
+def test_a_bare_text_that_spells_a_special_token_warns(text: str | bytes) -> None:
+    """It is read as text all the same, once with a warning, and the warning names the calls that give the token."""
+    with pytest.warns(BytelmWarning, match=r"spells the special token '<.*chat\(\).*infill\(\).*\[text\]") as caught:
+        read = reader(BYTES).read(text)
+
+    assert len(caught) == 1
+    assert read == reader(BYTES).read([text])
+    assert read.context == ()
+
+
+def test_a_text_in_a_list_is_meant(recwarn: pytest.WarningsRecorder) -> None:
+    """Nothing warns of what a list holds, nor of a text that spells no special token, or one of a character or two."""
+    short = byte_bpe_tokenizer(special=("\n", "<>"))
+
+    reader(BYTES).read(["<turn>"])
+    reader(BYTES).read([TURN, "<turn>", TURN, "<|eot|>"])
+    reader(BYTES).read("<turn <|eot| >")
+    reader(short).read("a <> b\n")
+
+    assert recwarn.list == []
 
 
 def test_covers_go_on_from_the_nearest_that_is_kept() -> None:

@@ -118,10 +118,13 @@ def _changed(settings: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any
     return {name: value for name, value in found.items() if value is not None}
 
 
-def smollm_like(path: Path, reserved: Sequence[str] = (), **changed: Any) -> tuple[bytes, Any]:
+def smollm_like(
+    path: Path, reserved: Sequence[str] = (), *, eos: str = "<|im_end|>", **changed: Any
+) -> tuple[bytes, Any]:
     """A GGUF file that is SmolLM2 in kind, with more special tokens if wanted, and the model that went into it.
 
-    Fields of its tokenizer can be changed: ``pre="falcon"``; None leaves one out.
+    ``eos`` is what the file says ends a text. Fields of its tokenizer can be changed: ``pre="falcon"``; None leaves one
+    out.
     """
     from transformers import LlamaConfig
 
@@ -158,7 +161,7 @@ def smollm_like(path: Path, reserved: Sequence[str] = (), **changed: Any) -> tup
         "tokenizer.ggml.token_type": [3 if token.startswith("<|") else 1 for token in tokens],
         "tokenizer.ggml.merges": ["Ġ a", "1 1", "a b"],
         "tokenizer.ggml.bos_token_id": 0,
-        "tokenizer.ggml.eos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": tokens.index(eos),
         "tokenizer.ggml.add_bos_token": False,
         "tokenizer.chat_template": "{{ messages[0]['content'] }}",
     }

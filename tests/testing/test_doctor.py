@@ -94,6 +94,47 @@ def test_the_normal_form_is_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("tokens", "level", "parts"),
+    [
+        (
+            ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<fim_pad>"),
+            "ok",
+            ["starcoder: SPM, exact at any cursor; PSM,", "<fim_prefix> <fim_suffix> <fim_middle>", "ends <fim_pad>"],
+        ),
+        (
+            ("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>"),
+            "ok",
+            ["seed-coder: SPM, with a token's end at the cursor; sentinels <[fim-suffix]> <[fim-prefix]>"],
+        ),
+        (("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), "ok", ["qwen2.5-coder: PSM,"]),
+        ((), "note", ["no known format", "mode='left'"]),
+    ],
+)
+def test_the_format_of_filling_in_is_named(tokens: tuple[str, ...], level: str, parts: list[str]) -> None:
+    """Its name, orders, sentinels and ends; or that there is none, and what works all the same."""
+    remarks = examine(byte_bpe_tokenizer(special=tokens), columns=None, eot_ids=[0])
+
+    ((found_level, text),) = found(remarks, "fill in the middle")
+    assert found_level == level
+    for part in parts:
+        assert part in text
+
+
+def test_control_tokens_that_are_not_declared_are_listed() -> None:
+    """Which tokens are special here and not for the tokenizer; the tags that a model writes are none of them."""
+    undeclared = ("<|fim_prefix|>", "<|repo_name|>", "<think>", "  ")
+    remarks = examine(byte_bpe_tokenizer(added=undeclared, special=("<|im_end|>",)), columns=None, eot_ids=[0])
+
+    ((level, text),) = found(remarks, "control tokens")
+    assert level == "note"
+    assert text.endswith(": <|fim_prefix|> <|repo_name|>")
+    assert ("ok", "2 are text, and are matched before the merges run") in found(remarks, "added tokens")
+    assert (
+        found(examine(byte_bpe_tokenizer(special=("<|im_end|>",)), columns=None, eot_ids=[0]), "control tokens") == []
+    )
+
+
+@pytest.mark.parametrize(
     ("name", "verdict"),
     [
         ("gpt2", "ok"),

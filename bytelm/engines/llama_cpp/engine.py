@@ -114,7 +114,7 @@ class LlamaCppLM(RowEngine):
             found,
             self.context.columns,
             None,
-            eot_ids=self.context.ends() if eot_ids is None else eot_ids,
+            eot_ids=ids.without_text(self.context.ends(), found) if eot_ids is None else eot_ids,
             start_id=start_id,
             context_length=self.context.context_length,
             larger="load the model with a larger n_ctx (if it was trained with one)",
@@ -275,7 +275,10 @@ def gguf_tokenizer(path: Path, context: Context) -> Any:
                 f"{theirs}; {advice}"
             )
     backend.encode_special_tokens = False
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **named_tokens(metadata))
+    # A file may name what is text in its vocabulary; named to transformers, it would be special there.
+    vocab = backend.get_vocab()
+    named = {key: token for key, token in named_tokens(metadata).items() if ids.text_of(backend, vocab[token]) is None}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **named)
     tokenizer.chat_template = metadata.get("tokenizer.chat_template")
     return tokenizer
 

@@ -1,12 +1,13 @@
 """The tokenizer itself as the judge: enc, dec and the boundary nodes, by definition and nothing else.
 
 Rules
-    Nothing here is derived from ``bytelm``: text goes through the ``tokenizers`` engine, and what comes out is read
-    off. enc(w) is what the engine emits for w with no special tokens added and none parsed out of the text. dec(u) is
-    the bytes of the ids: the byte-level alphabet, or ▁ for a space and <0xXX> for a byte; an added token spells what
-    the decoder makes of its content. Special tokens spell nothing. Where the decoder strips a leading space, that
-    space is no part of the text. A text is canonical iff dec(enc(w)) == w. Text that a normalizer changes, or that
-    holds U+2581 in a tokenizer that writes spaces with it, has no canonical sequence.
+    Nothing here is derived from ``bytelm`` but which names are control tokens: those are special, as declared ones are.
+    Text goes through the ``tokenizers`` engine, and what comes out is read off. enc(w) is what the engine emits for w
+    with no special tokens added and none parsed out of the text. dec(u) is the bytes of the ids: the byte-level
+    alphabet, or ▁ for a space and <0xXX> for a byte; an added token spells what the decoder makes of its content.
+    Special tokens spell nothing. Where the decoder strips a leading space, that space is no part of the text. A text is
+    canonical iff dec(enc(w)) == w. Text that a normalizer changes, or that holds U+2581 in a tokenizer that writes
+    spaces with it, has no canonical sequence.
 Consequence
     u is viable iff for some y the text w = dec(u)·y is canonical and enc(w) begins with u. So one canonical w is a
     witness for every prefix x of w at once: the tokens that end within x are a boundary node of x, the token after
@@ -24,6 +25,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from tokenizers import Tokenizer
+
+from bytelm.tokenizer.control_tokens import CONTROL_TOKENS
 
 Ids: TypeAlias = tuple[int, ...]
 
@@ -82,11 +85,12 @@ class Definition:
     """
 
     def __init__(self, source: Any, *, dummy_prefix: bool = True) -> None:
-        backend = read_backend(source)
-        self.config: dict[str, Any] = json.loads(backend.to_str())
+        self.config: dict[str, Any] = json.loads(read_backend(source).to_str())
+        for token in self.config["added_tokens"]:
+            token["special"] |= token["content"] in CONTROL_TOKENS
         if not dummy_prefix:
             self.config = _without_dummy_prefix(self.config)
-            backend = Tokenizer.from_str(json.dumps(self.config))
+        backend = Tokenizer.from_str(json.dumps(self.config))
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = True

@@ -29,7 +29,7 @@ Source
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -144,13 +144,9 @@ class Viability:
         self._byte_masks: dict[tuple[bool, tuple[Path, ...], bytes], Bool[np.ndarray, " n"]] = {}
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: Any) -> Viability:
-        """Read a transformers fast tokenizer or a ``tokenizers.Tokenizer``.
-
-        Raises:
-            UnsupportedTokenizerError: It cannot be a byte model; the message names the step.
-        """
-        return cls(read_vocab(tokenizer))
+    def from_tokenizer(cls, tokenizer: Any, *, text_tokens: Collection[str] = ()) -> Viability:
+        """Read a transformers fast tokenizer or a ``tokenizers.Tokenizer``; with the errors of `read_vocab`."""
+        return cls(read_vocab(tokenizer, text_tokens=text_tokens))
 
     # --- construction ------------------------------------------------------------------------------------------------
 

@@ -63,9 +63,7 @@ def test_parts_are_llama_cpps(name: str) -> None:
         ("gpt-4o", "o200k", "[^\x00-\x7f]"),
     ],
 )
-def test_the_published_tokenizer(
-    pre: str, vocabulary: str, kept: str, load_tokenizer: Callable[[str], Any]
-) -> None:
+def test_the_published_tokenizer(pre: str, vocabulary: str, kept: str, load_tokenizer: Callable[[str], Any]) -> None:
     """A file with the lists of a published tokenizer.json splits text as that does."""
     published = load_tokenizer(vocabulary).backend_tokenizer
     spec = json.loads(published.to_str())
