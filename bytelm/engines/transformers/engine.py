@@ -29,9 +29,10 @@ import torch
 from bytelm.engines import ids
 from bytelm.engines.row_engine import RowEngine, check_least
 from bytelm.engines.row_memo import Rows, Tokens
-from bytelm.engines.transformers import traits
+from bytelm.engines.transformers import adapters, traits
 from bytelm.engines.transformers.forward import Forward
 from bytelm.engines.transformers.generate import Line, generate
+from bytelm.engines.transformers.heads import check_head
 from bytelm.engines.transformers.kv_cache import SlotStore
 from bytelm.engines.transformers.loading import load_model
 from bytelm.engines.transformers.modes import Mode, choose_mode
@@ -74,7 +75,7 @@ class TransformersLM(RowEngine):
         InvalidArgumentError: An argument is out of range.
         UnsupportedTokenizerError: The tokenizer is a slow one.
         VocabularyMismatchError: Text can become ids that the model has no column for.
-        ModelError: The model cannot run.
+        ModelError: The model cannot run, or is no causal language model.
     """
 
     draws_by_default = False
@@ -92,8 +93,7 @@ class TransformersLM(RowEngine):
     ) -> None:
         if not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
             raise InvalidTypeError(f"model must be a transformers model, not {type(model).__name__}; see load()")
-        if getattr(model.config, "is_encoder_decoder", False):
-            raise ModelError(f"{type(model).__name__} is an encoder-decoder; a causal language model is needed")
+        check_head(model)
         ids.check_tokenizer(tokenizer)
         check_least(
             max_batch=(max_batch, 1), prefill_chunk=(prefill_chunk, 1), cache_budget_bytes=(cache_budget_bytes, 0)
@@ -113,7 +113,7 @@ class TransformersLM(RowEngine):
             model,
             eot_ids=eot_ids,
             start_id=start_id,
-            context_length=traits.context_length(model),
+            context_length=self._room_for_text(),
             row_bytes=cache_budget_bytes // 8,
         )
         self._inputs = min(self._forward.inputs, self.vocab_size)
@@ -154,13 +154,23 @@ class TransformersLM(RowEngine):
         self.tree = PrefixTree()
         self._store = SlotStore()
 
+    def _room_for_text(self) -> int | None:
+        """The longest sequence that the model has positions for, beside virtual tokens."""
+        length = traits.context_length(self.model)
+        return None if length is None else max(length - adapters.virtual_tokens(self.model), 1)
+
     def _choose_mode(self) -> tuple[Mode, str]:
         def compute(calls: list[list[Tokens]], mode: Mode) -> list[Rows]:
             self._forget()
             return [self._rows(call, mode) for call in calls]
 
-        with self._forward.evaluating():
-            mode, reason = choose_mode(self._forward, compute)
+        try:
+            with self._forward.evaluating():
+                mode, reason = choose_mode(self._forward, compute)
+        except ModelError as error:
+            if methods := adapters.methods(self.model):
+                error.args = (f"with its adapter ({methods}): {error}",)
+            raise
         self._forget()
         if reason:
             log.info("%s runs in %r mode (%s)", type(self.model).__name__, mode, reason)
