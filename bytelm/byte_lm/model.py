@@ -45,7 +45,7 @@ from bytelm.sampling.engine_draws import EngineDrawing, EngineDraws
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import ModelPlace
 from bytelm.symbols import character_from
-from bytelm.token_lm import Abilities, TokenLM, abilities_of
+from bytelm.token_lm import Abilities, TokenLM, abilities_of, revision_of
 from bytelm.tokenizer.viability.viability import Viability
 
 
@@ -103,6 +103,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         """Take another view of the tokenizer, or of the ends of text: with caches of its own."""
         self.viability, self.prompts = prompts.viability, prompts
         self._store, self._covers = RowStore(), CoverCache(self.viability)
+        self._stored = revision_of(self.token_lm)  # of the rows in the store
         self._reader = RowReader(
             self.viability.prefix_index,
             vocab_size=self.token_lm.vocab_size,
@@ -220,10 +221,18 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         *before, last = start(self)
         return [*before, self.bytes_of(last) + text]
 
+    def clear_cache(self) -> None:  # noqa: D102
+        super().clear_cache()
+        self._store = RowStore()
+        self._infillers.clear()
+
     def place(self, prompt: Prompt, *, keep: bool = False) -> ModelPlace:  # noqa: D102
+        revision = revision_of(self.token_lm, look=True)
+        if revision != self._stored:
+            self._store, self._stored = RowStore(), revision
         store = self._store if keep else None
         frontier = Frontier(self._cover(prompt), context=prompt.context, reader=self._reader, store=store)
-        return ModelPlace(frontier, self.token_lm)
+        return ModelPlace(frontier, self.token_lm, revision)
 
     def scored(  # noqa: D102
         self, prompt: Prompt, text: bytes, *, eot: bool = False, stride: int | None = None, strict: bool = True

@@ -18,7 +18,7 @@ class EnsembleState(ByteState[EnsemblePlace]):
 
     def member_logprobs(self) -> Float64[np.ndarray, "members 257"]:
         """Each member's own row; −∞ throughout for one that cannot spell the text, NaN for one of weight 0."""
-        self._model.answer(self.place.evaluate_all())
+        self._asked(lambda place: place.evaluate_all())
         rows = np.full((len(self.place.weights), SYMBOLS), -np.inf)
         for i, member in self.place.members.items():
             rows[i] = member.row() if member.complete else np.nan
@@ -28,6 +28,6 @@ class EnsembleState(ByteState[EnsemblePlace]):
         """What each member's row counts for here: its weight, or in bayes its posterior weight."""
         if not self.place.bayes:
             return np.array(self.place.weights)
-        self._model.answer(self.place.evaluate_all())
+        self._asked(lambda place: place.evaluate_all())
         weights: Float64[np.ndarray, " members"] = np.exp(self.place.log_shares())
         return weights

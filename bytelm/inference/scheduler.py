@@ -30,9 +30,9 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from bytelm.errors import BytelmError
+from bytelm.errors import BytelmError, ModelChangedError
 from bytelm.progress import Bar
-from bytelm.token_lm import TokenLM, Usage, abilities_of, checked_rows
+from bytelm.token_lm import TokenLM, Usage, abilities_of, checked_rows, revision_of
 
 CALL_BYTES: Final = 64 * 2**20
 MAX_JOBS: Final = 64
@@ -130,9 +130,43 @@ def changed(step: Step[T], change: Callable[[Request], Request]) -> Step[T]:
         rows = yield change(request)
 
 
-def on(token_lm: TokenLM, step: Step[T]) -> Step[T]:
-    """The same step, whose requests say that they are for this engine."""
-    return changed(step, lambda request: replace(request, engines=(token_lm,) * len(request.sequences)))
+def on(token_lm: TokenLM, step: Step[T], since: Any = None) -> Step[T]:
+    """The same step, whose requests say that they are for this engine, and whose rows are all of one model.
+
+    Args:
+        token_lm: The engine.
+        step: The step.
+        since: The engine's revision when the rows were computed that the step goes on from; None: there are none.
+
+    Raises:
+        ModelChangedError: The engine's model is another one than then, or than when the step began.
+    """
+    since = revision_of(token_lm, look=True) if since is None else since
+    asked, rows = False, None
+    while True:
+        try:
+            request = step.send(rows)
+        except StopIteration as end:
+            if not asked:
+                check_revision(token_lm, since)
+            result: T = end.value
+            return result
+        rows = yield replace(request, engines=(token_lm,) * len(request.sequences))
+        asked = True
+        check_revision(token_lm, since, look=False)  # the engine has just looked
+
+
+def check_revision(token_lm: TokenLM, since: Any, *, look: bool = True) -> None:
+    """See that an engine's rows are still those of a revision.
+
+    Raises:
+        ModelChangedError: They are not.
+    """
+    if revision_of(token_lm, look=look) != since:
+        raise ModelChangedError(
+            f"the model behind {token_lm!r:.80} was changed since this text was begun (other weights, another adapter, "
+            "or clear_cache), so the text cannot go on; begin it again"
+        )
 
 
 def together(steps: Sequence[Step[T]]) -> Step[list[T]]:

@@ -42,8 +42,10 @@ class CompletionStream(Iterator[str]):
 
         Raises:
             NotFinishedError: The stream has not ended yet.
+            ModelChangedError: A model was changed since it began.
         """
         if self._completion is None:
+            self._generation.place.check()
             done: Completion = self._answer(self._generation.completion())
             usage = replace(self._usage, largest_leak=done.usage.largest_leak)
             self._completion = replace(done, usage=usage)
@@ -59,6 +61,7 @@ class CompletionStream(Iterator[str]):
         generation = self._generation
         text, shown = TextStream(generation.prompt), 0
         while generation.finish_reason is None:
+            generation.place.check()
             self._answer(generation.step())
             ready = len(generation.bytes) - generation.held
             if ready > shown and (piece := text.show(bytes(generation.bytes[shown:ready]))):

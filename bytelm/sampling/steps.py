@@ -155,6 +155,17 @@ class ByteSteps(ABC, Generic[P, L]):
         """
         return hashlib.sha256(json.dumps(self.description()).encode()).hexdigest()
 
+    def clear_cache(self) -> None:
+        """Forget all that was kept of texts: keys, values and rows, here and in the engines.
+
+        A model that is changed (weights, adapters, dtype) need not be told: an engine of transformers looks, each time
+        that it is asked. This is for what it cannot see, such as a write to parameters through numpy; for engines of
+        your own that have no ``revision`` (`bytelm.token_lm.revision_of`); and for the memory. Streams that were begun
+        before end with a `ModelChangedError`, on engines that have a revision.
+        """
+        for engine in dict.fromkeys(self.engines):
+            abilities_of(engine).clear_cache()
+
     def close(self) -> None:
         """Let go of what the engines hold: processes, memory. A model that is closed can no longer be asked."""
         for engine in dict.fromkeys(self.engines):

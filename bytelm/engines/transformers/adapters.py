@@ -2,8 +2,8 @@
 
 Rules
     An adapter that changes weights (LoRA and its kin) is part of the model, and nothing else has to be known of it.
-    *Prompt learning* (prompt, prefix and P-tuning, CPT, cartridges) puts virtual tokens in front of each sequence, which
-    take up positions. peft puts them there anew in every pass, in a cache of its own or as embeddings, so such a model
+    *Prompt learning* (prompt, prefix and P-tuning, CPT, cartridges) puts virtual tokens in front of each sequence. They
+    take up positions. peft puts them there anew in each pass, in a cache of its own or as embeddings, so such a model
     runs without our cache.
     *Activated LoRA* is switched on by the last occurrence of some tokens, so that a later token changes earlier rows:
     each sequence is run by itself.
@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from bytelm.engines.transformers.traits import unwrapped
@@ -24,7 +25,10 @@ def active_configs(model: Any) -> list[Any]:
     if not isinstance(configs, dict) or not getattr(owner, "has_active_enabled_adapter", True):
         return []
     names = getattr(owner, "active_adapters", ())
-    return [configs[name] for name in (names() if callable(names) else names) if name in configs]
+    if callable(names):  # of a model of transformers, which does not know of adapters that peft put into it
+        with contextlib.suppress(ValueError):
+            names = names()
+    return [] if callable(names) else [configs[name] for name in names if name in configs]
 
 
 def methods(model: Any) -> str:

@@ -47,6 +47,10 @@ def failing(sequences: int, tokens: int) -> Iterator[None]:
 class Forward:
     """A model and what has been spent on it.
 
+    Args:
+        model: The model.
+        modules: All of its modules: listing them takes as long as a small step.
+
     Attributes:
         usage: Passes and tokens so far.
         inputs: Ids that the model can be fed.
@@ -54,7 +58,7 @@ class Forward:
         masking: How it takes a tree mask, or why it does not.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, modules: Sequence[torch.nn.Module]) -> None:
         embedding = model.get_input_embeddings().weight
         self.model = model
         self.usage = Usage()
@@ -62,7 +66,7 @@ class Forward:
         self.columns = 0
         self.masking = traits.masking(model)
         self._device = embedding.device
-        self._modules = list(model.modules())  # listing them takes as long as a small step
+        self._modules = modules
         self._accepts = frozenset(inspect.signature(traits.unwrapped(model).forward).parameters)
 
     @contextlib.contextmanager
