@@ -10,6 +10,7 @@ Rules
     boundary nodes, sampling/ and inference/ ask for rows, and inference/scheduler.py gets them from the engine in
     batches.
     Probabilities are the lemma's values, natural logs, never renormalised: a row sums to 1 less the leak.
+    Threads may share a model: see inference/turns.py.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
 from bytelm.fim import FIMFormat, Mode, declared, end_ids, find_format, infill_prompt
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.rows import RowReader, RowStore
-from bytelm.inference.scheduler import Outcome, Scheduler, Step, on
+from bytelm.inference.scheduler import Outcome, Scheduler, Step, on, present_revision
 from bytelm.inference.scoring import SPARE, CoverItem, cover_items, in_turn, text_logprob, token_ends, windows
 from bytelm.inference.text_scoring import ModelScoring, Piece
+from bytelm.inference.turns import in_its_turn
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.engine_batch import completions
@@ -51,6 +53,10 @@ from bytelm.tokenizer.viability.viability import Viability
 
 class ByteLM(ByteModel[Prompt, ModelPlace]):
     """An exact language model over bytes, from any tokenized causal language model.
+
+    Threads may share it, and engines: each call gives what it gives alone. They take turns, one step of one text at a
+    time, so that streams and samples of several threads interleave. The model may be changed between calls (weights,
+    adapters, dtype), not while one runs: see `clear_cache`.
 
     Args:
         model: A transformers model (left as it is: device, dtype, quantisation), a `TokenLM`, or a path or hub id.
@@ -176,6 +182,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         vocab = self.viability.vocab
         return vocab.spell(tuple(i for i in token_ids if i < len(vocab)))
 
+    @in_its_turn
     def pieces(self, prompt: Prompt, data: bytes, stride: int | None) -> list[tuple[Prompt, bytes]]:
         """What is scored after which prompt: one piece, or with a stride as many as the context makes necessary."""
         size = self.abilities.context_length
@@ -211,9 +218,11 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         spelled = digest_of_vocab(self.viability.vocab)
         return [known, spelled, sorted(self.eot_ids), list(self.prompts.bos_ids), self.prompts.normalize]
 
+    @in_its_turn
     def bytes_of(self, text: object, name: str = "a text") -> bytes:  # noqa: D102
         return self.prompts.bytes_of(text, name)
 
+    @in_its_turn
     def prompt(self, prefix: Prefix) -> Prompt:  # noqa: D102
         return self.prompts.read(prefix)
 
@@ -221,13 +230,15 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         *before, last = start(self)
         return [*before, self.bytes_of(last) + text]
 
+    @in_its_turn
     def clear_cache(self) -> None:  # noqa: D102
         super().clear_cache()
         self._store = RowStore()
         self._infillers.clear()
 
+    @in_its_turn
     def place(self, prompt: Prompt, *, keep: bool = False) -> ModelPlace:  # noqa: D102
-        revision = revision_of(self.token_lm, look=True)
+        revision = present_revision(self.token_lm)
         if revision != self._stored:
             self._store, self._stored = RowStore(), revision
         store = self._store if keep else None
@@ -267,6 +278,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         del prompt
         yield from ()
 
+    @in_its_turn
     def overflow(self, prompt: Prompt, extra: bytes, *, tokens: int = 0) -> int:  # noqa: D102
         size, whole = self.abilities.context_length, prompt.text + extra
         if size is None:
@@ -282,6 +294,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         cut = ends[len(ends) - room - 1] if room > 0 else len(prompt.text)
         return min(character_from(prompt.text, cut), len(prompt.text))
 
+    @in_its_turn
     def infilling(  # noqa: D102
         self,
         sides: Sequence[tuple[Text, Text]],
@@ -323,6 +336,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
 
     # ---- inside
 
+    @in_its_turn
     def _cover(self, prompt: Prompt) -> Cover:
         return self._covers.cover(prompt)
 

@@ -13,9 +13,8 @@ from typing import Any, Final
 
 from cachetools import LRUCache
 
-from bytelm.inference.scheduler import Step
+from bytelm.inference.scheduler import Step, present_revision
 from bytelm.sampling.byte_model import ByteModel
-from bytelm.token_lm import revision_of
 
 REMEMBERED: Final = 256  # texts of members
 
@@ -43,7 +42,7 @@ class Likelihoods:
             prompt: What it has to itself, read by it.
             text: What the members share.
         """
-        key = (i, prompt, text, *(revision_of(engine, look=True) for engine in self.members[i].engines))
+        key = (i, prompt, text, *(present_revision(engine) for engine in self.members[i].engines))
         if key not in self._known:
             self._known[key] = yield from self.members[i].scored(prompt, text, strict=False)
         return self._known[key]

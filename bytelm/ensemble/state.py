@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from bytelm.ensemble.place import EnsemblePlace
+from bytelm.inference.turns import TURN
 from bytelm.sampling.state import ByteState
 from bytelm.symbols import SYMBOLS
 
@@ -20,8 +21,9 @@ class EnsembleState(ByteState[EnsemblePlace]):
         """Each member's own row; −∞ throughout for one that cannot spell the text, NaN for one of weight 0."""
         self._asked(lambda place: place.evaluate_all())
         rows = np.full((len(self.place.weights), SYMBOLS), -np.inf)
-        for i, member in self.place.members.items():
-            rows[i] = member.row() if member.complete else np.nan
+        with TURN:
+            for i, member in self.place.members.items():
+                rows[i] = member.row() if member.complete else np.nan
         return rows
 
     def weights(self) -> Float64[np.ndarray, "members"]:

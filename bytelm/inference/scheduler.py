@@ -8,6 +8,7 @@ Rules
     At most ``max_jobs`` steps are under way at a time; as one ends the next begins: memory does not grow with a list.
     A sequence asked for by several steps in one round is fed once.
     A step's result depends on its own rows alone, so it is the same in any company.
+    Threads take turns: see turns.py.
     A request may be for several engines (those of an ensemble): a round asks each of them once.
 
 Cost
@@ -31,6 +32,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bytelm.errors import BytelmError, ModelChangedError
+from bytelm.inference.turns import TURN, turn_at
 from bytelm.progress import Bar
 from bytelm.token_lm import TokenLM, Usage, abilities_of, checked_rows, revision_of
 
@@ -141,7 +143,7 @@ def on(token_lm: TokenLM, step: Step[T], since: Any = None) -> Step[T]:
     Raises:
         ModelChangedError: The engine's model is another one than then, or than when the step began.
     """
-    since = revision_of(token_lm, look=True) if since is None else since
+    since = present_revision(token_lm) if since is None else since
     asked, rows = False, None
     while True:
         try:
@@ -156,13 +158,19 @@ def on(token_lm: TokenLM, step: Step[T], since: Any = None) -> Step[T]:
         check_revision(token_lm, since, look=False)  # the engine has just looked
 
 
+def present_revision(token_lm: TokenLM) -> Any:
+    """The revision of an engine, once it has looked at its model (`revision_of`)."""
+    with TURN.paused():
+        return revision_of(token_lm, look=True)
+
+
 def check_revision(token_lm: TokenLM, since: Any, *, look: bool = True) -> None:
     """See that an engine's rows are still those of a revision.
 
     Raises:
         ModelChangedError: They are not.
     """
-    if revision_of(token_lm, look=look) != since:
+    if (present_revision(token_lm) if look else revision_of(token_lm)) != since:
         raise ModelChangedError(
             f"the model behind {token_lm!r:.80} was changed since this text was begun (other weights, another adapter, "
             "or clear_cache), so the text cannot go on; begin it again"
@@ -277,9 +285,10 @@ class Scheduler:
         job = running[index]
         job.request = None
         try:
-            request = job.step.send(rows)
-            while not request.sequences:
-                request = job.step.send([])
+            with TURN:
+                request = job.step.send(rows)
+                while not request.sequences:
+                    request = job.step.send([])
         except StopIteration as end:
             del running[index]
             yield Outcome(index, end.value, job.usage)
@@ -330,14 +339,13 @@ class Scheduler:
     ) -> tuple[Float[np.ndarray, "n vocab"], int, int | None]:
         """One call: its rows, and how many passes and tokens the engine says it took."""
         counters = abilities_of(engine).usage
-        before = Usage() if counters is None else counters.copy()
-        with blamed(self.names.get(id(engine))):
-            rows = engine.next_token_logprobs(batch)
-            array = checked_rows(rows, len(batch), engine.vocab_size)
-        if counters is None:
-            return array, 1, None
-        spent = counters.since(before)
-        return array, spent.calls, spent.tokens_fed
+        with turn_at(engine):
+            before = Usage() if counters is None else counters.copy()
+            with blamed(self.names.get(id(engine))):
+                rows = engine.next_token_logprobs(batch)
+                array = checked_rows(rows, len(batch), engine.vocab_size)
+            spent = Usage() if counters is None else counters.since(before)
+        return (array, 1, None) if counters is None else (array, spent.calls, spent.tokens_fed)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -28,13 +29,15 @@ class CompletionStream(Iterator[str]):
         self._run = run
         self._usage = JobUsage()
         self._pieces = self._shown()
+        self._lock = threading.RLock()  # threads that share a stream get its pieces by turns
         self._completion: Completion | None = None
 
     def __iter__(self) -> CompletionStream:
         return self
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        with self._lock:
+            return next(self._pieces)
 
     @property
     def completion(self) -> Completion:

@@ -27,6 +27,7 @@ from jaxtyping import Float64
 from bytelm.arguments import Number, Text, integer, tolerance_of
 from bytelm.errors import InvalidArgumentError, ModelChangedError
 from bytelm.inference.scheduler import Step
+from bytelm.inference.turns import in_its_turn
 from bytelm.sampling.place import Place
 from bytelm.sampling.steps import ByteSteps
 from bytelm.symbols import leak_of
@@ -70,6 +71,7 @@ class ByteState(Generic[L]):
         prefix: bytes = self.place.prefix
         return prefix
 
+    @in_its_turn
     def advance(self, data: Text) -> Self:
         """The state with more bytes behind it.
 
@@ -80,6 +82,7 @@ class ByteState(Generic[L]):
         more = self._model.bytes_of(data)
         return self._at(self.place.advance(more), Past(self.place.bare(), self._past)) if more else self
 
+    @in_its_turn
     def rollback(self, n: int) -> Self:
         """The state n bytes before.
 

@@ -20,6 +20,7 @@ from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError
 from bytelm.inference.scheduler import Scheduler, Step
 from bytelm.inference.text_scoring import TextScoring
+from bytelm.inference.turns import turn_at
 from bytelm.sampling.engine_draws import EngineDrawing
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.params import SamplingParams
@@ -164,7 +165,8 @@ class ByteSteps(ABC, Generic[P, L]):
         before end with a `ModelChangedError`, on engines that have a revision.
         """
         for engine in dict.fromkeys(self.engines):
-            abilities_of(engine).clear_cache()
+            with turn_at(engine):
+                abilities_of(engine).clear_cache()
 
     def close(self) -> None:
         """Let go of what the engines hold: processes, memory. A model that is closed can no longer be asked."""
