@@ -68,6 +68,10 @@ class ContextOverflowError(ModelError):
     """A token sequence is longer than the model's context window."""
 
 
+class ModelChangedError(ModelError):
+    """A model computes something else than when a text was begun, so the text cannot go on: begin it again."""
+
+
 class OutOfMemoryError(ModelError, MemoryError):
     """The memory of the machine or of its accelerator does not hold the model, its cache, or what a call needs."""
 

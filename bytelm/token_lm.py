@@ -8,6 +8,9 @@ Rules
     whatever start symbol its model needs.
     Batching is the engine's business. A caller asks for everything it wants in one call.
     An engine that can draw tokens at a speed of its own may say so: `TokenDrawer`.
+    Rows are functions of their sequences. An engine whose model may be changed while it lives says when they became
+    others: by its `revision` (see `revision_of`). Of an engine that has none, all rows are taken to be of one model,
+    until `ByteModel.clear_cache` is called.
 
 engines/table.py has the smallest engine: a table of distributions. Tests and documentation run on it.
 """
@@ -140,6 +143,7 @@ class Abilities:
         asks_each_step: Whether `TokenDrawer.draw_tokens` asks for more sequences after each step.
         model: The model that it runs, where there is one in this process: for a fingerprint of its weights.
         close: Lets go of what it holds (processes, memory); does nothing where it has no such method.
+        clear_cache: Has it forget all rows, and what else it keeps of sequences; the same.
     """
 
     context_length: int | None
@@ -149,6 +153,7 @@ class Abilities:
     asks_each_step: bool
     model: Any
     close: Callable[[], None]
+    clear_cache: Callable[[], None]
 
 
 def abilities_of(engine: Any) -> Abilities:
@@ -161,7 +166,24 @@ def abilities_of(engine: Any) -> Abilities:
         asks_each_step=bool(getattr(engine, "asks_each_step", False)),
         model=getattr(engine, "model", None),
         close=getattr(engine, "close", lambda: None),
+        clear_cache=getattr(engine, "clear_cache", lambda: None),
     )
+
+
+def revision_of(engine: Any, *, look: bool = False) -> Any:
+    """What tells the rows of an engine from those that it gave before its model was changed.
+
+    Args:
+        engine: May have ``revision``, any value, which is another one once rows are others; and ``refresh()``, which
+            looks whether they are. `TokenLM.next_token_logprobs` looks too, before it computes.
+        look: Whether to have it look now; otherwise it is as it was when it last looked.
+
+    Returns:
+        Its ``revision``; None of an engine that has none: its rows are taken to be the same for ever.
+    """
+    if look and (refresh := getattr(engine, "refresh", None)) is not None:
+        refresh()
+    return getattr(engine, "revision", None)
 
 
 def checked_rows(

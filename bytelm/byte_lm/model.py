@@ -10,6 +10,7 @@ Rules
     boundary nodes, sampling/ and inference/ ask for rows, and inference/scheduler.py gets them from the engine in
     batches.
     Probabilities are the lemma's values, natural logs, never renormalised: a row sums to 1 less the leak.
+    Threads may share a model: see inference/turns.py.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
 from bytelm.fim import FIMFormat, Mode, declared, end_ids, find_format, infill_prompt
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.rows import RowReader, RowStore
-from bytelm.inference.scheduler import Outcome, Scheduler, Step, blamed, on
+from bytelm.inference.scheduler import Outcome, Scheduler, Step, blamed, on, present_revision
 from bytelm.inference.scoring import (
     SPARE,
     Asked,
@@ -48,6 +49,7 @@ from bytelm.inference.scoring import (
     windows,
 )
 from bytelm.inference.text_scoring import ModelScoring, Piece
+from bytelm.inference.turns import in_its_turn
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.engine_batch import completions
@@ -56,13 +58,17 @@ from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import ModelPlace
 from bytelm.sampling.sampler import names_of
 from bytelm.symbols import character_from
-from bytelm.token_lm import Abilities, TokenLM, abilities_of
+from bytelm.token_lm import Abilities, TokenLM, abilities_of, revision_of
 from bytelm.tokenizer.viability.viability import Viability
 from bytelm.tokenizer.vocab import Vocab
 
 
 class ByteLM(ByteModel[Prompt, ModelPlace]):
     """An exact language model over bytes, from any tokenized causal language model.
+
+    Threads may share it, and engines: each call gives what it gives alone. They take turns, one step of one text at a
+    time, so that streams and samples of several threads interleave. The model may be changed between calls (weights,
+    adapters, dtype), not while one runs: see `clear_cache`.
 
     Args:
         model: A transformers model (left as it is: device, dtype, quantisation), a `TokenLM`, or a path or hub id.
@@ -121,6 +127,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         """Take another view of the tokenizer, or of the ends of text: with caches of its own."""
         self.viability, self.prompts = prompts.viability, prompts
         self._store, self._covers = RowStore(), CoverCache(self.viability)
+        self._stored = revision_of(self.token_lm)  # of the rows in the store
         self._reader = RowReader(
             self.viability.prefix_index,
             vocab_size=self.token_lm.vocab_size,
@@ -203,6 +210,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         vocab = self.viability.vocab
         return vocab.spell(tuple(i for i in token_ids if i < len(vocab)))
 
+    @in_its_turn
     def pieces(self, prompt: Prompt, data: bytes, stride: int | None) -> list[tuple[Prompt, bytes]]:
         """What is scored after which prompt: one piece, or with a stride as many as the context makes necessary."""
         size = self.abilities.context_length
@@ -238,9 +246,11 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         spelled = digest_of_vocab(self.viability.vocab)
         return [known, spelled, sorted(self.eot_ids), list(self.prompts.bos_ids), self.prompts.normalize]
 
+    @in_its_turn
     def bytes_of(self, text: object, name: str = "a text") -> bytes:  # noqa: D102
         return self.prompts.bytes_of(text, name)
 
+    @in_its_turn
     def prompt(self, prefix: Prefix) -> Prompt:  # noqa: D102
         return self.prompts.read(prefix)
 
@@ -248,10 +258,20 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         *before, last = start(self)
         return [*before, self.bytes_of(last) + text]
 
+    @in_its_turn
+    def clear_cache(self) -> None:  # noqa: D102
+        super().clear_cache()
+        self._store = RowStore()
+        self._infillers.clear()
+
+    @in_its_turn
     def place(self, prompt: Prompt, *, keep: bool = False) -> ModelPlace:  # noqa: D102
+        revision = present_revision(self.token_lm)
+        if revision != self._stored:
+            self._store, self._stored = RowStore(), revision
         store = self._store if keep else None
         frontier = Frontier(self._cover(prompt), context=prompt.context, reader=self._reader, store=store)
-        return ModelPlace(frontier, self.token_lm)
+        return ModelPlace(frontier, self.token_lm, revision)
 
     def scored(  # noqa: D102
         self, prompt: Prompt, text: bytes, *, eot: bool = False, stride: int | None = None, strict: bool = True
@@ -286,6 +306,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         del prompt
         yield from ()
 
+    @in_its_turn
     def overflow(self, prompt: Prompt, extra: bytes, *, tokens: int = 0) -> int:  # noqa: D102
         size, whole = self.abilities.context_length, prompt.text + extra
         if size is None:
@@ -301,6 +322,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         cut = ends[len(ends) - room - 1] if room > 0 else len(prompt.text)
         return min(character_from(prompt.text, cut), len(prompt.text))
 
+    @in_its_turn
     def check_room(self, prompt: Prompt, text: bytes = b"", *, asked: Asked = "rows", end: bool = True) -> None:  # noqa: D102
         size = self.abilities.context_length
         if size is not None and prompt.most_tokens + len(text) >= size:
@@ -314,6 +336,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
                 size=size,
             )
 
+    @in_its_turn
     def infilling(  # noqa: D102
         self,
         sides: Sequence[tuple[Text, Text]],
@@ -364,6 +387,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
 
     # ---- inside
 
+    @in_its_turn
     def _cover(self, prompt: Prompt) -> Cover:
         return self._covers.cover(prompt)
 

@@ -2,7 +2,9 @@
 
 Rules
     What is asked is checked before the model runs, and with the same errors by every engine.
-    A row that is remembered is not computed again (row_memo.py).
+    A row that is remembered is not computed again (row_memo.py). Where the model behind the rows can be changed, a
+    subclass has a ``refresh`` that looks whether it was; then nothing that was remembered is believed, and the
+    ``revision`` is another one.
     An engine that draws tokens stops at the end of the model's context (`Room`), and says so when all others are done.
 """
 
@@ -19,7 +21,7 @@ from jaxtyping import Float
 from bytelm.engines import ids
 from bytelm.engines.row_memo import RowMemo, Rows, Tokens
 from bytelm.errors import ContextOverflowError, InvalidArgumentError, InvalidTypeError, VocabularyMismatchError
-from bytelm.token_lm import Draw, Usage
+from bytelm.token_lm import Draw, Usage, revision_of
 
 
 class Room(NamedTuple):
@@ -49,6 +51,9 @@ class RowEngine(ABC):
         larger: How to get a longer context, for errors.
         row_bytes: What remembered rows may take.
 
+    Attributes:
+        revision: Another number once rows may be others: see `bytelm.token_lm.revision_of`.
+
     Raises:
         InvalidArgumentError: A given id is no column.
         VocabularyMismatchError: Text can become ids that the model has no column for.
@@ -73,6 +78,7 @@ class RowEngine(ABC):
         self.start_id = ids.start_id(tokenizer, vocab_size, self.eot_ids, start_id)
         self.context_length = context_length
         self.usage = Usage()
+        self.revision = 0
         self._inputs = vocab_size  # ids that the model can be fed
         self._larger = larger
         self._memo = RowMemo(row_bytes)
@@ -95,13 +101,15 @@ class RowEngine(ABC):
             InvalidLogitsError: The model returned NaN or an infinite logit.
             ModelError: The model failed.
         """
-        asked = [self._checked(sequence, self.context_length) for sequence in sequences]
         with self._lock:
+            revision_of(self, look=True)
+            asked = [self._checked(sequence, self.context_length) for sequence in sequences]
             return self._memo.answer(asked, self._computed)
 
     def clear_cache(self) -> None:
-        """Forget all rows, and what else the engine keeps of sequences."""
+        """Forget all rows, and what else the engine keeps of sequences; texts that were begun have to begin again."""
         with self._lock:
+            self.revision += 1
             self._memo.clear()
 
     @abstractmethod

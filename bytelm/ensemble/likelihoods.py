@@ -3,6 +3,7 @@
 Rules
     Likelihoods are of the bytes that the members share. What a member has to itself in front of them does not count.
     A member that cannot spell the text gives it probability 0.
+    They are of the models as they are: those of a model that was changed since are found anew.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 from cachetools import LRUCache
 
-from bytelm.inference.scheduler import Step
+from bytelm.inference.scheduler import Step, present_revision
 from bytelm.sampling.byte_model import ByteModel
 
 REMEMBERED: Final = 256  # texts of members
@@ -27,7 +28,11 @@ class Likelihoods:
 
     def __init__(self, members: Sequence[ByteModel[Any, Any]]) -> None:
         self.members = tuple(members)
-        self._known: LRUCache[tuple[int, Any, bytes], float] = LRUCache(REMEMBERED)
+        self._known: LRUCache[tuple[Any, ...], float] = LRUCache(REMEMBERED)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._known.clear()
 
     def of(self, i: int, prompt: Any, text: bytes) -> Step[float]:
         """Ln P(text | prompt) under member ``i``.
@@ -37,7 +42,7 @@ class Likelihoods:
             prompt: What it has to itself, read by it.
             text: What the members share.
         """
-        key = (i, prompt, text)
+        key = (i, prompt, text, *(present_revision(engine) for engine in self.members[i].engines))
         if key not in self._known:
             self._known[key] = yield from self.members[i].scored(prompt, text, strict=False)
         return self._known[key]

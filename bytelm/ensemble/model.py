@@ -181,6 +181,11 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
         prompts = tuple(self._each(lambda member, own: member.prompt(own), each))
         return EnsemblePrompt(prompts, self.bytes_of(text, "the prefix"))
 
+    def clear_cache(self) -> None:  # noqa: D102
+        for member in self.members:
+            member.clear_cache()
+        self._likelihoods.clear()
+
     def prefix_with(self, start: Callable[[Any], Sequence[int | str | bytes]], text: bytes) -> Prompts:  # noqa: D102
         return Prompts([member.prefix_with(start, b"") for member in self.members], text)
 

@@ -120,6 +120,10 @@ class EnsemblePlace(Place):
     def lost_mass(self) -> bool:  # noqa: D102 - as in `Place`
         return self.chain is None if self.chained else self.zeros is None
 
+    def check(self) -> None:  # noqa: D102 - as in `Place`
+        for member in self.members.values():
+            member.check()
+
     def copy(self) -> EnsemblePlace:  # noqa: D102 - as in `Place`
         return self._with({i: member.copy() for i, member in self.members.items()})
 

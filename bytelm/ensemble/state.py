@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from bytelm.ensemble.place import EnsemblePlace
+from bytelm.inference.turns import TURN
 from bytelm.sampling.state import ByteState
 from bytelm.symbols import SYMBOLS
 
@@ -18,16 +19,17 @@ class EnsembleState(ByteState[EnsemblePlace]):
 
     def member_logprobs(self) -> Float64[np.ndarray, "members 257"]:
         """Each member's own row; −∞ throughout for one that cannot spell the text, NaN for one of weight 0."""
-        self._model.answer(self.place.evaluate_all())
+        self._asked(lambda place: place.evaluate_all())
         rows = np.full((len(self.place.weights), SYMBOLS), -np.inf)
-        for i, member in self.place.members.items():
-            rows[i] = member.row() if member.complete else np.nan
+        with TURN:
+            for i, member in self.place.members.items():
+                rows[i] = member.row() if member.complete else np.nan
         return rows
 
     def weights(self) -> Float64[np.ndarray, "members"]:
         """What each member's row counts for here: its weight, or in bayes its posterior weight."""
         if not self.place.bayes:
             return np.array(self.place.weights)
-        self._model.answer(self.place.evaluate_all())
+        self._asked(lambda place: place.evaluate_all())
         weights: Float64[np.ndarray, " members"] = np.exp(self.place.log_shares())
         return weights

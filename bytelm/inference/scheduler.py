@@ -8,6 +8,7 @@ Rules
     At most ``max_jobs`` steps are under way at a time; as one ends the next begins: memory does not grow with a list.
     A sequence asked for by several steps in one round is fed once.
     A step's result depends on its own rows alone, so it is the same in any company.
+    Threads take turns: see turns.py.
     A request may be for several engines (those of an ensemble): a round asks each of them once.
 
 Cost
@@ -30,9 +31,10 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from bytelm.errors import BytelmError
+from bytelm.errors import BytelmError, ModelChangedError
+from bytelm.inference.turns import TURN, turn_at
 from bytelm.progress import Bar
-from bytelm.token_lm import TokenLM, Usage, abilities_of, checked_rows
+from bytelm.token_lm import TokenLM, Usage, abilities_of, checked_rows, revision_of
 
 CALL_BYTES: Final = 64 * 2**20
 MAX_JOBS: Final = 64
@@ -144,9 +146,49 @@ def changed(step: Step[T], change: Callable[[Request], Request]) -> Step[T]:
         rows = yield change(request)
 
 
-def on(token_lm: TokenLM, step: Step[T]) -> Step[T]:
-    """The same step, whose requests say that they are for this engine."""
-    return changed(step, lambda request: replace(request, engines=(token_lm,) * len(request.sequences)))
+def on(token_lm: TokenLM, step: Step[T], since: Any = None) -> Step[T]:
+    """The same step, whose requests say that they are for this engine, and whose rows are all of one model.
+
+    Args:
+        token_lm: The engine.
+        step: The step.
+        since: The engine's revision when the rows were computed that the step goes on from; None: there are none.
+
+    Raises:
+        ModelChangedError: The engine's model is another one than then, or than when the step began.
+    """
+    since = present_revision(token_lm) if since is None else since
+    asked, rows = False, None
+    while True:
+        try:
+            request = step.send(rows)
+        except StopIteration as end:
+            if not asked:
+                check_revision(token_lm, since)
+            result: T = end.value
+            return result
+        rows = yield replace(request, engines=(token_lm,) * len(request.sequences))
+        asked = True
+        check_revision(token_lm, since, look=False)  # the engine has just looked
+
+
+def present_revision(token_lm: TokenLM) -> Any:
+    """The revision of an engine, once it has looked at its model (`revision_of`)."""
+    with TURN.paused():
+        return revision_of(token_lm, look=True)
+
+
+def check_revision(token_lm: TokenLM, since: Any, *, look: bool = True) -> None:
+    """See that an engine's rows are still those of a revision.
+
+    Raises:
+        ModelChangedError: They are not.
+    """
+    if (present_revision(token_lm) if look else revision_of(token_lm)) != since:
+        raise ModelChangedError(
+            f"the model behind {token_lm!r:.80} was changed since this text was begun (other weights, another adapter, "
+            "or clear_cache), so the text cannot go on; begin it again"
+        )
 
 
 def together(steps: Sequence[Step[T]]) -> Step[list[T]]:
@@ -257,9 +299,10 @@ class Scheduler:
         job = running[index]
         job.request = None
         try:
-            request = job.step.send(rows)
-            while not request.sequences:
-                request = job.step.send([])
+            with TURN:
+                request = job.step.send(rows)
+                while not request.sequences:
+                    request = job.step.send([])
         except StopIteration as end:
             del running[index]
             yield Outcome(index, end.value, job.usage)
@@ -310,14 +353,13 @@ class Scheduler:
     ) -> tuple[Float[np.ndarray, "n vocab"], int, int | None]:
         """One call: its rows, and how many passes and tokens the engine says it took."""
         counters = abilities_of(engine).usage
-        before = Usage() if counters is None else counters.copy()
-        with blamed(self.names.get(id(engine))):
-            rows = engine.next_token_logprobs(batch)
-            array = checked_rows(rows, len(batch), engine.vocab_size)
-        if counters is None:
-            return array, 1, None
-        spent = counters.since(before)
-        return array, spent.calls, spent.tokens_fed
+        with turn_at(engine):
+            before = Usage() if counters is None else counters.copy()
+            with blamed(self.names.get(id(engine))):
+                rows = engine.next_token_logprobs(batch)
+                array = checked_rows(rows, len(batch), engine.vocab_size)
+            spent = Usage() if counters is None else counters.since(before)
+        return (array, 1, None) if counters is None else (array, spent.calls, spent.tokens_fed)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -29,13 +30,15 @@ class CompletionStream(Iterator[str]):
         self._run = run
         self._usage = JobUsage()
         self._pieces = self._shown()
+        self._lock = threading.RLock()  # threads that share a stream get its pieces by turns
         self._completion: Completion | None = None
 
     def __iter__(self) -> CompletionStream:
         return self
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        with self._lock:
+            return next(self._pieces)
 
     @property
     def completion(self) -> Completion:
@@ -43,8 +46,10 @@ class CompletionStream(Iterator[str]):
 
         Raises:
             NotFinishedError: The stream has not ended yet.
+            ModelChangedError: A model was changed since it began.
         """
         if self._completion is None:
+            self._generation.place.check()
             done: Completion = self._answer(self._generation.completion())
             self._completion = replace(done, usage=self._usage.leaking(done.usage))
         return self._completion
@@ -59,6 +64,7 @@ class CompletionStream(Iterator[str]):
         generation = self._generation
         text, shown = TextStream(generation.prompt), 0
         while generation.finish_reason is None:
+            generation.place.check()
             self._answer(generation.step())
             ready = len(generation.bytes) - generation.held
             if ready > shown and (piece := text.show(bytes(generation.bytes[shown:ready]))):

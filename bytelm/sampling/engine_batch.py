@@ -31,6 +31,7 @@ from typing import Final
 
 from bytelm.errors import BytelmError
 from bytelm.inference.scheduler import Jobs, JobUsage, Outcome, Scheduler, close_all
+from bytelm.inference.turns import TURN, turn_at
 from bytelm.progress import Bar
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.engine_draws import EngineDraws
@@ -52,7 +53,8 @@ def completions(
         for start in range(0, len(items), GROUP):
             group = _Group(dict(enumerate(items[start : start + GROUP], start)), engine, scheduler, bar)
             try:
-                engine.draw_tokens(group.more)
+                with turn_at(engine):
+                    engine.draw_tokens(group.more)
             except Exception:
                 with contextlib.suppress(BytelmError):
                     group.finish()
@@ -153,11 +155,12 @@ class _Group:
         return self._take(index, token, logprob) or self._on_a_guess(index) or False
 
     def _take(self, index: int, token: int, logprob: float) -> bool:
-        self._drawn[index] += 1
-        goes_on = self.going[index].take(token, logprob)
-        if not goes_on:
-            self._waiting.append(index)
-        return goes_on
+        with TURN:
+            self._drawn[index] += 1
+            goes_on = self.going[index].take(token, logprob)
+            if not goes_on:
+                self._waiting.append(index)
+            return goes_on
 
     def _on_guesses(self) -> Iterator[Draw]:
         """Draws after the guesses of items that have come to wait."""

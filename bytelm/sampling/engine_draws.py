@@ -57,7 +57,7 @@ from bytelm.cover.cover_cache import grown
 from bytelm.cover.nodes import Node, common_ancestor, path_down
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import settled_log_mass
-from bytelm.inference.scheduler import JobUsage, Outcome, Request, Step
+from bytelm.inference.scheduler import JobUsage, Outcome, Request, Step, on
 from bytelm.inference.scoring import SPARE
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.filters import Filters
@@ -102,7 +102,7 @@ class EngineDraws(Writing):
         self.finish_reason = None if params.max_bytes else "length"
         self.prompt = prompt = place.frontier
         self.params = params
-        self._token_lm = place.token_lm
+        self._token_lm, self._since = place.token_lm, place.since
         self.redrawn = self.drawn = 0
         self._viability = viability
         self._random = random
@@ -199,6 +199,9 @@ class EngineDraws(Writing):
 
     def next(self) -> Step[Completion | None]:
         """Draw what the engine is to go on from; or, where the text has ended, the completion."""
+        return on(self._token_lm, self._next(), self._since)
+
+    def _next(self) -> Step[Completion | None]:
         while self.finish_reason is None and not (self._goes_on and self.sequence):
             yield from self._begin() if not self._goes_on else self._draw_first()
         if self.finish_reason is None:
@@ -214,7 +217,7 @@ class EngineDraws(Writing):
             place, way = self._here()
             again, self._leaked_at = self._leaked_at == len(self.bytes), len(self.bytes)
             if again:
-                here = ModelPlace(place, self._token_lm)
+                here = ModelPlace(place, self._token_lm, self._since)
                 symbol = int((yield from here.draw(Filters(), self._random.random(1), self._random))[0])
                 self.drew(here)
                 if symbol == EOT:

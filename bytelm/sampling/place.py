@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -23,14 +23,16 @@ from bytelm.errors import ModelError
 from bytelm.inference.envelope import Bounds, Envelope, conditional
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate, evaluate_all, full_row, settled_log_mass
-from bytelm.inference.scheduler import Step, on
+from bytelm.inference.scheduler import Step, check_revision, on
 from bytelm.lemma import log_sum
 from bytelm.sampling.bounds import lower_bounds
 from bytelm.sampling.draw import filled, settle
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.greedy import greedy_bytes
 from bytelm.symbols import SYMBOLS, leak_of
-from bytelm.token_lm import TokenLM, abilities_of
+from bytelm.token_lm import TokenLM, abilities_of, revision_of
+
+T = TypeVar("T")
 
 NOTHING: Final = Bounds(np.zeros(SYMBOLS), np.zeros(SYMBOLS), 0.0)
 
@@ -72,6 +74,14 @@ class Place(ABC):
     @abstractmethod
     def bare(self) -> Place:
         """The same place without its rows."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """See that what is known of it is still what its models say.
+
+        Raises:
+            ModelChangedError: A model was changed.
+        """
 
     def begin(self) -> Step[None]:
         """Evaluate the place in full: a completion begins here."""
@@ -173,6 +183,7 @@ class ModelPlace(Place):
     Args:
         frontier: There.
         token_lm: Its engine.
+        since: The engine's revision when it was begun; None: the present one.
     """
 
     silent = (
@@ -180,43 +191,50 @@ class ModelPlace(Place):
         "would not put there"
     )
 
-    def __init__(self, frontier: Frontier, token_lm: TokenLM) -> None:
+    def __init__(self, frontier: Frontier, token_lm: TokenLM, since: Any = None) -> None:
         self.frontier = frontier
         self.prefix = frontier.prefix
         self.token_lm = token_lm
+        self.since = revision_of(token_lm) if since is None else since
 
     @property
     def complete(self) -> bool:  # noqa: D102 - as in `Place`
         return self.frontier.complete
 
     def advance(self, data: bytes) -> ModelPlace:  # noqa: D102
-        return ModelPlace(self.frontier.advance(data), self.token_lm)
+        return ModelPlace(self.frontier.advance(data), self.token_lm, self.since)
 
     def copy(self) -> ModelPlace:  # noqa: D102
-        return ModelPlace(self.frontier.copy(), self.token_lm)
+        return ModelPlace(self.frontier.copy(), self.token_lm, self.since)
 
     def bare(self) -> ModelPlace:  # noqa: D102
-        return ModelPlace(self.frontier.bare(), self.token_lm)
+        return ModelPlace(self.frontier.bare(), self.token_lm, self.since)
+
+    def check(self) -> None:  # noqa: D102
+        check_revision(self.token_lm, self.since)
+
+    def _on(self, step: Step[T]) -> Step[T]:
+        return on(self.token_lm, step, self.since)
 
     def evaluate(self) -> Step[None]:  # noqa: D102
         nodes = self.frontier.missing(self.frontier.reader.extra_token_cost)
-        yield from on(self.token_lm, evaluate(self.frontier, nodes))
+        yield from self._on(evaluate(self.frontier, nodes))
 
     def evaluate_all(self) -> Step[None]:  # noqa: D102
-        yield from on(self.token_lm, evaluate_all(self.frontier))
+        yield from self._on(evaluate_all(self.frontier))
 
     def mass(self) -> tuple[float, float]:  # noqa: D102
         least = self.frontier.log_mass()
         return least, least if self.frontier.complete else log_sum([least, self.frontier.log_bound("mass")])
 
     def measured(self, *, end: bool) -> Step[float]:  # noqa: D102
-        return (yield from on(self.token_lm, settled_log_mass(self.frontier, ended=end)))
+        return (yield from self._on(settled_log_mass(self.frontier, ended=end)))
 
     def row(self) -> Float64[np.ndarray, "257"]:  # noqa: D102
         return self.frontier.logprobs()
 
     def full_row(self, *, tol: float = 0.0) -> Step[tuple[Float64[np.ndarray, "257"], float]]:  # noqa: D102
-        return (yield from on(self.token_lm, full_row(self.frontier, tol=tol)))
+        return (yield from self._on(full_row(self.frontier, tol=tol)))
 
     def envelope(self) -> tuple[float, Envelope]:  # noqa: D102
         return self.frontier.envelope()
@@ -243,4 +261,4 @@ class ModelPlace(Place):
 
     def sure_bytes(self) -> Step[bytes]:
         """As in `Place`: greedy.py."""
-        return (yield from on(self.token_lm, greedy_bytes(self.frontier)))
+        return (yield from self._on(greedy_bytes(self.frontier)))

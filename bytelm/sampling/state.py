@@ -6,6 +6,7 @@ Rules
     Nothing is evaluated before a row is asked for. Then all that is not known yet is one request.
     Rows are kept in the model's bounded store; one that was evicted is asked for again. The places behind a state hold
     no rows.
+    Where the model was changed since (other weights, another adapter), a state that is asked evaluates its text anew.
 
 Cost
     `advance` costs what the cover costs. A row after one typed byte needs the nodes that the byte brought, one or two.
@@ -17,18 +18,22 @@ Cost
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 from jaxtyping import Float64
 
 from bytelm.arguments import Number, Text, integer, tolerance_of
-from bytelm.errors import InvalidArgumentError
+from bytelm.errors import InvalidArgumentError, ModelChangedError
+from bytelm.inference.scheduler import Step
+from bytelm.inference.turns import in_its_turn
 from bytelm.sampling.place import Place
 from bytelm.sampling.steps import ByteSteps
 from bytelm.symbols import leak_of
 
 L = TypeVar("L", bound=Place)
+T = TypeVar("T")
 
 
 class Past(NamedTuple):
@@ -66,6 +71,7 @@ class ByteState(Generic[L]):
         prefix: bytes = self.place.prefix
         return prefix
 
+    @in_its_turn
     def advance(self, data: Text) -> Self:
         """The state with more bytes behind it.
 
@@ -76,6 +82,7 @@ class ByteState(Generic[L]):
         more = self._model.bytes_of(data)
         return self._at(self.place.advance(more), Past(self.place.bare(), self._past)) if more else self
 
+    @in_its_turn
     def rollback(self, n: int) -> Self:
         """The state n bytes before.
 
@@ -101,13 +108,22 @@ class ByteState(Generic[L]):
     def next_byte_logprobs(self, *, tol: Number = 0.0) -> Float64[np.ndarray, "257"]:
         """Log-probabilities of the 256 bytes and the end of text; see `ByteModel.next_byte_logprobs`."""
         row: Float64[np.ndarray, "257"]
-        row, self.total_variation_bound = self._model.answer(self.place.full_row(tol=tolerance_of(tol)))
+        tol = tolerance_of(tol)
+        row, self.total_variation_bound = self._asked(lambda place: place.full_row(tol=tol))
         return row
 
     @property
     def leak(self) -> float:
         """The mass that neither a byte nor the end of text has: 1 less the sum of the row."""
         return leak_of(self.next_byte_logprobs())
+
+    def _asked(self, step: Callable[[L], Step[T]]) -> T:
+        """What a step of the place comes to; of the same place, begun anew, where the model was changed since."""
+        try:
+            return self._model.answer(step(self.place))
+        except ModelChangedError:
+            self.place = self._model.place(self._prompt.cut(0).extended(self.prefix), keep=True)
+            return self._model.answer(step(self.place))
 
     def _at(self, place: L, past: Past | None) -> Self:
         return type(self)(self._model, self._prompt, place, past)

@@ -21,6 +21,7 @@ from bytelm.errors import InvalidArgumentError
 from bytelm.inference.scheduler import Scheduler, Step
 from bytelm.inference.scoring import Asked
 from bytelm.inference.text_scoring import TextScoring
+from bytelm.inference.turns import turn_at
 from bytelm.sampling.engine_draws import EngineDrawing
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.params import SamplingParams
@@ -168,6 +169,18 @@ class ByteSteps(ABC, Generic[P, L]):
             InvalidArgumentError: The weights of an ensemble are a function, which cannot be told from another.
         """
         return hashlib.sha256(json.dumps(self.description()).encode()).hexdigest()
+
+    def clear_cache(self) -> None:
+        """Forget all that was kept of texts: keys, values and rows, here and in the engines.
+
+        A model that is changed (weights, adapters, dtype) need not be told: an engine of transformers looks, each time
+        that it is asked. This is for what it cannot see, such as a write to parameters through numpy; for engines of
+        your own that have no ``revision`` (`bytelm.token_lm.revision_of`); and for the memory. Streams that were begun
+        before end with a `ModelChangedError`, on engines that have a revision.
+        """
+        for engine in dict.fromkeys(self.engines):
+            with turn_at(engine):
+                abilities_of(engine).clear_cache()
 
     def close(self) -> None:
         """Let go of what the engines hold: processes, memory. A model that is closed can no longer be asked."""

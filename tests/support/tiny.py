@@ -285,5 +285,4 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "block_auto_adjust_ff_dim": False,
         },
     ),
-    "xlnet": ("XLNetConfig", {"d_model": 24, "n_layer": 2, "n_head": 3, "d_inner": 37}),  # sees both ways
 }

@@ -7,6 +7,9 @@ Rules
     The definition of a row is a plain forward pass over its sequence alone. At construction every shortcut is compared
     with it, and the fastest that is right is taken (modes.py); `TransformersLM.mode` says which.
 
+    The model may be changed while the engine lives: other adapters, other weights. Before it answers, the engine looks
+    whether it was (fingerprint.py). Then all that is kept is forgotten, and the mode is chosen anew.
+
 Cost
     In *tree* mode every call is one forward pass (more where it feeds over ``prefill_chunk`` tokens), and a token is
     fed once, whatever branches come and go (plan.py). A row that was asked for lately costs nothing.
@@ -18,9 +21,10 @@ Memory
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,15 +33,17 @@ import torch
 from bytelm.engines import ids
 from bytelm.engines.row_engine import RowEngine, check_least
 from bytelm.engines.row_memo import Rows, Tokens
-from bytelm.engines.transformers import traits
+from bytelm.engines.transformers import adapters, traits
+from bytelm.engines.transformers.fingerprint import Fingerprint
 from bytelm.engines.transformers.forward import Forward
 from bytelm.engines.transformers.generate import Line, generate
+from bytelm.engines.transformers.heads import check_head
 from bytelm.engines.transformers.kv_cache import SlotStore
 from bytelm.engines.transformers.loading import load_model
 from bytelm.engines.transformers.modes import Mode, choose_mode
 from bytelm.engines.transformers.plan import Plan
 from bytelm.engines.transformers.prefix_tree import TWIG_AGE, PrefixTree
-from bytelm.errors import InvalidTypeError, ModelError
+from bytelm.errors import InvalidTypeError, ModelChangedError, ModelError
 from bytelm.token_lm import More
 
 LEAST_BUDGET: Final = 128 << 20
@@ -74,7 +80,7 @@ class TransformersLM(RowEngine):
         InvalidArgumentError: An argument is out of range.
         UnsupportedTokenizerError: The tokenizer is a slow one.
         VocabularyMismatchError: Text can become ids that the model has no column for.
-        ModelError: The model cannot run.
+        ModelError: The model cannot run, or is no causal language model.
     """
 
     draws_by_default = False
@@ -92,8 +98,7 @@ class TransformersLM(RowEngine):
     ) -> None:
         if not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
             raise InvalidTypeError(f"model must be a transformers model, not {type(model).__name__}; see load()")
-        if getattr(model.config, "is_encoder_decoder", False):
-            raise ModelError(f"{type(model).__name__} is an encoder-decoder; a causal language model is needed")
+        check_head(model)
         ids.check_tokenizer(tokenizer)
         check_least(
             max_batch=(max_batch, 1), prefill_chunk=(prefill_chunk, 1), cache_budget_bytes=(cache_budget_bytes, 0)
@@ -104,20 +109,18 @@ class TransformersLM(RowEngine):
         self.max_batch = max_batch
         self.prefill_chunk = prefill_chunk
         self.cache_budget_bytes = cache_budget_bytes
-        self._cacheable = traits.cacheable_length(model)
-        self._forward = Forward(model)
-        self.mode, self.mode_reason = self._choose_mode()
+        self._seen = Fingerprint(model)
+        self._read_model()
         super().__init__(
             tokenizer,
             self._forward.columns,
             model,
             eot_ids=eot_ids,
             start_id=start_id,
-            context_length=traits.context_length(model),
+            context_length=None,
             row_bytes=cache_budget_bytes // 8,
         )
-        self._inputs = min(self._forward.inputs, self.vocab_size)
-        self._forward.usage = self.usage
+        self._adopt()
 
     def __repr__(self) -> str:
         return f"TransformersLM({type(self.model).__name__}, {self.vocab_size} columns, mode={self.mode!r})"
@@ -137,9 +140,12 @@ class TransformersLM(RowEngine):
         # Where a long sequence changes what positions are, it would do so for the others of its batch.
         padded, room = self.mode == "tree" and self._cacheable is None, self.context_length
         cut = False
-        with self._lock, self._forward.evaluating():
+        with self._lock:
             while lines := [Line(draw, self._room(draw)) for draw in more()]:
-                generate(self.model, lines, self.usage, padded=padded, max_batch=self.max_batch, context_length=room)
+                with self._running():
+                    generate(
+                        self.model, lines, self.usage, padded=padded, max_batch=self.max_batch, context_length=room
+                    )
                 cut |= any(line.cut for line in lines)
         if cut:
             raise self._context_full()
@@ -150,24 +156,76 @@ class TransformersLM(RowEngine):
             super().clear_cache()
             self._forget()
 
+    def refresh(self) -> None:
+        """Look whether the model is the one that it was; if not, forget all, and raise the `revision`.
+
+        Raises:
+            ModelChangedError: The model scores another number of tokens than it did.
+        """
+        with self._lock:
+            if self._seen.changed():
+                self._current = False
+            if not self._current:
+                self._read_model()
+                if self._forward.columns != self.vocab_size:
+                    raise ModelChangedError(
+                        f"{type(self.model).__name__} has {self._forward.columns} columns now, and had "
+                        f"{self.vocab_size}; make a new ByteLM of it"
+                    )
+                self._adopt()
+                self.clear_cache()
+
+    def _read_model(self) -> None:
+        """Take the model as it is now: how it is run, and in which mode."""
+        self._cacheable = traits.cacheable_length(self.model)
+        self._forward = Forward(self.model, self._seen.modules)
+        self.mode, self.mode_reason = self._choose_mode()
+        self._seen.settle()
+
+    def _adopt(self) -> None:
+        """Answer by what was read."""
+        self.context_length = self._room_for_text()
+        self._inputs = min(self._forward.inputs, self.vocab_size)
+        self._forward.usage = self.usage
+        self._current = True
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """The model in evaluation mode; what it then changes in itself is no change."""
+        try:
+            with self._forward.evaluating():
+                yield
+        finally:
+            self._seen.settle()
+
     def _forget(self) -> None:
         self.tree = PrefixTree()
         self._store = SlotStore()
+
+    def _room_for_text(self) -> int | None:
+        """The longest sequence that the model has positions for, beside virtual tokens."""
+        length = traits.context_length(self.model)
+        return None if length is None else max(length - adapters.virtual_tokens(self.model), 1)
 
     def _choose_mode(self) -> tuple[Mode, str]:
         def compute(calls: list[list[Tokens]], mode: Mode) -> list[Rows]:
             self._forget()
             return [self._rows(call, mode) for call in calls]
 
-        with self._forward.evaluating():
-            mode, reason = choose_mode(self._forward, compute)
+        try:
+            with self._forward.evaluating():
+                mode, reason = choose_mode(self._forward, compute)
+        except ModelError as error:
+            if methods := adapters.methods(self.model):
+                error.args = (f"with its adapter ({methods}): {error}",)
+            raise
         self._forget()
         if reason:
             log.info("%s runs in %r mode (%s)", type(self.model).__name__, mode, reason)
         return mode, reason
 
     def _computed(self, sequences: list[Tokens]) -> Rows:
-        with self._forward.evaluating():
+        with self._running():
             return self._rows(sequences, self.mode)
 
     def _rows(self, sequences: list[Tokens], mode: Mode) -> Rows:

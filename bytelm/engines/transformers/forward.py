@@ -5,6 +5,7 @@ Rules
     back afterwards; nothing records gradients.
     Logits are computed only where they are asked for, if the model's ``forward`` can be told (``logits_to_keep``), so
     that a long prompt does not make a row of the vocabulary's size at every position.
+    Positions are counted from the end: an adapter may put virtual tokens in front (adapters.py).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 
 from bytelm.engines.transformers import traits
+from bytelm.engines.transformers.heads import logits_of
 from bytelm.engines.transformers.kv_cache import SlotStore
 from bytelm.engines.transformers.plan import Pass, Plan
 from bytelm.errors import BytelmError, ModelError, OutOfMemoryError
@@ -45,6 +47,10 @@ def failing(sequences: int, tokens: int) -> Iterator[None]:
 class Forward:
     """A model and what has been spent on it.
 
+    Args:
+        model: The model.
+        modules: All of its modules: listing them takes as long as a small step.
+
     Attributes:
         usage: Passes and tokens so far.
         inputs: Ids that the model can be fed.
@@ -52,7 +58,7 @@ class Forward:
         masking: How it takes a tree mask, or why it does not.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, modules: Sequence[torch.nn.Module]) -> None:
         embedding = model.get_input_embeddings().weight
         self.model = model
         self.usage = Usage()
@@ -60,7 +66,7 @@ class Forward:
         self.columns = 0
         self.masking = traits.masking(model)
         self._device = embedding.device
-        self._modules = list(model.modules())  # listing them takes as long as a small step
+        self._modules = modules
         self._accepts = frozenset(inspect.signature(traits.unwrapped(model).forward).parameters)
 
     @contextlib.contextmanager
@@ -85,10 +91,11 @@ class Forward:
         ids = np.zeros((len(batch), max(map(len, batch))), np.int64)
         for row, sequence in zip(ids, batch, strict=True):
             row[: len(sequence)] = sequence
+        width = ids.shape[1]
         keep = sorted({position for _, position in places})
         logits, kept = self._run(ids, keep, use_cache=False)
         self.usage.tokens_fed += sum(map(len, batch))
-        columns = [keep.index(position) if kept else position for _, position in places]
+        columns = [keep.index(position) if kept else position - width for _, position in places]
         return log_softmax(logits[[i for i, _ in places], columns])
 
     def cached(
@@ -144,12 +151,13 @@ class Forward:
         """Logits of a pass, and whether they are of the positions ``keep`` only."""
         kept = keep is not None and "logits_to_keep" in self._accepts
         if kept:
-            options["logits_to_keep"] = torch.tensor(keep, device=self._device)
+            options["logits_to_keep"] = torch.tensor(keep, device=self._device) - ids.shape[1]
         if "position_ids" not in self._accepts:
             options.pop("position_ids", None)
         self.usage.calls += 1
         with failing(*ids.shape), torch.inference_mode():
-            logits = self.model(input_ids=torch.from_numpy(ids).to(self._device), **options).logits
+            output = self.model(input_ids=torch.from_numpy(ids).to(self._device), **options)
+            logits = logits_of(self.model, output, len(keep) if kept and keep is not None else ids.shape[1])
         self.columns = int(logits.shape[-1])
         return logits, kept
 

@@ -4,11 +4,15 @@ Rules
     The definition of a row is a plain forward pass over its sequence, without a cache.
     A mode is taken only if its rows are those of the definition within the model's rounding, and if nothing that the
     model declares about itself speaks against it (a window or a recurrent state shows only in longer sequences).
+    A model in which a later token changes an earlier row is no causal one, and is refused. The two passes that show it
+    have five tokens each, of which the first two are the same ones: to a causal model the rows after these are the
+    same to the last bit, or nearly, where what follows them decides the order of sums (experts). `_NOISE` says how
+    near.
 
     *tree*    any tree of sequences in one pass, by a 4D mask and explicit positions;
     *chain*   one branch in a pass, the model making its own mask (alibi, flash attention, chunked attention);
     *prefix*  no cache, padded batches, rows of prefixes read off the same pass (recurrent and hybrid models);
-    *whole*   no cache, and each sequence by itself (models that look ahead).
+    *whole*   no cache, and each sequence by itself (adapters that later tokens switch on).
 """
 
 from __future__ import annotations
@@ -21,12 +25,16 @@ import torch
 from jaxtyping import Float
 
 from bytelm.engines.row_memo import Rows, Tokens
-from bytelm.engines.transformers import traits
+from bytelm.engines.transformers import adapters, traits
 from bytelm.engines.transformers.forward import Forward
+from bytelm.engines.transformers.heads import denies_causality, looks_ahead
 
 Mode = Literal["tree", "chain", "prefix", "whole"]
 
 FASTEST_FIRST: Final[tuple[Mode, ...]] = ("tree", "chain", "prefix")
+# What a later token may change an earlier row by: in units of the rounding of float32, and as a share of what other
+# tokens in the place of the earlier ones would change.
+_NOISE: Final = (100, 0.02)
 
 
 def choose_mode(forward: Forward, compute: Callable[[list[list[Tokens]], Mode], list[Rows]]) -> tuple[Mode, str]:
@@ -35,12 +43,17 @@ def choose_mode(forward: Forward, compute: Callable[[list[list[Tokens]], Mode], 
     Args:
         forward: The model.
         compute: Rows of successive calls in a given mode, beginning with an empty cache.
+
+    Raises:
+        ModelError: The model looks ahead.
     """
-    a, b, c, d, e, x, y = ((1 + i * max(forward.inputs // 8, 1)) % forward.inputs for i in range(7))
+    a, b, c, d, e, x, y, z = ((1 + i * max(forward.inputs // 8, 1)) % forward.inputs for i in range(8))
     plain: Rows = {}
-    for ids in ((a, b, c, d, e), (a, b, x, y)):
+    for ids in ((a, b, c, d, e), (a, b, x, y, z)):
         rows = forward.plain([ids], [(0, i) for i in range(len(ids))])
-        plain.update((ids[: i + 1], row) for i, row in enumerate(rows))
+        found = {ids[: i + 1]: row for i, row in enumerate(rows)}
+        _check_causal(forward.model, plain, found)
+        plain |= found
     calls: list[list[Tokens]] = [[(a,), (a, b)], [(a, b, c), (a, b, x, y), (a, b, x)], [(a, b, c, d, e), (a, b)]]
     reasons: list[str] = []
     for mode in FASTEST_FIRST:
@@ -51,10 +64,30 @@ def choose_mode(forward: Forward, compute: Callable[[list[list[Tokens]], Mode], 
     return "whole", "; ".join(reasons)
 
 
+def _check_causal(model: Any, one: Rows, other: Rows) -> None:
+    """See that the rows of what two sequences begin with alike are the same."""
+    change = max((_distance(one[ids], other[ids]) for ids in one.keys() & other.keys()), default=0.0)
+    if change == 0.0:
+        return
+    if denies_causality(model):
+        raise looks_ahead(model, change)
+    rows = list(other.values())
+    spread = max(_distance(row, rows[-1]) for row in rows[:-1])
+    ulps, share = _NOISE
+    noise = spread * share
+    if model.dtype not in (torch.float16, torch.bfloat16):
+        noise = min(noise, ulps * float(torch.finfo(torch.float32).eps) * _size(rows))
+    if change > noise:
+        raise looks_ahead(model, change)
+
+
 def _declared(forward: Forward, mode: Mode) -> str | None:
+    model = forward.model
+    if mode == "prefix":
+        return adapters.inseparable(model)
     if mode == "tree" and isinstance(forward.masking, str):
         return forward.masking
-    return None if mode == "prefix" else traits.recurrence(forward.model)
+    return traits.recurrence(model) or adapters.uncacheable(model)
 
 
 def _disagreement(
@@ -73,12 +106,17 @@ def _disagreement(
     values = list(plain.values())
     # What a wrong context would do to a row, against what rounding may.
     spread = max(_distance(row, values[-1]) for row in values[:-1])
-    rounding = 1000 * float(torch.finfo(torch.float32).eps) * max(float(np.abs(row).max()) for row in values)
+    rounding = 1000 * float(torch.finfo(torch.float32).eps) * _size(values)
     if model.dtype in (torch.float16, torch.bfloat16):
         rounding = spread
     if far <= min(rounding, spread / 4):
         return None
     return f"its log-probabilities are {far:.2g} from those of a plain forward pass"
+
+
+def _size(rows: list[Float[np.ndarray, " vocab"]]) -> float:
+    """The largest of all log-probabilities, as a size."""
+    return max(float(np.abs(row[np.isfinite(row)]).max(initial=0.0)) for row in rows)
 
 
 def _distance(row: Float[np.ndarray, " vocab"], other: Float[np.ndarray, " vocab"]) -> float:

@@ -48,7 +48,6 @@ MODES = {
     "mamba": "prefix",
     "jamba": "prefix",
     "lfm2": "prefix",
-    "xlnet": "whole",
 }
 # What transformers computes in float32 inside, whatever the dtype, differs by rounding.
 TOLERANCE = {"bloom": 1e-5, "gpt_neo": 1e-4, "mamba": 2e-6}
@@ -278,9 +277,7 @@ def test_prefill_in_chunks() -> None:
     assert spent(lm, tuple(range(50))) == (4, 50)
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"), [("bloom", [(1, 10), (3, 4)]), ("mamba", [(1, 10), (1, 34)]), ("xlnet", [(1, 10), (3, 34)])]
-)
+@pytest.mark.parametrize(("kind", "expected"), [("bloom", [(1, 10), (3, 4)]), ("mamba", [(1, 10), (1, 34)])])
 def test_counters_in_the_slower_modes(kind: str, expected: list[tuple[int, int]]) -> None:
     """Chains take one pass for each branch, no cache feeds everything again; padding is never counted."""
     lm = engine(kind)

@@ -1,0 +1,116 @@
+"""Whether a model still computes what it computed: a cheap look at all that its modules hold.
+
+Rules
+    Looked at are the attributes of each module and of the configurations, and what lists and dictionaries among them
+    hold: submodules, parameters, buffers, hooks, a ``forward`` that was replaced, the switches and scales of adapters.
+    They are compared by identity; tensors also by the address of their values, and by the counter that torch raises
+    when an operation writes to them.
+    What a model changes in itself while it runs (a table of positions that grows, weights that are fetched from the
+    disk) is no change: `settle` is called after each call of ours.
+
+Traps
+    Some writes raise no counter: fused optimizers, ``parameter.data.add_()``, numpy. So a few values of some trainable
+    parameters are compared too, which no step of an optimizer leaves alone. A write past torch to other values is not
+    seen: `clear_cache` is for that.
+    An object's identity may be used again once it is gone. So what is no tensor is held on to; a tensor is not, lest
+    weights that were replaced stay in memory, and one that is gone counts as a change.
+
+Cost
+    For the 397 modules of a model of 30 layers, 2 to 3 hundredths of a pass over one token on a CPU; a test sees that
+    it stays below a tenth. To take what is there anew costs as much as ten looks, and is done only after a change.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from itertools import chain
+from operator import attrgetter
+from typing import Any, Final
+
+import torch
+
+# torch describes this counter in its notes on autograd, and has no other name for it.
+_VERSION: Final = attrgetter("_version")
+_SAMPLED: Final = 32  # tensors of which some values are compared
+
+
+class Fingerprint:
+    """What a model's modules held when it was last looked at.
+
+    Attributes:
+        modules: All of them.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+        self._take()
+
+    def changed(self) -> bool:
+        """Whether anything is another than it was; what is there now is what later looks are compared with."""
+        if self._same() and self._values() == self._sampled_values:
+            return False
+        self._take()
+        return True
+
+    def settle(self) -> None:
+        """Take what is there now for what was there."""
+        if not self._same():
+            self._take()
+
+    def _take(self) -> None:
+        self.modules = [*self._model.modules()]
+        configs = {id(config): config for module in self.modules if (config := getattr(module, "config", None))}
+        self._spaces = [vars(each) for each in (*self.modules, *configs.values()) if hasattr(each, "__dict__")]
+        attributes = [*chain.from_iterable(map(dict.values, self._spaces))]
+        boxes = [box for box in attributes if isinstance(box, dict | list)]
+        self._sizes = [*map(len, boxes)]
+        self._boxes = boxes
+        self._dicts = [box for box in boxes if isinstance(box, dict) and box]
+        self._lists = [box for box in boxes if isinstance(box, list) and box]
+        objects = [*attributes, *self._held_in_boxes()]
+        self._ids = [*map(id, objects)]
+        self._kept = [each for each in objects if not isinstance(each, torch.Tensor)]
+        tensors = {id(each): each for each in objects if isinstance(each, torch.Tensor)}
+        self._tensors = [*map(weakref.ref, tensors.values())]
+        self._marks = [*map(_mark, tensors.values())]
+        trained = [each for each in tensors.values() if _readable(each)]
+        self._sampled = [*map(weakref.ref, trained[:: max(len(trained) // _SAMPLED, 1)])]
+        self._sampled_values = self._values()
+
+    def _held_in_boxes(self) -> Iterable[object]:
+        return chain(chain.from_iterable(map(dict.values, self._dicts)), chain.from_iterable(self._lists))
+
+    def _same(self) -> bool:
+        if [*map(len, self._boxes)] != self._sizes:
+            return False
+        attributes = chain.from_iterable(map(dict.values, self._spaces))
+        if [*map(id, chain(attributes, self._held_in_boxes()))] != self._ids:
+            return False
+        tensors = [ref() for ref in self._tensors]
+        return [tensor if tensor is None else _mark(tensor) for tensor in tensors] == self._marks
+
+    def _values(self) -> list[float]:
+        """Some values of some parameters, from the middle of each."""
+        tensors = [tensor for ref in self._sampled if (tensor := ref()) is not None]
+        parts: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
+        with torch.no_grad():
+            for tensor in tensors:
+                middle = tensor.storage_offset() + tensor.numel() // 2
+                parts.setdefault((tensor.device, tensor.dtype), []).append(tensor.as_strided((1,), (1,), middle))
+            return [value for part in parts.values() for value in torch.cat(part).tolist()]
+
+
+def _mark(tensor: torch.Tensor) -> tuple[int, int]:
+    """Where a tensor's values are, and how often they were written to, as far as it tells."""
+    try:
+        address = tensor.data_ptr()
+    except RuntimeError:  # of a class of its own, which has no address
+        address = 0
+    return address, 0 if tensor.is_inference() else int(_VERSION(tensor))
+
+
+def _readable(tensor: Any) -> bool:
+    return bool(
+        tensor.requires_grad and tensor.numel() and tensor.is_contiguous() and tensor.device.type != "meta"
+    ) and type(tensor) in (torch.Tensor, torch.nn.Parameter)
