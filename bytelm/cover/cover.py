@@ -208,6 +208,8 @@ class Cover:
         at = len(prefix) - 1
         before = prefix[max(0, at - 20) : at]
         message = f"no token sequence that the tokenizer emits spells byte {at} (0x{prefix[at]:02X}) after {before!r}"
+        if not at and prefix == b" " and self._dummy_size and self.viability.vocab.opening:
+            return f"{message}: the tokenizer puts a space in front of every text itself; leave this one out"
         form = self.viability.form
         if form is not None:
             text = prefix.decode("utf-8", "ignore")

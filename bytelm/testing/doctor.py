@@ -214,7 +214,7 @@ def _refusals(vocab: Vocab) -> Iterator[Remark]:
     if vocab.family == "sentencepiece":
         refused.append(f"the character {SPACE_MARK}, which stands for a space")
     if vocab.opening:
-        refused.append("some openings: the tokenizer adds a space where a text has none")
+        refused.append("a space at the start of a text: the tokenizer puts one there itself")
     for text in refused:
         yield Remark("refused text", "note", text)
 

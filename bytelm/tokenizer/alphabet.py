@@ -26,7 +26,7 @@ def forbidden_points(vocab: Vocab) -> Bool[np.ndarray, " points"]:
     if vocab.form:
         forbidden |= changed_points(vocab.form)
     if missing := vocab.missing_bytes:
-        forbidden |= _spelled_with(missing)
+        forbidden |= spelled_with(missing)
     return forbidden
 
 
@@ -36,11 +36,11 @@ def outside_points(vocab: Vocab, forbidden: Bool[np.ndarray, " points"]) -> Bool
         return None
     outside = ~forbidden
     outside[[ord(piece) for piece in vocab.pieces if len(piece) == 1]] = False
-    outside[0x20] = SPACE_MARK not in vocab.pieces
+    outside[0x20] &= SPACE_MARK not in vocab.pieces
     return outside
 
 
-def _spelled_with(missing: frozenset[int]) -> Bool[np.ndarray, " points"]:
+def spelled_with(missing: frozenset[int]) -> Bool[np.ndarray, " points"]:
     """The code points whose UTF-8 form has one of these bytes."""
     absent = np.array([b in missing for b in range(256)])
     points = np.arange(CODE_POINTS)

@@ -38,7 +38,9 @@ class IgnoreMerges:
         if not vocab.ignore_merges:
             return
         for piece, token in vocab.pieces.items():
-            if merges.reachable[token] or (data := vocab.spell_piece(piece)) is None or unfinished(data):
+            if merges.reachable[token] or (data := vocab.spell_piece(piece)) is None:
+                continue
+            if unfinished(data) and not any(step.after_bytes for step in vocab.steps):
                 continue
             tokens = self._tokens.setdefault(data, [])
             if vocab.token_bytes[token] is not None:  # else it is a special token: a text has to spell it otherwise

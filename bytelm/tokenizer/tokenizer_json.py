@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnsupportedTokenizerError
+from bytelm.tokenizer.alphabet import spelled_with
 from bytelm.tokenizer.control_tokens import CONTROL_TOKENS
 from bytelm.tokenizer.vocab import (
     SPACE_MARK,
@@ -55,6 +56,14 @@ _LOSSY_PRE_TOKENIZERS: Final = {
     "CharDelimiterSplit": "it drops the delimiter",
     "UnicodeScripts": "its boundaries are not given by a pattern",
     "FixedLength": "its boundaries count characters from the start of the text",
+}
+
+# None of the characters that stand for bytes is white space, so after ByteLevel these drop nothing. (The word
+# characters of Whitespace are those of another engine than Split's.)
+_AFTER_BYTES: Final = {
+    "Whitespace": (SplitStep(r"[\p{L}\p{Nd}_]+|[^\p{L}\p{Nd}_]+", after_bytes=True),),
+    "WhitespaceSplit": (),
+    "BertPreTokenizer": (SplitStep("", classes="punctuation", after_bytes=True),),
 }
 
 _MODELS: Final = {
@@ -164,9 +173,7 @@ def _vocab_of(tables: Tables, backend: Tokenizer) -> Vocab:
         )
     if not byte_level:
         _check_sentencepiece(tables.pieces, fallback=fallback, marks=marks or bool(metaspace))
-    dummy_prefix, opening, reopening = _dummy_prefix(
-        backend, prepend=prepend, prefix_space=prefix_space, metaspace=metaspace
-    )
+    dummy_prefix, opening, reopening = _dummy_prefix(prepend=prepend, prefix_space=prefix_space, metaspace=metaspace)
     return Vocab(
         family="byte-level" if byte_level else "sentencepiece",
         token_bytes=tables.token_bytes,
@@ -249,19 +256,20 @@ def _read_pre_tokenizer(
     metaspace: dict[str, Any] | None = None
     for position, step in enumerate(_flatten(pre_tokenizer, "pretokenizers")):
         kind = step["type"]
-        if byte_level and not (kind == "ByteLevel" and not step["use_regex"]):
-            raise UnsupportedTokenizerError(
-                f"the pre-tokenizer {kind} runs after ByteLevel, on characters that stand for bytes"
-            )
         if kind == "Split":
             ((syntax, pattern),) = step["pattern"].items()
             pattern = pattern if syntax == "Regex" else _escape(pattern)
-            steps.append(SplitStep(pattern, step["behavior"], bool(step["invert"])))
+            steps.append(SplitStep(pattern, step["behavior"], bool(step["invert"]), after_bytes=byte_level))
         elif kind == "Digits":
-            steps.append(SplitStep("", "Isolated" if step["individual_digits"] else "Contiguous", classes="digits"))
+            behavior = "Isolated" if step["individual_digits"] else "Contiguous"
+            steps.append(SplitStep("", behavior, classes="digits", after_bytes=byte_level))
         elif kind == "Punctuation":
-            steps.append(SplitStep("", step["behavior"], classes="punctuation"))
+            steps.append(SplitStep("", step["behavior"], classes="punctuation", after_bytes=byte_level))
+        elif byte_level and kind in _AFTER_BYTES:
+            steps += _AFTER_BYTES[kind]
         elif kind == "ByteLevel":
+            if byte_level:
+                raise UnsupportedTokenizerError("a second ByteLevel spells the bytes of the first one's characters")
             byte_level = True
             if step["add_prefix_space"]:
                 if position:
@@ -298,31 +306,31 @@ def _check_sentencepiece(pieces: dict[str, int], *, fallback: bool, marks: bool)
             "this BPE vocabulary is over characters and has no byte fallback: "
             "text with a character outside the vocabulary is lost (no ByteLevel step, byte_fallback is false)"
         )
-    missing = [b for b in range(256) if f"<0x{b:02X}>" not in pieces]
-    if missing:
-        raise UnsupportedTokenizerError(
-            f"byte fallback lacks the tokens of {len(missing)} bytes, the first <0x{missing[0]:02X}>"
-        )
+    if missing := frozenset(b for b in range(256) if f"<0x{b:02X}>" not in pieces):
+        lost = spelled_with(missing)
+        lost[[ord(piece.replace(SPACE_MARK, " ")) for piece in pieces if len(piece) == 1]] = False
+        lost[[*range(0xD800, 0xE000), ord(SPACE_MARK)]] = False
+        if lost.any():
+            character = chr(int(np.flatnonzero(lost)[0]))
+            byte = next(b for b in character.encode() if b in missing)
+            raise UnsupportedTokenizerError(
+                f"byte fallback lacks the token <0x{byte:02X}>, so text with {character!r}, which is no token of its "
+                "own, is lost"
+            )
+    if marks and SPACE_MARK not in pieces:
+        raise UnsupportedTokenizerError("spaces become ▁, and ▁ is no token: spaces are lost")
     if not marks and any(SPACE_MARK in piece for piece in pieces):
         raise UnsupportedTokenizerError("tokens spell spaces as ▁ but no step turns spaces into ▁")
 
 
-def _dummy_prefix(
-    backend: Tokenizer, *, prepend: bool, prefix_space: bool, metaspace: dict[str, Any] | None
-) -> tuple[bytes, str, str]:
-    """The hidden leading space, found by asking the tokenizer, and what a text and a later piece have to begin with."""
+def _dummy_prefix(*, prepend: bool, prefix_space: bool, metaspace: dict[str, Any] | None) -> tuple[bytes, str, str]:
+    """The hidden leading space, and what a text and a later piece have to begin with."""
     scheme = metaspace.get("prepend_scheme", "always") if metaspace else "never"
-    if not (prepend or prefix_space or scheme != "never"):
-        return b"", "", ""
-    hidden = backend.decode(backend.encode("a", add_special_tokens=False).ids, skip_special_tokens=False) == "a"
     if prepend:
-        if not hidden:
-            raise UnsupportedTokenizerError(
-                "the normalizer puts a space in front of every text and the decoder leaves it there"
-            )
         return b" ", "", NEVER
+    if not prefix_space and scheme == "never":
+        return b"", "", ""
     # These add the space only where the text does not begin with one, so a text with it and one without it
-    # encode alike, and decoding gives back only one of the two.
+    # encode alike, and only the one without it is a text.
     space = SPACE_MARK if metaspace else " "
-    later = space if prefix_space or scheme == "always" else ""
-    return (b" ", f"{space}(?!{space})", later) if hidden else (b"", space, later)
+    return b" ", f"{space}(?!{space})", space if prefix_space or scheme == "always" else ""

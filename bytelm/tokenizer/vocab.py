@@ -61,12 +61,15 @@ class SplitStep:
         behavior: What becomes of the matches: Isolated, Contiguous, MergedWithPrevious, MergedWithNext or Removed.
         invert: Matches and gaps change places.
         classes: ``digits`` or ``punctuation``: one character of a class the tokenizer library defines itself.
+        after_bytes: It runs after ByteLevel: it sees one character of the byte alphabet for each byte, and may cut
+            inside a character of the text.
     """
 
     pattern: str
     behavior: str = "Isolated"
     invert: bool = False
     classes: str = ""
+    after_bytes: bool = False
 
 
 @dataclass(frozen=True)

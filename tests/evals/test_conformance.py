@@ -20,6 +20,7 @@ from evals import conformance
 from tests.support.oracle import Enumeration, depth_for
 from tests.support.strategies import Toy, byte_level
 from tests.support.tiny import byte_bpe_tokenizer
+from tests.support.variants import VARIANTS, variant
 
 SUPPORTED = (
     "cl100k",
@@ -186,6 +187,23 @@ def test_a_sample_agrees_without_the_hidden_space(name: str, test_data: Path) ->
     report = trial_of(name, test_data, seed=3, leaves=40, effort=0.5, dummy_prefix=False).run(15)
 
     assert report.disagreements == []
+
+
+@pytest.mark.parametrize("name", ["a tab is a piece", "prefix space"])
+def test_a_sample_of_other_shapes_agrees(name: str, test_data: Path) -> None:
+    """So do the shapes of published tokenizers whose files are not here (tests/support/variants.py)."""
+    report = TokenizerTrial(variant(name, test_data), name, seed=4, leaves=40, effort=0.2).run(10)
+
+    assert (report.refused, report.disagreements) == (None, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_thousand_prefixes_of_other_shapes_agree(name: str, test_data: Path) -> None:
+    """A thousand prefixes of each such shape: no disagreement."""
+    report = TokenizerTrial(variant(name, test_data), name, seed=5, leaves=100, effort=0.3).run(1000)
+
+    assert (report.refused, report.prefixes, report.disagreements) == (None, 1000, [])
 
 
 @pytest.mark.parametrize("name", ["clip", "unigram_toy"])

@@ -143,12 +143,15 @@ def patterns(draw: st.DrawFn, alphabet: list[str]) -> str:
 
 
 @st.composite
-def splits(draw: st.DrawFn, alphabet: list[str]) -> tuple[list[Any], list[str]]:
-    """Up to two split steps that go before ByteLevel or stand alone, and how each was made."""
+def splits(draw: st.DrawFn, alphabet: list[str], *, after_bytes: bool = False) -> tuple[list[Any], list[str]]:
+    """Up to two split steps that go before ByteLevel or after it, or stand alone, and how each was made."""
     steps: list[Any] = []
     names: list[str] = []
     for _ in range(draw(st.integers(0, 2))):
-        match draw(st.integers(0, 6)):
+        match draw(st.integers(-1 if after_bytes else 0, 6)):
+            case -1:
+                names.append(draw(st.sampled_from(("Whitespace", "WhitespaceSplit", "BertPreTokenizer"))))
+                steps.append(getattr(pre_tokenizers, names[-1])())
             case 0:
                 individual = draw(st.booleans())
                 steps.append(pre_tokenizers.Digits(individual_digits=individual))
@@ -221,7 +224,8 @@ def byte_level(draw: st.DrawFn, *, plain: bool = False, full: bool = False) -> T
         pieces += [c for c in SPELL.values() if c not in pieces]
     added = [] if plain else draw(added_tokens(alphabet))
     steps, cuts = ([], []) if plain else draw(splits(alphabet))
-    if steps:  # one of docs/tokenizers.md's corners: look-ahead for a byte whose own piece is a special token
+    later, later_cuts = ([], []) if plain or draw(st.integers(0, 2)) else draw(splits(base, after_bytes=True))
+    if steps or later:  # one of docs/tokenizers.md's corners: look-ahead for a byte whose own piece is a special token
         added = [token for token in added if not (token.special and token.content in base)]
     ids = {piece: i for i, piece in enumerate(pieces)}
     # A token whose name in the vocabulary would be that of another byte makes more texts than those of the alphabet.
@@ -234,8 +238,9 @@ def byte_level(draw: st.DrawFn, *, plain: bool = False, full: bool = False) -> T
     ignore = draw(st.booleans())
     backend = Tokenizer(models.BPE(ids, merges, ignore_merges=ignore))
     regex = not plain and draw(st.integers(0, 3)) == 0
+    spaced = " " in alphabet and not steps and not added and draw(st.integers(0, 3)) == 0
     backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)]
+        [*steps, pre_tokenizers.ByteLevel(add_prefix_space=spaced, use_regex=regex), *later]
     )
     backend.decoder = decoders.ByteLevel()
     form = draw(st.sampled_from((None, None, None, "NFC")))
@@ -250,7 +255,9 @@ def byte_level(draw: st.DrawFn, *, plain: bool = False, full: bool = False) -> T
         "ids": ids,
         "ignore_merges": ignore,
         "splits": cuts,
+        "after_bytes": later_cuts,
         "gpt2_regex": regex,
+        "add_prefix_space": spaced,
     }
     what |= {"added": _described(added), "normalizer": form}
     return Toy(backend, tuple(alphabet), not full, max(map(len, pieces)), what)
@@ -264,7 +271,14 @@ def sentencepiece(draw: st.DrawFn) -> Toy:
     alphabet = [*chosen, *([fallback] if fallback and fallback not in chosen else [])]
     base = [c.replace(" ", "▁") for c in chosen]
     pieces, merges = draw(vocabularies(base))
-    tokens = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
+    # Byte tokens that no text needs may be missing.
+    spare = [
+        byte
+        for byte in range(256)
+        if byte in (0xC0, 0xC1) or byte > 0xF4 or (byte < 0x80 and chr(byte).replace(" ", "▁") in pieces)
+    ]
+    lacking = set(spare) if draw(st.booleans()) else set()
+    tokens = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256) if byte not in lacking), *pieces]
     fuse = draw(st.booleans())
     model = models.BPE(
         {token: i for i, token in enumerate(tokens)}, merges, unk_token="<unk>", fuse_unk=fuse, byte_fallback=True
@@ -304,6 +318,7 @@ def sentencepiece(draw: st.DrawFn) -> Toy:
         "shape": shape,
         "split": split,
         "fuse_unk": fuse,
+        "lacking": sorted(lacking),
         "added": _described(added),
     }
     return Toy(backend, tuple(alphabet), False, max(map(len, pieces)), what)

@@ -30,6 +30,16 @@ def test_a_supported_tokenizer_is_exact() -> None:
     assert [remark for remark in remarks if remark.level == "refused"] == []
 
 
+def test_a_space_in_front_of_every_text_is_fine() -> None:
+    """With ``add_prefix_space`` texts come back without it, and the verdict is that of the constructor: exact."""
+    tokenizer = byte_bpe_tokenizer(vocab_size=311)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    remarks = examine(tokenizer, columns=311, eot_ids=[0])
+
+    assert remarks[-1] == Remark("verdict", "ok", "exact: the tokenizer's rules are understood to the letter")
+    assert found(remarks, "leading space") != []
+
+
 def test_padding_is_named() -> None:
     """Columns beyond the vocabulary are worth knowing: they are part of the leak."""
     remarks = examine(byte_bpe_tokenizer(vocab_size=311), columns=320, eot_ids=[0])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from typing import Any
 
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from bytelm.errors import BytelmError, InvalidTypeError, UnsupportedTokenizerError
+from bytelm.cover.cover import Cover
+from bytelm.errors import BytelmError, InvalidTypeError, UnreachablePrefixError, UnsupportedTokenizerError
 from bytelm.tokenizer.tokenizer_json import read_vocab
+from bytelm.tokenizer.viability.viability import Viability
 from bytelm.tokenizer.vocab import byte_alphabet
 
 
@@ -22,8 +26,8 @@ def byte_level(**parts: Any) -> Tokenizer:
     return tokenizer
 
 
-def sentencepiece(*, fallback: bool = True, **parts: Any) -> Tokenizer:
-    vocab = {f"<0x{b:02X}>": b for b in range(256)} | {"▁": 256, "a": 257, "▁a": 258}
+def sentencepiece(*, fallback: bool = True, lacking: Collection[int] = (), **parts: Any) -> Tokenizer:
+    vocab = {f"<0x{b:02X}>": b for b in range(256) if b not in lacking} | {"▁": 256, "a": 257, "▁a": 258}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("▁", "a")], byte_fallback=fallback))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     replace = decoders.Replace("▁", " ")
@@ -53,6 +57,67 @@ def test_sentencepiece_tokens_spell_spaces_and_bytes() -> None:
     assert (vocab.token_bytes[258], vocab.token_bytes[10], vocab.dummy_prefix) == (b" a", b"\n", b" ")
 
 
+def test_byte_tokens_that_no_text_needs_may_be_missing() -> None:
+    """A byte of a character that is a piece needs no token, and neither does one that UTF-8 has no use for."""
+    subject = Viability.from_tokenizer(sentencepiece(lacking=[0x20, ord("a"), 0xC0, 0xC1, *range(0xF5, 0x100)]))
+
+    for text in ("a é😀", "\tb a"):
+        ends = Cover.empty(subject).advance(text.encode()).ending
+        assert [node.token_ids for node in ends] == [subject.vocab.encode(text)]
+
+
+@pytest.mark.parametrize(("byte", "character"), [(0x62, "b"), (0xC2, "\x80"), (0xF4, "\U00100000")])
+def test_a_byte_token_that_some_text_needs_is_missed_by_name(byte: int, character: str) -> None:
+    """Without it the tokenizer spells a character as unknown: the byte and the first such character are named."""
+    tokenizer = sentencepiece(lacking=[byte])
+
+    assert bytes([byte]) not in [bytes([i]) for i in tokenizer.encode(character).ids if i < 256]
+    with pytest.raises(UnsupportedTokenizerError, match=f"<0x{byte:02X}>.*{re.escape(repr(character))}"):
+        read_vocab(tokenizer)
+
+
+def test_spaces_may_be_pieces_themselves() -> None:
+    """A vocabulary over characters that writes spaces as spaces is read so; where ▁ is no token, spaces are lost."""
+    vocab = {f"<0x{b:02X}>": b for b in range(256)} | {" ": 256, "a": 257, " a": 258}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[(" ", "a")], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    subject = Viability.from_tokenizer(tokenizer)
+
+    ends = Cover.empty(subject).advance(b"a a  b").ending
+    assert [node.token_ids for node in ends] == [tuple(tokenizer.encode("a a  b").ids)]
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    with pytest.raises(UnsupportedTokenizerError, match="spaces are lost"):
+        read_vocab(tokenizer)
+
+
+def test_a_space_that_the_tokenizer_puts_in_front_is_hidden() -> None:
+    """With ``add_prefix_space`` a text has one sequence, that of the tokenizer, and none begins with a space."""
+    subject = Viability.from_tokenizer(byte_level(pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=True)))
+
+    (end,) = Cover.empty(subject).advance(b"ab c").ending
+    assert end.token_ids == subject.vocab.encode("ab c") == subject.vocab.encode(" ab c")
+    with pytest.raises(UnreachablePrefixError, match="puts a space in front of every text itself") as caught:
+        Cover.empty(subject).advance(b" ab")
+    assert caught.value.position == 0
+
+
+@pytest.mark.parametrize("last", ["Whitespace", "WhitespaceSplit", "BertPreTokenizer", "Digits", "Punctuation"])
+def test_pre_tokenizers_after_byte_level_see_bytes(last: str) -> None:
+    """They may cut a character apart: ü ends with the byte of ¼, a number, and § has two bytes that are punctuation."""
+    steps = [pre_tokenizers.ByteLevel(add_prefix_space=False), getattr(pre_tokenizers, last)()]
+    tokenizer = byte_level(pre_tokenizer=pre_tokenizers.Sequence(steps))
+    letter = {byte: c for c, byte in byte_alphabet().items()}
+    merged = ["".join(letter[b] for b in pair) for pair in (b"\xc3\xbc", b"\xc2\xa7", b"\xbcb", b"\xa9a", b" a", b"a!")]
+    pieces = {c: i for i, c in enumerate([*sorted(byte_alphabet()), *merged])}
+    tokenizer.model = models.BPE(pieces, [(m[0], m[1]) for m in merged])
+    subject = Viability.from_tokenizer(tokenizer)
+
+    for text in ("ü§ a!", "übé a1 §!", "bü ¼ü§"):
+        ends = Cover.empty(subject).advance(text.encode()).ending
+        assert [node.token_ids for node in ends] == [tuple(tokenizer.encode(text).ids)], text
+
+
 def test_text_never_becomes_a_special_token() -> None:
     """The private copy encodes the spelling of a special token as text, and the user's tokenizer is not touched."""
     tokenizer = byte_level()
@@ -72,9 +137,11 @@ def test_text_never_becomes_a_special_token() -> None:
         (byte_level(normalizer=normalizers.Replace("``", '"')), "Replace"),
         (byte_level(pre_tokenizer=pre_tokenizers.BertPreTokenizer()), "BertPreTokenizer"),
         (byte_level(pre_tokenizer=pre_tokenizers.WhitespaceSplit()), "WhitespaceSplit"),
+        (byte_level(pre_tokenizer=pre_tokenizers.Whitespace()), "Whitespace stands.* drops white space"),
+        (byte_level(pre_tokenizer=pre_tokenizers.CharDelimiterSplit("-")), "CharDelimiterSplit"),
         (
-            byte_level(pre_tokenizer=pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(), pre_tokenizers.Digits()])),
-            "ByteLevel",
+            byte_level(pre_tokenizer=pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(), pre_tokenizers.ByteLevel()])),
+            "second ByteLevel",
         ),
         (sentencepiece(fallback=False), "byte_fallback"),
         (sentencepiece(normalizer=normalizers.Prepend("▁")), "Prepend"),
@@ -94,8 +161,6 @@ def test_a_lossy_step_is_refused_by_name(tokenizer: Tokenizer, culprit: str) -> 
 
 def test_a_split_pattern_that_is_not_understood_is_refused() -> None:
     """A construct outside the syntax is refused when the automaton is built."""
-    from bytelm.tokenizer.viability.viability import Viability
-
     split = pre_tokenizers.Split(Regex(r"(?>ab|a)b"), "isolated")
     byte = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     with pytest.raises(UnsupportedTokenizerError, match="atomic group"):

@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import functools
 import random
+import string
 import unicodedata
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from tokenizers import Regex, pre_tokenizers
 
 from bytelm.symbols import completions, is_continuation, missing
-from bytelm.testing.tokenizers.definition import Definition, parts_of
+from bytelm.testing.tokenizers.definition import Definition, byte_alphabet, parts_of
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # Folded by case-insensitive matching, white space that is no space, marks, digits of other scripts, characters that
@@ -34,6 +37,7 @@ TRIPPING = (
 # Every code point up to the last that is assigned, and beyond it one in 64: one for every cut inside a character.
 POINTS = np.array([*range(0xD800), *range(0xE000, 0x32400), *range(0x32400, 0x110000, 0x40), 0x10FFFF], np.int32)
 ALL_TEXT = "".join(map(chr, POINTS.tolist()))
+_POINT_OF = {c: at for at, c in enumerate(ALL_TEXT[:0x180])}
 
 
 def atoms(pattern: str) -> tuple[set[str], set[str]]:
@@ -119,6 +123,26 @@ def matched(atom: str) -> bytes:
     return mask.tobytes()
 
 
+def byte_signs(steps: Sequence[dict[str, Any]]) -> list[np.ndarray]:
+    """What steps after ByteLevel can tell apart of each of the four bytes of a character."""
+    if not steps:
+        return []
+    told: dict[int, tuple[bool, ...]] = {}
+    for letter, byte in byte_alphabet().items():
+        signs = [unicodedata.category(letter)[0] in "NP" or letter in string.punctuation, letter.isalnum()]
+        signs.append(unicodedata.category(letter)[0] == "N")
+        for step in steps:
+            pattern = step.get("pattern", {})
+            inner, plain = atoms(pattern.get("Regex", ""))
+            signs += [letter == c for c in sorted(plain | set(pattern.get("String", "")))]
+            signs += [bool(matched(atom)[_POINT_OF[letter]]) for atom in sorted(inner)]
+        told[byte] = tuple(signs)
+    kinds = sorted(set(told.values()))
+    kind_of = np.array([kinds.index(told[byte]) + 1 for byte in range(256)], np.uint8)
+    spelled = np.array([list(c.encode().ljust(4, b"\xff")) for c in ALL_TEXT], np.uint8)
+    return [kind_of[spelled[:, at]] for at in range(4)]
+
+
 @functools.cache
 def folded(c: str) -> str:
     """The characters that the engine takes for this one where letter case is ignored.
@@ -168,7 +192,9 @@ class Classes:
     @staticmethod
     def of(definition: Definition, rng: random.Random) -> Classes:
         """The classes that this tokenizer can tell apart."""
-        steps = parts_of(definition.config["pre_tokenizer"])
+        every = parts_of(definition.config["pre_tokenizer"])
+        until = next((i for i, step in enumerate(every) if step["type"] == "ByteLevel"), len(every))
+        steps, after_bytes = every[: until + 1], every[until + 1 :]
         patterns = [p for step in steps if step["type"] == "Split" and (p := step["pattern"].get("Regex"))]
         literals = {c for step in steps if step["type"] == "Split" for c in step["pattern"].get("String", "")}
         patterns += [GPT2_PATTERN for step in steps if step["type"] == "ByteLevel" and step["use_regex"]]
@@ -182,6 +208,7 @@ class Classes:
                 literals |= {other for c in plain for other in folded(c)}
         signs = [np.frombuffer(matched(atom), np.uint8) for atom in sorted(found)]
         signs += [np.equal(POINTS, ord(c)).astype(np.uint8) for c in sorted(literals)]
+        signs += byte_signs(after_bytes)
         signs.append(np.searchsorted([0x80, 0x800, 0x10000], POINTS, side="right").astype(np.uint8))
         names = sorted(set(_categories()))
         signs.append(np.array([names.index(name) for name in _categories()], np.uint8))

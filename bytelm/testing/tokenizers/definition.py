@@ -5,9 +5,9 @@ Rules
     Text goes through the ``tokenizers`` engine, and what comes out is read off. enc(w) is what the engine emits for w
     with no special tokens added and none parsed out of the text. dec(u) is the bytes of the ids: the byte-level
     alphabet, or ▁ for a space and <0xXX> for a byte; an added token spells what the decoder makes of its content.
-    Special tokens spell nothing. Where the decoder strips a leading space, that space is no part of the text. A text is
-    canonical iff dec(enc(w)) == w. Text that a normalizer changes, or that holds U+2581 in a tokenizer that writes
-    spaces with it, has no canonical sequence.
+    Special tokens spell nothing. A space that the pipeline puts in front of a text is no part of the text, whether or
+    not the decoder takes it away again. A text is canonical iff dec(enc(w)) == w. Text that a normalizer changes, or
+    that holds U+2581 in a tokenizer that writes spaces with it, has no canonical sequence.
 Consequence
     u is viable iff for some y the text w = dec(u)·y is canonical and enc(w) begins with u. So one canonical w is a
     witness for every prefix x of w at once: the tokens that end within x are a boundary node of x, the token after
@@ -120,12 +120,12 @@ class Definition:
         # An unknown token stands for many texts, so it spells none.
         if isinstance(vocabulary, dict) and model.get("unk_token") is not None:
             self.token_bytes.pop(vocabulary.get(model["unk_token"], -1), None)
-        self.strips_lead = any(
-            (step["type"] == "Strip" and step["content"] == " " and step["start"] == 1)
-            or (step["type"] == "Metaspace" and step["prepend_scheme"] != "never")
-            for step in decoders
+        before = [*parts_of(self.config["normalizer"]), *parts_of(self.config["pre_tokenizer"])]
+        added_space = any(
+            step["type"] == "Prepend" or step.get("add_prefix_space") or step.get("prepend_scheme", "never") != "never"
+            for step in before
         )
-        self.dummy_prefix = b" " if self.strips_lead else b""
+        self.dummy_prefix = b" " if added_space else b""
 
     def _spell(self, token: str, alphabet: dict[str, int], *, fallback: bool) -> bytes:
         if self.byte_level:
@@ -189,6 +189,8 @@ def _without_dummy_prefix(config: dict[str, Any]) -> dict[str, Any]:
             return None
         if step["type"] == "Metaspace":
             return step | {"prepend_scheme": "never"}
+        if step["type"] == "ByteLevel":
+            return step | {"add_prefix_space": False}
         return step
 
     return config | {key: cleared(config[key]) for key in ("normalizer", "pre_tokenizer", "decoder")}

@@ -26,7 +26,7 @@ Source
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -147,6 +147,7 @@ class Level:
         invert: Matches and gaps change places.
         alias: Code points that the pattern sees as others.
         forbidden: Code points that text cannot contain.
+        alphabet: Of a step after ByteLevel: the code points that stand for the 256 bytes. A character is a byte then.
     """
 
     def __init__(
@@ -157,8 +158,14 @@ class Level:
         invert: bool,
         alias: dict[int, int],
         forbidden: Bool[np.ndarray, " points"],
+        alphabet: Sequence[int] | None = None,
     ) -> None:
+        self.by_bytes = alphabet is not None
+        if alphabet is not None:
+            forbidden = np.zeros_like(forbidden)  # it speaks of the text's characters
         self.class_of, atoms = char_classes(pattern, alias=alias, forbidden=forbidden)
+        if alphabet is not None:
+            self.class_of = self.class_of[list(alphabet)]
         self.utf8 = Utf8(self.class_of)
         self.threads = Threads(pattern, atoms)
         self.added = behavior == "Added"
@@ -292,7 +299,8 @@ class Level:
 
     def emissions(self, state: int) -> Iterator[int]:
         """The states in which the match of some added token ends here."""
-        matches = (h for h in self._states[state].hypotheses if h.kind == "match")
+        known = self._states[state]
+        matches = [] if known.partial else [h for h in known.hypotheses if h.kind == "match"]
         tags = {tag for h in matches for tag in match_conditions(h.threads) if tag >= 0}
         return (after for tag in sorted(tags) if (after := self.emit(state, tag)) != DEAD)
 
@@ -332,6 +340,8 @@ class Level:
         return state
 
     def _next(self, state: int, byte: int) -> int:
+        if self.by_bytes:
+            return self.read(self._ready(state), int(self.class_of[byte]))
         partial = self._states[state].partial
         inner = self.utf8.inner(partial, byte) if partial else byte if byte < 0x80 else self.utf8.lead(byte)
         if inner is None:
@@ -354,6 +364,10 @@ class Level:
     def origin(self, state: int) -> int:
         """The state before the character that a state is inside of, with no boundary there; else `DEAD`."""
         return self._states[state].origin
+
+    def inside(self, state: int) -> bool:
+        """Whether a state is inside a character."""
+        return self._states[state].partial is not None
 
     def after(self, state: int, char_class: int) -> int:
         """The state after one whole character, or after the rest of the one that the state is inside of."""

@@ -24,7 +24,7 @@ from typing import Final, Literal
 
 from bytelm.errors import UnsupportedTokenizerError
 
-_REPEAT_LIMIT: Final = 64
+_PROGRAM_LIMIT: Final = 1 << 15  # instructions: a repeat is written out
 
 Op = Literal["atom", "split", "look", "behind", "begin", "end", "match"]
 
@@ -184,8 +184,6 @@ class Parser:
         self.at = close + 1
         first = int(low or 0)
         last = (int(high) if high else None) if comma else first
-        if max(first, last or 0) > _REPEAT_LIMIT:
-            self._refuse(f"a repeat of more than {_REPEAT_LIMIT}")
         return first, last
 
     def _single(self) -> Node:
@@ -287,6 +285,11 @@ class Compiler:
 
     def emit(self, instruction: Instruction) -> int:
         """Append an instruction; its number."""
+        if len(self.code) >= _PROGRAM_LIMIT:
+            raise UnsupportedTokenizerError(
+                f"the split pattern {self.source!r:.200} has repeats of more than {_PROGRAM_LIMIT} characters in all, "
+                "which are not followed"
+            )
         self.code.append(instruction)
         return len(self.code) - 1
 

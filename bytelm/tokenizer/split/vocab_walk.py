@@ -68,6 +68,9 @@ class ProductAutomaton:
         levels: Outermost first.
         prefix_index: The vocabulary in byte order.
         ordinary: Which tokens, in byte order, can come out of merging (or are whole pre-tokens).
+
+    Attributes:
+        cuts_characters: Some level reads bytes, so a cut may lie inside a character.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class ProductAutomaton:
         self.levels = tuple(levels)
         self.prefix_index = prefix_index
         self.ordinary = ordinary
+        self.cuts_characters = any(level.by_bytes for level in self.levels)
         self._depths = self._prefixes(np.flatnonzero(ordinary))
         # Each run takes the last one out, and puts it back whole: after an interruption, or beside another thread,
         # there is none to follow.
@@ -109,9 +113,15 @@ class ProductAutomaton:
         """A step that was not taken before."""
         if len(self._steps) >= _STEPS:
             self._steps.clear()
-        out = tuple(level.next(state, byte) for level, state in zip(self.levels, states, strict=True))
-        after = self._steps[states, byte] = None if DEAD in out else out
-        return after
+        out: States | None = ()
+        for level, state in zip(self.levels, states, strict=True):
+            led = level.next(state, byte)
+            if led == DEAD:
+                out = None
+                break
+            out = (*out, led)
+        self._steps[states, byte] = out
+        return out
 
     def before_character(self, states: States) -> States:
         """Where the levels stood before the character that these states are inside of, with no cut before it."""
@@ -119,7 +129,7 @@ class ProductAutomaton:
 
     @kept(_STEPS)
     def cuts(self, states: States) -> tuple[States, ...]:
-        """The states after a cut at a character's end, for each level that may cut: those below it begin anew."""
+        """The states after a cut, for each level that may cut here: those below it begin anew."""
         return tuple(self._cuts(states))
 
     def _cuts(self, states: States) -> Iterator[States]:

@@ -6,6 +6,9 @@ Theory of operation
     the levels tell apart finds one. The same holds for a character that only byte tokens of a sentencepiece vocabulary
     spell, as they never merge.
 
+    Where a level cuts inside characters (a step after ByteLevel), classes of characters do not decide, and the search
+    is over bytes.
+
 Cost
     Few sets of states occur, and the answer for each is kept.
 """
@@ -13,16 +16,20 @@ Cost
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, UInt16
 
-from bytelm.symbols import completions
+from bytelm.symbols import completions, is_continuation
 from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.split.automaton import DEAD
 from bytelm.tokenizer.split.char_classes import CODE_POINTS, NO_CLASS, compact
 from bytelm.tokenizer.split.vocab_walk import INACTIVE, ProductAutomaton, States, ended
 from bytelm.tokenizer.viability.search import has_way
+
+_INSIDE: Final = [bytes([byte]) for byte in range(256) if is_continuation(byte)]
+_BEGINNING: Final = [bytes([byte]) for byte in range(256) if not is_continuation(byte)]
 
 
 class TextFutures:
@@ -47,7 +54,7 @@ class TextFutures:
 
     @kept()
     def can_stop(self, states: States) -> bool:
-        """Whether the text may end at these states, which are at a character's end, or a cut may follow."""
+        """Whether the text may end at these states, or a cut may follow."""
         return self.ends(states) or any(map(self.has_future, self._automaton.onward(states)))
 
     @kept()
@@ -97,11 +104,20 @@ class TextFutures:
         return has_way(start, self._known, arrives=self.ends, onward=self._next_states)
 
     def _next_states(self, states: States) -> Iterator[States]:
-        """The states after one more character, with a cut before it or none."""
+        """The states after one more character or byte, with a cut before it or none."""
         for option in (states, *self._automaton.onward(states)):
-            for char_class in range(len(self._level_classes)):
-                if (after := self._read(option, char_class)) is not None:
-                    yield after
+            yield from self._next(option)
+
+    def _next(self, states: States) -> Iterator[States]:
+        """The states after one more character, or after one more byte where a cut may lie inside a character."""
+        if not self._automaton.cuts_characters:
+            reached = (self._read(states, char_class) for char_class in range(len(self._level_classes)))
+        elif INACTIVE in states:  # a cut comes first
+            return
+        else:
+            inside = self._automaton.levels[0].inside(states[0])
+            reached = (self._automaton.read(states, byte) for byte in (_INSIDE if inside else _BEGINNING))
+        yield from (after for after in reached if after is not None)
 
     def _read(self, states: States, char_class: int) -> States | None:
         """The states after one character, given by its class."""
@@ -115,7 +131,7 @@ class TextFutures:
 
     def _joint_classes(self) -> tuple[UInt16[np.ndarray, " points"], list[tuple[int, ...]]]:
         """The class of each code point for all levels together, and what each such class is on each level."""
-        levels = self._automaton.levels
+        levels = [level for level in self._automaton.levels if not level.by_bytes]
         key = np.zeros(CODE_POINTS, np.int64)
         for level in levels:
             own = np.where(level.class_of == NO_CLASS, 0, level.class_of + 1).astype(np.int64)

@@ -127,7 +127,8 @@ class TokenFutures:
         return Position(states, self._free, partial, word)
 
     def _can_stop(self, position: Position) -> bool:
-        if position.partial or self.ignore_merges.must_grow(position.word):
+        inside = position.partial and not self.automaton.cuts_characters
+        if inside or self.ignore_merges.must_grow(position.word):
             return False
         return self.text_futures.can_stop(position.states)
 
@@ -135,6 +136,8 @@ class TokenFutures:
 
     def _by_classes(self, position: Position) -> bool | None:
         """Whether a position inside a character has a future, as far as the whole character's class decides it."""
+        if self.automaton.cuts_characters:
+            return None
         whole, some = self._completions_after(position.token, position.partial)
         stop, alive = self.text_futures.classes_after(self.automaton.before_character(position.states))
         if whole & stop and position.word is None:
@@ -242,6 +245,8 @@ class TokenFutures:
         for end in ends:
             alive &= end != DEAD
         whole = self._ends_inside(needed)[0] if needed else self._prefix_index.missing == 0
+        if self.automaton.cuts_characters:
+            whole = np.ones(hi - lo, np.bool_)
         stops = np.zeros(hi - lo, np.bool_)
         at = np.flatnonzero(alive & whole)
         code = np.zeros(len(at), np.int64)

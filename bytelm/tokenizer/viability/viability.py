@@ -52,7 +52,7 @@ from bytelm.tokenizer.tokenizer_json import read_vocab
 from bytelm.tokenizer.viability.text_futures import TextFutures
 from bytelm.tokenizer.viability.token_futures import TokenFutures
 from bytelm.tokenizer.viability.token_masks import TokenMasks
-from bytelm.tokenizer.vocab import SPACE_MARK, Vocab
+from bytelm.tokenizer.vocab import SPACE_MARK, Vocab, byte_alphabet
 
 _MASKS: Final = 8  # masks of the whole vocabulary: the byte after a boundary asks for a part of its mask again
 
@@ -176,7 +176,8 @@ class Viability:
 
     def _levels(self) -> list[Level]:
         vocab = self.vocab
-        alias = {0x20: ord(SPACE_MARK)} if vocab.family == "sentencepiece" else {}
+        alias = {0x20: ord(SPACE_MARK)} if SPACE_MARK in vocab.pieces and vocab.family == "sentencepiece" else {}
+        alphabet = [ord(c) for c, _ in sorted(byte_alphabet().items(), key=lambda each: each[1])]
         groups = [[t for t in vocab.added if not t.normalized], [t for t in vocab.added if t.normalized]]
         levels: list[Level] = []
         for normalized, group in enumerate(groups):
@@ -189,7 +190,14 @@ class Viability:
         for step in self.steps:
             pattern = compile_pattern(step.pattern, classes=step.classes)
             levels.append(
-                Level(pattern, behavior=step.behavior, invert=step.invert, alias=alias, forbidden=self._forbidden)
+                Level(
+                    pattern,
+                    behavior=step.behavior,
+                    invert=step.invert,
+                    alias=alias,
+                    forbidden=self._forbidden,
+                    alphabet=alphabet if step.after_bytes else None,
+                )
             )
         return levels
 
@@ -242,7 +250,7 @@ class Viability:
         for path in boundary.paths:
             if not path.sealed and INACTIVE not in path.states:
                 yield path.states, path.word, False
-            if not boundary.partial and not self._ignore_merges.must_grow(path.word):
+            if not self._ignore_merges.must_grow(path.word):
                 for states in self.automaton.cuts(path.states):
                     yield states, tracked, True
 
