@@ -32,7 +32,7 @@ from bytelm.cover.chat import chat_segments
 from bytelm.cover.cover import Cover
 from bytelm.cover.cover_cache import CoverCache
 from bytelm.cover.prefix import Prefix, Prompt, PromptReader, bos_ids_of
-from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
+from bytelm.errors import UnreachablePrefixError
 from bytelm.fim import FIMFormat, Mode, declared, end_ids, find_format, infill_prompt
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.rows import RowReader, RowStore
@@ -52,15 +52,15 @@ from bytelm.inference.text_scoring import ModelScoring, Piece
 from bytelm.inference.turns import in_its_turn
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.sampling.completion import Completion
-from bytelm.sampling.engine_batch import completions
+from bytelm.sampling.engine_batch import completions, drawer_for
 from bytelm.sampling.engine_draws import EngineDrawing, EngineDraws
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import ModelPlace
 from bytelm.sampling.sampler import names_of
 from bytelm.symbols import character_from
 from bytelm.token_lm import Abilities, TokenLM, abilities_of, revision_of
+from bytelm.tokenizer.added_tokens import check_text_tokens
 from bytelm.tokenizer.viability.viability import Viability
-from bytelm.tokenizer.vocab import Vocab
 
 
 class ByteLM(ByteModel[Prompt, ModelPlace]):
@@ -362,21 +362,9 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         return lm, prompts
 
     def engine_drawing(self, params: SamplingParams, *, progress: bool = False) -> EngineDrawing | None:  # noqa: D102
-        drawer, wanted = self.abilities.drawer, params.engine_draws
-        if wanted is None:
-            wanted = drawer is not None and drawer.draws_by_default and params.plain
-        if not wanted:
-            return None
-        if not params.plain:
-            raise InvalidArgumentError(
-                "engine_draws=True needs temperature=1, and neither top_k, top_p, min_p nor logits_processor: an "
-                "engine draws tokens, and these are of bytes"
-            )
+        drawer = drawer_for(params, self.token_lm)
         if drawer is None:
-            raise InvalidArgumentError(
-                f"engine_draws=True needs an engine that draws tokens; {type(self.token_lm).__name__} has no "
-                "draw_tokens"
-            )
+            return None
         at_once = self.abilities.asks_each_step  # others wait for a call to end
 
         def run(places: Sequence[tuple[ModelPlace, np.random.Generator]]) -> Iterator[Outcome[Completion]]:
@@ -406,19 +394,6 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
 
     def __repr__(self) -> str:
         return f"ByteLM({self.token_lm!r})"
-
-
-def check_text_tokens(vocab: Vocab, text_tokens: Collection[str], eot_ids: Collection[int]) -> None:
-    """Refuse a text token that ends a text.
-
-    Raises:
-        InvalidArgumentError: There is one.
-    """
-    for token in vocab.added:
-        if token.content in text_tokens and token.id in eot_ids:
-            raise InvalidArgumentError(
-                f"{token.content!r} cannot be a text token: its id {token.id} ends a text; give eot_ids= without it"
-            )
 
 
 def token_lm_of(model: Any, tokenizer: Any) -> TokenLM:

@@ -29,16 +29,40 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from bytelm.errors import BytelmError
+from bytelm.errors import BytelmError, InvalidArgumentError
 from bytelm.inference.scheduler import Jobs, JobUsage, Outcome, Scheduler, close_all
 from bytelm.inference.turns import TURN, turn_at
 from bytelm.progress import Bar
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.engine_draws import EngineDraws
-from bytelm.token_lm import Draw, TokenDrawer, abilities_of
+from bytelm.sampling.params import SamplingParams
+from bytelm.token_lm import Draw, TokenDrawer, TokenLM, abilities_of
 
 GROUP: Final = 256  # completions that are under way at a time
 GUESSED: Final = 32  # tokens that are drawn on a guess, at most
+
+
+def drawer_for(params: SamplingParams, token_lm: TokenLM) -> TokenDrawer | None:
+    """The engine that is to draw the tokens; None where bytelm draws the bytes.
+
+    Raises:
+        InvalidArgumentError: An engine is to draw, and does not, or cannot draw so.
+    """
+    drawer, wanted = abilities_of(token_lm).drawer, params.engine_draws
+    if wanted is None:
+        wanted = drawer is not None and drawer.draws_by_default and params.plain
+    if not wanted:
+        return None
+    if not params.plain:
+        raise InvalidArgumentError(
+            "engine_draws=True needs temperature=1, and neither top_k, top_p, min_p nor logits_processor: an engine "
+            "draws tokens, and these are of bytes"
+        )
+    if drawer is None:
+        raise InvalidArgumentError(
+            f"engine_draws=True needs an engine that draws tokens; {type(token_lm).__name__} has no draw_tokens"
+        )
+    return drawer
 
 
 def completions(

@@ -15,9 +15,10 @@ Source
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from bytelm.errors import InvalidArgumentError
 from bytelm.tokenizer.split.automaton import LOST, SKIP
 from bytelm.tokenizer.split.regex import Compiler, Instruction, Node, Parser, Pattern, quoted
 from bytelm.tokenizer.vocab import SPACE_MARK, AddedToken, Vocab, decode_added
@@ -49,6 +50,19 @@ def added_pattern(vocab: Vocab, group: Sequence[AddedToken], *, opens: bool) -> 
     if opens or not vocab.marks:  # this level sees the text before spaces become ▁
         opening, reopening = opening.replace(SPACE_MARK, " "), reopening.replace(SPACE_MARK, " ")
     return literals_pattern(spellings, opening=opening, reopening=reopening), emitted
+
+
+def check_text_tokens(vocab: Vocab, text_tokens: Collection[str], eot_ids: Collection[int]) -> None:
+    """Refuse a text token that ends a text.
+
+    Raises:
+        InvalidArgumentError: There is one.
+    """
+    for token in vocab.added:
+        if token.content in text_tokens and token.id in eot_ids:
+            raise InvalidArgumentError(
+                f"{token.content!r} cannot be a text token: its id {token.id} ends a text; give eot_ids= without it"
+            )
 
 
 def spelled_in_text(vocab: Vocab, token: AddedToken) -> bytes:
