@@ -21,7 +21,7 @@ from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer, tiny_model
 from tests.test_fim import LLAMA_LIKE, ORDERS, PUBLISHED, TOKENIZERS, P, S, encoded, id_of, model_of, published_ids
 from tests.test_healing import EOT, S_RET, FakeLM, N, T, U, byte_level
 
-SPM = [name for name, mode in ORDERS if mode == "spm"]
+SPM = [name for name, form in PUBLISHED.items() if form["spm"] and form["spm"][-1] == "P"]
 PSM = [name for name, mode in ORDERS if mode == "psm"]
 
 
