@@ -66,6 +66,9 @@ def utf8_streams() -> Iterator[None]:
         sys.stderr.reconfigure(encoding="utf-8")
     if sys.stdout is None:
         fail("standard output is closed")
+    if not isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's, or a stand-in: it knows what it does with text
+        yield
+        return
     # Of an argument that is no text the other bytes are shown as escapes, which JSON reads too.
     output = Output(sys.stdout.buffer, "utf-8", "backslashreplace", "\n", line_buffering=sys.stdout.isatty())
     with redirect_stdout(output):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from bytelm import __version__
+from bytelm.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -178,3 +183,11 @@ def test_a_closed_standard_input_is_no_text() -> None:
 
     assert done.returncode == 2
     assert "no text" in done.stderr
+
+
+def test_a_stand_in_for_standard_output_gets_the_text() -> None:
+    """Called from Python, a command writes where standard output leads, as a notebook has it."""
+    with redirect_stdout(io.StringIO()) as caught, pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+
+    assert (exit_.value.code, caught.getvalue()) == (0, f"bytelm {__version__}\n")
