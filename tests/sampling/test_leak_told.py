@@ -10,8 +10,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from bytelm import ByteLM, Completion, Ensemble, LeakWarning, TableLM
+from bytelm.sampling.params import SamplingParams
 from tests.sampling.test_engine_draws import Drawing, by_hand
+from tests.sampling.test_generation import exact_row
 from tests.support.tiny import byte_bpe_tokenizer
+from tests.support.toy import Toy
 
 SPECIAL = "<|im_end|>"
 OPTIONS: list[dict[str, Any]] = [
@@ -24,17 +27,17 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 def leaky(share: float = 0.999) -> ByteLM:
-    """A model that writes "the end", and then puts a share on a special token that does not end its text."""
+    """A model that writes "the end", and there puts a share on a special token that does not end its text."""
     tokenizer = byte_bpe_tokenizer(special=(SPECIAL,))
     ids = tokenizer("the end of it all").input_ids
     lost, size = tokenizer.get_vocab()[SPECIAL], len(tokenizer)
     turn = len(tokenizer("the end").input_ids)
 
     def row(context: tuple[int, ...]) -> np.ndarray:
-        probs = np.full(size, 1e-9)
+        probs = np.full(size, 1e-7)
         at = len(context)
         probs[ids[min(at, len(ids) - 1)]] = 1.0
-        if at >= turn:
+        if at == turn:
             probs *= (1 - share) / probs.sum()
             probs[lost] = share
         total: float = probs.sum()
@@ -89,7 +92,7 @@ def test_streams_batches_and_ensembles_tell_it_too() -> None:
     done, caught = told(ended)
     assert (done.finish_reason, caught) == ("eot", [])
     assert done.usage.largest_leak is not None
-    assert done.usage.largest_leak < 1e-6
+    assert done.usage.largest_leak < 1e-4
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
@@ -123,3 +126,29 @@ def test_an_engine_that_draws_leak_again_and_again_is_warned_of() -> None:
     assert done.usage.redrawn > 1
     assert done.usage.largest_leak == pytest.approx(0.99, abs=0.01)
     assert lm.sample("b", max_bytes=3, seed=1, engine_draws=True).usage.largest_leak_bound is None
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_a_row_that_is_not_evaluated_in_full_counts_too(greedy: bool) -> None:
+    """Where an unlikely token sequence is left unevaluated, the leak of the likely one is certain all the same."""
+
+    def row(ids: tuple[int, ...]) -> list[float]:
+        match ids:
+            case ():
+                return [1e-5, 1e-5, 1 - 2e-5, 0, 0]
+            case (2,):
+                return [6e-4, 2e-4, 1e-4, 1e-4, 0.999]
+            case _:
+                return [0.3, 0.3, 0.3, 0.1, 0]
+
+    toy = Toy.of([b"a", b"b", b"ab", None, None], row, eot_ids=[3])
+    params = SamplingParams(max_bytes=3, temperature=0 if greedy else 1)
+    with pytest.warns(LeakWarning, match="likeliest token there is id 4"):
+        done = toy.answer(toy.generation(b"", params, np.random.default_rng(1)).run())
+
+    assert done.bytes[:2] == b"ab"
+    exact = 1 - exact_row(toy, b"ab").sum()
+    assert done.usage.largest_leak is not None
+    assert done.usage.largest_leak_bound is not None
+    assert 0.99 < done.usage.largest_leak <= exact + 1e-9 <= done.usage.largest_leak_bound + 2e-9
+    assert done.usage.largest_leak < exact - 1e-9  # a bound: the other sequence was not asked for
