@@ -9,6 +9,7 @@ the model's dtype is: `exact` swaps in float64 versions of the norms, so that th
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
@@ -117,13 +118,17 @@ def sentencepiece_bpe_tokenizer(
     draft.normalizer = normalizers.Replace(" ", "▁")
     if not prepend:  # Gemma splits at spaces; Llama 2 lets the merges run over the whole text
         draft.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    texts = list(corpus)
+    # The trainer would break ties among the rarest by the order of a hash table, another in each process.
+    characters = [c for c, _ in Counter("".join(texts).replace(" ", "▁")).most_common(alphabet)]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 256 - len(added),
         special_tokens=specials,
-        limit_alphabet=alphabet,
+        initial_alphabet=characters,
+        limit_alphabet=len(characters),
         show_progress=False,
     )
-    draft.train_from_iterator(corpus, trainer)
+    draft.train_from_iterator(texts, trainer)
     model = json.loads(draft.to_str())["model"]
     trained = sorted(model["vocab"], key=model["vocab"].get)
     pieces = [*specials, *(f"<0x{byte:02X}>" for byte in range(256)), *trained[len(specials) :]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ def test_what_has_nothing_to_draw_is_not_drawn(tmp_path: Path) -> None:
     path = tmp_path / "empty.png"
     empty: Any = Figure()  # matplotlib leaves some of its methods untyped
     empty.subplots(1, 2)
-    for draw in (
+    draws: list[Callable[[], None]] = [
         lambda: save_figure(empty, path),
         lambda: draw_bars(path, [], {"calls": [], "time": []}, title="none", line=1.0),
         lambda: growth._plot({"rows": [], "model": "tiny", "threads": 1}, path),
         lambda: ensembles.plot({"tasks": {}}, path),
-    ):
+    ]
+    for draw in draws:
         with pytest.raises(RecordsError, match="nothing to draw"):
             draw()
     assert not path.exists()

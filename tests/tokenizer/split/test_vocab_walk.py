@@ -23,7 +23,8 @@ PATTERN = (
 )
 
 
-def subject() -> Viability:
+def subject(*stems: str) -> Viability:
+    """A tokenizer with forty added tokens for each stem, so many that they are asked all at once."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(PATTERN), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
@@ -31,9 +32,7 @@ def subject() -> Viability:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(TEXTS * 3, trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet))
-    tokenizer.add_tokens(
-        [AddedToken(f"<unused{i}>", normalized=False) for i in range(40)]
-    )  # so many are asked all at once
+    tokenizer.add_tokens([AddedToken(f"{stem}{i}>", normalized=False) for stem in stems for i in range(40)])
     return Viability.from_tokenizer(tokenizer)
 
 
@@ -60,7 +59,7 @@ def expected(automaton: ProductAutomaton, at: int, state: int) -> list[int]:
 @pytest.fixture(scope="module")
 def whole() -> ProductAutomaton:
     """An automaton for which every range counts as the whole vocabulary."""
-    return subject().automaton
+    return subject("<unused").automaton
 
 
 def test_runs_that_follow_the_last_one_are_runs_from_the_beginning(whole: ProductAutomaton) -> None:
@@ -76,7 +75,7 @@ def test_runs_that_follow_the_last_one_are_runs_from_the_beginning(whole: Produc
 
 def test_an_interrupted_run_leaves_nothing_half_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """The run after one that was broken off is right: a run that is under way is nobody's to follow."""
-    automaton = subject().automaton
+    automaton = subject("<unused").automaton
     first, second, third = [states for states in places(automaton, b"ab  12\n\n'l") if states[-1] != DEAD][::6][:3]
     size, next_state, calls = len(automaton.prefix_index), Level.next, 0
 
@@ -97,15 +96,23 @@ def test_an_interrupted_run_leaves_nothing_half_done(monkeypatch: pytest.MonkeyP
 
 
 def test_added_tokens_that_lead_elsewhere_are_asked_again() -> None:
-    """What is kept of the last boundary is used only where an added token leads to the same state as there."""
-    viability = subject()
-    added = [token.id for token in viability.vocab.added]
-    for text in (b"", b"a", b"a ", b"a <", b"a <unu", b"a <unu  b", b"a <unu  b<\n", b"a <unu  b<\n<x"):
+    """What is kept of the last boundary is used only where an added token leads to the same state as there.
+
+    After "<un" the text of "used3>" would make "<unused3>", which is matched first: it can stand after all else.
+    """
+    viability = subject("<unused", "used")
+    found = set()
+    for text in (b"", b"a<", b"<un", b"a<unu", b"a<un"):
         for node in Cover.empty(viability).advance(text).nodes:
             if node.boundary.partial or node.end < len(text):
                 continue
-            mask = viability.mask(node.boundary, 0, len(viability.prefix_index))
+            for stem in (b"<unused", b"used"):
+                lo, hi = viability.prefix_index.range(stem)
+                possible = [
+                    viability.extend(node.boundary, int(viability.prefix_index.order[i])) for i in range(lo, hi)
+                ]
 
-            for token in added:
-                possible = viability.extend(node.boundary, token) is not None
-                assert mask[viability.prefix_index.rank[token]] == possible
+                assert viability.mask(node.boundary, lo, hi).tolist() == [after is not None for after in possible]
+                found.add((text, stem, possible[0] is not None))
+    assert {text for text, stem, is_possible in found if stem == b"used" and not is_possible} == {b"<un", b"a<un"}
+    assert len(found) == 10
