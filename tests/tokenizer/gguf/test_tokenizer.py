@@ -58,7 +58,11 @@ def base(**changed: Any) -> dict[str, Any]:
     letters = bytes_as_letters()
     tokens = ["<s>", *letters, "ab"]
     pairs = {
-        **{"model": "gpt2", "pre": "gpt-2", "tokens": tokens, "token_type": [3, *[1] * 257], "merges": ["a b"]},
+        "model": "gpt2",
+        "pre": "gpt-2",
+        "tokens": tokens,
+        "token_type": [3, *[1] * 257],
+        "merges": ["a b"],
         **changed,
     }
     return {f"tokenizer.ggml.{name}": value for name, value in pairs.items() if value is not None}
