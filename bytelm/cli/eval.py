@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Final
 from unittest.mock import patch
 
@@ -47,7 +48,7 @@ def evaluate(
       bytelm eval run --help
       bytelm eval ls tasks
 
-    It needs lm-eval: pip install "bytelm[lm-eval]".
+    It needs lm-evaluation-harness: pip install "lm-eval>=0.4.13".
     """
     words = list(arguments or [])
     if not words:
@@ -79,13 +80,30 @@ def _run() -> None:
         import bytelm.harness.model  # noqa: F401 - registers the model
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f'bytelm eval needs lm-evaluation-harness ({error.name} is missing): pip install "bytelm[lm-eval]"'
+            f'bytelm eval needs lm-evaluation-harness ({error.name} is missing): pip install "lm-eval>=0.4.13"'
         ) from error
     try:
-        cli_evaluate()
+        with _headings():
+            cli_evaluate()
     except BytelmError:
         raise
     except ValueError as error:
         if re.match("Tasks not found|No tasks specified", str(error)):
             raise BytelmError(f"{error}; bytelm eval ls tasks lists them, --include_path adds a folder") from error
         raise
+
+
+def _headings() -> AbstractContextManager[object]:
+    """Lm-eval names the columns of its table as ``headers``, which old releases of pytablewriter call ``header_list``.
+
+    They take the unknown attribute without a word, and call the columns A, B, C.
+    """
+    from pytablewriter import MarkdownTableWriter
+
+    if hasattr(MarkdownTableWriter, "headers"):
+        return nullcontext()
+
+    def name(table: MarkdownTableWriter, names: Sequence[str]) -> None:
+        table.header_list = names
+
+    return patch.object(MarkdownTableWriter, "headers", property(None, name), create=True)

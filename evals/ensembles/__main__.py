@@ -180,7 +180,9 @@ class Tasks:
         try:
             from lm_eval.tasks import TaskManager
         except ModuleNotFoundError as error:
-            raise MissingDependencyError(f'{error.name} is missing: pip install "bytelm[evals]"') from error
+            raise MissingDependencyError(
+                f"{error.name} is missing: pip install --group evals, in the checkout"
+            ) from error
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         own = {path.stem for path in TASKS.glob("*.yaml")}
         self._manager = TaskManager(include_path=str(TASKS), include_defaults=not own.issuperset(names))

@@ -127,8 +127,19 @@ def test_without_lm_eval_the_extra_is_named(
 
     assert run("--tasks", "piqa") == 1
     err = capsys.readouterr().err
-    assert 'pip install "bytelm[lm-eval]"' in err
+    assert 'pip install "lm-eval>=0.4.13"' in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_table_has_lm_evals_own_headings(engine: Failing, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whichever release of pytablewriter is installed: with old ones lm-eval's columns are A, B, C."""
+    code = run("--tasks", "toy_choice", "--include_path", str(here), "--model_args", "pretrained=toy")
+
+    assert code in {0, None}
+    heading = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("|"))
+    names = [name.strip() for name in heading.strip("|").split("|")]
+    assert names == ["Tasks", "Version", "Filter", "n-shot", "Metric", "", "Value", "", "Stderr"]
 
 
 def test_no_argument_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

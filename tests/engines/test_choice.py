@@ -30,7 +30,7 @@ def test_an_engine_that_is_not_installed(name: str, tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     monkeypatch.setattr(choice, "packaged_gguf", lambda _: pytest.fail("fetched"))
 
-    with pytest.raises(MissingDependencyError, match=r"pip install 'bytelm\[llama-cpp\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'llama-cpp-python>=0\.3\.36,<0\.4'"):
         ByteLM.from_pretrained(name, engine="llama-cpp")
 
 

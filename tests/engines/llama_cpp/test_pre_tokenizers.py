@@ -91,8 +91,7 @@ def texts(count: int, seed: int = 0) -> list[str]:
 
 @pytest.fixture(scope="module")
 def vocabularies() -> list[tuple[list[str], list[str]]]:
-    """Tokens and merges that show the splits: pairs of bytes, joined by random rank. Two bytes on the two sides of a
-    split are one token in one of the vocabularies, if the split is overlooked."""
+    """Tokens and merges that show the splits: pairs of bytes, joined by random rank."""
     letters = bytes_as_letters()
     common = [letters[byte] for byte in {*b" \t\n\r'\"!.,-/0123456789aAbBsStTlLmMdDrRzZIMG<>|$\xc3\xe2\xe3\xe6\xf0\xcc\xd8\x80\x81\xa8\xa9"}]  # fmt: skip
     pairs = [(a, b) for a in common for b in common]
@@ -107,8 +106,7 @@ def vocabularies() -> list[tuple[list[str], list[str]]]:
 def test_text_is_split_as_llama_cpp_does(
     name: str, vocabularies: list[tuple[list[str], list[str]]], tmp_path: Path
 ) -> None:
-    """Of every text, llama.cpp makes the same tokens; it knows every name; "aAb", which no merge makes, is taken whole
-    where llama.cpp takes it so."""
+    """Of every text llama.cpp makes the same tokens, of "aAb" too, which no merge makes."""
     path = tmp_path / "vocabulary.gguf"
     wrong = []
     for seed, (tokens, merges) in enumerate(vocabularies):

