@@ -161,7 +161,8 @@ def test_engine_draws_beside_rows_and_callbacks() -> None:
         return row
 
     def drawn() -> bytes:
-        return b"".join(each.bytes for each in lm.sample(PROMPTS[0], n=3, max_bytes=12, seed=5, engine_draws=True))
+        three: Any = lm.sample(PROMPTS[0], n=3, max_bytes=12, seed=5, engine_draws=True)
+        return b"".join(each.bytes for each in three)
 
     def asked() -> bytes:
         return lm.sample(PROMPTS[1], max_bytes=6, seed=5, logits_processor=curious).bytes

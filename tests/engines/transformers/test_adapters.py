@@ -27,7 +27,7 @@ PROMPTS: dict[str, Any] = {
     ),
     "CPT": ("CPTConfig", {"cpt_token_ids": [5, 6, 7], "cpt_mask": [1, 1, 1], "cpt_tokens_type_mask": [1, 2, 3]}),
 }
-TARGETS = {"target_modules": ["q_proj", "v_proj"]}
+TARGETS: dict[str, Any] = {"target_modules": ["q_proj", "v_proj"]}
 WEIGHTS: dict[str, Any] = {
     "LoRA": ("LoraConfig", TARGETS),
     "DoRA": ("LoraConfig", {**TARGETS, "use_dora": True}),

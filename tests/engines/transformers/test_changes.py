@@ -24,7 +24,12 @@ PREFIX = b"The do"
 
 def two_adapters() -> Any:
     """A tiny model with two adapters, "a" (active) and "b"."""
-    config = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj", "v_proj"], "r": 4, "init_lora_weights": False}
+    config: dict[str, Any] = {
+        "task_type": "CAUSAL_LM",
+        "target_modules": ["q_proj", "v_proj"],
+        "r": 4,
+        "init_lora_weights": False,
+    }
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(1)
@@ -68,7 +73,7 @@ def steered(model: Any) -> None:
 
 def wrapped(model: Any) -> None:
     """Adapters that are put into a model after the ByteLM was made of it."""
-    config = {"target_modules": ["q_proj"], "r": 4, "init_lora_weights": False, "lora_dropout": 0.5}
+    config: dict[str, Any] = {"target_modules": ["q_proj"], "r": 4, "init_lora_weights": False, "lora_dropout": 0.5}
     torch.manual_seed(2)
     peft.get_peft_model(model, peft.LoraConfig(**config)).double()
 

@@ -12,7 +12,7 @@ from bytelm.engines.transformers.engine import TransformersLM
 from bytelm.errors import ModelError
 from tests.support.tiny import default_tokenizer, tiny_model
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 317,
     "hidden_size": 24,
     "num_hidden_layers": 2,
@@ -21,8 +21,8 @@ SIZES = {
     "max_position_embeddings": 211,
     "pad_token_id": 0,
 }
-XL = {"vocab_size": 317, "d_model": 24, "n_layer": 2, "n_head": 3, "d_inner": 37}
-XLM = {"vocab_size": 317, "emb_dim": 24, "n_layers": 2, "n_heads": 3}
+XL: dict[str, Any] = {"vocab_size": 317, "d_model": 24, "n_layer": 2, "n_head": 3, "d_inner": 37}
+XLM: dict[str, Any] = {"vocab_size": 317, "emb_dim": 24, "n_layers": 2, "n_heads": 3}
 
 
 def made(name: str, config: str, dtype: torch.dtype = torch.float32, **sizes: Any) -> Any:
@@ -84,8 +84,9 @@ def test_a_head_that_nobody_knows_is_refused_by_what_it_returns() -> None:
     class LlamaJudge(transformers.LlamaForSequenceClassification):
         pass
 
+    judge: Any = LlamaJudge
     with pytest.raises(ModelError, match=r"LlamaJudge returns logits of shape \(1, 2\).*AutoModelForCausalLM"):
-        TransformersLM(LlamaJudge(transformers.LlamaConfig(**SIZES)).eval(), default_tokenizer())
+        TransformersLM(judge(transformers.LlamaConfig(**SIZES)).eval(), default_tokenizer())
 
 
 def test_a_saved_masked_model_is_refused(tmp_path: Path) -> None:
