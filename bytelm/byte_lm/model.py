@@ -79,6 +79,9 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
             change is an error, as no token sequence spells it.
         text_tokens: Added tokens that are text, though the tokenizer declares them special or they are control tokens
             by convention (docs/tokenizers.md).
+        replace: What is read in place of a character that the tokenizer cannot spell (▁ where it stands for a space),
+            such as "?", or a function that is given the character. Without it, such text is an error. Offsets and
+            lengths are then those of the text that was read: `bytes_of` gives it.
 
     Attributes:
         tokenizer: The tokenizer.
@@ -103,6 +106,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         bos: bool = True,
         normalize: bool = False,
         text_tokens: Collection[str] = (),
+        replace: str | Callable[[str], str] | None = None,
     ) -> None:
         self.token_lm = token_lm_of(model, tokenizer)
         self.tokenizer: Any = self.token_lm.tokenizer if tokenizer is None else tokenizer
@@ -120,6 +124,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
             openers=frozenset(before) | (frozenset() if named is None else {named}),
             vocab_size=self.token_lm.vocab_size,
             normalize=normalize,
+            replace=replace,
         )
         self._read_by(prompts)
 
@@ -148,6 +153,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         bos: bool = True,
         normalize: bool = False,
         text_tokens: Collection[str] = (),
+        replace: str | Callable[[str], str] | None = None,
         **engine_options: Any,
     ) -> ByteLM:
         """Load a model by name.
@@ -165,6 +171,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
             bos: As for `ByteLM`.
             normalize: As for `ByteLM`.
             text_tokens: As for `ByteLM`.
+            replace: As for `ByteLM`.
             engine_options: What else the engine's ``load`` takes.
 
         Raises:
@@ -176,7 +183,8 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
 
         name = os.fspath(name_or_path)
         token_lm = load_engine(engine, name, device=device, dtype=dtype, gguf_file=gguf_file, **engine_options)
-        return cls(token_lm, eot_ids=eot_ids, bos=bos, normalize=normalize, text_tokens=text_tokens)
+        texts = {"normalize": normalize, "text_tokens": text_tokens, "replace": replace}
+        return cls(token_lm, eot_ids=eot_ids, bos=bos, **texts)
 
     # ---- what only a tokenized model has
 
@@ -244,7 +252,9 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
             row = self.token_lm.next_token_logprobs([(int(self._reader.order[0]),)])[0]
             known = hashlib.sha256(np.ascontiguousarray(row).tobytes()).hexdigest()
         spelled = digest_of_vocab(self.viability.vocab)
-        return [known, spelled, sorted(self.eot_ids), list(self.prompts.bos_ids), self.prompts.normalize]
+        told = [known, spelled, sorted(self.eot_ids), list(self.prompts.bos_ids), self.prompts.normalize]
+        instead = self.prompts.replace
+        return told if instead is None else [*told, instead if isinstance(instead, str) else repr(instead)]
 
     @in_its_turn
     def bytes_of(self, text: object, name: str = "a text") -> bytes:  # noqa: D102

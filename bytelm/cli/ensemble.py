@@ -76,6 +76,8 @@ def ensemble(
     device: opt.DeviceOption = None,
     dtype: opt.DtypeOption = None,
     engine: opt.EngineOption = "transformers",
+    normalize: opt.NormalizeOption = False,
+    replace: opt.ReplaceOption = None,
 ) -> None:
     """Complete a text by several models as one, whatever their vocabularies. Prints the new text alone.
 
@@ -96,7 +98,8 @@ def ensemble(
         raise typer.BadParameter(f"--show-members explains one completion; got -n {n}")
     data = read_text(text if prompt is None else prompt, file, escapes=escapes, keep_newline=keep_newline)
     params = sampling.params()
-    loaded = {name: opt.load(name, device, dtype, engine) for name in dict.fromkeys(names)}
+    texts = {"normalize": normalize, "replace": replace}
+    loaded = {name: opt.load(name, device, dtype, engine, texts) for name in dict.fromkeys(names)}
     members = [loaded[name] for name in names]
     lm = Ensemble(members, weights=numbers, combine=combine, alpha=alpha)
     if show_members:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, get_type_hints
@@ -54,6 +54,12 @@ EngineOption = Annotated[
         envvar="BYTELM_ENGINE", help="What runs the model; llama-cpp takes a GGUF file, vllm-server an address."
     ),
 ]
+NormalizeOption = Annotated[
+    bool, typer.Option("--normalize", help="Bring text to the normal form of the tokenizer, such as NFC.")
+]
+ReplaceOption = Annotated[
+    str | None, typer.Option(help="Read this in place of characters that the tokenizer cannot spell.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same bytes.")]
 
@@ -81,10 +87,13 @@ class Model:
     device: DeviceOption = None
     dtype: DtypeOption = None
     engine: EngineOption = "transformers"
+    normalize: NormalizeOption = False
+    replace: ReplaceOption = None
 
     def load(self, name: str | None = None) -> ByteLM:
         """The byte model that the options name, or another one that runs alike."""
-        return load(name or self.model, self.device, self.dtype, self.engine)
+        texts = {"normalize": self.normalize, "replace": self.replace}
+        return load(name or self.model, self.device, self.dtype, self.engine, texts)
 
 
 @dataclass(frozen=True)
@@ -157,14 +166,20 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def load(model: str, device: str | None = None, dtype: str | None = None, engine: Engine = "transformers") -> ByteLM:
-    """The byte model that the options name."""
+def load(
+    model: str,
+    device: str | None = None,
+    dtype: str | None = None,
+    engine: Engine = "transformers",
+    texts: Mapping[str, Any] | None = None,
+) -> ByteLM:
+    """The byte model that the options name; ``texts``: how it reads them (`ByteLM`'s normalize and replace)."""
     tell_near(model)
     place = model
     if model in PACKAGED and engine == "transformers":
         place = str(packaged_directory(model))  # has a bar of its own
     with Bar(f"loading {model}"):
-        return ByteLM.from_pretrained(place, engine=engine, device=device, dtype=dtype)
+        return ByteLM.from_pretrained(place, engine=engine, device=device, dtype=dtype, **(texts or {}))
 
 
 def tell_near(model: str) -> None:

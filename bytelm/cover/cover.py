@@ -38,6 +38,7 @@ from jaxtyping import Bool, Float, Float64
 
 from bytelm.cover.nodes import Node as AnyNode
 from bytelm.errors import UnreachablePrefixError
+from bytelm.symbols import character_from, character_until
 
 if TYPE_CHECKING:
     from bytelm.tokenizer.viability.viability import Boundary, Viability
@@ -169,12 +170,15 @@ class Cover:
             if last == 0:
                 raise
             cover = self
-            for byte in data:
-                cover = cover.advance(bytes([byte]))  # says at which byte
+            for at, byte in enumerate(data):
+                cover = cover._step(byte, ahead=data[at + 1 : at + 4])  # says at which byte
         return cover
 
-    def _step(self, byte: int, *, more: bool = False) -> Cover:
-        """Read a byte; where there are ``more`` to come, nodes with nothing viable left may stay until then."""
+    def _step(self, byte: int, *, more: bool = False, ahead: bytes = b"") -> Cover:
+        """Read a byte; where there are ``more`` to come, nodes with nothing viable left may stay until then.
+
+        ``ahead`` is what follows, for the error.
+        """
         viability, prefix_index = self.viability, self.viability.prefix_index
         text = self._text + bytes([byte])
         kept: list[_Entry] = []
@@ -201,20 +205,32 @@ class Cover:
                 kept.append(_Entry(node, lo, hi, mask, base))
         if not kept and not born:
             prefix = text[self._dummy_size :]
-            raise UnreachablePrefixError(self._unreachable(prefix), prefix=prefix, position=len(prefix) - 1)
+            raise UnreachablePrefixError(self._unreachable(prefix, ahead), prefix=prefix, position=len(prefix) - 1)
         return Cover(viability, text, (*kept, *born), dummy_size=self._dummy_size)
 
-    def _unreachable(self, prefix: bytes) -> str:
+    def _unreachable(self, prefix: bytes, ahead: bytes) -> str:
         at = len(prefix) - 1
+        line = prefix.count(b"\n", 0, at) + 1
         before = prefix[max(0, at - 20) : at]
         message = f"no token sequence that the tokenizer emits spells byte {at} (0x{prefix[at]:02X}) after {before!r}"
+        message = f"{message} in line {line}"
         if not at and prefix == b" " and self._dummy_size and self.viability.vocab.opening:
             return f"{message}: the tokenizer puts a space in front of every text itself; leave this one out"
         form = self.viability.form
         if form is not None:
             text = prefix.decode("utf-8", "ignore")
             if (normal := form.apply(text)) != text:
-                return f"{message}: the tokenizer turns text into {form.form}; give {normal[-40:]!r} or normalize=True"
+                return (
+                    f"{message}: the tokenizer turns text into {form.form}; give {normal[-40:]!r}, or load the model "
+                    "with normalize=True (--normalize)"
+                )
+        start = character_until(prefix, at)
+        character = (prefix + ahead)[start : character_from(prefix + ahead, at + 1)].decode("utf-8", "replace")
+        if len(character) == 1 and self.viability.lacks(character):
+            return (
+                f"the tokenizer cannot spell {character!r} (U+{ord(character):04X}) at byte {start}, line {line}: "
+                "leave it out, or load the model with replace='?' (--replace '?') to put something in its place"
+            )
         try:
             prefix.decode()
         except UnicodeDecodeError as error:

@@ -18,7 +18,7 @@ import itertools
 import operator
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -113,6 +113,7 @@ class PromptReader:
         openers: Ids after which a text still begins, beside those: whatever this tokenizer's texts may begin with.
         vocab_size: Ids have to be below it.
         normalize: Whether text is brought to the tokenizer's normal form, where it has one.
+        replace: What is read in place of a character that the tokenizer cannot spell, or a function of it.
     """
 
     viability: Viability
@@ -121,6 +122,7 @@ class PromptReader:
     openers: frozenset[int]
     vocab_size: int
     normalize: bool = False
+    replace: str | Callable[[str], str] | None = None
 
     def read(self, prefix: Prefix) -> Prompt:
         """Read a prefix.
@@ -159,8 +161,18 @@ class PromptReader:
         return Prompt(context, text, self._opens(context))
 
     def bytes_of(self, text: object, name: str = "a text") -> bytes:
-        """The bytes of a text argument, brought to the normal form if that is asked for."""
-        data = bytes_of(text, name)
+        """The bytes of a text argument: in the normal form and without what cannot be spelled, if that is asked for."""
+        return self._spellable(self._normal(bytes_of(text, name)))
+
+    def _spellable(self, data: bytes) -> bytes:
+        if self.replace is None:
+            return data
+        text = data.decode("utf-8", "surrogateescape")  # bytes that are no text stay as they are
+        lacking = [c for c in set(text) if self.viability.lacks(c)]
+        instead = {ord(c): self.replace(c) if callable(self.replace) else self.replace for c in lacking}
+        return text.translate(instead).encode("utf-8", "surrogateescape")
+
+    def _normal(self, data: bytes) -> bytes:
         form = self.viability.form
         if not (self.normalize and form is not None):
             return data

@@ -429,11 +429,13 @@ def test_load_asks_for_what_the_options_say(monkeypatch: pytest.MonkeyPatch, lm:
     options.load("folder", "cpu", "bfloat16")
     options.load("demo")
     options.load("demo", engine="llama-cpp")
+    options.Model("folder", normalize=True, replace="?").load()
 
     assert asked == [
         ("folder", {"engine": "transformers", "device": "cpu", "dtype": "bfloat16"}),
         (str(Path("cache") / "demo"), {"engine": "transformers", "device": None, "dtype": None}),
         ("demo", {"engine": "llama-cpp", "device": None, "dtype": None}),
+        ("folder", {"engine": "transformers", "device": None, "dtype": None, "normalize": True, "replace": "?"}),
     ]
 
 

@@ -213,6 +213,18 @@ def test_nodes_where_a_single_word_waits_for_an_added_token(contents: list[str])
     check_nodes(Toy(backend, ("a", " "), total=True, longest=3, what={"added": contents}))
 
 
+def test_nodes_where_a_single_word_waits_for_an_added_token_before_splits_of_bytes() -> None:
+    """The same where a pre-tokenizer runs after ByteLevel, which has the search for what may follow read bytes."""
+    backend = Tokenizer(models.BPE({"a": 0, "b": 1, "aa": 2, "aaa": 3}, [("a", "a")]))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), pre_tokenizers.Digits()]
+    )
+    backend.decoder = decoders.ByteLevel()
+    backend.add_tokens([AddedToken("aaa", single_word=True, normalized=False), AddedToken("b", normalized=False)])
+
+    check_nodes(Toy(backend, ("a", "b"), total=True, longest=3, what={}))
+
+
 @pytest.mark.parametrize(("data", "position"), NOT_UTF8.items(), ids=repr)
 def test_bytes_that_are_no_text_say_where(data: bytes, position: int, load_tokenizer: Callable[[str], Any]) -> None:
     """Bytes that cannot be part of UTF-8 are unreachable from the first that cannot stand there."""

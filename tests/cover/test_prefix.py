@@ -6,8 +6,10 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
+from bytelm.byte_lm.model import ByteLM
 from bytelm.cover.cover import Cover
 from bytelm.cover.cover_cache import CoverCache
 from bytelm.cover.nodes import common_ancestor
@@ -15,6 +17,7 @@ from bytelm.cover.prefix import Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.errors import BytelmWarning, InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
 from bytelm.tokenizer.tokenizer_json import read_vocab
 from bytelm.tokenizer.viability.viability import Viability
+from tests.support.oracle import HashLM
 from tests.support.tiny import byte_bpe_tokenizer, sentencepiece_bpe_tokenizer
 
 
@@ -29,7 +32,7 @@ def with_template(tokenizer: Any, template: str) -> Any:
     return tokenizer
 
 
-def reader(tokenizer: Any, *, bos: bool = True, openers: frozenset[int] = frozenset()) -> PromptReader:
+def reader(tokenizer: Any, *, bos: bool = True, openers: frozenset[int] = frozenset(), **options: Any) -> PromptReader:
     viability = Viability.from_tokenizer(tokenizer)
     before = bos_ids_of(viability.vocab)
     return PromptReader(
@@ -37,7 +40,17 @@ def reader(tokenizer: Any, *, bos: bool = True, openers: frozenset[int] = frozen
         bos_ids=before if bos else (),
         openers=openers | frozenset(before),
         vocab_size=len(viability.vocab.token_bytes),
+        **options,
     )
+
+
+def toy_lm(tokenizer: Any, **options: Any) -> ByteLM:
+    viability = Viability.from_tokenizer(tokenizer)
+    size = len(viability.vocab)
+    allowed = np.array([data is not None for data in viability.vocab.token_bytes])
+    end = tokenizer.get_vocab()["</s>"]
+    allowed[end] = True
+    return ByteLM(HashLM(tokenizer, size, frozenset({end}), allowed), **options)
 
 
 BYTES = byte_bpe_tokenizer(special=("<turn>",))
@@ -234,3 +247,40 @@ def test_a_long_prompt_that_nothing_spells_says_where(load_tokenizer: Callable[[
         )
 
     assert caught.value.position == 100
+
+
+def test_a_character_that_the_tokenizer_lacks_is_named_with_its_place() -> None:
+    """▁ stands for a space: the error names it, its offset and its line, in long text and at the end of a short one."""
+    window = "a = 1\n" * 200 + "bar = '█▁█'\n" + "b = 2\n" * 100
+    viability = Viability.from_tokenizer(LLAMA)
+
+    for text in (window, "é\n▁"):
+        with pytest.raises(UnreachablePrefixError) as caught:
+            CoverCache(viability).cover(Prompt((), text.encode(), dummy_prefix=True))
+        at = text.encode().index("▁".encode())
+        line = text[: text.index("▁")].count("\n") + 1
+        assert f"cannot spell '▁' (U+2581) at byte {at}, line {line}:" in str(caught.value)
+        assert "replace='?'" in str(caught.value)
+
+
+def test_a_character_that_the_tokenizer_lacks_can_be_replaced() -> None:
+    """A string or what a function makes of the character is read in its place; all other bytes stay, text or not."""
+    data = "█▁█".encode() + b"\xe2\x96"
+
+    assert reader(LLAMA).read(data).text == data
+    assert reader(LLAMA, replace="?").read(data).text == "█?█".encode() + b"\xe2\x96"
+    assert reader(LLAMA, replace=lambda c: f"<{ord(c):x}>").bytes_of("a▁") == b"a<2581>"
+    assert reader(LLAMA, replace="?").bytes_of(b"\xff") == b"\xff"
+    context = reader(LLAMA, replace="_").read(["a▁b", BOS, "c"]).context
+    assert context == reader(LLAMA).read(["a_b", BOS, "c"]).context
+
+
+def test_a_model_reads_texts_without_what_it_cannot_spell() -> None:
+    """All that takes text goes by the one reader: scores and samples of a text are those of the replaced text."""
+    plain, lenient = (toy_lm(LLAMA, replace=replace) for replace in (None, "?"))
+
+    with pytest.raises(UnreachablePrefixError, match="cannot spell '▁'"):
+        plain.logprob("a▁b")
+    assert lenient.logprob("▁b", prefix="a▁") == plain.logprob("?b", prefix="a?")
+    assert lenient.sample("a▁", max_bytes=4, seed=0) == plain.sample("a?", max_bytes=4, seed=0)
+    assert lenient.byte_logprobs("▁").shape == (1,)

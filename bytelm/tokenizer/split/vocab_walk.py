@@ -115,7 +115,7 @@ class ProductAutomaton:
             self._steps.clear()
         out: States | None = ()
         for level, state in zip(self.levels, states, strict=True):
-            led = level.next(state, byte)
+            led = INACTIVE if state == INACTIVE else level.next(state, byte)
             if led == DEAD:
                 out = None
                 break

@@ -112,8 +112,6 @@ class TextFutures:
         """The states after one more character, or after one more byte where a cut may lie inside a character."""
         if not self._automaton.cuts_characters:
             reached = (self._read(states, char_class) for char_class in range(len(self._level_classes)))
-        elif INACTIVE in states:  # a cut comes first
-            return
         else:
             inside = self._automaton.levels[0].inside(states[0])
             reached = (self._automaton.read(states, byte) for byte in (_INSIDE if inside else _BEGINNING))

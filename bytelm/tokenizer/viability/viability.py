@@ -150,6 +150,10 @@ class Viability:
 
     # --- construction ------------------------------------------------------------------------------------------------
 
+    def lacks(self, character: str) -> bool:
+        """Whether no text that the tokenizer gives back holds a character."""
+        return not 0xD800 <= ord(character) < 0xE000 and bool(self._forbidden[ord(character)])
+
     @cached_property
     def added_bytes(self) -> tuple[bytes, ...]:
         """The bytes of the added tokens that text becomes."""
