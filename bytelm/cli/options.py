@@ -46,6 +46,9 @@ EngineOption = Annotated[
         envvar="BYTELM_ENGINE", help="What runs the model; llama-cpp takes a GGUF file, vllm-server an address."
     ),
 ]
+ContextOption = Annotated[
+    int | None, typer.Option("--context-length", min=1, help="Longest token sequence; the model's own if not given.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same bytes.")]
 
@@ -70,10 +73,11 @@ class Model:
     device: DeviceOption = None
     dtype: DtypeOption = None
     engine: EngineOption = "transformers"
+    context_length: ContextOption = None
 
     def load(self, name: str | None = None) -> ByteLM:
         """The byte model that the options name, or another one that runs alike."""
-        return load(name or self.model, self.device, self.dtype, self.engine)
+        return load(name or self.model, self.device, self.dtype, self.engine, self.context_length)
 
 
 @dataclass(frozen=True)
@@ -134,13 +138,23 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def load(model: str, device: str | None = None, dtype: str | None = None, engine: Engine = "transformers") -> ByteLM:
+def load(
+    model: str,
+    device: str | None = None,
+    dtype: str | None = None,
+    engine: Engine = "transformers",
+    context_length: int | None = None,
+) -> ByteLM:
     """The byte model that the options name."""
     place = model
     if model in PACKAGED and engine == "transformers":
         place = str(packaged_directory(model))  # has a bar of its own
-    with Bar(f"loading {model}"):
-        return ByteLM.from_pretrained(place, engine=engine, device=device, dtype=dtype)
+    # What comes from a hub has bars of its own, which know how much there is.
+    fetched = engine == "transformers" and not Path(place).expanduser().exists() and sys.stderr.isatty()
+    with Bar(f"loading {model}", shown=not fetched):
+        return ByteLM.from_pretrained(
+            place, engine=engine, device=device, dtype=dtype, context_length=context_length, progress=fetched
+        )
 
 
 def show_pieces(pieces: Iterable[str]) -> None:

@@ -7,7 +7,8 @@ Rules
 
     *tree*    any tree of sequences in one pass, by a 4D mask and explicit positions;
     *chain*   one branch in a pass, the model making its own mask (alibi, flash attention, chunked attention);
-    *prefix*  no cache, padded batches, rows of prefixes read off the same pass (recurrent and hybrid models);
+    *states*  copies of the model's own memory, fed token by token (recurrent and hybrid models);
+    *prefix*  no cache, padded batches, rows of prefixes read off the same pass;
     *whole*   no cache, and each sequence by itself (models that look ahead).
 """
 
@@ -24,9 +25,9 @@ from bytelm.engines.row_memo import Rows, Tokens
 from bytelm.engines.transformers import traits
 from bytelm.engines.transformers.forward import Forward
 
-Mode = Literal["tree", "chain", "prefix", "whole"]
+Mode = Literal["tree", "chain", "states", "prefix", "whole"]
 
-FASTEST_FIRST: Final[tuple[Mode, ...]] = ("tree", "chain", "prefix")
+FASTEST_FIRST: Final[tuple[Mode, ...]] = ("tree", "chain", "states", "prefix")
 
 
 def choose_mode(forward: Forward, compute: Callable[[list[list[Tokens]], Mode], list[Rows]]) -> tuple[Mode, str]:
@@ -42,6 +43,8 @@ def choose_mode(forward: Forward, compute: Callable[[list[list[Tokens]], Mode], 
         rows = forward.plain([ids], [(0, i) for i in range(len(ids))])
         plain.update((ids[: i + 1], row) for i, row in enumerate(rows))
     calls: list[list[Tokens]] = [[(a,), (a, b)], [(a, b, c), (a, b, x, y), (a, b, x)], [(a, b, c, d, e), (a, b)]]
+    # A memory made by a pass over several tokens, and gone on from more than once, is another one.
+    calls += [[(a, b, c, d), (a, b, x)], [(a, b, x, y)], [(a, b, c, d, e)], [(a, b, x, y), (a, b, c, d)]]
     reasons: list[str] = []
     for mode in FASTEST_FIRST:
         reason = _declared(forward, mode) or _disagreement(forward.model, mode, calls, plain, compute)
@@ -54,7 +57,7 @@ def choose_mode(forward: Forward, compute: Callable[[list[list[Tokens]], Mode], 
 def _declared(forward: Forward, mode: Mode) -> str | None:
     if mode == "tree" and isinstance(forward.masking, str):
         return forward.masking
-    return None if mode == "prefix" else traits.recurrence(forward.model)
+    return traits.recurrence(forward.model) if mode in ("tree", "chain") else None
 
 
 def _disagreement(
