@@ -9,11 +9,11 @@ from bytelm.tokenizer.vocab import Vocab
 
 
 def digest_of_model(model: Any) -> str | None:
-    """A sha256 of a loaded model's tensors by name, shape, dtype and first values; None where there are none to read.
+    """A sha256 of a loaded model's tensors by name, shape, dtype and first values; None where they cannot be read.
 
     It tells models, adapters and dtypes apart, and does not read gigabytes.
     """
-    if not hasattr(model, "named_parameters"):
+    if not hasattr(model, "named_parameters") or any(values.is_meta for values in model.parameters()):  # offloaded
         return None
     digest = hashlib.sha256()
     for name, values in sorted(model.named_parameters()):

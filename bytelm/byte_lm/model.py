@@ -82,6 +82,8 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         replace: What is read in place of a character that the tokenizer cannot spell (▁ where it stands for a space),
             such as "?", or a function that is given the character. Without it, such text is an error. Offsets and
             lengths are then those of the text that was read: `bytes_of` gives it.
+        context_length: The longest token sequence; that of the model if not given. For a transformers model or a path;
+            an engine has been told already.
 
     Attributes:
         tokenizer: The tokenizer.
@@ -107,8 +109,9 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         normalize: bool = False,
         text_tokens: Collection[str] = (),
         replace: str | Callable[[str], str] | None = None,
+        context_length: int | None = None,
     ) -> None:
-        self.token_lm = token_lm_of(model, tokenizer)
+        self.token_lm = token_lm_of(model, tokenizer, context_length)
         self.tokenizer: Any = self.token_lm.tokenizer if tokenizer is None else tokenizer
         self.eot_ids = eot_ids_of(self.token_lm.eot_ids if eot_ids is None else eot_ids, self.token_lm.vocab_size)
         self.scheduler = Scheduler(self.token_lm)
@@ -154,6 +157,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         normalize: bool = False,
         text_tokens: Collection[str] = (),
         replace: str | Callable[[str], str] | None = None,
+        progress: bool = False,
         **engine_options: Any,
     ) -> ByteLM:
         """Load a model by name.
@@ -172,7 +176,8 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
             normalize: As for `ByteLM`.
             text_tokens: As for `ByteLM`.
             replace: As for `ByteLM`.
-            engine_options: What else the engine's ``load`` takes.
+            progress: Whether transformers and its hub show their progress bars.
+            engine_options: What else the engine's ``load`` takes, such as ``context_length``.
 
         Raises:
             ModelError: The model cannot be loaded.
@@ -182,7 +187,8 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         from bytelm.engines.choice import load_engine
 
         name = os.fspath(name_or_path)
-        token_lm = load_engine(engine, name, device=device, dtype=dtype, gguf_file=gguf_file, **engine_options)
+        where = {"device": device, "dtype": dtype, "gguf_file": gguf_file}
+        token_lm = load_engine(engine, name, **where, progress=progress, **engine_options)
         texts = {"normalize": normalize, "text_tokens": text_tokens, "replace": replace}
         return cls(token_lm, eot_ids=eot_ids, bos=bos, **texts)
 
@@ -406,12 +412,17 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         return f"ByteLM({self.token_lm!r})"
 
 
-def token_lm_of(model: Any, tokenizer: Any) -> TokenLM:
+def token_lm_of(model: Any, tokenizer: Any, context_length: int | None) -> TokenLM:
     """The engine that an argument names, wraps or is."""
     if isinstance(model, TokenLM):
+        if context_length is not None:
+            raise InvalidArgumentError(
+                f"context_length={context_length!r} comes too late for a {type(model).__name__}; give it where that is "
+                "made"
+            )
         return model
     from bytelm.engines.transformers import engine as transformers
 
     if isinstance(model, str | os.PathLike):
-        return transformers.load(os.fspath(model))
-    return transformers.TransformersLM(model, tokenizer)
+        return transformers.load(os.fspath(model), context_length=context_length)
+    return transformers.TransformersLM(model, tokenizer, context_length=context_length)

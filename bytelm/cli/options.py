@@ -60,6 +60,9 @@ NormalizeOption = Annotated[
 ReplaceOption = Annotated[
     str | None, typer.Option(help="Read this in place of characters that the tokenizer cannot spell.")
 ]
+ContextOption = Annotated[
+    int | None, typer.Option("--context-length", min=1, help="Longest token sequence; the model's own if not given.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same bytes.")]
 
@@ -89,11 +92,12 @@ class Model:
     engine: EngineOption = "transformers"
     normalize: NormalizeOption = False
     replace: ReplaceOption = None
+    context_length: ContextOption = None
 
     def load(self, name: str | None = None) -> ByteLM:
         """The byte model that the options name, or another one that runs alike."""
-        texts = {"normalize": self.normalize, "replace": self.replace}
-        return load(name or self.model, self.device, self.dtype, self.engine, texts)
+        more = {name: getattr(self, name) for name in ("normalize", "replace", "context_length")}
+        return load(name or self.model, self.device, self.dtype, self.engine, more)
 
 
 @dataclass(frozen=True)
@@ -171,15 +175,19 @@ def load(
     device: str | None = None,
     dtype: str | None = None,
     engine: Engine = "transformers",
-    texts: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> ByteLM:
-    """The byte model that the options name; ``texts``: how it reads them (`ByteLM`'s normalize and replace)."""
+    """The byte model that the options name; ``more``: what else `ByteLM.from_pretrained` takes."""
     tell_near(model)
     place = model
     if model in PACKAGED and engine == "transformers":
         place = str(packaged_directory(model))  # has a bar of its own
-    with Bar(f"loading {model}"):
-        return ByteLM.from_pretrained(place, engine=engine, device=device, dtype=dtype, **(texts or {}))
+    # What comes from a hub has bars of its own, which know how much there is.
+    fetched = engine == "transformers" and not Path(place).expanduser().exists() and sys.stderr.isatty()
+    with Bar(f"loading {model}", shown=not fetched):
+        return ByteLM.from_pretrained(
+            place, engine=engine, device=device, dtype=dtype, progress=fetched, **(more or {})
+        )
 
 
 def tell_near(model: str) -> None:

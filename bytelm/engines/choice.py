@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal, get_args
 
+from bytelm.arguments import integer
 from bytelm.errors import InvalidArgumentError
 from bytelm.packaged import PACKAGED, PackagedModel, is_packaged, packaged_directory, packaged_gguf
 from bytelm.token_lm import TokenLM
@@ -20,14 +21,29 @@ _NOT_TAKEN: Final = {
         ("device", "gguf_file"),
         "it runs where it was built for, and tensor_parallel_size= says on how many GPUs; GGUF files are llama.cpp's",
     ),
-    "vllm-server": (("device", "dtype", "gguf_file"), "the server was told where and how its model runs"),
+    "vllm-server": (
+        ("device", "dtype", "gguf_file", "context_length"),
+        "the server was told where and how its model runs",
+    ),
 }
+# What `context_length` is called, and by how much it is more than the longest sequence.
+_LENGTHS: Final = {"llama-cpp": ("n_ctx", 0), "vllm": ("max_model_len", 1)}
 
 
 def load_engine(
-    engine: str, name: str, *, device: Any = None, dtype: Any = None, gguf_file: str | None = None, **options: Any
+    engine: str,
+    name: str,
+    *,
+    device: Any = None,
+    dtype: Any = None,
+    gguf_file: str | None = None,
+    context_length: int | None = None,
+    progress: bool = False,
+    **options: Any,
 ) -> TokenLM:
-    """Load a model into the engine of this name; the options are those of its ``load``.
+    """Load a model into the engine of this name; the options are those of its ``load``, and ``context_length``.
+
+    Only transformers has progress bars to show.
 
     Raises:
         InvalidArgumentError: There is no such engine, or it does not take an option.
@@ -35,16 +51,19 @@ def load_engine(
         ModelError: The model cannot be loaded.
         DownloadError: A packaged model cannot be fetched.
     """
-    given = {"device": device, "dtype": dtype, "gguf_file": gguf_file}
+    given = {"device": device, "dtype": dtype, "gguf_file": gguf_file, "context_length": context_length}
     given = {key: value for key, value in given.items() if value is not None}
     kinds, why = _NOT_TAKEN.get(engine, ((), ""))
     if refused := [key for key in given if key in kinds]:
         raise InvalidArgumentError(f"the engine {engine!r} takes no {' or '.join(refused)}: {why}")
+    if context_length is not None and engine in _LENGTHS:
+        own, more = _LENGTHS[engine]
+        given[own] = integer("context_length", given.pop("context_length")) + more
     options |= given
     if engine == "transformers":
         from bytelm.engines.transformers import engine as transformers
 
-        return transformers.load(_folder(name), **options)
+        return transformers.load(_folder(name), progress=progress, **options)
     if engine == "llama-cpp":
         from bytelm.engines.llama_cpp import engine as llama_cpp
         from bytelm.engines.llama_cpp.context import library

@@ -69,11 +69,13 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr("bytelm.engines.llama_cpp.context.library", lambda: None)
 
     load_engine("llama-cpp", "folder", gguf_file="a.gguf", n_ctx=512)
+    load_engine("llama-cpp", "folder", context_length=77)
     load_engine("llama-cpp", "demo")
     load_engine("transformers", "demo", device="cpu", max_batch=3)
 
     assert asked == [
         ("folder", {"gguf_file": "a.gguf", "n_ctx": 512}),
+        ("folder", {"n_ctx": 77}),
         (str(tmp_path / "demo.gguf"), {"eot_ids": (0, 2)}),
-        (str(tmp_path / "demo"), {"device": "cpu", "max_batch": 3}),
+        (str(tmp_path / "demo"), {"device": "cpu", "max_batch": 3, "progress": False}),
     ]

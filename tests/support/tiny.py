@@ -290,4 +290,16 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "block_auto_adjust_ff_dim": False,
         },
     ),
+    "qwen3_next": (  # attention and gated delta rules in turn, no experts
+        "Qwen3NextConfig",
+        {
+            **_LLAMA_LIKE,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 2,
+            "linear_key_head_dim": 4,
+            "linear_value_head_dim": 5,
+            "mlp_only_layers": [0, 1],
+        },
+    ),
 }

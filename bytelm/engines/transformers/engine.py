@@ -3,7 +3,8 @@
 Rules
     The model is the caller's: device, dtype, quantisation and attention are left as they are. The cache that it is
     configured for (static, quantised, hybrid, sliding) is never used: keys and values go to a `SlotStore` of our own,
-    so nothing depends on whether that cache could be cropped.
+    so nothing depends on whether that cache could be cropped. Recurrent states stay in an object that the model makes
+    for them, of which copies are kept (states.py).
     The definition of a row is a plain forward pass over its sequence alone. At construction every shortcut is compared
     with it, and the fastest that is right is taken (modes.py); `TransformersLM.mode` says which.
 
@@ -43,6 +44,7 @@ from bytelm.engines.transformers.loading import load_model
 from bytelm.engines.transformers.modes import Mode, choose_mode
 from bytelm.engines.transformers.plan import Plan
 from bytelm.engines.transformers.prefix_tree import TWIG_AGE, PrefixTree
+from bytelm.engines.transformers.states import Memories
 from bytelm.errors import InvalidTypeError, ModelChangedError, ModelError
 from bytelm.token_lm import More
 
@@ -65,11 +67,14 @@ class TransformersLM(RowEngine):
         cache_budget_bytes: What keys, values and rows may take from call to call. None: a quarter of the bytes of the
             model's parameters, at least 128 MiB.
         prefill_chunk: Most tokens in a forward pass.
+        context_length: The longest sequence, at least 1. None: what the model's configuration says, rotary embeddings
+            that are stretched by a factor (YaRN, linear, dynamic) included. Virtual tokens of an adapter take up a
+            part of it.
 
     Attributes:
         usage: Forward passes made and tokens fed since the construction, padding excluded.
         tree: The sequences whose keys and values are kept (prefix_tree.py).
-        mode: "tree", "chain", "prefix" or "whole": see modes.py.
+        mode: "tree", "chain", "states", "prefix" or "whole": see modes.py.
         mode_reason: Why no faster mode is taken; empty in *tree* mode.
         context_length: The longest sequence that the model takes, or None.
         draws_by_default: Whether completions are drawn by ``generate`` unless told otherwise: they are not, as that is
@@ -95,6 +100,7 @@ class TransformersLM(RowEngine):
         max_batch: int = 64,
         cache_budget_bytes: int | None = None,
         prefill_chunk: int = 512,
+        context_length: int | None = None,
     ) -> None:
         if not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
             raise InvalidTypeError(f"model must be a transformers model, not {type(model).__name__}; see load()")
@@ -109,6 +115,7 @@ class TransformersLM(RowEngine):
         self.max_batch = max_batch
         self.prefill_chunk = prefill_chunk
         self.cache_budget_bytes = cache_budget_bytes
+        self._chosen_length = context_length
         self._seen = Fingerprint(model)
         self._read_model()
         super().__init__(
@@ -118,6 +125,9 @@ class TransformersLM(RowEngine):
             eot_ids=eot_ids,
             start_id=start_id,
             context_length=None,
+            larger=""
+            if traits.has_position_table(model)
+            else "give a larger context_length if the model is good at it",
             row_bytes=cache_budget_bytes // 8,
         )
         self._adopt()
@@ -127,8 +137,8 @@ class TransformersLM(RowEngine):
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes that keys, values and rows take now."""
-        return self._store.nbytes + self._memo.nbytes
+        """Bytes that keys, values, states and rows take now."""
+        return self._store.nbytes + self._memories.nbytes + self._memo.nbytes
 
     def draw_tokens(self, more: More) -> None:
         """Draw tokens by the model's own ``generate``; see `TokenDrawer.draw_tokens` and generate.py.
@@ -144,7 +154,14 @@ class TransformersLM(RowEngine):
             while lines := [Line(draw, self._room(draw)) for draw in more()]:
                 with self._running():
                     generate(
-                        self.model, lines, self.usage, padded=padded, max_batch=self.max_batch, context_length=room
+                        self.model,
+                        lines,
+                        self.usage,
+                        padded=padded,
+                        max_batch=self.max_batch,
+                        context_length=room,
+                        cacheable=self._cacheable,
+                        settle=self._settle,
                     )
                 cut |= any(line.cut for line in lines)
         if cut:
@@ -178,6 +195,7 @@ class TransformersLM(RowEngine):
     def _read_model(self) -> None:
         """Take the model as it is now: how it is run, and in which mode."""
         self._cacheable = traits.cacheable_length(self.model)
+        self._clinging = traits.outlasts_its_pass(self.model)
         self._forward = Forward(self.model, self._seen.modules)
         self.mode, self.mode_reason = self._choose_mode()
         self._seen.settle()
@@ -201,15 +219,18 @@ class TransformersLM(RowEngine):
     def _forget(self) -> None:
         self.tree = PrefixTree()
         self._store = SlotStore()
+        self._memories = Memories(self._forward, self.cache_budget_bytes // 8 * 7)
 
     def _room_for_text(self) -> int | None:
         """The longest sequence that the model has positions for, beside virtual tokens."""
-        length = traits.context_length(self.model)
+        length = traits.chosen_length(self.model, self._chosen_length)
         return None if length is None else max(length - adapters.virtual_tokens(self.model), 1)
 
     def _choose_mode(self) -> tuple[Mode, str]:
         def compute(calls: list[list[Tokens]], mode: Mode) -> list[Rows]:
             self._forget()
+            if mode == "states":
+                return [self._memories.rows(call, None) for call in calls]
             return [self._rows(call, mode) for call in calls]
 
         try:
@@ -232,10 +253,10 @@ class TransformersLM(RowEngine):
         limit = self._cacheable
         long = [sequence for sequence in sequences if limit is not None and len(sequence) > limit]
         short = [sequence for sequence in sequences if limit is None or len(sequence) <= limit]
-        compute = self._cached if mode in ("tree", "chain") else self._uncached
+        compute = {"tree": self._cached, "chain": self._cached, "states": self._remembered}.get(mode, self._uncached)
         try:
             rows = compute(short, mode) if short else {}
-            return rows | self._uncached(long, "whole") if long else rows
+            return rows | self._beyond(long) if long else rows
         except BaseException:
             self._forget()  # what was planned may not have been written
             raise
@@ -255,6 +276,22 @@ class TransformersLM(RowEngine):
             found = self._forward.cached(plan, part, [i - part.first for i in wanted], store)
             rows.update(zip((plan.wanted[i] for i in wanted), found, strict=True))
         return rows
+
+    def _remembered(self, sequences: list[Tokens], _: Mode) -> Rows:
+        return self._memories.rows(sequences, lambda some: self._uncached(some, "prefix"))
+
+    def _beyond(self, sequences: list[Tokens]) -> Rows:
+        """Rows of sequences beyond what can be cached, each by itself."""
+        rows: Rows = {}
+        for sequence in sequences:
+            self._settle()
+            rows |= self._uncached([sequence], "whole")
+        return rows
+
+    def _settle(self) -> None:
+        """Have the model forget how long sequences were, by the pass of a token."""
+        if self._clinging:
+            self._forward.plain([(0,)], [(0, 0)])
 
     def _uncached(self, sequences: list[Tokens], mode: Mode) -> Rows:
         """Rows by plain forward passes; in *prefix* mode batched, and prefixes read off their longest sequence."""
@@ -281,6 +318,7 @@ def load(
     device: str | None = None,
     dtype: Any = None,
     gguf_file: str | None = None,
+    progress: bool = False,
     **options: Any,
 ) -> TransformersLM:
     """Load a model and its tokenizer from a directory or a model hub.
@@ -288,18 +326,25 @@ def load(
     Args:
         name_or_path: A directory with ``config.json``, or a hub id such as ``HuggingFaceTB/SmolLM2-135M``.
         device: Where the model runs, such as "cpu" or "cuda:1". None: a GPU if there is one.
-        dtype: A torch dtype or its name. None: float32 on the CPU, elsewhere the checkpoint's own.
+        dtype: A torch dtype of floating point, or its name. None: float32 on the CPU, elsewhere the checkpoint's own.
         gguf_file: Name of a GGUF file in that place, to take the weights from.
+        progress: Whether transformers and its hub show their progress bars.
         options: Arguments of `TransformersLM`, and of transformers' ``from_pretrained``: see `loading.OPTIONS`.
 
     Raises:
         ModelError: There is no such place, or what is there is damaged or no causal language model.
         UnsupportedTokenizerError: The tokenizer has no fast form.
-        InvalidArgumentError: An option is unknown.
+        InvalidArgumentError: An option is unknown, there is no such device, or the dtype cannot hold weights.
     """
     own = inspect.signature(TransformersLM).parameters.keys() - {"model", "tokenizer"}
     engine_options = {name: options.pop(name) for name in own & options.keys()}
     model, tokenizer = load_model(
-        name_or_path, device=device, dtype=dtype, gguf_file=gguf_file, engine_options=sorted(own), **options
+        name_or_path,
+        device=device,
+        dtype=dtype,
+        gguf_file=gguf_file,
+        progress=progress,
+        engine_options=sorted(own),
+        **options,
     )
     return TransformersLM(model, tokenizer, **engine_options)

@@ -23,9 +23,11 @@ from bytelm.engines.transformers import traits
 from bytelm.engines.transformers.heads import logits_of
 from bytelm.engines.transformers.kv_cache import SlotStore
 from bytelm.engines.transformers.plan import Pass, Plan
+from bytelm.engines.transformers.uncompiled import uncompiled
 from bytelm.errors import BytelmError, ModelError, OutOfMemoryError
 from bytelm.token_lm import Usage, checked_rows
 
+MEMORIES = ("past_key_values", "cache_params", "state")  # what models call their memory, in and out
 FLAT_TOKENS = 16  # up to so many tokens go as a batch of single tokens
 
 
@@ -44,6 +46,20 @@ def failing(sequences: int, tokens: int) -> Iterator[None]:
         raise ModelError(message) from error
 
 
+def input_device(model: Any) -> torch.device:
+    """Where the model works on ids: the device of its input embeddings.
+
+    Offloaded embeddings are on no device ("meta"). They are fetched when they are called, on ids from anywhere, and
+    what they give is where the model works.
+    """
+    embedding = model.get_input_embeddings()
+    device: torch.device = embedding.weight.device
+    if device.type == "meta":
+        with failing(1, 1), torch.inference_mode():
+            device = embedding(torch.zeros((1, 1), dtype=torch.int64)).device
+    return device
+
+
 class Forward:
     """A model and what has been spent on it.
 
@@ -59,24 +75,25 @@ class Forward:
     """
 
     def __init__(self, model: Any, modules: Sequence[torch.nn.Module]) -> None:
-        embedding = model.get_input_embeddings().weight
         self.model = model
         self.usage = Usage()
-        self.inputs = int(embedding.shape[0])
+        self.inputs = int(model.get_input_embeddings().weight.shape[0])
         self.columns = 0
         self.masking = traits.masking(model)
-        self._device = embedding.device
+        self._device = input_device(model)
         self._modules = modules
+        self._compiled = any(map(traits.compiled, modules))
         self._accepts = frozenset(inspect.signature(traits.unwrapped(model).forward).parameters)
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """The model in evaluation mode."""
+        """The model in evaluation mode, and as it is without ``torch.compile``."""
         training = [module for module in self._modules if module.training]
         for module in training:
             module.training = False
         try:
-            yield
+            with uncompiled() if self._compiled else contextlib.nullcontext():
+                yield
         finally:
             for module in training:
                 module.training = True
@@ -123,6 +140,26 @@ class Forward:
             return np.empty((0, self.columns), np.float32)
         return log_softmax(logits[[*wanted], 0] if flat else logits[0] if kept else logits[0, [*wanted]])
 
+    def remembering(
+        self, ids: Sequence[int], places: Sequence[int], memory: dict[str, Any], *, past: int = 0
+    ) -> tuple[Float[np.ndarray, "places vocab"], str, Any]:
+        """Rows at ``places`` of what follows a memory of the model's own, and its name and object afterwards.
+
+        Args:
+            ids: Tokens.
+            places: Positions among them.
+            memory: The object by its name, which is changed; empty: there is none yet.
+            past: Tokens that it is of.
+        """
+        positions = torch.arange(past, past + len(ids), device=self._device)[None]  # Bamba does not count by itself
+        output, kept = self._output(np.array([ids], np.int64), places, **memory, position_ids=positions, use_cache=True)
+        self.usage.tokens_fed += len(ids)
+        for name in MEMORIES:
+            if (content := getattr(output, name, None)) is not None:
+                rows = log_softmax(output.logits[0] if kept else output.logits[0, [*places]])
+                return rows, name, content
+        raise ModelError(f"{type(self.model).__name__} gives nothing to go on from")
+
     @property
     def _additive(self) -> bool:
         return isinstance(self.masking, traits.Masking) and self.masking.additive
@@ -149,6 +186,12 @@ class Forward:
 
     def _run(self, ids: Int64[np.ndarray, "batch new"], keep: Sequence[int] | None, **options: Any) -> tuple[Any, bool]:
         """Logits of a pass, and whether they are of the positions ``keep`` only."""
+        output, kept = self._output(ids, keep, **options)
+        return output.logits, kept
+
+    def _output(
+        self, ids: Int64[np.ndarray, "batch new"], keep: Sequence[int] | None, **options: Any
+    ) -> tuple[Any, bool]:
         kept = keep is not None and "logits_to_keep" in self._accepts
         if kept:
             options["logits_to_keep"] = torch.tensor(keep, device=self._device) - ids.shape[1]
@@ -159,7 +202,7 @@ class Forward:
             output = self.model(input_ids=torch.from_numpy(ids).to(self._device), **options)
             logits = logits_of(self.model, output, len(keep) if kept and keep is not None else ids.shape[1])
         self.columns = int(logits.shape[-1])
-        return logits, kept
+        return output, kept
 
 
 def log_softmax(logits: Float[torch.Tensor, "n vocab"]) -> Float[np.ndarray, "n vocab"]:

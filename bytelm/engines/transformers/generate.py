@@ -18,7 +18,7 @@ Does not
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, islice
 from typing import Any
 
@@ -28,7 +28,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from bytelm.engines.row_engine import Room
 from bytelm.engines.transformers import traits
-from bytelm.engines.transformers.forward import failing
+from bytelm.engines.transformers.forward import failing, input_device
 from bytelm.errors import ModelError
 from bytelm.token_lm import Draw, Usage
 
@@ -58,7 +58,15 @@ class Line:
 
 
 def generate(
-    model: Any, lines: Sequence[Line], usage: Usage, *, padded: bool, max_batch: int, context_length: int | None
+    model: Any,
+    lines: Sequence[Line],
+    usage: Usage,
+    *,
+    padded: bool,
+    max_batch: int,
+    context_length: int | None,
+    cacheable: int | None,
+    settle: Callable[[], None],
 ) -> None:
     """Draw tokens after sequences until all are done with, by a transformers model in evaluation mode.
 
@@ -69,6 +77,8 @@ def generate(
         padded: Whether sequences of different lengths may go together.
         max_batch: Sequences that go together, at most.
         context_length: Tokens that the model has positions for.
+        cacheable: Tokens up to which keys may be kept; beyond, each step feeds everything. None: there is no limit.
+        settle: Called before sequences go beyond that: it has the model forget how long others were.
 
     Raises:
         ModelError: The model failed, or has no ``generate``.
@@ -81,22 +91,34 @@ def generate(
     for _, group in groupby(by_length, key=lambda line: padded or len(line.ids)):
         while batch := [*islice(group, max_batch)]:
             while live := [line for line in batch if line.left]:
-                _generate(model, live, usage, context_length)
+                _generate(model, live, usage, context_length, cacheable, settle)
 
 
-def _generate(model: Any, lines: list[Line], usage: Usage, context_length: int | None) -> None:
+def _generate(
+    model: Any,
+    lines: list[Line],
+    usage: Usage,
+    context_length: int | None,
+    cacheable: int | None,
+    settle: Callable[[], None],
+) -> None:
     """One call: until all lines are done, or the longest of them has no room left."""
     width = max(len(line.ids) for line in lines)
     ids = torch.tensor([(*(line.ids[:1] * (width - len(line.ids))), *line.ids) for line in lines])
     mask = torch.tensor([[0] * (width - len(line.ids)) + [1] * len(line.ids) for line in lines])
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     most = max(line.left for line in lines)
-    usage.tokens_fed += int(mask.sum()) - len(lines)
+    most = most if context_length is None else min(most, context_length + 1 - width)
+    cached = cacheable is None or width + most <= cacheable
+    if not cached:
+        settle()
+    if cached:
+        usage.tokens_fed += int(mask.sum()) - len(lines)
 
     def choose(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Leave one token of each sequence."""
         usage.calls += 1
-        usage.tokens_fed += sum(line.left > 0 for line in lines)
+        usage.tokens_fed += sum(1 if cached else len(line.ids) for line in lines if line.left > 0)
         logprobs = torch.log_softmax(scores.to("cpu", torch.float64), -1)
         edges = logprobs.exp().cumsum(-1)
         uniforms = torch.tensor([[line.random.random()] for line in lines], dtype=torch.float64) * edges[:, -1:]
@@ -116,7 +138,8 @@ def _generate(model: Any, lines: list[Line], usage: Usage, context_length: int |
         model.generate(
             ids.to(device),
             attention_mask=mask.to(device),
-            max_new_tokens=most if context_length is None else min(most, context_length + 1 - width),
+            max_new_tokens=most,
+            use_cache=cached,
             do_sample=False,
             logits_processor=LogitsProcessorList([choose]),
             stopping_criteria=StoppingCriteriaList([over]),

@@ -9,16 +9,18 @@ Traps
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from bytelm.engines.ids import check_tokenizer
+from bytelm.engines.transformers.placement import device_of, dtype_of
+from bytelm.engines.transformers.silence import without_bars
 from bytelm.errors import BytelmError, InvalidArgumentError, InvalidTypeError, ModelError
 
 # What may be passed on to from_pretrained: where to look, and how to place the weights.
@@ -44,6 +46,7 @@ def load_model(
     device: str | None = None,
     dtype: Any = None,
     gguf_file: str | None = None,
+    progress: bool = False,
     engine_options: Sequence[str] = (),
     **options: Any,
 ) -> tuple[Any, PreTrainedTokenizerFast]:
@@ -53,20 +56,16 @@ def load_model(
         raise InvalidArgumentError(
             f"unknown option(s) {', '.join(unknown)}; there are {', '.join(sorted({*OPTIONS, *engine_options}))}"
         )
+    target = device_of(device)
+    dtype = dtype_of(dtype, target)
     name = _place(str(name_or_path), gguf_file)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if dtype is None:
-        dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
-    if isinstance(dtype, str) and dtype != "auto":
-        if not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise InvalidArgumentError(f"dtype {dtype!r} is none of torch's, such as 'float32' or 'bfloat16'")
-        dtype = getattr(torch, dtype)
     where = {key: value for key, value in options.items() if key in WHERE}
     if gguf_file is not None:
         options["gguf_file"] = gguf_file
     try:
-        tokenizer = _load_tokenizer(name, gguf_file, where)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **options)
+        with contextlib.nullcontext() if progress else without_bars():
+            tokenizer = _load_tokenizer(name, gguf_file, where)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **options)
         model, report = loaded
         made_up = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         if made_up:
@@ -75,7 +74,7 @@ def load_model(
                 "which would be drawn at random; fetch the files again"
             )
         if "device_map" not in options and "quantization_config" not in options:
-            model = model.to(torch.device(device))
+            model = model.to(target)
     except (InvalidTypeError, ModelError):
         raise
     except Exception as error:  # every library below has errors of its own
@@ -102,7 +101,8 @@ def load_tokenizer(name_or_path: str | Path, **where: Any) -> PreTrainedTokenize
     name = str(name_or_path)
     place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else _place(name, None)
     try:
-        tokenizer: PreTrainedTokenizerFast = _load_tokenizer(place, None, where)
+        with without_bars():
+            tokenizer: PreTrainedTokenizerFast = _load_tokenizer(place, None, where)
     except BytelmError:
         raise
     except Exception as error:  # every library below has errors of its own

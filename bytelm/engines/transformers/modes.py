@@ -11,7 +11,8 @@ Rules
 
     *tree*    any tree of sequences in one pass, by a 4D mask and explicit positions;
     *chain*   one branch in a pass, the model making its own mask (alibi, flash attention, chunked attention);
-    *prefix*  no cache, padded batches, rows of prefixes read off the same pass (recurrent and hybrid models);
+    *states*  copies of the model's own memory, fed token by token (recurrent and hybrid models);
+    *prefix*  no cache, padded batches, rows of prefixes read off the same pass;
     *whole*   no cache, and each sequence by itself (adapters that later tokens switch on).
 """
 
@@ -29,9 +30,9 @@ from bytelm.engines.transformers import adapters, traits
 from bytelm.engines.transformers.forward import Forward
 from bytelm.engines.transformers.heads import denies_causality, looks_ahead
 
-Mode = Literal["tree", "chain", "prefix", "whole"]
+Mode = Literal["tree", "chain", "states", "prefix", "whole"]
 
-FASTEST_FIRST: Final[tuple[Mode, ...]] = ("tree", "chain", "prefix")
+FASTEST_FIRST: Final[tuple[Mode, ...]] = ("tree", "chain", "states", "prefix")
 # What a later token may change an earlier row by: in units of the rounding of float32, and as a share of what other
 # tokens in the place of the earlier ones would change.
 _NOISE: Final = (100, 0.02)
@@ -55,6 +56,8 @@ def choose_mode(forward: Forward, compute: Callable[[list[list[Tokens]], Mode], 
         _check_causal(forward.model, plain, found)
         plain |= found
     calls: list[list[Tokens]] = [[(a,), (a, b)], [(a, b, c), (a, b, x, y), (a, b, x)], [(a, b, c, d, e), (a, b)]]
+    # A memory made by a pass over several tokens, and gone on from more than once, is another one.
+    calls += [[(a, b, c, d), (a, b, x)], [(a, b, x, y)], [(a, b, c, d, e)], [(a, b, x, y), (a, b, c, d)]]
     reasons: list[str] = []
     for mode in FASTEST_FIRST:
         reason = _declared(forward, mode) or _disagreement(forward.model, mode, calls, plain, compute)
@@ -87,7 +90,7 @@ def _declared(forward: Forward, mode: Mode) -> str | None:
         return adapters.inseparable(model)
     if mode == "tree" and isinstance(forward.masking, str):
         return forward.masking
-    return traits.recurrence(model) or adapters.uncacheable(model)
+    return adapters.uncacheable(model) if mode == "states" else traits.recurrence(model) or adapters.uncacheable(model)
 
 
 def _disagreement(
