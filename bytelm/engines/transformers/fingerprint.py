@@ -90,15 +90,15 @@ class Fingerprint:
         tensors = [ref() for ref in self._tensors]
         return [tensor if tensor is None else _mark(tensor) for tensor in tensors] == self._marks
 
-    def _values(self) -> list[float]:
-        """Some values of some parameters, from the middle of each."""
+    def _values(self) -> list[int]:
+        """A value from the middle of some parameters, as bytes: NaN is not equal to itself."""
         tensors = [tensor for ref in self._sampled if (tensor := ref()) is not None]
         parts: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
         with torch.no_grad():
             for tensor in tensors:
                 middle = tensor.storage_offset() + tensor.numel() // 2
                 parts.setdefault((tensor.device, tensor.dtype), []).append(tensor.as_strided((1,), (1,), middle))
-            return [value for part in parts.values() for value in torch.cat(part).tolist()]
+            return [byte for part in parts.values() for byte in torch.cat(part).view(torch.uint8).tolist()]
 
 
 def _mark(tensor: torch.Tensor) -> tuple[int, int]:

@@ -235,6 +235,15 @@ def test_running_a_model_is_no_change(kind: str) -> None:
     assert lm.revision == 0
 
 
+def test_nan_is_no_change() -> None:
+    """A parameter that holds NaN where nothing reads it is the same parameter at the next look."""
+    layer = torch.nn.Linear(3, 4)
+    torch.nn.init.constant_(layer.weight, np.nan)
+    seen = Fingerprint(layer)
+
+    assert not seen.changed()
+
+
 def test_clear_cache_clears_all() -> None:
     """What no look can see is asked for anew after clear_cache: of a model, its infillers, and an ensemble's members."""
     model = plain()
