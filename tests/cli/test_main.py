@@ -346,7 +346,8 @@ def test_version(run: Run) -> None:
 
 
 def test_load_asks_for_what_the_options_say(monkeypatch: pytest.MonkeyPatch, lm: ByteLM) -> None:
-    """The options --model, --engine, --device and --dtype reach `ByteLM.from_pretrained`; a packaged model is looked up first."""
+    """The options that name a model reach `ByteLM.from_pretrained`; a packaged model is looked up first."""
+    quiet: dict[str, Any] = {"context_length": None, "progress": False}
     asked: list[tuple[str, dict[str, Any]]] = []
 
     def from_pretrained(name: str, **options: Any) -> ByteLM:
@@ -357,12 +358,12 @@ def test_load_asks_for_what_the_options_say(monkeypatch: pytest.MonkeyPatch, lm:
     monkeypatch.setattr(options, "packaged_directory", lambda name: Path("cache") / name)
     options.load("folder", "cpu", "bfloat16")
     options.load("demo")
-    options.load("demo", engine="llama-cpp")
+    options.load("demo", engine="llama-cpp", context_length=9)
 
     assert asked == [
-        ("folder", {"engine": "transformers", "device": "cpu", "dtype": "bfloat16"}),
-        (str(Path("cache") / "demo"), {"engine": "transformers", "device": None, "dtype": None}),
-        ("demo", {"engine": "llama-cpp", "device": None, "dtype": None}),
+        ("folder", {"engine": "transformers", "device": "cpu", "dtype": "bfloat16", **quiet}),
+        (str(Path("cache") / "demo"), {"engine": "transformers", "device": None, "dtype": None, **quiet}),
+        ("demo", {"engine": "llama-cpp", "device": None, "dtype": None, **quiet, "context_length": 9}),
     ]
 
 
