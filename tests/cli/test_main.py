@@ -417,7 +417,7 @@ def test_version(run: Run) -> None:
 
 
 def test_load_asks_for_what_the_options_say(monkeypatch: pytest.MonkeyPatch, lm: ByteLM) -> None:
-    """The options --model, --engine, --device and --dtype reach `ByteLM.from_pretrained`; a packaged model is looked up first."""
+    """The options that name a model reach `ByteLM.from_pretrained`; a packaged model is looked up first."""
     asked: list[tuple[str, dict[str, Any]]] = []
 
     def from_pretrained(name: str, **options: Any) -> ByteLM:
@@ -428,14 +428,15 @@ def test_load_asks_for_what_the_options_say(monkeypatch: pytest.MonkeyPatch, lm:
     monkeypatch.setattr(options, "packaged_directory", lambda name: Path("cache") / name)
     options.load("folder", "cpu", "bfloat16")
     options.load("demo")
-    options.load("demo", engine="llama-cpp")
-    options.Model("folder", normalize=True, replace="?").load()
+    options.load("demo", engine="llama-cpp", more={"context_length": 9})
+    options.Model("folder", normalize=True, replace="?", context_length=9).load()
 
+    plain = {"engine": "transformers", "device": None, "dtype": None, "progress": False}
     assert asked == [
-        ("folder", {"engine": "transformers", "device": "cpu", "dtype": "bfloat16"}),
-        (str(Path("cache") / "demo"), {"engine": "transformers", "device": None, "dtype": None}),
-        ("demo", {"engine": "llama-cpp", "device": None, "dtype": None}),
-        ("folder", {"engine": "transformers", "device": None, "dtype": None, "normalize": True, "replace": "?"}),
+        ("folder", plain | {"device": "cpu", "dtype": "bfloat16"}),
+        (str(Path("cache") / "demo"), plain),
+        ("demo", plain | {"engine": "llama-cpp", "context_length": 9}),
+        ("folder", plain | {"normalize": True, "replace": "?", "context_length": 9}),
     ]
 
 

@@ -45,7 +45,7 @@ def device_of(device: object) -> torch.device:
             f"device={str(device)!r} cannot be used: torch {torch.__version__} finds no {found.type} device here; pass "
             "device='cpu', or install a torch that is built for the device, and its driver"
         )
-    if found.index is not None and found.index >= there:
+    if (found.index or 0) >= there:
         last = f"{found.type}:{there - 1}"
         raise InvalidArgumentError(f"device={str(device)!r} is not there; the last one here is {last!r}")
     return found

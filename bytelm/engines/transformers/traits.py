@@ -11,8 +11,6 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
-import torch
-
 from bytelm.arguments import integer
 from bytelm.errors import InvalidArgumentError
 
@@ -64,6 +62,8 @@ def declared_length(model: Any) -> int | None:
 
 def has_position_table(model: Any) -> bool:
     """Whether the model looks positions up in a table of as many as it declares, learned or computed."""
+    import torch
+
     length = declared_length(model)
     if length is None or not isinstance(model, torch.nn.Module):
         return False

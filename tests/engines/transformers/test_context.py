@@ -25,8 +25,10 @@ DYNAMIC = {"rope_type": "dynamic", "factor": 2.0}
 
 
 def model_of(rope: dict[str, Any] | None, kind: str = "llama", **overrides: Any) -> Any:
-    sizes = {"max_position_embeddings": SHORT} | overrides
-    return tiny_model(kind, **sizes, **({} if rope is None else {"rope_parameters": {"rope_theta": 1e4, **rope}}))
+    sizes: dict[str, Any] = {"max_position_embeddings": SHORT} | overrides
+    if rope is not None:
+        sizes["rope_parameters"] = {"rope_theta": 1e4, **rope}
+    return tiny_model(kind, **sizes)
 
 
 def row_of_a_fresh_copy(model: Any, ids: tuple[int, ...]) -> np.ndarray:
@@ -155,7 +157,7 @@ def tabled(kind: str) -> Any:
     if kind in ("gpt2", "gpt_neo"):
         return tiny_model(kind, **{"gpt2": {"n_positions": 31}, "gpt_neo": {"max_position_embeddings": 31}}[kind])
     if kind == "opt":
-        sizes = {"hidden_size": 24, "ffn_dim": 37, "num_hidden_layers": 1, "num_attention_heads": 3}
+        sizes: dict[str, Any] = {"hidden_size": 24, "ffn_dim": 37, "num_hidden_layers": 1, "num_attention_heads": 3}
         config: Any = transformers.OPTConfig(
             vocab_size=317, max_position_embeddings=31, word_embed_proj_dim=24, bos_token_id=0, eos_token_id=0, **sizes
         )

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils import logging
 
 from bytelm import ByteLM
@@ -44,7 +44,10 @@ def test_a_path_is_silent_too(folder: Path, capfd: pytest.CaptureFixture[str]) -
 def test_the_switches_are_left_as_they_were(before: str, folder: Path) -> None:
     """Whatever the caller had set for transformers and its hub is set afterwards, after an error as well."""
     try:
-        (logging.disable_progress_bar if before == "none" else logging.enable_progress_bar)()
+        if before == "none":
+            logging.disable_progress_bar()
+        else:
+            logging.enable_progress_bar()
         if before == "some":
             disable_progress_bars("one.group")
         expected = state()

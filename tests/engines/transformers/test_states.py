@@ -35,8 +35,7 @@ def plain_row(model: Any, ids: tuple[int, ...]) -> np.ndarray:
 
 def prompt_text() -> str:
     tokenizer = default_tokenizer()
-    text: str = tokenizer.decode(tokenizer("".join(CORPUS[:3]) * 9)["input_ids"][:PROMPT])
-    return text
+    return str(tokenizer.decode(tokenizer("".join(CORPUS[:3]) * 9)["input_ids"][:PROMPT]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -50,6 +49,7 @@ def test_sampling_feeds_little_more_than_generation(kind: str, temperature: floa
 
     tokens = len(default_tokenizer()(prompt + done.text)["input_ids"])
     assert tokens >= PROMPT
+    assert done.usage.tokens_fed is not None
     assert done.usage.tokens_fed <= 3 * tokens
 
 

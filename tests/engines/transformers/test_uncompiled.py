@@ -75,7 +75,7 @@ def test_the_model_is_still_compiled_afterwards() -> None:
 def test_threads_leave_it_as_it_was() -> None:
     """Whoever of several threads leaves last puts torch's stance back, and none before."""
     compiler, inside, leave = Compiler(), threading.Barrier(2, timeout=60), threading.Event()
-    double = torch.compile(lambda x: x * 2, backend=compiler)
+    double = torch.compile(torch.nn.ReLU(), backend=compiler)
 
     def other() -> None:
         with uncompiled():
@@ -99,7 +99,7 @@ def test_threads_leave_it_as_it_was() -> None:
 @pytest.mark.filterwarnings("ignore")  # torch's own, of its parts that it compiles with
 def test_against_code_that_inductor_compiled() -> None:
     """Rows are those of the model as inductor compiles it, within its rounding: part of it is in float32."""
-    model = torch.compile(tiny_model("llama"))
+    model: Any = torch.compile(tiny_model("llama"))
     lm = ByteLM(model, default_tokenizer())
 
     rows = lm.token_lm.next_token_logprobs(SEQUENCES[:2])
