@@ -36,7 +36,13 @@ CHARACTERS = [
     *("IMGIMG", "IMGIMGABZ", "<sentinel:12>", "    ", "  ", "\n\n", "\r\n", " 's", "'LL", "12345678"),
 ]
 # Unicode 16, which llama.cpp does not know.
-NEW = re.compile("[\U00010d40-\U00010d8f\U00013460-\U000143fa\U00016100-\U00016139]")
+NEW = re.compile(
+    "[\u0897\u1b4e\u1b4f\u1b7f\u1c89\u1c8a\u2427-\u2429\u31e4\u31e5\ua7cb-\ua7cd\ua7da-\ua7dc\U000105c0-\U000105f3"
+    "\U00010d40-\U00010d8f\U00010ec2-\U00010ec4\U00010efc\U00011380-\U000113e2\U000116d0-\U000116e3\U00011bc0-\U00011bf9"
+    "\U00011f5a\U00013460-\U000143fa\U00016100-\U00016139\U00016d40-\U00016d79\U00018cff\U0001cc00-\U0001ceb3"
+    "\U0001e5d0-\U0001e5ff\U0001f8b2-\U0001f8c1\U0001fa89\U0001fa8f\U0001fabe\U0001fac6\U0001fadc\U0001fadf\U0001fae9"
+    "\U0001fbcb-\U0001fbef]"
+)
 
 
 @contextmanager
