@@ -35,19 +35,10 @@ from bytelm.cover.prefix import Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.errors import UnreachablePrefixError
 from bytelm.fim import FIMFormat, Mode, declared, end_ids, find_format, infill_prompt
 from bytelm.inference.frontier import Frontier
+from bytelm.inference.room import Asked, left_out, refuse_overflow, windows
 from bytelm.inference.rows import RowReader, RowStore
 from bytelm.inference.scheduler import Outcome, Scheduler, Step, blamed, on, present_revision
-from bytelm.inference.scoring import (
-    SPARE,
-    Asked,
-    CoverItem,
-    cover_items,
-    in_turn,
-    refuse_overflow,
-    text_logprob,
-    token_ends,
-    windows,
-)
+from bytelm.inference.scoring import CoverItem, cover_items, in_turn, text_logprob
 from bytelm.inference.text_scoring import ModelScoring, Piece
 from bytelm.inference.turns import in_its_turn
 from bytelm.sampling.byte_model import ByteModel
@@ -57,7 +48,6 @@ from bytelm.sampling.engine_draws import EngineDrawing, EngineDraws
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import ModelPlace
 from bytelm.sampling.sampler import names_of
-from bytelm.symbols import character_from
 from bytelm.token_lm import Abilities, TokenLM, abilities_of, revision_of
 from bytelm.tokenizer.added_tokens import check_text_tokens
 from bytelm.tokenizer.viability.viability import Viability
@@ -111,7 +101,9 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         replace: str | Callable[[str], str] | None = None,
         context_length: int | None = None,
     ) -> None:
-        self.token_lm = token_lm_of(model, tokenizer, context_length)
+        from bytelm.engines.choice import engine_of
+
+        self.token_lm = engine_of(model, tokenizer, context_length=context_length)
         self.tokenizer: Any = self.token_lm.tokenizer if tokenizer is None else tokenizer
         self.eot_ids = eot_ids_of(self.token_lm.eot_ids if eot_ids is None else eot_ids, self.token_lm.vocab_size)
         self.scheduler = Scheduler(self.token_lm)
@@ -189,7 +181,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         name = os.fspath(name_or_path)
         where = {"device": device, "dtype": dtype, "gguf_file": gguf_file}
         token_lm = load_engine(engine, name, **where, progress=progress, **engine_options)
-        texts = {"normalize": normalize, "text_tokens": text_tokens, "replace": replace}
+        texts: dict[str, Any] = {"normalize": normalize, "text_tokens": text_tokens, "replace": replace}
         return cls(token_lm, eot_ids=eot_ids, bos=bos, **texts)
 
     # ---- what only a tokenized model has
@@ -330,13 +322,8 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         tokens = min(tokens, size // 2)
         if len(prompt.context) + len(whole) + tokens <= size:
             return 0
-        room = size - len(prompt.context) - tokens
-        room -= min(SPARE, max(room, 0) // 8)
-        ends = token_ends(self._cover(replace(prompt, text=whole)))
-        if len(ends) <= room:
-            return 0
-        cut = ends[len(ends) - room - 1] if room > 0 else len(prompt.text)
-        return min(character_from(prompt.text, cut), len(prompt.text))
+        cover = self._cover(replace(prompt, text=whole))
+        return left_out(cover, len(prompt.text), room=size - len(prompt.context) - tokens)
 
     @in_its_turn
     def check_room(self, prompt: Prompt, text: bytes = b"", *, asked: Asked = "rows", end: bool = True) -> None:  # noqa: D102
@@ -410,19 +397,3 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
 
     def __repr__(self) -> str:
         return f"ByteLM({self.token_lm!r})"
-
-
-def token_lm_of(model: Any, tokenizer: Any, context_length: int | None) -> TokenLM:
-    """The engine that an argument names, wraps or is."""
-    if isinstance(model, TokenLM):
-        if context_length is not None:
-            raise InvalidArgumentError(
-                f"context_length={context_length!r} comes too late for a {type(model).__name__}; give it where that is "
-                "made"
-            )
-        return model
-    from bytelm.engines.transformers import engine as transformers
-
-    if isinstance(model, str | os.PathLike):
-        return transformers.load(os.fspath(model), context_length=context_length)
-    return transformers.TransformersLM(model, tokenizer, context_length=context_length)

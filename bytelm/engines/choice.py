@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Final, Literal, get_args
 
 from bytelm.arguments import integer
@@ -84,6 +85,27 @@ def load_engine(
 
         return vllm_server.VllmServerLM(name, **options)
     raise InvalidArgumentError(f"no engine is called {engine!r}; there are {', '.join(map(repr, ENGINES))}")
+
+
+def engine_of(model: Any, tokenizer: Any, *, context_length: int | None = None) -> TokenLM:
+    """The engine that `bytelm.ByteLM`'s first argument is, wraps or names.
+
+    Raises:
+        InvalidArgumentError: An engine that is made already is given a context length.
+        ModelError: The model cannot be loaded, or is no causal language model.
+    """
+    if isinstance(model, TokenLM):
+        if context_length is not None:
+            raise InvalidArgumentError(
+                f"context_length={context_length!r} comes too late for a {type(model).__name__}; give it where that is "
+                "made"
+            )
+        return model
+    from bytelm.engines.transformers import engine as transformers
+
+    if isinstance(model, str | os.PathLike):
+        return transformers.load(os.fspath(model), context_length=context_length)
+    return transformers.TransformersLM(model, tokenizer, context_length=context_length)
 
 
 def _folder(name: str) -> str:

@@ -44,8 +44,8 @@ from bytelm.ensemble.scoring import EnsembleScoring
 from bytelm.ensemble.state import EnsembleState
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
 from bytelm.fim import FIMFormat, Mode
+from bytelm.inference.room import Asked
 from bytelm.inference.scheduler import Scheduler, Step, blamed, together
-from bytelm.inference.scoring import Asked
 from bytelm.inference.text_scoring import WINDOW
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.token_lm import TokenLM

@@ -19,8 +19,8 @@ from bytelm.cover.chat import begun, check_messages
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.fim import FIMFormat, Mode
+from bytelm.inference.room import Asked
 from bytelm.inference.scheduler import Step
-from bytelm.inference.scoring import Asked
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.completion_stream import CompletionStream
 from bytelm.sampling.params import CallOptions

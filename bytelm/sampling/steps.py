@@ -18,8 +18,8 @@ import numpy as np
 
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError
+from bytelm.inference.room import Asked
 from bytelm.inference.scheduler import Scheduler, Step
-from bytelm.inference.scoring import Asked
 from bytelm.inference.text_scoring import TextScoring
 from bytelm.inference.turns import turn_at
 from bytelm.sampling.engine_draws import EngineDrawing

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 
 from bytelm.byte_lm.model import ByteLM
@@ -47,10 +46,9 @@ def reader(tokenizer: Any, *, bos: bool = True, openers: frozenset[int] = frozen
 def toy_lm(tokenizer: Any, **options: Any) -> ByteLM:
     viability = Viability.from_tokenizer(tokenizer)
     size = len(viability.vocab)
-    allowed = np.array([data is not None for data in viability.vocab.token_bytes])
     end = tokenizer.get_vocab()["</s>"]
-    allowed[end] = True
-    return ByteLM(HashLM(tokenizer, size, frozenset({end}), allowed), **options)
+    spelled = {token for token, data in enumerate(viability.vocab.token_bytes) if data is not None}
+    return ByteLM(HashLM(tokenizer, size, frozenset({end}), frozenset(spelled | {end})), **options)
 
 
 BYTES = byte_bpe_tokenizer(special=("<turn>",))

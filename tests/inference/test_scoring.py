@@ -9,8 +9,9 @@ import pytest
 
 from bytelm.errors import InvalidArgumentError
 from bytelm.inference import scoring
+from bytelm.inference.room import token_ends, windows
 from bytelm.inference.scheduler import Step
-from bytelm.inference.scoring import CoverItem, cover_items, in_turn, text_logprob, token_ends, windows
+from bytelm.inference.scoring import CoverItem, cover_items, in_turn, text_logprob
 from bytelm.inference.text_scoring import ModelScoring, Piece
 from bytelm.lemma import cover, end_logprob, prefix_logprob, sequence_logprob
 from tests.support.toy import Toy, drawn_rows

@@ -113,15 +113,13 @@ class ProductAutomaton:
         """A step that was not taken before."""
         if len(self._steps) >= _STEPS:
             self._steps.clear()
-        out: States | None = ()
+        out: list[int] = []
         for level, state in zip(self.levels, states, strict=True):
-            led = INACTIVE if state == INACTIVE else level.next(state, byte)
-            if led == DEAD:
-                out = None
+            out.append(INACTIVE if state == INACTIVE else level.next(state, byte))
+            if out[-1] == DEAD:
                 break
-            out = (*out, led)
-        self._steps[states, byte] = out
-        return out
+        after = self._steps[states, byte] = None if DEAD in out else tuple(out)
+        return after
 
     def before_character(self, states: States) -> States:
         """Where the levels stood before the character that these states are inside of, with no cut before it."""

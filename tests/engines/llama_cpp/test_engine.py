@@ -304,9 +304,9 @@ def test_a_tokenizer_that_differs_is_refused(
     made: dict[str, tuple[Path, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step that is lost, as transformers loses SmolLM2's single digits, is found out at the construction."""
-    from bytelm.tokenizer.gguf import tokenizer as gguf_tokenizer
+    from bytelm.tokenizer.gguf.pre_tokenizers import STEPS
 
-    monkeypatch.setitem(gguf_tokenizer.STEPS, "smollm", gguf_tokenizer.STEPS["gpt-2"])
+    monkeypatch.setitem(STEPS, "smollm", STEPS["gpt-2"])
 
     with pytest.raises(UnsupportedTokenizerError, match=r"rebuilt from smollm\.gguf is not llama\.cpp's.*tokenizer="):
         LlamaCppLM(made["smollm"][0], n_threads=1)
