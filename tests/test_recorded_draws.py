@@ -53,7 +53,9 @@ def test_a_tiny_model_answers_as_before(models: Models, call: Call) -> None:
     """Bytes and token ids are those recorded before the layout changed, and numbers agree within 1e-9 of their size."""
     actual = results(call, models)
 
-    assert [*differences(actual, RECORDED[call.name], relative=1e-9, absolute=1e-11)] == []
+    # Mamba computes in float32 inside, so another way through the same tokens differs by rounding.
+    relative = 1e-7 if call.name.endswith("recurrent") else 1e-9
+    assert [*differences(actual, RECORDED[call.name], relative=relative, absolute=1e-11)] == []
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias
 
-from bytelm.cover.nodes import Cover
+from bytelm.cover.nodes import Cover, Node
 from bytelm.errors import ContextOverflowError, InvalidArgumentError
 from bytelm.symbols import character_from
 

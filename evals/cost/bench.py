@@ -96,6 +96,8 @@ class Bench:
         self.structures_seconds = 0.0
         self.calls = self.fed = 0
         self.engine.model.register_forward_pre_hook(self._count, with_kwargs=True)
+        self.engine.refresh()  # a hook is a change
+        self.calls = self.fed = 0
         self._makers = peers or {}
         self._peers: dict[str, Any] = {}
 

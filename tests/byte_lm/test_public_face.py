@@ -15,7 +15,14 @@ import pytest
 
 import bytelm
 from bytelm import ByteLM, ByteModel, Completion, Ensemble, SamplingOptions, SamplingParams, TableLM
-from bytelm.errors import BytelmError, BytelmWarning, InvalidArgumentError, InvalidTypeError, NotFinishedError
+from bytelm.errors import (
+    BytelmError,
+    BytelmWarning,
+    InvalidArgumentError,
+    InvalidTypeError,
+    LeakWarning,
+    NotFinishedError,
+)
 from bytelm.sampling.params import ELSEWHERE
 from bytelm.sampling.steps import ByteSteps
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer
@@ -215,7 +222,7 @@ def test_messages_and_sides_of_an_infill_may_spell_anything(recwarn: pytest.Warn
         model.chat([*CHAT, {"role": "assistant", "content": "<|im|>"}], continue_final_message=True, max_bytes=2)
         model.infill("a <|im|>", "<|eot|>", mode="left", max_bytes=2, seed=1)
 
-    assert recwarn.list == []
+    assert [warning for warning in recwarn.list if warning.category is not LeakWarning] == []
 
 
 def test_members_have_their_own_templates_and_share_the_answer() -> None:

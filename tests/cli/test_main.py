@@ -86,7 +86,7 @@ def test_a_warning_is_one_line_on_standard_error(run: Run, lm: ByteLM) -> None:
     assert (done.code, done.out) == (0, lm.sample(["user: hi<|eot|>bot:"], seed=5, max_bytes=9).text)
     assert done.err.startswith("bytelm: warning: the prefix spells the special token '<|eot|>'")
     assert "chat()" in done.err
-    assert done.err.count("\n") == 1
+    assert [line.split(":")[1] for line in done.err.splitlines()] == [" warning"] * done.err.count("\n")
 
 
 def test_sample_prints_the_completion_alone(run: Run, lm: ByteLM) -> None:

@@ -121,6 +121,7 @@ def test_a_gguf_file_may_name_text_as_its_end(tmp_path: Path) -> None:
     backend.encode_special_tokens = True
     context: Any = SimpleNamespace(  # llama.cpp, as far as it is asked
         adds_bos=False,
+        columns=0,
         is_control=lambda _: False,
         tokenize=lambda text: backend.encode(text.decode(), add_special_tokens=False).ids,
     )

@@ -40,6 +40,7 @@ from bytelm.errors import (
     InvalidTypeError,
     MissingDependencyError,
     ModelError,
+    UnsupportedTokenizerError,
 )
 from bytelm.packaged import (
     PackagedFile,
@@ -646,7 +647,7 @@ def test_a_tokenizer_like_gemmas_is_right(
     assert not special & {"<unused0>", "<b>", "\n"}
 
 
-@pytest.mark.parametrize(("field", "value"), [("tokenizer.ggml.pre", "kimi-k2"), ("tokenizer.ggml.model", "bert")])
+@pytest.mark.parametrize(("field", "value"), [("tokenizer.ggml.pre", "whitespace"), ("tokenizer.ggml.model", "bert")])
 def test_a_tokenizer_of_another_kind_is_refused(field: str, value: str) -> None:
     """No tokenizer is made up for a kind that has not been checked."""
     metadata = {
@@ -657,7 +658,7 @@ def test_a_tokenizer_of_another_kind_is_refused(field: str, value: str) -> None:
         "tokenizer.ggml.merges": [],
     }
 
-    with pytest.raises(ValueError, match=value):
+    with pytest.raises(UnsupportedTokenizerError, match=value):
         tokenizer_json({**metadata, field: value})
 
 

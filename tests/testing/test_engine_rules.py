@@ -157,7 +157,7 @@ def test_the_transformers_engine_passes(kind: str, budget: int | None) -> None:
         lm.clear_cache()
         return lm
 
-    report = check_engine(make, tolerance=1e-5 if kind == "bloom" else 1e-9, failing=failing_model)
+    report = check_engine(make, tolerance={"bloom": 1e-5, "mamba": 2e-6}.get(kind, 1e-9), failing=failing_model)
 
     assert report.difference > 0 or lm.mode == "prefix", "rows from a cache are not equal to the last bit"
     assert not [finding for finding in report.findings if finding.skipped and finding.rule != "context"]

@@ -285,11 +285,6 @@ class Compiler:
 
     def emit(self, instruction: Instruction) -> int:
         """Append an instruction; its number."""
-        if len(self.code) >= _PROGRAM_LIMIT:
-            raise UnsupportedTokenizerError(
-                f"the split pattern {self.source!r:.200} has repeats of more than {_PROGRAM_LIMIT} characters in all, "
-                "which are not followed"
-            )
         self.code.append(instruction)
         return len(self.code) - 1
 
@@ -334,6 +329,11 @@ class Compiler:
 
     def _repeat(self, node: Node, then: int) -> int:
         part = node.parts[0]
+        if max(node.low, node.high or 0) + len(self.code) > _PROGRAM_LIMIT:
+            raise UnsupportedTokenizerError(
+                f"the split pattern {self.source!r:.200} has repeats of more than {_PROGRAM_LIMIT} characters in all, "
+                "which are not followed"
+            )
         after = then
         if node.mode == "possessive":
             # Fewer repeats than possible are only right where no further one could follow.

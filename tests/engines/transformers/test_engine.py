@@ -299,6 +299,8 @@ def test_logits_are_computed_where_they_are_asked_for() -> None:
     lm = engine()
     widths: list[int] = []
     lm.model.lm_head.register_forward_hook(lambda _module, inputs, _output: widths.append(inputs[0].shape[-2]))
+    lm.refresh()  # a hook is a change
+    widths.clear()
 
     lm.next_token_logprobs([tuple(range(100)), tuple(range(99))])
 
@@ -390,12 +392,12 @@ def test_empty_sequence_without_bos() -> None:
 
 def test_eot_ids_are_all_that_are_named() -> None:
     """EOT ids are the union of what the two configurations and the tokenizer name, where they are columns."""
-    model = tiny_model("llama", eos_token_id=17)
-    model.generation_config.eos_token_id = [19, 23, 999]
+    model = tiny_model("llama", eos_token_id=312)
+    model.generation_config.eos_token_id = [313, 314, 999]
 
     lm = TransformersLM(model, default_tokenizer())
 
-    assert lm.eot_ids == {17, 19, 23, default_tokenizer().eos_token_id}
+    assert lm.eot_ids == {312, 313, 314, default_tokenizer().eos_token_id}
     assert TransformersLM(model, default_tokenizer(), eot_ids=[2]).eot_ids == {2}
 
 
@@ -584,9 +586,8 @@ def test_a_failure_leaves_no_half_written_cache(lm: TransformersLM, monkeypatch:
     """When a pass fails, what it was to have written is not believed to be there."""
     lm.next_token_logprobs([(1, 2)])
     with monkeypatch.context() as patch:
-        patch.setattr(
-            lm.model.model.layers[0].mlp, "forward", lambda hidden: hidden[:, :, :3]
-        )  # layer 1 writes nothing
+        mlp = type(lm.model.model.layers[0].mlp)
+        patch.setattr(mlp, "forward", lambda _, hidden: hidden[:, :, :3])  # layer 1 writes nothing
         with pytest.raises(ModelError, match="the model failed on 1 x 2 tokens"):
             lm.next_token_logprobs([(1, 2, 3, 4)])
 
@@ -601,7 +602,8 @@ def test_memory_that_runs_out(lm: TransformersLM, monkeypatch: pytest.MonkeyPatc
         MemoryError(),
     ):
         with monkeypatch.context() as patch, pytest.raises(OutOfMemoryError, match=r"1 x 3 tokens.*max_batch"):
-            patch.setattr(lm.model.model.layers[0].mlp, "forward", lambda _, failure=failure: _raised(failure))
+            mlp = type(lm.model.model.layers[0].mlp)
+            patch.setattr(mlp, "forward", lambda *_, failure=failure: _raised(failure))
             lm.next_token_logprobs([(1, 2, 3)])
 
     assert np.abs(lm.next_token_logprobs([(1, 2, 3)])[0] - plain_row(lm.model, (1, 2, 3))).max() <= 1e-9

@@ -54,7 +54,9 @@ def test_the_same_class_as_a_decoder_is_taken(name: str) -> None:
     """With is_decoder=True such a model looks back only, and is a causal language model."""
     config = name.removesuffix("ForCausalLM").removesuffix("LMHeadModel") + "Config"
 
-    assert TransformersLM(made(name, config, **SIZES, is_decoder=True), default_tokenizer()).vocab_size == 317
+    model = made(name, config, **SIZES, is_decoder=True)
+
+    assert TransformersLM(model, default_tokenizer(), eot_ids=[0]).vocab_size == 317
 
 
 @pytest.mark.parametrize(

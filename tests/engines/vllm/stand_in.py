@@ -45,7 +45,7 @@ class Engine:
     """
 
     def __init__(self) -> None:
-        self.model = TableLM(default_tokenizer(), seed=3, order=2, temperature=2.0)
+        self.model = TableLM(default_tokenizer(), seed=3, order=2, temperature=2.0, vocab_size=313)
         self.requests: dict[str, Any] = {}
         self.asked: list[tuple[list[int], SamplingParams]] = []
         self.dropped: list[str] = []
@@ -157,8 +157,8 @@ class LLM:
         self.model_config = SimpleNamespace(
             get_vocab_size=lambda: self.llm_engine.model.vocab_size,
             max_model_len=LONGEST,
-            try_get_generation_config=lambda: {"eos_token_id": [0, 5]},
-            hf_config=SimpleNamespace(eos_token_id=6),
+            try_get_generation_config=lambda: {"eos_token_id": [0, 311]},
+            hf_config=SimpleNamespace(eos_token_id=312),
         )
 
     def reset_prefix_cache(self) -> bool:

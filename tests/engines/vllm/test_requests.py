@@ -82,7 +82,7 @@ def test_all_sequences_are_in_vllm_at_once(*, own: bool) -> None:
 def test_rows_along_what_was_drawn_cost_nothing() -> None:
     """A row that a worker has from drawing is fetched, and not computed again; where it is gone, it is."""
     lm = engine()
-    plain = TableLM(default_tokenizer(), seed=3, order=2, temperature=2.0)
+    plain = TableLM(default_tokenizer(), seed=3, order=2, temperature=2.0, vocab_size=313)
     (line,) = draw_all(lm, [(7, 8)], [1], max_tokens=12)
     ids = (7, 8, *(token for token, _ in line))
     sequences = [ids[:n] for n in range(2, len(ids))]
@@ -105,7 +105,9 @@ def test_vllm_draws_completions(memory: type[dict[Any, Any]]) -> None:
     """Tokens are drawn by vLLM, each request from its own seed; what is done with leaves the batch at once."""
     lm = engine()
     lm.llm.llm_engine.kept = memory()
-    plain = ByteLM(TableLM(default_tokenizer(), seed=3, order=2, temperature=2.0, eot_ids=(0, 5, 6)))
+    plain = ByteLM(
+        TableLM(default_tokenizer(), seed=3, order=2, temperature=2.0, eot_ids=(0, 311, 312), vocab_size=313)
+    )
     prompts = ["the ", "return n", "the "]
     completions = ByteLM(lm).sample_batch(prompts, max_bytes=9, seed=1)
 
@@ -139,7 +141,9 @@ def test_drawing_goes_on_while_rows_are_computed(size: int, count: int, seeds: i
         return step()
 
     lm.llm.llm_engine.step = watched
-    plain = ByteLM(TableLM(default_tokenizer(), seed=3, order=2, temperature=2.0, eot_ids=(0, 5, 6)))
+    plain = ByteLM(
+        TableLM(default_tokenizer(), seed=3, order=2, temperature=2.0, eot_ids=(0, 311, 312), vocab_size=313)
+    )
     prompts = ["the ", "return n"] * (count // 2)
     for seed in range(seeds):
         completions = ByteLM(lm).sample_batch(prompts, max_bytes=size, seed=seed)
