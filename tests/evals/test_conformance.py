@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,11 +200,12 @@ def test_a_sample_of_other_shapes_agrees(name: str, test_data: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_thousand_prefixes_of_other_shapes_agree(name: str, test_data: Path) -> None:
-    """A thousand prefixes of each such shape: no disagreement."""
-    report = TokenizerTrial(variant(name, test_data), name, seed=5, leaves=100, effort=0.3).run(1000)
+def test_many_prefixes_of_other_shapes_agree(name: str, test_data: Path) -> None:
+    """Many prefixes of each such shape, as many as BYTELM_PREFIXES says: no disagreement."""
+    count = int(os.environ.get("BYTELM_PREFIXES", "100"))
+    report = TokenizerTrial(variant(name, test_data), name, seed=5, leaves=20, effort=0.1).run(count)
 
-    assert (report.refused, report.prefixes, report.disagreements) == (None, 1000, [])
+    assert (report.refused, report.prefixes, report.disagreements) == (None, count, [])
 
 
 @pytest.mark.parametrize("name", ["clip", "unigram_toy"])
