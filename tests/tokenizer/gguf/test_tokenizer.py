@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Callable
@@ -117,13 +118,13 @@ def test_the_published_tokenizer(pre: str, vocabulary: str, kept: str, load_toke
     ],
 )
 def test_a_sample_of_the_conformance_run(pre: str, vocabulary: str, load_tokenizer: Callable[[str], Any]) -> None:
-    """What bytelm says of viability is what the rebuilt encoder does."""
+    """What bytelm says of viability is what the rebuilt encoder does, at as many prefixes as BYTELM_PREFIXES says."""
     spec = json.loads(load_tokenizer(vocabulary).backend_tokenizer.to_str())
+    count = int(os.environ.get("BYTELM_PREFIXES", "40"))
 
-    report = TokenizerTrial(rebuilt(gguf_pairs(spec, pre)), pre, effort=0.3).run(100)
+    report = TokenizerTrial(rebuilt(gguf_pairs(spec, pre)), pre, leaves=20, effort=0.1).run(count)
 
-    assert report.disagreements == []
-    assert report.prefixes >= 100
+    assert (report.refused, report.prefixes, report.disagreements) == (None, count, [])
 
 
 LINE_ENDS = ["\n" * n for n in range(1, 4)]
