@@ -143,7 +143,7 @@ def test_covers_are_the_enumeration(toy: Toy) -> None:
 def test_the_lemma_term_by_term_is_the_enumeration(toy: Toy, seed: int) -> None:
     """lemma.py, told by the enumeration which sequences are viable, gives the enumeration's rows and covers."""
     case = case_of(toy, seed)
-    if case is None:
+    if case is None or case.everything.definition.dummy_prefix:  # lemma.py is told bytes, and no space is hidden
         return
     everything = case.everything
     spelled = everything.definition.token_bytes

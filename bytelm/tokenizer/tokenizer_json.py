@@ -331,6 +331,6 @@ def _dummy_prefix(*, prepend: bool, prefix_space: bool, metaspace: dict[str, Any
     if not prefix_space and scheme == "never":
         return b"", "", ""
     # These add the space only where the text does not begin with one, so a text with it and one without it
-    # encode alike, and only the one without it is a text.
+    # encode alike, and only the one without it is a text. An empty text gets none.
     space = SPACE_MARK if metaspace else " "
-    return b" ", f"{space}(?!{space})", space if prefix_space or scheme == "always" else ""
+    return b" ", f"{space}(?=[^{space}])", space if prefix_space or scheme == "always" else ""
