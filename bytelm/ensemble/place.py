@@ -219,6 +219,10 @@ class EnsemblePlace(Place):
             if self.chain is None:
                 raise ModelError("the mass of an ensemble was asked for before its rows: its evaluation is broken")
             return self.chain, self.chain
+        return self._weighed()
+
+    def _weighed(self) -> tuple[float, float]:
+        """Bounds on ln Σ wᵢ Lᵢ, by which bayes divides: the mass, unless weights depend on the text."""
         with np.errstate(divide="ignore"):
             weights = np.log(self.weights)
         least, most = (log_sum((weights + self.likelihoods(most=most)).tolist()) for most in (False, True))
@@ -295,7 +299,7 @@ class EnsemblePlace(Place):
             case "bayes":
                 if self.zeros is None:
                     return Bounds(np.zeros(SYMBOLS), np.ones(SYMBOLS), 1.0)
-                (scale, envelope), (least, most) = self.envelope(), self.mass()
+                (scale, envelope), (least, most) = self.envelope(), self._weighed()
                 return conditional(envelope, math.exp(least - scale), math.exp(most - scale))
 
     def _bounds(self, i: int) -> Bounds:

@@ -517,7 +517,7 @@ def test_a_member_that_is_no_byte_model(tmp_path: Path) -> None:
     words = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(tmp_path)
-    tiny_model("llama").save_pretrained(tmp_path)
+    tiny_model("llama", eos_token_id=316).save_pretrained(tmp_path)
     with pytest.raises(UnsupportedTokenizerError):
         HarnessLM(members=[ByteLM(table()), str(tmp_path)], device="cpu")
 
