@@ -320,7 +320,7 @@ def test_a_tokenizer_that_is_given_is_used(engine: Make, made: dict[str, tuple[P
 
     assert engine("smollm", tokenizer=own).tokenizer is own
     with pytest.raises(VocabularyMismatchError, match="261 columns"):
-        engine("smollm", tokenizer=default_tokenizer())
+        engine("smollm", tokenizer=default_tokenizer(), eot_ids=[0])
 
 
 # ---- what is refused
