@@ -41,6 +41,10 @@ def table(tokenizer: Any = None, **options: Any) -> TableLM:
 
 @pytest.fixture(scope="module")
 def lms() -> list[ByteLM]:
+    return three_members()
+
+
+def three_members() -> list[ByteLM]:
     """Three byte models with vocabularies of their own, one of them with BOS."""
     return [
         ByteLM(table(seed=1)),

@@ -16,20 +16,15 @@ from bytelm import ByteLM, Completion, Ensemble
 from bytelm.ensemble.combine import normalised, product_envelope
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.inference.envelope import Bounds
-from tests.ensemble.test_model import COMBINES, PREFIXES, TEXT, letters_of, table
-from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer, sentencepiece_bpe_tokenizer
+from tests.ensemble.test_model import COMBINES, PREFIXES, TEXT, letters_of, table, three_members
+from tests.support.tiny import default_tokenizer
 
 WEIGHTS = [[1, -1, 0], [3, -1, -0.5], [1, 1, -1], [0.5, -2, 1.5]]
 
 
 @pytest.fixture(scope="module")
 def lms() -> list[ByteLM]:
-    """Three random members with vocabularies of their own."""
-    return [
-        ByteLM(table(seed=1)),
-        ByteLM(table(byte_bpe_tokenizer(vocab_size=277, pre_tokenizer="llama3"), seed=2)),
-        ByteLM(table(sentencepiece_bpe_tokenizer(prepend=True), seed=3)),
-    ]
+    return three_members()
 
 
 def defined(rows: Sequence[np.ndarray], weights: Sequence[float], alpha: float) -> np.ndarray:
