@@ -10,9 +10,9 @@ Rules
     *By tokens* it is lm-eval's own rule: white space at the context's end counts to the continuation; the context and
     the two together are encoded, and the tokens beyond as many as the context has are scored. Where a token spans the
     join, that leaves none, and lm-eval's models stop; here the continuation is then encoded by itself.
-    In front of a text stands what its tokenizer puts there. In front of an empty context and of a text that is scored
-    as a whole stands one token, as in lm-eval: BOS, or else the end of text (`ByteModel.start_prefix`). Without
-    ``start`` it does not, and a text has what `ByteModel.logprob` gives it without a prefix.
+    In front of a text stands what its tokenizer puts there, as wherever in this library: a text that is scored as a
+    whole has what `ByteModel.logprob` gives it. With ``start`` one token stands in front of an empty context and of a
+    whole text, as in lm-eval: BOS, or else the end of text (`ByteModel.start_prefix`).
 
 Long texts
     A context that does not fit with its continuation loses its beginning, for all members of an ensemble alike and for
@@ -53,7 +53,7 @@ class Requests(ABC):
 
     lm: ByteModel[Any, Any]
     template: str | None = None
-    start: bool = True
+    start: bool = False
 
     @abstractmethod
     def scored(self, context: str, continuations: Sequence[str]) -> Step[list[Scored]]:

@@ -119,7 +119,7 @@ class HarnessLM(LM):  # type: ignore[misc] # lm-eval publishes no types
         device: Any = None,
         bytes_per_token: int | float = 4,
         stride: int | None = None,
-        start: bool = True,
+        start: bool = False,
         seed: int = 0,
         normalize: bool = True,
         **options: Any,

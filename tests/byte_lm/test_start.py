@@ -64,16 +64,16 @@ def test_what_each_number_is(lm: ByteLM) -> None:
 
 
 def test_the_harness_has_the_same_two_numbers(lm: ByteLM) -> None:
-    """Rolling is lm-eval's rule, `start_prefix`, at both levels; without it a text has what `logprob` says."""
+    """Rolling is what `logprob` says, at both levels; with ``start`` it is lm-eval's rule, `start_prefix`."""
     ids = lm.tokenizer.encode(TEXT)
 
-    assert rolled(lm) == pytest.approx(lm.logprob(TEXT, prefix=lm.start_prefix()), abs=1e-9)
-    assert rolled(lm, start=False) == pytest.approx(lm.logprob(TEXT), abs=1e-9)
+    assert rolled(lm) == pytest.approx(lm.logprob(TEXT), abs=1e-9)
+    assert rolled(lm, start=True) == pytest.approx(lm.logprob(TEXT, prefix=lm.start_prefix()), abs=1e-9)
     for start, context in ((True, (lm.start_id,)), (False, ())):
         rows = lm.token_lm.next_token_logprobs([(*context, *ids[:at]) for at in range(len(ids))])
         expected = math.fsum(float(row[i]) for row, i in zip(rows, ids, strict=True))
         assert rolled(lm, level="token", start=start) == pytest.approx(expected, abs=1e-9)
-    assert HarnessLM(lm).digest() != HarnessLM(lm, start=False).digest()
+    assert HarnessLM(lm).digest() != HarnessLM(lm, start=True).digest()
 
 
 def test_an_ensemble_starts_each_member_by_its_own_token(lm: ByteLM) -> None:
@@ -86,7 +86,7 @@ def test_an_ensemble_starts_each_member_by_its_own_token(lm: ByteLM) -> None:
     assert both.logprob(TEXT, prefix=both.start_prefix()) == pytest.approx(
         np.logaddexp(each[0], each[1]) - math.log(2), abs=1e-9
     )
-    assert rolled(both) == pytest.approx(both.logprob(TEXT, prefix=both.start_prefix()), abs=1e-9)
+    assert rolled(both, start=True) == pytest.approx(both.logprob(TEXT, prefix=both.start_prefix()), abs=1e-9)
 
 
 def test_with_bos_in_front_nothing_changes() -> None:

@@ -172,7 +172,7 @@ def test_the_token_level_is_the_hf_model(kind: str, tmp_path: Path, monkeypatch:
     theirs = HFLM(pretrained=str(tmp_path), device="cpu", dtype="float32", batch_size=1, max_length=211)
     levels = ("byte", "token") if kind == "plain" else ("token",)
     for level in levels:
-        ours = HarnessLM(str(tmp_path), device="cpu", dtype="float32", level=level)
+        ours = HarnessLM(str(tmp_path), device="cpu", dtype="float32", level=level, start=True)
         expected, actual = theirs.loglikelihood(asked, disable_tqdm=True), ours.loglikelihood(asked, disable_tqdm=True)
 
         if level == "byte":  # there white space stays where it is
@@ -327,11 +327,11 @@ def test_rolling_goes_beyond_the_context() -> None:
     asked = requests("loglikelihood_rolling", (text,))
     ids = [0, *engine.tokenizer.encode(text)]
 
-    by_bytes = HarnessLM(lm, stride=30).loglikelihood_rolling(asked, disable_tqdm=True)
+    by_bytes = HarnessLM(lm, stride=30, start=True).loglikelihood_rolling(asked, disable_tqdm=True)
     assert by_bytes == pytest.approx([lm.logprob(text, prefix=[0, b""], stride=30)], abs=1e-9)
     assert HarnessLM(lm).loglikelihood_rolling(asked, disable_tqdm=True)[0] < 0
     rows = {at: engine.next_token_logprobs([ids[start:at]])[0] for start, at in token_windows(len(ids), 1, 40)}
-    by_tokens = HarnessLM(lm, level="token").loglikelihood_rolling(asked, disable_tqdm=True)
+    by_tokens = HarnessLM(lm, level="token", start=True).loglikelihood_rolling(asked, disable_tqdm=True)
     assert by_tokens == pytest.approx([math.fsum(float(row[ids[at]]) for at, row in rows.items())], abs=1e-9)
     assert sorted(rows) == list(range(1, len(ids)))
 
