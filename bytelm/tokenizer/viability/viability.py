@@ -18,6 +18,8 @@ Theory of operation
      - byte tokens of a sentencepiece vocabulary spell characters that the vocabulary lacks, and only those;
      - a normal form leaves the text alone or the text has no canonical sequence (tokenizer/normal_forms.py).
 
+Tokenizers that are alike share one `Viability` for as long as it is in use: what was found out serves all of them.
+
 Cost
     The viable right neighbours of a boundary, all tokens at once: the conjunction of a few cached bit sets. One
     neighbour: a walk over its bytes.
@@ -29,10 +31,12 @@ Source
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
+from weakref import WeakSet
 
 import numpy as np
 from cachetools import LRUCache
@@ -55,6 +59,8 @@ from bytelm.tokenizer.viability.token_masks import TokenMasks
 from bytelm.tokenizer.vocab import SPACE_MARK, Vocab, byte_alphabet
 
 _MASKS: Final = 8  # masks of the whole vocabulary: the byte after a boundary asks for a part of its mask again
+_LIVE: Final[WeakSet[Viability]] = WeakSet()  # those that somebody has
+_MAKING: Final = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +151,12 @@ class Viability:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any, *, text_tokens: Collection[str] = ()) -> Viability:
-        """Read a transformers fast tokenizer or a ``tokenizers.Tokenizer``; with the errors of `read_vocab`."""
-        return cls(read_vocab(tokenizer, text_tokens=text_tokens))
+        """That of a transformers fast tokenizer or a ``tokenizers.Tokenizer``; with the errors of `read_vocab`."""
+        vocab = read_vocab(tokenizer, text_tokens=text_tokens)
+        with _MAKING:
+            found = next((other for other in _LIVE if other.vocab.is_like(vocab)), None) or cls(vocab)
+            _LIVE.add(found)
+        return found
 
     # --- construction ------------------------------------------------------------------------------------------------
 
