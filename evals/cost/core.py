@@ -9,6 +9,9 @@ The unit
     R is the time of ``np.exp(row).sum()`` over one float32 row of the vocabulary: what a sampler over tokens pays for a
     token at least. It is measured before and after each round, so that a slow moment slows both. A case's figure is the
     median of its rounds.
+Cases
+    Bytes alone; an infill, in left mode where the model has no format for it; two members, the second of which is the
+    same model with flatter rows.
 Against another version
     ``--against PYTHON`` runs each case in that environment too, right after this one, on the same recorded rows. The
     ratio is theirs to ours, each in the R of its own rounds.
@@ -36,6 +39,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from bytelm.errors import BytelmError
 from evals.cost.prompts import PROMPTS
 from evals.cost.replay import Replayed
 from evals.report.command import at_least, chosen, command, set_threads, words_of
@@ -79,15 +83,25 @@ def work_of(case: str, engine: Any, batch: int, size: int) -> tuple[list[Replaye
         engines.append(Replayed(engine, warmth=WARMTH))
         lm = Ensemble([lm, ByteLM(engines[1])], combine=case)
 
+    mode = "auto" if _can_infill(lm) else "left"
+
     def run() -> int:
         lm.clear_cache()
         if case == "infill":
-            done = lm.infill_batch([(prompt, "\n") for prompt in prompts], **options)
+            done = lm.infill_batch([(prompt, "\n") for prompt in prompts], mode=mode, **options)
         else:
             done = lm.sample_batch(prompts, **options)
         return sum(len(completion.bytes) for completion in done)
 
     return engines, run
+
+
+def _can_infill(lm: Any) -> bool:
+    try:
+        lm.infilling([("", "")], "auto", None)
+    except BytelmError:
+        return False
+    return True
 
 
 def unit(rows: Sequence[Any]) -> float:
