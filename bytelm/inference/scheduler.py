@@ -187,7 +187,7 @@ def check_revision(token_lm: TokenLM, since: Any, *, look: bool = True) -> None:
     if (present_revision(token_lm) if look else revision_of(token_lm)) != since:
         raise ModelChangedError(
             f"the model behind {token_lm!r:.80} was changed since this text was begun (other weights, another adapter, "
-            "or clear_cache), so the text cannot go on; begin it again"
+            "autocast, or clear_cache), so the text cannot go on; begin it again"
         )
 
 
