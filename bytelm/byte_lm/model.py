@@ -40,7 +40,7 @@ from bytelm.inference.rows import RowReader, RowStore
 from bytelm.inference.scheduler import Outcome, Scheduler, Step, blamed, on, present_revision
 from bytelm.inference.scoring import CoverItem, cover_items, in_turn, text_logprob
 from bytelm.inference.text_scoring import ModelScoring, Piece
-from bytelm.inference.turns import in_its_turn
+from bytelm.inference.turns import in_its_turn, turn_at
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.engine_batch import completions, drawer_for
@@ -247,7 +247,8 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         """As in `ByteSteps`. An engine without tensors to read is known by what it says after one token."""
         known = digest_of_model(self.abilities.model)
         if known is None:
-            row = self.token_lm.next_token_logprobs([(int(self._reader.order[0]),)])[0]
+            with turn_at(self.token_lm):
+                row = self.token_lm.next_token_logprobs([(int(self._reader.order[0]),)])[0]
             known = hashlib.sha256(np.ascontiguousarray(row).tobytes()).hexdigest()
         spelled = digest_of_vocab(self.viability.vocab)
         told = [known, spelled, sorted(self.eot_ids), list(self.prompts.bos_ids), self.prompts.normalize]

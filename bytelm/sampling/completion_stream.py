@@ -48,11 +48,12 @@ class CompletionStream(Iterator[str]):
             NotFinishedError: The stream has not ended yet.
             ModelChangedError: A model was changed since it began.
         """
-        if self._completion is None:
-            self._generation.place.check()
-            done: Completion = self._answer(self._generation.completion())
-            self._completion = replace(done, usage=self._usage.leaking(done.usage))
-        return self._completion
+        with self._lock:
+            if self._completion is None:
+                self._generation.place.check()
+                done: Completion = self._answer(self._generation.completion())
+                self._completion = replace(done, usage=self._usage.leaking(done.usage))
+            return self._completion
 
     def _answer(self, step: Step[Any]) -> Any:
         outcome = self._run(step)

@@ -122,5 +122,8 @@ def _mark(tensor: torch.Tensor) -> tuple[int, int]:
 
 def _readable(tensor: Any) -> bool:
     return bool(
-        (tensor.requires_grad or tensor.is_inference()) and tensor.numel() and tensor.is_contiguous() and tensor.device.type != "meta"
+        (tensor.requires_grad or tensor.is_inference())
+        and tensor.numel()
+        and tensor.is_contiguous()
+        and tensor.device.type != "meta"
     ) and type(tensor) in (torch.Tensor, torch.nn.Parameter)
