@@ -21,7 +21,7 @@ from jaxtyping import Float
 from bytelm.engines import ids
 from bytelm.engines.row_memo import RowMemo, Rows, Tokens
 from bytelm.errors import ContextOverflowError, InvalidArgumentError, InvalidTypeError, VocabularyMismatchError
-from bytelm.token_lm import Draw, Usage, revision_of
+from bytelm.token_lm import Draw, OneProcess, Usage, revision_of
 
 
 class Room(NamedTuple):
@@ -38,7 +38,7 @@ class Room(NamedTuple):
     cut: bool
 
 
-class RowEngine(ABC):
+class RowEngine(OneProcess, ABC):
     """The base of the engines: a `TokenLM` whose subclass computes rows (`_computed`). Threads may share it.
 
     Args:

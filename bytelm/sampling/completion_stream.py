@@ -11,9 +11,10 @@ from bytelm.inference.scheduler import JobUsage, Outcome, Step
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.text_stream import TextStream
+from bytelm.token_lm import OneProcess
 
 
-class CompletionStream(Iterator[str]):
+class CompletionStream(OneProcess, Iterator[str]):
     """A completion, piece by piece, as text that nothing will take back.
 
     `ByteModel.stream` makes them. A piece never splits a character, and never holds what may turn out to be the
