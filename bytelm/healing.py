@@ -41,10 +41,10 @@ from typing import Final, Literal, Unpack, get_args
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from bytelm.arguments import Number, one_of
+from bytelm.arguments import Number, bytes_of, one_of, token_ids_of
 from bytelm.byte_lm.model import ByteLM
 from bytelm.cover.prefix import Prompt, bos_ids_of
-from bytelm.errors import BytelmError, InvalidArgumentError, InvalidTypeError
+from bytelm.errors import BytelmError, InvalidArgumentError
 from bytelm.fim import FIMFormat, Mode
 from bytelm.inference.scheduler import Request, Scheduler, Step
 from bytelm.inference.turns import in_its_turn
@@ -112,10 +112,10 @@ class TokenCompleter:
         self.token_lm = token_lm
         self.vocab = read_vocab(token_lm.tokenizer) if vocab is None else vocab
         self.prefix_index = PrefixIndex(self.vocab.token_bytes, self.vocab.order)
-        self.context = tuple(context)
+        self.context = token_ids_of(context, "context")
         self.dummy_prefix = self.vocab.dummy_prefix if dummy_prefix else b""
         self.encode: Callable[[str], tuple[int, ...]] = self.vocab.encode if encode is None else encode
-        self.eot_ids = frozenset(token_lm.eot_ids if eot_ids is None else eot_ids)
+        self.eot_ids = frozenset(token_lm.eot_ids if eot_ids is None else token_ids_of(eot_ids, "eot_ids"))
         # What may be drawn: spellable tokens that the model has a column for, and the ids that end a text.
         drawable = [i for i in self.prefix_index.order.tolist() if i < token_lm.vocab_size and i not in self.eot_ids]
         self._drawable = np.array(sorted([*drawable, *(i for i in self.eot_ids if i < token_lm.vocab_size)]), np.int64)
@@ -214,6 +214,7 @@ class TokenCompleter:
     @in_its_turn
     def back_up(self, prompt: str | bytes, *, healing: Healing) -> tuple[tuple[int, ...], bytes]:
         """The tokens of the prompt that stay, and the bytes that are taken away and have to be written again."""
+        one_of("healing", healing, get_args(Healing))
         kept, backed_up = self._back_up(prompt, healing)
         return kept, self._visible(backed_up, kept)
 
@@ -246,10 +247,9 @@ class TokenCompleter:
 
     def _encode(self, prompt: str | bytes) -> tuple[tuple[int, ...], bytes]:
         """The canonical ids of the prompt's whole characters, and the bytes of a last one cut short."""
+        bytes_of(prompt, "a prompt")
         if isinstance(prompt, str):
             return self.encode(prompt), b""
-        if not isinstance(prompt, bytes):
-            raise InvalidTypeError(f"a prompt is str or bytes, not {type(prompt).__name__}")
         try:
             return self.encode(prompt.decode()), b""
         except UnicodeDecodeError as error:

@@ -34,6 +34,7 @@ from typing import (
 import numpy as np
 from jaxtyping import Float, Float32
 
+from bytelm.arguments import is_several, shown
 from bytelm.errors import InvalidLogitsError, InvalidTypeError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class OneProcess:
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise InvalidTypeError(
             f"a {type(self).__name__} cannot be pickled or copied deeply: it belongs to a model that runs, with caches "
-            "and locks. Threads may share it; another process loads a model of its own, by ByteLM.from_pretrained. What it "
+            "and locks. Threads may share it; another process loads its own, by ByteLM.from_pretrained. What it "
             "gives (a Completion, a row, bytes) can be sent"
         )
 
@@ -213,6 +214,17 @@ def revision_of(engine: Any, *, look: bool = False) -> Any:
     if look and (refresh := getattr(engine, "refresh", None)) is not None:
         refresh()
     return getattr(engine, "revision", None)
+
+
+def sequences_of(sequences: object) -> list[Sequence[int]]:
+    """What an engine is asked about, found to be a list.
+
+    Raises:
+        InvalidTypeError: It is none.
+    """
+    if not is_several(sequences):
+        raise InvalidTypeError(f"sequences must be a list of lists of token ids; got {shown(sequences)}")
+    return [*sequences]
 
 
 def checked_rows(
