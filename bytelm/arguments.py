@@ -7,9 +7,11 @@ Rules
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -17,6 +19,8 @@ from bytelm.errors import InvalidArgumentError, InvalidTypeError
 
 Text: TypeAlias = str | bytes
 Number: TypeAlias = int | float
+
+_MOST_BITS: Final = 1023  # a larger number is no float
 
 
 def number(name: str, value: object) -> float:
@@ -26,15 +30,36 @@ def number(name: str, value: object) -> float:
     1.0
     """
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise InvalidTypeError(f"{name} must be a number, not {type(value).__name__}: {value!r:.80}")
-    return float(value)
+        raise InvalidTypeError(f"{name} must be a number, not {type(value).__name__}: {shown(value)}")
+    return float(value if isinstance(value, float | np.floating) else integer(name, value))
 
 
 def integer(name: str, value: object) -> int:
     """The value as an int."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise InvalidTypeError(f"{name} must be a whole number, not {type(value).__name__}: {value!r:.80}")
+        raise InvalidTypeError(f"{name} must be a whole number, not {type(value).__name__}: {shown(value)}")
+    if int(value).bit_length() > _MOST_BITS:
+        raise InvalidArgumentError(f"{name} is a number of {int(value).bit_length()} bits; give at most {_MOST_BITS}")
     return int(value)
+
+
+def switch(name: str, value: object) -> bool:
+    """The value as a bool."""
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidTypeError(f"{name} must be True or False, not {type(value).__name__}: {shown(value)}")
+    return bool(value)
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it: the beginning of its ``repr``, if it has one.
+
+    >>> shown("abc"), shown(10**5000)  # Python writes no number of over 4300 digits
+    ("'abc'", '<int>')
+    """
+    try:
+        return f"{value!r:.80}"
+    except Exception:  # noqa: BLE001 - the code is the caller's
+        return f"<{type(value).__name__}>"
 
 
 def one_of(name: str, value: object, choices: Sequence[str]) -> None:
@@ -43,8 +68,8 @@ def one_of(name: str, value: object, choices: Sequence[str]) -> None:
     Raises:
         InvalidArgumentError: It is none of them.
     """
-    if value not in choices:
-        raise InvalidArgumentError(f"{name} is one of {', '.join(choices)}; got {value!r}")
+    if not isinstance(value, str) or value not in choices:
+        raise InvalidArgumentError(f"{name} is one of {', '.join(choices)}; got {shown(value)}")
 
 
 def bytes_of(text: object, name: str = "a text") -> bytes:
@@ -53,7 +78,7 @@ def bytes_of(text: object, name: str = "a text") -> bytes:
         return text
     if not isinstance(text, str):
         raise InvalidTypeError(
-            f"{name} must be str or bytes, not {type(text).__name__}: {text!r:.80}{likely_meant(text)}"
+            f"{name} must be str or bytes, not {type(text).__name__}: {shown(text)}{likely_meant(text)}"
         )
     try:
         return text.encode()
@@ -61,6 +86,24 @@ def bytes_of(text: object, name: str = "a text") -> bytes:
         raise InvalidArgumentError(
             f"{name} holds {text[error.start]!r}, half of a surrogate pair, which has no bytes; pass bytes instead"
         ) from None
+
+
+def fspath(name: str, value: object) -> str:
+    """What names a place, as text."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else value
+    if not isinstance(text, str):
+        raise InvalidTypeError(f"{name} must be a str or a path, not {type(value).__name__}: {shown(value)}")
+    return text
+
+
+def path_of(name: str, value: object) -> Path:
+    """A path that the system can look for, with ``~`` written out."""
+    try:
+        path = Path(fspath(name, value)).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:
+        raise InvalidArgumentError(f"{name} {shown(value)} is no path that can be looked for: {error}") from None
+    return path
 
 
 def likely_meant(value: object) -> str:
@@ -97,7 +140,7 @@ def stops_of(stop: object) -> tuple[bytes, ...]:
     """
     several = [stop] if isinstance(stop, str | bytes) else stop
     if not isinstance(several, Sequence):
-        raise InvalidTypeError(f"stop must be str, bytes or a list of them, not {type(stop).__name__}: {stop!r:.80}")
+        raise InvalidTypeError(f"stop must be str, bytes or a list of them, not {type(stop).__name__}: {shown(stop)}")
     stops = tuple(bytes_of(each, "a stop string") for each in several)
     if not all(stops):
         raise InvalidArgumentError("an empty stop string would stop everything before it begins; leave it out")
@@ -130,11 +173,36 @@ def stride_of(stride: object) -> int | None:
     return integer("stride", stride)
 
 
+def is_several(value: object) -> TypeGuard[Iterable[Any]]:
+    """Whether a value can be gone through, and is no text; an array of no dimension only seems so."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes) and getattr(value, "ndim", 1) != 0
+
+
+def token_ids_of(ids: object, name: str) -> tuple[int, ...]:
+    """Token ids, found to be whole numbers from 0 on."""
+    found = _numbers(ids, name, "a token id")
+    if found and min(found) < 0:
+        raise InvalidArgumentError(f"a token id is 0 or more; {name} holds {min(found)}")
+    return found
+
+
+def _numbers(ids: object, name: str, each: str) -> tuple[int, ...]:
+    if not is_several(ids):
+        raise InvalidTypeError(f"{name} must be a collection of token ids, not {type(ids).__name__}: {shown(ids)}")
+    return tuple(integer(each, _whole(i)) for i in ids)
+
+
+def _whole(value: object) -> object:
+    """What any library's whole numbers are to Python, such as those of a tensor; anything else is as it was."""
+    try:
+        return value if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return value
+
+
 def eot_ids_of(eot_ids: object, vocab_size: int) -> frozenset[int]:
     """End-of-text ids, found to be columns of a model."""
-    if isinstance(eot_ids, str | bytes) or not isinstance(eot_ids, Iterable):
-        raise InvalidTypeError(f"eot_ids must be a collection of token ids, not {type(eot_ids).__name__}: {eot_ids!r}")
-    ids = frozenset(integer("an end-of-text id", i) for i in eot_ids)
+    ids = frozenset(_numbers(eot_ids, "eot_ids", "an end-of-text id"))
     if outside := sorted(i for i in ids if not 0 <= i < vocab_size):
         raise InvalidArgumentError(f"eot_ids {outside} are none of the model's ids, which are 0..{vocab_size - 1}")
     return ids

@@ -5,13 +5,22 @@ Rules
     Classes are by cause, not by place: a caller catches the one thing it can mend.
     Errors of the arguments are also ``ValueError`` or ``TypeError``, so that code
     which knows nothing of bytelm handles them as it handles Python's own.
+    An error can be pickled and copied with all its attributes, so it comes out of a pool of workers as it was raised.
 """
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 
 class BytelmError(Exception):
     """The parent of every error that bytelm raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # OSError and ImportError keep these apart from the other attributes, and leave them behind.
+        apart = {name: value for name in ("errno", "name") if (value := getattr(self, name, None)) is not None}
+        return type(self), self.args, {**vars(self), **apart}
 
 
 class BytelmWarning(UserWarning):
@@ -46,6 +55,10 @@ class UnreachablePrefixError(BytelmError, ValueError):
         super().__init__(message)
         self.prefix = prefix
         self.position = position
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        _, args, state = super().__reduce__()
+        return partial(type(self), prefix=self.prefix, position=self.position), args, state
 
 
 class NotFinishedError(BytelmError):

@@ -42,6 +42,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+from bytelm.arguments import shown
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, NoInfillFormatError, UnreachablePrefixError
 from bytelm.tokenizer.control_tokens import with_special
 
@@ -280,7 +281,7 @@ def read_format(path: str | os.PathLike[str]) -> FIMFormat:
     except ValueError as error:
         raise InvalidArgumentError(f"the format {str(file)!r} is no JSON: {error}") from None
     if not isinstance(given, dict):
-        raise InvalidArgumentError(f"the format {str(file)!r} must be a JSON object; got {given!r:.80}")
+        raise InvalidArgumentError(f"the format {str(file)!r} must be a JSON object; got {shown(given)}")
     if unknown := sorted(given.keys() - FIELDS.keys()):
         raise InvalidArgumentError(f"the format {str(file)!r} has the unknown fields {unknown}; known are {[*FIELDS]}")
     given = {"name": file.stem, **given}

@@ -41,19 +41,20 @@ from typing import Final, Literal, Unpack, get_args
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from bytelm.arguments import Number, one_of
+from bytelm.arguments import Number, bytes_of, one_of, token_ids_of
 from bytelm.byte_lm.model import ByteLM
 from bytelm.cover.prefix import Prompt, bos_ids_of
-from bytelm.errors import BytelmError, InvalidArgumentError, InvalidTypeError
+from bytelm.errors import BytelmError, InvalidArgumentError
 from bytelm.fim import FIMFormat, Mode
 from bytelm.inference.scheduler import Request, Scheduler, Step
+from bytelm.inference.turns import in_its_turn
 from bytelm.sampling.completion import FinishReason
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.params import CallOptions, SamplingParams, params_of
 from bytelm.sampling.text_stream import text_of
 from bytelm.sampling.writing import Writing
 from bytelm.symbols import EOT
-from bytelm.token_lm import TokenLM, abilities_of, checked_rows
+from bytelm.token_lm import TokenLM, abilities_of
 from bytelm.tokenizer.prefix_index import PrefixIndex
 from bytelm.tokenizer.tokenizer_json import read_vocab
 from bytelm.tokenizer.vocab import Vocab
@@ -111,10 +112,10 @@ class TokenCompleter:
         self.token_lm = token_lm
         self.vocab = read_vocab(token_lm.tokenizer) if vocab is None else vocab
         self.prefix_index = PrefixIndex(self.vocab.token_bytes, self.vocab.order)
-        self.context = tuple(context)
+        self.context = token_ids_of(context, "context")
         self.dummy_prefix = self.vocab.dummy_prefix if dummy_prefix else b""
         self.encode: Callable[[str], tuple[int, ...]] = self.vocab.encode if encode is None else encode
-        self.eot_ids = frozenset(token_lm.eot_ids if eot_ids is None else eot_ids)
+        self.eot_ids = frozenset(token_lm.eot_ids if eot_ids is None else token_ids_of(eot_ids, "eot_ids"))
         # What may be drawn: spellable tokens that the model has a column for, and the ids that end a text.
         drawable = [i for i in self.prefix_index.order.tolist() if i < token_lm.vocab_size and i not in self.eot_ids]
         self._drawable = np.array(sorted([*drawable, *(i for i in self.eot_ids if i < token_lm.vocab_size)]), np.int64)
@@ -179,6 +180,9 @@ class TokenCompleter:
         Raises:
             BytelmError: There are more than `MAX_SPELLINGS` ways.
         """
+        return Scheduler(self.token_lm).run_one(self._next_byte(prompt, healing)).result
+
+    def _next_byte(self, prompt: str | bytes, healing: Healing) -> Step[Float64[np.ndarray, "257"]]:
         one_of("healing", healing, get_args(Healing))
         kept, backed_up = self._back_up(prompt, healing)
         total = np.zeros(257)
@@ -191,7 +195,7 @@ class TokenCompleter:
                     f"{backed_up!r} can be written in more than {MAX_SPELLINGS} ways, each of which needs a row of the "
                     "model; use healing='one', or ByteLM.next_byte_logprobs, which needs a handful"
                 )
-            rows = self._rows([kept + drawn for drawn, _, _ in level])
+            rows = yield Request(tuple(self.context + kept + drawn for drawn, _, _ in level))
             below: list[tuple[tuple[int, ...], bytes, float]] = []
             for (drawn, remaining, weight), row in zip(level, rows, strict=True):
                 ids, probs = self._choices(row, remaining, healing)
@@ -207,8 +211,10 @@ class TokenCompleter:
         with np.errstate(divide="ignore"):
             return np.log(total)
 
+    @in_its_turn
     def back_up(self, prompt: str | bytes, *, healing: Healing) -> tuple[tuple[int, ...], bytes]:
         """The tokens of the prompt that stay, and the bytes that are taken away and have to be written again."""
+        one_of("healing", healing, get_args(Healing))
         kept, backed_up = self._back_up(prompt, healing)
         return kept, self._visible(backed_up, kept)
 
@@ -241,10 +247,9 @@ class TokenCompleter:
 
     def _encode(self, prompt: str | bytes) -> tuple[tuple[int, ...], bytes]:
         """The canonical ids of the prompt's whole characters, and the bytes of a last one cut short."""
+        bytes_of(prompt, "a prompt")
         if isinstance(prompt, str):
             return self.encode(prompt), b""
-        if not isinstance(prompt, bytes):
-            raise InvalidTypeError(f"a prompt is str or bytes, not {type(prompt).__name__}")
         try:
             return self.encode(prompt.decode()), b""
         except UnicodeDecodeError as error:
@@ -258,11 +263,6 @@ class TokenCompleter:
         """The bytes of a drawn token; where it opens the text, the decoder takes the hidden leading space away."""
         spelled = self.vocab.token_bytes[token] or b""
         return spelled.removeprefix(self.dummy_prefix) if opens else spelled
-
-    def _rows(self, sequences: Sequence[tuple[int, ...]]) -> Float[np.ndarray, "n vocab"]:
-        """What the model says after the context and each of these sequences."""
-        rows = self.token_lm.next_token_logprobs([self.context + ids for ids in sequences])
-        return checked_rows(rows, len(sequences), self.token_lm.vocab_size)
 
     def _choices(
         self, row: Float[np.ndarray, " vocab"], remaining: bytes, healing: Healing

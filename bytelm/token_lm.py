@@ -19,12 +19,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    NoReturn,
+    Protocol,
+    Self,
+    SupportsIndex,
+    TypeAlias,
+    runtime_checkable,
+)
 
 import numpy as np
 from jaxtyping import Float, Float32
 
-from bytelm.errors import InvalidLogitsError
+from bytelm.arguments import is_several, shown
+from bytelm.errors import InvalidLogitsError, InvalidTypeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -35,6 +46,25 @@ EXTRA_TOKEN_COST: Final = (
 )
 FAR: Final = 1e-2  # how far it may be for a row that is still to be normalised
 PART: Final = 1 << 15  # entries of a row that are summed at a time
+
+
+class OneProcess:
+    """A thing that holds a model that runs, or its place in a text: threads share it, and it is not sent to processes.
+
+    ``copy.copy`` makes another one that shares all of it. ``pickle`` and ``copy.deepcopy`` are refused.
+    """
+
+    def __copy__(self) -> Self:
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise InvalidTypeError(
+            f"a {type(self).__name__} cannot be pickled or copied deeply: it belongs to a model that runs, with caches "
+            "and locks. Threads may share it; another process loads its own, by ByteLM.from_pretrained. What it "
+            "gives (a Completion, a row, bytes) can be sent"
+        )
 
 
 @dataclass(slots=True)
@@ -184,6 +214,17 @@ def revision_of(engine: Any, *, look: bool = False) -> Any:
     if look and (refresh := getattr(engine, "refresh", None)) is not None:
         refresh()
     return getattr(engine, "revision", None)
+
+
+def sequences_of(sequences: object) -> list[Sequence[int]]:
+    """What an engine is asked about, found to be a list.
+
+    Raises:
+        InvalidTypeError: It is none.
+    """
+    if not is_several(sequences):
+        raise InvalidTypeError(f"sequences must be a list of lists of token ids; got {shown(sequences)}")
+    return [*sequences]
 
 
 def checked_rows(

@@ -26,7 +26,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from bytelm.arguments import Text, eot_ids_of, one_of
+from bytelm.arguments import Text, eot_ids_of, fspath, one_of, switch, token_ids_of
 from bytelm.byte_lm.fingerprint import digest_of_model, digest_of_vocab
 from bytelm.cover.chat import chat_segments
 from bytelm.cover.cover import Cover
@@ -40,7 +40,7 @@ from bytelm.inference.rows import RowReader, RowStore
 from bytelm.inference.scheduler import Outcome, Scheduler, Step, blamed, on, present_revision
 from bytelm.inference.scoring import CoverItem, cover_items, in_turn, text_logprob
 from bytelm.inference.text_scoring import ModelScoring, Piece
-from bytelm.inference.turns import in_its_turn
+from bytelm.inference.turns import in_its_turn, turn_at
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.engine_batch import completions, drawer_for
@@ -115,10 +115,10 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         named = getattr(self.tokenizer, "bos_token_id", None)
         prompts = PromptReader(
             viability,
-            bos_ids=before if bos else (),
+            bos_ids=before if switch("bos", bos) else (),
             openers=frozenset(before) | (frozenset() if named is None else {named}),
             vocab_size=self.token_lm.vocab_size,
-            normalize=normalize,
+            normalize=switch("normalize", normalize),
             replace=replace,
         )
         self._read_by(prompts)
@@ -178,7 +178,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         """
         from bytelm.engines.choice import load_engine
 
-        name = os.fspath(name_or_path)
+        name = fspath("name_or_path", name_or_path)
         where = {"device": device, "dtype": dtype, "gguf_file": gguf_file}
         token_lm = load_engine(engine, name, **where, progress=progress, **engine_options)
         texts: dict[str, Any] = {"normalize": normalize, "text_tokens": text_tokens, "replace": replace}
@@ -214,7 +214,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         Special tokens spell nothing, and so do columns of the model that no token has.
         """
         vocab = self.viability.vocab
-        return vocab.spell(tuple(i for i in token_ids if i < len(vocab)))
+        return vocab.spell(tuple(i for i in token_ids_of(token_ids, "token_ids") if i < len(vocab)))
 
     @in_its_turn
     def pieces(self, prompt: Prompt, data: bytes, stride: int | None) -> list[tuple[Prompt, bytes]]:
@@ -247,7 +247,8 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         """As in `ByteSteps`. An engine without tensors to read is known by what it says after one token."""
         known = digest_of_model(self.abilities.model)
         if known is None:
-            row = self.token_lm.next_token_logprobs([(int(self._reader.order[0]),)])[0]
+            with turn_at(self.token_lm):
+                row = self.token_lm.next_token_logprobs([(int(self._reader.order[0]),)])[0]
             known = hashlib.sha256(np.ascontiguousarray(row).tobytes()).hexdigest()
         spelled = digest_of_vocab(self.viability.vocab)
         told = [known, spelled, sorted(self.eot_ids), list(self.prompts.bos_ids), self.prompts.normalize]

@@ -26,11 +26,11 @@ def writable(path: Path) -> Path:
     Raises:
         FileWriteError: It may not be written, or no file may be made beside it.
     """
-    target = path.resolve()
     try:
+        target = path.resolve()
         mode = target.stat().st_mode
-    except OSError as error:
-        raise FileWriteError(f"cannot change {path}: {error.strerror}") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links
+        raise FileWriteError(f"cannot change {path}: {getattr(error, 'strerror', error)}") from None
     if not stat.S_ISREG(mode):
         raise FileWriteError(f"cannot change {path} in place: it is no regular file")
     if not mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH) or not os.access(target, os.W_OK):

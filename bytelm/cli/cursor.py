@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
+from bytelm.arguments import shown
 from bytelm.errors import InvalidArgumentError
 from bytelm.symbols import character_from, character_until
 
@@ -136,7 +137,7 @@ def place(text: str) -> tuple[int, int]:
     line, _, column = text.partition(":")
     short = len(text) < 40  # Python reads no number of thousands of digits
     if not (short and line.isdecimal() and column.isdecimal() and int(line) and int(column)):
-        raise InvalidArgumentError(f"a place is LINE:COLUMN, such as 12:5, both from 1; got {text!r:.80}")
+        raise InvalidArgumentError(f"a place is LINE:COLUMN, such as 12:5, both from 1; got {shown(text)}")
     return int(line), int(column)
 
 

@@ -1,8 +1,10 @@
 r"""A chat as a prefix: what the tokenizer's own template makes of the messages, in token ids and text.
 
 Rules
-    A template's special tokens become ids. Text of a message never does, whatever it spells: the special tokens that it
-    spells are broken up by a mark that no text has, until the template's own are found.
+    A template's special tokens become ids. Text of a message never does, whatever it spells, alone or together with
+    what the template writes beside it: where it could be a part of a special token, a character is disguised as one
+    that neither the messages nor the template hold, until the template's own tokens are found. All texts of a message
+    are treated so: its content, its name, the arguments of its calls.
     A turn that is begun is not shown to the template. A mark stands for it, and what the template writes before the
     mark is the prefix. So no template can trim or change what was begun, white space around it included, and it may
     end at any byte. All other messages are what the template makes of them.
@@ -14,16 +16,14 @@ Rules
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from bytelm.arguments import bytes_of
+from bytelm.arguments import bytes_of, shown
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.tokenizer.vocab import Vocab
 
-# Code points that are no characters and that no text may hold.
-_BREAK: Final = "\ufdd1"
-_BEGUN: Final = "\ufdd2"
+_NONE: Final = range(0xFDD0, 0x110000)  # code points that hardly any text holds: the first are no characters
 
 
 def check_messages(messages: object) -> None:
@@ -36,15 +36,15 @@ def check_messages(messages: object) -> None:
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise InvalidTypeError(
             'messages must be a list such as [{"role": "user", "content": "Hi"}], not '
-            f"{type(messages).__name__}: {messages!r:.80}"
+            f"{type(messages).__name__}: {shown(messages)}"
         )
     if not messages:
         raise InvalidArgumentError("there is no message; give at least one")
     for place, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise InvalidTypeError(f"message {place} must be a dict with a role and a content; got {message!r:.80}")
+            raise InvalidTypeError(f"message {place} must be a dict with a role and a content; got {shown(message)}")
         if not isinstance(message.get("content"), str if place < len(messages) - 1 else str | bytes):
-            raise InvalidTypeError(f"the content of message {place} must be text; got {message.get('content')!r:.80}")
+            raise InvalidTypeError(f"the content of message {place} must be text; got {shown(message.get('content'))}")
 
 
 def begun(messages: Sequence[Mapping[str, Any]]) -> bytes:
@@ -72,34 +72,66 @@ def chat_segments(
         InvalidArgumentError: There is no template, or it does not take the chat.
     """
     special = {token.content: token for token in vocab.added if token.special}
-    longest_first = sorted(special, key=len, reverse=True)
-    spelled = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-    shown = [
-        {**message, "content": spelled.sub(lambda found: found[0][0] + _BREAK + found[0][1:], message["content"])}
-        for message in (messages if opens else messages[:-1])
-    ]
+    taken = set("".join([*_texts(list(messages)), *_texts(template), *_texts(getattr(tokenizer, "chat_template", ""))]))
+    free = (chr(point) for point in _NONE if chr(point) not in taken)
+    mark = next(free)
+    disguises = dict(zip(sorted(set("".join(special))), free, strict=False))
+    shown: list[Any] = [_mapped(message, lambda text: _disguised(text, special, disguises)) for message in messages]
     if not opens:
-        shown.append({**messages[-1], "content": _BEGUN})
+        shown[-1] = {**shown[-1], "content": mark}
     rendered = _rendered(tokenizer, shown, opens=opens, template=template)
     if not opens:
-        rendered, mark, _ = rendered.rpartition(_BEGUN)
-        if not mark:
+        rendered, found_mark, _ = rendered.rpartition(mark)
+        if not found_mark:
             raise InvalidArgumentError("the tokenizer's chat template leaves out the last message, which is to go on")
-        if _BEGUN in rendered:
+        if mark in rendered:
             raise InvalidArgumentError(
                 "the tokenizer's chat template shows the last message more than once, so it cannot go on in one place; "
                 "pass another template="
             )
     parts: list[int | str] = []
     start, trims = 0, False
-    for found in spelled.finditer(rendered):
+    longest_first = sorted(special, key=len, reverse=True)
+    for found in re.finditer("|".join(map(re.escape, longest_first)) or "(?!)", rendered):
         token = special[found[0]]
         text = _trimmed(rendered[start : found.start()], left=trims, right=token.lstrip)
         parts += [text, token.id]
         start, trims = found.end(), token.rstrip
     parts.append(_trimmed(rendered[start:], left=trims))
-    texts = [part.replace(_BREAK, "") if isinstance(part, str) else part for part in parts]
+    plain = str.maketrans({disguise: character for character, disguise in disguises.items()})
+    texts = [part.translate(plain) if isinstance(part, str) else part for part in parts]
     return [part for part in texts[:-1] if part != ""] + texts[-1:]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a message, or in a template."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(each)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """A message whose texts are what a function makes of them."""
+    if isinstance(value, str | bytes):
+        try:
+            return change(value if isinstance(value, str) else value.decode())
+        except UnicodeDecodeError:
+            raise InvalidArgumentError(f"a message that does not go on must be UTF-8; got {value!r:.80}") from None
+    if isinstance(value, Mapping):
+        return {name: _mapped(each, change) for name, each in value.items()}
+    return [_mapped(each, change) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _disguised(text: str, special: Collection[str], disguises: Mapping[str, str]) -> str:
+    """A text with a disguised character in all that is a special token, or may be a part of one."""
+    at = {found.start() for token in special for found in re.finditer(f"(?={re.escape(token)})", text)}
+    for token in special:
+        at.update(len(text) - n for n in range(1, min(len(token), len(text) + 1)) if text.endswith(token[:n]))
+        if text in token or any(text.startswith(token[n:]) for n in range(1, len(token))):
+            at.add(0)
+    return "".join(disguises[c] if i in at else c for i, c in enumerate(text))
 
 
 def _trimmed(text: str, *, left: bool = False, right: bool = False) -> str:
@@ -126,8 +158,10 @@ def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, opens: b
             return render(messages)
         except TemplateError:
             return render(_without_system(messages))
-    except (TemplateError, ValueError) as error:
-        raise InvalidArgumentError(f"the tokenizer's chat template cannot be applied: {error}") from error
+    except Exception as error:  # a template is a program
+        raise InvalidArgumentError(
+            f"the tokenizer's chat template cannot be applied: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _without_system(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:

@@ -23,7 +23,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from bytelm.arguments import bytes_of, likely_meant
+from bytelm.arguments import bytes_of, likely_meant, shown
 from bytelm.cover.cover import Cover
 from bytelm.errors import BytelmWarning, InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
 from bytelm.tokenizer.added_tokens import spelled_in_text
@@ -140,7 +140,7 @@ class PromptReader:
         if not isinstance(segments, list | tuple):
             raise InvalidTypeError(
                 f"a prefix is str, bytes, or a list of token ids and texts; got {type(prefix).__name__}: "
-                f"{prefix!r:.80}{likely_meant(prefix)}"
+                f"{shown(prefix)}{likely_meant(prefix)}"
             )
         check_neighbours(segments)
         context: tuple[int, ...] = ()

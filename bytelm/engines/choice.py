@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Final, Literal, get_args
 
-from bytelm.arguments import integer
+from bytelm.arguments import fspath, integer, one_of
 from bytelm.errors import InvalidArgumentError
 from bytelm.packaged import PACKAGED, PackagedModel, is_packaged, packaged_directory, packaged_gguf
 from bytelm.token_lm import TokenLM
@@ -52,6 +52,7 @@ def load_engine(
         ModelError: The model cannot be loaded.
         DownloadError: A packaged model cannot be fetched.
     """
+    one_of("engine", engine, ENGINES)
     given = {"device": device, "dtype": dtype, "gguf_file": gguf_file, "context_length": context_length}
     given = {key: value for key, value in given.items() if value is not None}
     kinds, why = _NOT_TAKEN.get(engine, ((), ""))
@@ -80,11 +81,9 @@ def load_engine(
 
         vllm.library()  # before the model is fetched
         return vllm.load(_folder(name), **options)
-    if engine == "vllm-server":
-        from bytelm.engines.vllm_server import engine as vllm_server
+    from bytelm.engines.vllm_server import engine as vllm_server
 
-        return vllm_server.VllmServerLM(name, **options)
-    raise InvalidArgumentError(f"no engine is called {engine!r}; there are {', '.join(map(repr, ENGINES))}")
+    return vllm_server.VllmServerLM(name, **options)
 
 
 def engine_of(model: Any, tokenizer: Any, *, context_length: int | None = None) -> TokenLM:
@@ -104,7 +103,7 @@ def engine_of(model: Any, tokenizer: Any, *, context_length: int | None = None) 
     from bytelm.engines.transformers import engine as transformers
 
     if isinstance(model, str | os.PathLike):
-        return transformers.load(os.fspath(model), context_length=context_length)
+        return transformers.load(fspath("model", model), context_length=context_length)
     return transformers.TransformersLM(model, tokenizer, context_length=context_length)
 
 

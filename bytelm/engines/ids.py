@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from bytelm.arguments import eot_ids_of
+from bytelm.arguments import eot_ids_of, integer
 from bytelm.engines.transformers.traits import text_config
 from bytelm.errors import BytelmWarning, InvalidArgumentError, InvalidTypeError, VocabularyMismatchError
 from bytelm.tokenizer.control_tokens import CONTROL_TOKENS
@@ -122,7 +122,7 @@ def start_id(tokenizer: Any, columns: int, eot_ids: frozenset[int], given: int |
         InvalidArgumentError: The given id is no column.
     """
     if given is not None:
-        if not 0 <= given < columns:
+        if not 0 <= integer("start_id", given) < columns:
             raise InvalidArgumentError(f"start_id {given!r} is not in 0..{columns - 1}")
         return given
     candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, *sorted(eot_ids))

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from bytelm.arguments import integer
 from bytelm.engines import ids
 from bytelm.engines.row_memo import RowMemo, Rows, Tokens
 from bytelm.errors import ContextOverflowError, InvalidArgumentError, InvalidTypeError, VocabularyMismatchError
-from bytelm.token_lm import Draw, Usage, revision_of
+from bytelm.token_lm import Draw, OneProcess, Usage, revision_of, sequences_of
 
 
 class Room(NamedTuple):
@@ -38,7 +39,7 @@ class Room(NamedTuple):
     cut: bool
 
 
-class RowEngine(ABC):
+class RowEngine(OneProcess, ABC):
     """The base of the engines: a `TokenLM` whose subclass computes rows (`_computed`). Threads may share it.
 
     Args:
@@ -103,7 +104,7 @@ class RowEngine(ABC):
         """
         with self._lock:
             revision_of(self, look=True)
-            asked = [self._checked(sequence, self.context_length) for sequence in sequences]
+            asked = [self._checked(sequence, self.context_length) for sequence in sequences_of(sequences)]
             return self._memo.answer(asked, self._computed)
 
     def clear_cache(self) -> None:
@@ -172,5 +173,5 @@ def check_least(**given: tuple[int | None, int]) -> None:
     bytelm.errors.InvalidArgumentError: row_bytes must be at least 0, not -1
     """
     for name, (value, least) in given.items():
-        if value is not None and value < least:
+        if value is not None and integer(name, value) < least:
             raise InvalidArgumentError(f"{name} must be at least {least}, not {value!r}")

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64
 
-from bytelm.arguments import eot_ids_of
+from bytelm.arguments import eot_ids_of, integer, number, shown, token_ids_of
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
-from bytelm.token_lm import Usage
+from bytelm.token_lm import Usage, sequences_of
 
 Distribution = Mapping[int, float] | Sequence[float] | Float[np.ndarray, " vocab"]
 
@@ -57,15 +57,23 @@ class TableLM:
         eot_ids: Iterable[int] | None = None,
         vocab_size: int | None = None,
     ) -> None:
-        if not temperature > 0:
+        if not number("temperature", temperature) > 0:
             raise InvalidArgumentError(f"temperature must be above 0, not {temperature!r}")
-        if order is not None and order < 0:
+        if order is not None and integer("order", order) < 0:
             raise InvalidArgumentError(f"order must be None or at least 0, not {order!r}")
         if eot_ids is None:
             eos = getattr(tokenizer, "eos_token_id", None)
             eot_ids = () if eos is None else (eos,)
+        if vocab_size is None and not hasattr(tokenizer, "get_vocab"):
+            raise InvalidTypeError(f"give a tokenizer, or vocab_size=; got {shown(tokenizer)}")
+        if table is not None and not isinstance(table, Mapping) and not callable(table):
+            raise InvalidTypeError(f"table must be a mapping or a function; got {shown(table)}")
+        if not abs(integer("seed", seed)) < 1 << 63:
+            raise InvalidArgumentError(f"seed must be below 2**63; got {seed}")
         self.tokenizer = tokenizer
         self.vocab_size = max(tokenizer.get_vocab().values()) + 1 if vocab_size is None else vocab_size
+        if not 1 <= integer("vocab_size", self.vocab_size) < 1 << 31:
+            raise InvalidArgumentError(f"vocab_size must be at least 1, and below 2**31; got {vocab_size}")
         self.eot_ids = eot_ids_of(eot_ids, self.vocab_size)
         self.usage = Usage()
         self._table = table
@@ -80,9 +88,9 @@ class TableLM:
             InvalidArgumentError: No sequence is given, or one of them has an id outside the columns or is not in
                 the table.
         """
-        if not sequences:
+        asked = [token_ids_of(sequence, "a sequence") for sequence in sequences_of(sequences)]
+        if not asked:
             raise InvalidArgumentError("no sequences: ask for at least one, such as [()]")
-        asked = [tuple(sequence) for sequence in sequences]
         self.usage.calls += 1
         self.usage.tokens_fed += len(set(asked))
         return np.stack([self._row(sequence) for sequence in asked])

@@ -46,7 +46,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from bytelm.arguments import Number, number
+from bytelm.arguments import Number, number, shown
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.inference.envelope import SLACK, Bounds, Envelope
 from bytelm.symbols import SYMBOLS, TIE
@@ -71,8 +71,8 @@ def weights_of(given: Any, count: int, combine: Combine, source: str = "weights"
     """
     if given is None:
         return np.full(count, 1 / count)
-    if isinstance(given, str | bytes) or not isinstance(given, Sequence | np.ndarray):
-        raise InvalidTypeError(f"{source} must be one number for each member; got {given!r:.80}")
+    if isinstance(given, str | bytes) or not isinstance(given, Sequence | np.ndarray) or not np.ndim(given):
+        raise InvalidTypeError(f"{source} must be one number for each member; got {shown(given)}")
     weights = np.array([number(f"weight {i} of {source}", value) for i, value in enumerate(given)])
     if len(weights) != count:
         raise InvalidArgumentError(f"{source} has {len(weights)} numbers, and there are {count} members")

@@ -34,7 +34,7 @@ from typing import Any, TypeVar, get_args
 import numpy as np
 from jaxtyping import Float64
 
-from bytelm.arguments import Text, bytes_of, one_of
+from bytelm.arguments import Text, bytes_of, one_of, shown
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompts, check_neighbours
 from bytelm.ensemble.attribution import Attribution, attribution
 from bytelm.ensemble.combine import ALPHA, Combine, Weights, WeightsAt, alpha_of, positive_shares, weights_of
@@ -95,7 +95,7 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
         for i, member in enumerate(members):
             if not isinstance(member, ByteModel):
                 raise InvalidTypeError(
-                    f"member {i} is no byte model but {type(member).__name__}: {member!r:.80}; give ByteLM(model)"
+                    f"member {i} is no byte model but {type(member).__name__}: {shown(member)}; give ByteLM(model)"
                 )
         one_of("combine", combine, get_args(Combine))
         self.members: tuple[ByteModel[Any, Any], ...] = tuple(members)
@@ -164,9 +164,9 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
         each: Sequence[Any]
         if isinstance(prefix, Prompts):
             each, text = prefix.prefixes, prefix.text
-            if isinstance(each, str | bytes) or len(each) != len(self.members):
+            if isinstance(each, str | bytes) or not isinstance(each, Sequence) or len(each) != len(self.members):
                 raise InvalidArgumentError(
-                    f"Prompts must hold one prefix for each of the {len(self.members)} members; got {each!r:.80}"
+                    f"Prompts must hold one prefix for each of the {len(self.members)} members; got {shown(each)}"
                 )
         elif isinstance(prefix, str | bytes):
             each, text = [b""] * len(self.members), prefix

@@ -31,6 +31,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import numpy as np
 from jaxtyping import Float
 
+from bytelm.arguments import shown
 from bytelm.errors import BytelmError, ModelChangedError
 from bytelm.inference.turns import TURN, turn_at
 from bytelm.progress import Bar
@@ -186,8 +187,8 @@ def check_revision(token_lm: TokenLM, since: Any, *, look: bool = True) -> None:
     """
     if (present_revision(token_lm) if look else revision_of(token_lm)) != since:
         raise ModelChangedError(
-            f"the model behind {token_lm!r:.80} was changed since this text was begun (other weights, another adapter, "
-            "or clear_cache), so the text cannot go on; begin it again"
+            f"the model behind {shown(token_lm)} was changed since this text was begun (other weights, another "
+            "adapter, autocast, or clear_cache), so the text cannot go on; begin it again"
         )
 
 

@@ -56,8 +56,18 @@ class Turn:
         try:
             yield
         finally:
-            for _ in range(depth):
+            self._retake(depth)
+
+    def _retake(self, depth: int) -> None:
+        """Take it as often as it was given up, though Ctrl-C interrupts the waiting: it will be given back as often."""
+        interrupt: BaseException | None = None
+        while self.depth < depth:
+            try:
                 self.__enter__()
+            except BaseException as error:  # noqa: BLE001 - it rises below
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
 
 TURN: Final = Turn()

@@ -64,7 +64,7 @@ def _load_weights(gguf: Path, model: PackagedModel) -> Any:
     import torch
     import transformers
 
-    options: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}
+    options: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True, "trust_remote_code": False}
     if hasattr(transformers, "GgufConfig"):  # where it exists, weights may stay packed unless told
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     loaded = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, **options)

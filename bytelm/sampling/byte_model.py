@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, Unpack, overload
 import numpy as np
 from jaxtyping import Float64
 
-from bytelm.arguments import Number, Text, stride_of
+from bytelm.arguments import Number, Text, shown, stride_of
 from bytelm.cover.chat import begun, check_messages
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
@@ -316,11 +316,11 @@ def pairs_of(sides: object) -> list[tuple[Text, Text]]:
         InvalidArgumentError: There is none.
     """
     if not isinstance(sides, list | tuple):
-        raise InvalidTypeError(f"sides must be a list of pairs (prefix, suffix); got {sides!r:.80}")
+        raise InvalidTypeError(f"sides must be a list of pairs (prefix, suffix); got {shown(sides)}")
     for i, pair in enumerate(sides):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise InvalidTypeError(
-                f"sides must be a list of pairs (prefix, suffix); item {i} of the batch is {pair!r:.80}"
+                f"sides must be a list of pairs (prefix, suffix); item {i} of the batch is {shown(pair)}"
             )
     if not sides:
         raise InvalidArgumentError("there is no pair of texts to fill in between; pass at least one")

@@ -11,9 +11,10 @@ from bytelm.inference.scheduler import JobUsage, Outcome, Step
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.text_stream import TextStream
+from bytelm.token_lm import OneProcess
 
 
-class CompletionStream(Iterator[str]):
+class CompletionStream(OneProcess, Iterator[str]):
     """A completion, piece by piece, as text that nothing will take back.
 
     `ByteModel.stream` makes them. A piece never splits a character, and never holds what may turn out to be the
@@ -48,11 +49,12 @@ class CompletionStream(Iterator[str]):
             NotFinishedError: The stream has not ended yet.
             ModelChangedError: A model was changed since it began.
         """
-        if self._completion is None:
-            self._generation.place.check()
-            done: Completion = self._answer(self._generation.completion())
-            self._completion = replace(done, usage=self._usage.leaking(done.usage))
-        return self._completion
+        with self._lock:
+            if self._completion is None:
+                self._generation.place.check()
+                done: Completion = self._answer(self._generation.completion())
+                self._completion = replace(done, usage=self._usage.leaking(done.usage))
+            return self._completion
 
     def _answer(self, step: Step[Any]) -> Any:
         outcome = self._run(step)

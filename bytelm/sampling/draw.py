@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from bytelm.arguments import shown
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.inference.scheduler import Step
 from bytelm.sampling.params import LogitsProcessor
@@ -83,7 +84,7 @@ def processed(processor: LogitsProcessor, so_far: bytes, row: Float64[np.ndarray
     except (TypeError, ValueError):
         changed = np.zeros(0)
     if changed.shape != (SYMBOLS,):
-        raise InvalidTypeError(f"logits_processor must return 257 numbers, one for each symbol; got {returned!r:.80}")
+        raise InvalidTypeError(f"logits_processor must return 257 numbers, one for each symbol; got {shown(returned)}")
     top = changed.max()
     if not np.isfinite(top):
         raise InvalidArgumentError(

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias, TypedDict
 import numpy as np
 from jaxtyping import Float64
 
-from bytelm.arguments import Number, Text, integer, seed_of, stops_of
+from bytelm.arguments import Number, Text, integer, seed_of, shown, stops_of, switch
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.sampling.filters import Filters
 
@@ -121,8 +121,11 @@ class SamplingParams:
             seed_of(self.seed)
         if self.logits_processor is not None and not callable(self.logits_processor):
             raise InvalidTypeError(
-                f"logits_processor must be a function of the bytes so far and a row; got {self.logits_processor!r}"
+                f"logits_processor must be a function of the bytes so far and a row; got {shown(self.logits_processor)}"
             )
+        switch("lazy", self.lazy)
+        if self.engine_draws is not None:
+            switch("engine_draws", self.engine_draws)
 
     @cached_property
     def filters(self) -> Filters:
@@ -150,10 +153,11 @@ def params_of(options: CallOptions) -> SamplingParams:
     >>> params_of({"params": SamplingParams(top_k=5, seed=1), "seed": 2}).seed
     2
     """
+    switch("progress", options.get("progress", False))
     given: dict[str, Any] = {name: value for name, value in options.items() if name != "progress"}
     params = given.pop("params", None)
     if not isinstance(params, SamplingParams | None):
-        raise InvalidTypeError(f"params must be a SamplingParams, not {type(params).__name__}: {params!r:.80}")
+        raise InvalidTypeError(f"params must be a SamplingParams, not {type(params).__name__}: {shown(params)}")
     known = [field.name for field in fields(SamplingParams)]
     for name in given:
         if name in ELSEWHERE:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Literal, TypeVar, Unpack, overload
+from typing import Final, Literal, TypeVar, Unpack, overload
 
 from bytelm.arguments import integer, likely_meant, seed_of
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
@@ -20,6 +20,8 @@ from bytelm.sampling.completion_stream import CompletionStream
 from bytelm.sampling.params import CallOptions, params_of
 from bytelm.sampling.place import Place
 from bytelm.sampling.steps import ByteSteps
+
+_MOST: Final = 1 << 31  # completions of a call
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Prompt | EnsemblePrompt)
@@ -112,8 +114,10 @@ class Sampler(ByteSteps[P, L]):
     def _complete(self, prefixes: Sequence[Prefix], options: CallOptions, *, n: int) -> list[Completion]:
         """N completions of each prefix, one after another in one list."""
         chosen, progress = params_of(options), options.get("progress", False)
-        if integer("n", n) < 1:
-            raise InvalidArgumentError(f"n must be at least 1; got {n}")
+        if not 1 <= integer("n", n) * len(prefixes) <= _MOST:
+            raise InvalidArgumentError(
+                f"n must be at least 1, and no list holds more than {_MOST} completions; got {n}"
+            )
         key = seed_of(chosen.seed)
         drawing = self.engine_drawing(chosen, progress=progress)
         names = names_of(len(prefixes))

@@ -31,6 +31,7 @@ from bytelm.inference.turns import in_its_turn
 from bytelm.sampling.place import Place
 from bytelm.sampling.steps import ByteSteps
 from bytelm.symbols import leak_of
+from bytelm.token_lm import OneProcess
 
 L = TypeVar("L", bound=Place)
 T = TypeVar("T")
@@ -43,7 +44,7 @@ class Past(NamedTuple):
     past: Past | None
 
 
-class ByteState(Generic[L]):
+class ByteState(OneProcess, Generic[L]):
     """The state of a byte model after a prefix. `ByteModel.state` makes them.
 
     Args:

@@ -26,14 +26,14 @@ from bytelm.sampling.engine_draws import EngineDrawing
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import Place
-from bytelm.token_lm import TokenLM, abilities_of
+from bytelm.token_lm import OneProcess, TokenLM, abilities_of
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Prompt | EnsemblePrompt)
 L = TypeVar("L", bound=Place)
 
 
-class ByteSteps(ABC, Generic[P, L]):
+class ByteSteps(OneProcess, ABC, Generic[P, L]):
     """A byte model as those see it who combine it with others.
 
     `P` is what it makes of a prefix, `L` its place at the end of one.

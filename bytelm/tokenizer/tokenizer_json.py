@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from bytelm.arguments import bytes_of, is_several, shown
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnsupportedTokenizerError
 from bytelm.tokenizer.alphabet import spelled_with
 from bytelm.tokenizer.control_tokens import CONTROL_TOKENS
@@ -66,6 +67,7 @@ _AFTER_BYTES: Final = {
     "BertPreTokenizer": (SplitStep("", classes="punctuation", after_bytes=True),),
 }
 
+_SPACE: Final = "Ġ"  # as a byte-level piece spells it
 _MODELS: Final = {
     "Unigram": "Unigram picks the best segmentation of the whole text at once, so what follows can change any token",
     "WordPiece": "WordPiece drops white space and spells unknown words as one token",
@@ -119,8 +121,12 @@ def read_vocab(tokenizer: Any, *, text_tokens: Collection[str] = ()) -> Vocab:
 
 
 def _check_text_tokens(backend: Tokenizer, text_tokens: Collection[str]) -> None:
-    if isinstance(text_tokens, str):
-        raise InvalidTypeError(f"text_tokens must be a collection of tokens, not one string: {text_tokens!r}")
+    if not is_several(text_tokens):
+        raise InvalidTypeError(
+            f"text_tokens must be a collection of tokens, not {type(text_tokens).__name__}: {shown(text_tokens)}"
+        )
+    for token in text_tokens:
+        bytes_of(token, "a text token")
     added = {token.content for token in backend.get_added_tokens_decoder().values()} if text_tokens else set()
     if missing := sorted(set(text_tokens) - added):
         raise InvalidArgumentError(f"text_tokens {missing} are not among the tokenizer's {len(added)} added tokens")
@@ -174,6 +180,10 @@ def _vocab_of(tables: Tables, backend: Tokenizer) -> Vocab:
     if not byte_level:
         _check_sentencepiece(tables.pieces, fallback=fallback, marks=marks or bool(metaspace))
     dummy_prefix, opening, reopening = _dummy_prefix(prepend=prepend, prefix_space=prefix_space, metaspace=metaspace)
+    if byte_level and dummy_prefix and _SPACE not in tables.pieces:
+        raise UnsupportedTokenizerError(
+            f"a space is put in front of every text (add_prefix_space), and {_SPACE} is no token: the space is lost"
+        )
     return Vocab(
         family="byte-level" if byte_level else "sentencepiece",
         token_bytes=tables.token_bytes,

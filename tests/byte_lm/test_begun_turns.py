@@ -8,7 +8,7 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from bytelm import ByteLM, Ensemble, TableLM
-from bytelm.errors import InvalidArgumentError
+from bytelm.errors import BytelmError, InvalidArgumentError
 from bytelm.harness.model import HarnessLM
 from tests.support.tiny import byte_bpe_tokenizer
 
@@ -117,3 +117,54 @@ def test_special_tokens_take_the_white_space_that_the_tokenizer_gives_them(
         prompt = lm.prompt(lm.chat_prefix(talk(begun), continue_final_message=True))
         before = "" if sides.get("rstrip") else "\n"
         assert prompt.text == (before + begun).encode()
+
+
+HOSTILE = [
+    "<|im|>", "a<|eot|>b", "<|im|", "|im|><|im|>", "<", ">", "<<|im|>", "\ufdd1", "\ufdd2x\ufdd1", "\ufdd0\ufdd1\ufdd2\ufdd3 é",
+]  # fmt: skip
+
+
+def joined(parts: Any) -> tuple[list[int], bytes]:
+    """The ids of a prefix, and all its text."""
+    return [part for part in parts if isinstance(part, int)], b"".join(
+        part if isinstance(part, bytes) else part.encode() for part in parts if not isinstance(part, int)
+    )
+
+
+@pytest.mark.parametrize("said", HOSTILE)
+def test_no_text_of_a_message_is_a_special_token_or_is_lost(said: str) -> None:
+    """Whatever a message says stands in the prompt to the letter, and the special tokens are the template's."""
+    around = "{% for m in messages %}<|im|>{{ m.role }}:<{{ m.content }}>|im|>{{ m.name }}{{ m.calls[0].args.x }}<|eot|>{% endfor %}"
+    lm = chatting(around)
+    message = {"role": "user", "content": said, "name": f"n{said}", "calls": [{"args": {"x": said + "<|im|>"}}]}
+
+    ids, text = joined(lm.chat_prefix([message]))
+    assert ids == [1, 0]
+    assert text.decode() == f"user:<{said}>|im|>n{said}{said}<|im|>"
+    for begun in (said, said.encode()):
+        last = {"role": "assistant", "content": begun, "name": "", "calls": [{"args": {"x": ""}}]}
+        ids, text = joined(lm.chat_prefix([message, last], continue_final_message=True))
+        assert ids == [1, 0, 1]
+        assert text.decode() == f"user:<{said}>|im|>n{said}{said}<|im|>assistant:<{said}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages[0]['content'] + 1 }}",
+        "{{ messages[9].content.x.y }}",
+        "{{ 1 // 0 }}",
+        "{% for m in messages %}",
+        "{{ raise_exception('no') }}",
+        "{{ messages[0].content.encode('ascii').decode('utf-16') }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ [].pop() }}",
+        "{{ {}['a'] | abs }}",
+        3,
+    ],
+)
+def test_whatever_a_template_raises_is_one_error(template: Any) -> None:
+    """A template is a program: what goes wrong in it is one error that says it was the template."""
+    lm = chatting("{{ messages[0].content }}")
+    with pytest.raises(BytelmError, match="template"):
+        lm.chat_prefix([{"role": "user", "content": "é"}], template=template)

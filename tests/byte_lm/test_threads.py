@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bytelm import ByteLM, Ensemble
+from bytelm import ByteLM, ByteState, Ensemble
 from bytelm.engines.table import TableLM
+from bytelm.healing import TokenCompleter, completer_of
 from bytelm.inference.turns import TURN
 from tests.support.tiny import default_tokenizer, tiny_model
 
@@ -31,7 +35,7 @@ PROMPTS = [
 def switching() -> Iterator[None]:
     """Threads change places as often as they can."""
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+    sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(interval)
 
@@ -49,7 +53,7 @@ def jobs(lm: Any, i: int) -> list[Callable[[], Any]]:
     prompt, other = PROMPTS[i % len(PROMPTS)], PROMPTS[(i + 1) % len(PROMPTS)]
 
     def streamed() -> list[str]:
-        return list(lm.stream(prompt, max_bytes=7, seed=i))
+        return list(lm.stream(prompt, max_bytes=4, seed=i))
 
     def moved() -> np.ndarray:
         state = lm.state(other).advance(" x")
@@ -58,11 +62,11 @@ def jobs(lm: Any, i: int) -> list[Callable[[], Any]]:
         return row
 
     return [
-        lambda: lm.sample(prompt, max_bytes=7, seed=i).bytes,
+        lambda: lm.sample(prompt, max_bytes=4, seed=i).bytes,
         streamed,
         lambda: lm.next_byte_logprobs(other),
         lambda: lm.logprob(" and so", prefix=prompt),
-        lambda: [each.text for each in lm.sample_batch([prompt, other], max_bytes=4, temperature=0)],
+        lambda: [each.text for each in lm.sample_batch([prompt, other], max_bytes=2, temperature=0)],
         moved,
         lambda: lm.byte_logprobs("go", prefix=other),
     ]
@@ -79,27 +83,106 @@ def alike(found: list[Any], expected: list[Any]) -> bool:
     )
 
 
-@pytest.mark.parametrize("make", [model_of, lambda: table_of(3)], ids=["transformers", "an engine of one's own"])
-def test_four_threads_get_what_each_gets_alone(make: Callable[[], ByteLM]) -> None:
-    """Samples, streams, rows, scores and states of four threads are those of one after the other."""
-    expected = [all_of(make(), i) for i in range(4)]
-    lm = make()
+KINDS: dict[str, Callable[[], ByteLM]] = {"transformers": model_of, "an engine of one's own": lambda: table_of(3)}
 
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda i: all_of(lm, i), range(4)))
 
-    assert all(alike(each, wanted) for each, wanted in zip(found, expected, strict=True))
+@functools.cache
+def alone(kind: str) -> list[list[Any]]:
+    """What four threads get one after the other."""
+    lm = KINDS[kind]()
+    return [all_of(lm, i) for i in range(4)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sixteen_threads_get_what_each_gets_alone(kind: str) -> None:
+    """Samples, streams, rows, scores and states of sixteen threads are those of one after the other, also afterwards."""
+    lm = KINDS[kind]()
+    start = threading.Barrier(16, timeout=60)
+
+    def run(i: int) -> list[Any]:
+        start.wait()
+        return all_of(lm, i % 4)
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(run, range(16)))
+
+    assert all(alike(each, alone(kind)[i % 4]) for i, each in enumerate(found))
+    assert alike(all_of(lm, 0), alone(kind)[0])
+
+
+def test_sixteen_threads_share_a_state_and_a_completer() -> None:
+    """Threads that move and ask one state, and complete by tokens on its engine, do not meet inside the engine."""
+
+    class Alone(TableLM):
+        """An engine that two threads may not ask at once, as many are."""
+
+        inside = 0
+
+        def next_token_logprobs(self, sequences: Any) -> Any:
+            self.inside += 1
+            time.sleep(1e-4)  # the others may come in
+            assert self.inside == 1
+            self.inside -= 1
+            return super().next_token_logprobs(sequences)
+
+    def asked(lm: ByteLM, state: ByteState[Any], completer: TokenCompleter, i: int) -> list[Any]:
+        prompt = PROMPTS[i % 4]
+        return [
+            state.next_byte_logprobs(),
+            completer.next_byte_logprobs(prompt, healing="many"),
+            state.advance(" x").next_byte_logprobs(),
+            completer.sample(prompt, healing="one", max_bytes=4).bytes,
+            state.rollback(1 + i % 4).next_byte_logprobs(),
+            [item.token_ids for item in lm.cover(prompt)],
+            lm.fingerprint(),
+        ]
+
+    def made() -> tuple[ByteLM, ByteState[Any], TokenCompleter]:
+        lm = ByteLM(Alone(default_tokenizer(), seed=3))
+        return lm, lm.state("Once upon"), completer_of(lm)
+
+    one = made()
+    expected = [asked(*one, i) for i in range(4)]
+    shared = made()
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda i: asked(*shared, i), range(16)))
+
+    assert all(alike(each, expected[i % 4]) for i, each in enumerate(found))
+
+
+def test_an_interrupted_turn_is_given_back() -> None:
+    """Ctrl-C while a thread waits for its turn, to go on after a call of an engine, leaves the turns in order."""
+    held, main = threading.Event(), threading.main_thread().ident
+
+    def hold() -> None:
+        with TURN:
+            held.set()
+            time.sleep(0.05)  # the other one waits by now
+            signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(0.05)
+
+    other = threading.Thread(target=hold)
+    with pytest.raises(KeyboardInterrupt), TURN, TURN, TURN.paused():
+        other.start()
+        held.wait()
+    other.join()
+
+    assert TURN.depth == 0
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(TURN.__enter__).result(timeout=10)
+        pool.submit(TURN.__exit__).result(timeout=10)
 
 
 def test_tasks_get_what_each_gets_alone() -> None:
     """The same of asyncio tasks that hand their calls to threads."""
-    expected = [all_of(model_of(), i) for i in range(4)]
-    lm = model_of()
+    kind = "an engine of one's own"
+    lm = KINDS[kind]()
 
     async def together() -> list[list[Any]]:
         return await asyncio.gather(*(asyncio.to_thread(all_of, lm, i) for i in range(4)))
 
-    assert all(alike(each, wanted) for each, wanted in zip(asyncio.run(together()), expected, strict=True))
+    assert all(alike(each, wanted) for each, wanted in zip(asyncio.run(together()), alone(kind), strict=True))
 
 
 @pytest.mark.parametrize("combine", ["mixture", "bayes"])

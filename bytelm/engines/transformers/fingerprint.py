@@ -5,6 +5,8 @@ Rules
     hold: submodules, parameters, buffers, hooks, a ``forward`` that was replaced, the switches and scales of adapters.
     They are compared by identity; tensors also by the address of their values, and by the counter that torch raises
     when an operation writes to them.
+    How torch computes in this thread is a part of what the model computes: autocast, the default dtype, the precision
+    of products. So a text that was begun under autocast does not go on without it.
     What a model changes in itself while it runs (a table of positions that grows, weights that are fetched from the
     disk) is no change: `settle` is called after each call of ours.
 
@@ -32,6 +34,7 @@ import torch
 
 # torch describes this counter in its notes on autograd, and has no other name for it.
 _VERSION: Final = attrgetter("_version")
+_CAST_ON: Final = ("cpu", "cuda", "xpu", "mps")  # kinds of devices
 _SAMPLED: Final = 32  # tensors of which some values are compared
 
 
@@ -59,6 +62,7 @@ class Fingerprint:
             self._take()
 
     def _take(self) -> None:
+        self._computing = computing()
         self.modules = [*self._model.modules()]
         configs = {id(config): config for module in self.modules if (config := getattr(module, "config", None))}
         self._spaces = [vars(each) for each in (*self.modules, *configs.values()) if hasattr(each, "__dict__")]
@@ -82,7 +86,7 @@ class Fingerprint:
         return chain(chain.from_iterable(map(dict.values, self._dicts)), chain.from_iterable(self._lists))
 
     def _same(self) -> bool:
-        if [*map(len, self._boxes)] != self._sizes:
+        if computing() != self._computing or [*map(len, self._boxes)] != self._sizes:
             return False
         attributes = chain.from_iterable(map(dict.values, self._spaces))
         if [*map(id, chain(attributes, self._held_in_boxes()))] != self._ids:
@@ -101,6 +105,12 @@ class Fingerprint:
             return [byte for part in parts.values() for byte in torch.cat(part).view(torch.uint8).tolist()]
 
 
+def computing() -> tuple[object, ...]:
+    """How torch computes in this thread, beyond what a model holds."""
+    cast = tuple((on, torch.get_autocast_dtype(on)) for on in _CAST_ON if torch.is_autocast_enabled(on))
+    return cast, torch.get_default_dtype(), torch.get_float32_matmul_precision()
+
+
 def _mark(tensor: torch.Tensor) -> tuple[int, int]:
     """Where a tensor's values are, and how often they were written to, as far as it tells."""
     try:
@@ -112,5 +122,8 @@ def _mark(tensor: torch.Tensor) -> tuple[int, int]:
 
 def _readable(tensor: Any) -> bool:
     return bool(
-        tensor.requires_grad and tensor.numel() and tensor.is_contiguous() and tensor.device.type != "meta"
+        (tensor.requires_grad or tensor.is_inference())
+        and tensor.numel()
+        and tensor.is_contiguous()
+        and tensor.device.type != "meta"
     ) and type(tensor) in (torch.Tensor, torch.nn.Parameter)

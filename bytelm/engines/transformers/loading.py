@@ -18,10 +18,11 @@ from typing import Any, Final
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from bytelm.arguments import fspath, path_of
 from bytelm.engines.ids import check_tokenizer
 from bytelm.engines.transformers.placement import device_of, dtype_of
 from bytelm.engines.transformers.silence import without_bars
-from bytelm.errors import BytelmError, InvalidArgumentError, InvalidTypeError, ModelError
+from bytelm.errors import BytelmError, InvalidArgumentError, ModelError
 
 # What may be passed on to from_pretrained: where to look, and how to place the weights.
 WHERE: Final = (
@@ -58,7 +59,9 @@ def load_model(
         )
     target = device_of(device)
     dtype = dtype_of(dtype, target)
+    gguf_file = None if gguf_file is None else fspath("gguf_file", gguf_file)
     name = _place(str(name_or_path), gguf_file)
+    options.setdefault("trust_remote_code", False)  # else transformers asks on standard input
     where = {key: value for key, value in options.items() if key in WHERE}
     if gguf_file is not None:
         options["gguf_file"] = gguf_file
@@ -75,11 +78,9 @@ def load_model(
             )
         if "device_map" not in options and "quantization_config" not in options:
             model = model.to(target)
-    except (InvalidTypeError, ModelError):
+    except BytelmError:
         raise
     except Exception as error:  # every library below has errors of its own
-        if type(error).__name__ == "UnsupportedTokenizerError":
-            raise
         raise ModelError(
             f"{name!r} could not be loaded: {type(error).__name__}: {str(error).strip()[:500]}; "
             "the files may be incomplete or damaged (fetch them again), or hold no causal language model"
@@ -99,7 +100,9 @@ def load_tokenizer(name_or_path: str | Path, **where: Any) -> PreTrainedTokenize
         UnsupportedTokenizerError: It has no fast form.
     """
     name = str(name_or_path)
-    place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else _place(name, None)
+    where.setdefault("trust_remote_code", False)
+    path = path_of("the tokenizer", name)
+    place = str(path) if path.is_dir() else _place(name, None)
     try:
         with without_bars():
             tokenizer: PreTrainedTokenizerFast = _load_tokenizer(place, None, where)
@@ -114,10 +117,10 @@ def load_tokenizer(name_or_path: str | Path, **where: Any) -> PreTrainedTokenize
 
 def _place(name: str, gguf_file: str | None) -> str:
     """The directory or hub id that a name means; a path that is no model directory is never taken for a hub id."""
-    path = Path(name).expanduser()
+    path = path_of("the model", name)
     if path.is_dir():
         needed = gguf_file or "config.json"
-        if not (path / needed).is_file():
+        if not path_of("the file", path / needed).is_file():
             raise ModelError(f"the directory {name!r} holds no {needed}: it is no model, or only part of one")
         return str(path)
     if path.exists():
@@ -157,6 +160,7 @@ def _tokenizer_json(name: str, where: dict[str, Any]) -> dict[str, Any] | None:
     from tokenizers import Tokenizer
     from transformers.utils.hub import cached_file
 
+    where = {key: value for key, value in where.items() if key != "trust_remote_code"}
     file = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False, **where)
     if file is None:
         return None

@@ -78,7 +78,7 @@ def _check_causal(model: Any, one: Rows, other: Rows) -> None:
     spread = max(_distance(row, rows[-1]) for row in rows[:-1])
     ulps, share = _NOISE
     noise = spread * share
-    if model.dtype not in (torch.float16, torch.bfloat16):
+    if not _rounds_coarsely(model):
         noise = min(noise, ulps * float(torch.finfo(torch.float32).eps) * _size(rows))
     if change > noise:
         raise looks_ahead(model, change)
@@ -110,11 +110,16 @@ def _disagreement(
     # What a wrong context would do to a row, against what rounding may.
     spread = max(_distance(row, values[-1]) for row in values[:-1])
     rounding = 1000 * float(torch.finfo(torch.float32).eps) * _size(values)
-    if model.dtype in (torch.float16, torch.bfloat16):
+    if _rounds_coarsely(model):
         rounding = spread
     if far <= min(rounding, spread / 4):
         return None
     return f"its log-probabilities are {far:.2g} from those of a plain forward pass"
+
+
+def _rounds_coarsely(model: Any) -> bool:
+    """Whether the model computes in 16 bits, by its weights or by autocast."""
+    return model.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(model.device.type)
 
 
 def _size(rows: list[Float[np.ndarray, " vocab"]]) -> float:

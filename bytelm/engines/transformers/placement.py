@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from bytelm.arguments import shown
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 
 
@@ -65,7 +66,7 @@ def dtype_of(dtype: object, device: torch.device) -> Any:
         return torch.float32 if device.type == "cpu" else "auto"
     if not isinstance(dtype, str | torch.dtype):
         raise InvalidTypeError(
-            f"dtype must be a torch dtype or its name, such as 'float32', not {type(dtype).__name__}: {dtype!r:.80}"
+            f"dtype must be a torch dtype or its name, such as 'float32', not {type(dtype).__name__}: {shown(dtype)}"
         )
     if dtype == "auto":
         return dtype

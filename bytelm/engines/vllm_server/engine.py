@@ -277,11 +277,14 @@ def _configurations(place: Any, *, near: bool) -> Any:
     from transformers.utils.hub import cached_file
 
     found = SimpleNamespace(config=SimpleNamespace(), generation_config=None)
-    for name, kind in (("config", AutoConfig), ("generation_config", GenerationConfig)):
+    for name, kind, code in (
+        ("config", AutoConfig, {"trust_remote_code": False}),  # else transformers asks on standard input
+        ("generation_config", GenerationConfig, {}),
+    ):
         file = f"{name}.json"
         try:
             if cached_file(place, file, local_files_only=near, _raise_exceptions_for_missing_entries=False) is not None:
-                setattr(found, name, kind.from_pretrained(place, local_files_only=near))
+                setattr(found, name, kind.from_pretrained(place, local_files_only=near, **code))
         except Exception as error:  # transformers, the hub and the disk each have their own
             if near:
                 continue

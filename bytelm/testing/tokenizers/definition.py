@@ -59,7 +59,7 @@ def read_backend(source: Any) -> Tokenizer:
         if path.is_dir():
             from transformers import AutoTokenizer
 
-            return read_backend(AutoTokenizer.from_pretrained(path))
+            return read_backend(AutoTokenizer.from_pretrained(path, trust_remote_code=False))
         data = path.read_bytes()
         text = (lzma.decompress(data) if path.suffix == ".xz" else data).decode()
         return Tokenizer.from_str(text)

@@ -85,31 +85,33 @@ class Threads:
     @kept()
     def closure(self, at: int, before: int) -> tuple[Thread, ...]:
         """The threads that go on from an instruction, in order of preference."""
-        return tuple(self._close(at, before, condition=True, path=frozenset()))
-
-    def _close(self, at: int, before: int, *, condition: Condition, path: frozenset[int]) -> list[Thread]:
-        if condition is False or at in path:  # an empty turn of a loop adds nothing
-            return []
-        step = self.pattern.code[at]
-        path |= {at}
-        match step.op:
-            case "atom":
-                return [(at, -1, condition)]
-            case "match":
-                return [(MATCH, step.arg, condition)]
-            case "split":
-                return [thread for to in step.to for thread in self._close(to, before, condition=condition, path=path)]
-            case "look":
-                ahead = self.can_match(step.arg, before)
-                condition = conjunction(condition, negation(ahead) if step.negated else ahead)
-            case "behind":
-                holds = before >= 0 and step.arg in self.atoms_of[before]
-                condition = condition if holds != step.negated else False
-            case "begin":
-                condition = condition if (before < 0) != step.negated else False
-            case "end":
-                condition = conjunction(condition, END)
-        return self._close(step.to[0], before, condition=condition, path=path)
+        threads: list[Thread] = []
+        ahead: list[tuple[int, Condition, frozenset[int]]] = [(at, True, frozenset())]
+        while ahead:
+            at, condition, path = ahead.pop()
+            if condition is False or at in path:  # an empty turn of a loop adds nothing
+                continue
+            step = self.pattern.code[at]
+            match step.op:
+                case "atom":
+                    threads.append((at, -1, condition))
+                    continue
+                case "match":
+                    threads.append((MATCH, step.arg, condition))
+                    continue
+                case "look":
+                    holds = self.can_match(step.arg, before)
+                    condition = conjunction(condition, negation(holds) if step.negated else holds)
+                case "behind":
+                    condition = (
+                        condition if (before >= 0 and step.arg in self.atoms_of[before]) != step.negated else False
+                    )
+                case "begin":
+                    condition = condition if (before < 0) != step.negated else False
+                case "end":
+                    condition = conjunction(condition, END)
+            ahead += [(to, condition, path | {at}) for to in reversed(step.to)]
+        return tuple(threads)
 
     def can_match(self, at: int, before: int) -> Condition:
         """Some way on from this instruction matches."""

@@ -25,6 +25,7 @@ from typing import Final, Literal
 from bytelm.errors import UnsupportedTokenizerError
 
 _PROGRAM_LIMIT: Final = 1 << 15  # instructions: a repeat is written out
+_DEEPEST: Final = 64  # groups inside one another: each is a few calls of Python's stack
 
 Op = Literal["atom", "split", "look", "behind", "begin", "end", "match"]
 
@@ -119,6 +120,7 @@ class Parser:
         self.source = source
         self.at = 0
         self.folded = False
+        self._depth = 0
 
     def parse(self) -> Node:
         """The whole pattern."""
@@ -129,7 +131,7 @@ class Parser:
 
     def _refuse(self, what: str) -> None:
         raise UnsupportedTokenizerError(
-            f"the split pattern {self.source!r} has {what} at position {self.at}, "
+            f"the split pattern {self.source!r:.200} has {what} at position {self.at}, "
             "which cannot be decided character by character"
         )
 
@@ -249,6 +251,9 @@ class Parser:
 
     def _group(self) -> Node:
         self.at += 1
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            self._refuse(f"more than {_DEEPEST} groups inside one another")
         folded = self.folded
         kind: Literal["look", "behind", ""] = ""
         negated = False
@@ -262,6 +267,7 @@ class Parser:
             self.folded = True
             rest = self._alternatives()
             self.folded = folded
+            self._depth -= 1
             return rest
         elif self._take("?i:"):
             self.folded = True
@@ -271,6 +277,7 @@ class Parser:
         if not self._take(")"):
             self._refuse("an unclosed group")
         self.folded = folded
+        self._depth -= 1
         return Node(kind, (node,), negated=negated) if kind else node
 
 

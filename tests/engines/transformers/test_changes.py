@@ -127,6 +127,80 @@ def test_after_a_change_all_is_computed_anew(name: str) -> None:
         assert np.abs(np.exp(before) - np.exp(after)).max() > 1e-9
 
 
+@pytest.mark.parametrize("first", [False, True], ids=["first without", "first with"])
+def test_rows_under_autocast_are_of_autocast(first: bool) -> None:
+    """What was computed under torch.autocast is not what a call without it says, and the other way round."""
+    model = plain().float()
+    lm: Any = ByteLM(model, default_tokenizer())
+    rows = {}
+
+    for on in (first, not first):
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            rows[on] = lm.next_byte_logprobs(PREFIX)
+            assert lm.token_lm.mode == "tree"
+            assert np.array_equal(rows[on], ByteLM(model, default_tokenizer()).next_byte_logprobs(PREFIX))
+    assert np.abs(np.exp(rows[True]) - np.exp(rows[False])).max() > 1e-6
+
+
+def test_a_text_begun_under_autocast_does_not_go_on_without() -> None:
+    """Its rows would be of two models."""
+    lm = ByteLM(plain().float(), default_tokenizer())
+    with torch.autocast("cpu", torch.bfloat16):
+        stream = lm.stream(PREFIX, max_bytes=100, seed=1)
+        next(stream)
+
+    with pytest.raises(ModelChangedError, match="autocast"):
+        next(stream)
+
+
+def test_weights_changed_under_autocast() -> None:
+    """Autocast keeps weights that it has cast; neither our rows nor a training loop get them from one another."""
+    model = plain().float()
+    lm = ByteLM(model, default_tokenizer())
+
+    with torch.autocast("cpu", torch.bfloat16):
+        before = lm.next_byte_logprobs(PREFIX)
+        training_step(model)
+        after = lm.next_byte_logprobs(PREFIX)
+    with torch.autocast("cpu", torch.bfloat16):
+        fresh = ByteLM(model, default_tokenizer()).next_byte_logprobs(PREFIX)
+
+    assert np.array_equal(after, fresh)
+    assert np.abs(np.exp(before) - np.exp(after)).max() > 1e-4
+
+
+def test_weights_without_a_counter() -> None:
+    """A change is seen as well in what is made under inference_mode, where torch counts no writes, though frozen."""
+    with torch.inference_mode():
+        model = plain().requires_grad_(False)
+        lm = ByteLM(model, default_tokenizer())
+        lm.next_byte_logprobs(PREFIX)
+
+        halved(model)
+
+        fresh = ByteLM(model, default_tokenizer()).next_byte_logprobs(PREFIX)
+    assert np.array_equal(lm.next_byte_logprobs(PREFIX), fresh)
+
+
+def test_how_torch_computes_is_a_part_of_the_model() -> None:
+    """The precision of products and the default dtype change rows, and both are seen."""
+    seen = Fingerprint(plain())
+
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert seen.changed()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen.changed()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert seen.changed()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert seen.changed()
+    assert not seen.changed()
+
+
 def test_an_adapter_is_switched_off_for_a_while() -> None:
     """Inside disable_adapter rows are the bare model's, and afterwards the adapted one's again."""
     model = two_adapters()

@@ -192,3 +192,20 @@ def test_a_tokenizer_that_is_kept_gives_no_warning(folder: Path) -> None:
 
     expected = load(str(folder)).next_token_logprobs([()])
     assert np.array_equal(lm.next_token_logprobs([()]), expected)
+
+
+@pytest.mark.parametrize("what", ["config", "tokenizer_config"])
+def test_code_of_a_model_is_not_run_nor_asked_for(what: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that brings code of its own is an error: nothing of it runs, and nobody is asked on standard input."""
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda question="": asked.append(question) or "y")
+    ran = folder / "ran"
+    (folder / "code.py").write_text(f"open({str(ran)!r}, 'w')")
+    own = {"AutoConfig": "code.Own", "AutoModelForCausalLM": "code.Own", "AutoTokenizer": [None, "code.Own"]}
+    edit(folder / f"{what}.json", model_type="of-its-own", tokenizer_class="Own", auto_map=own)
+
+    with pytest.raises(ModelError, match="trust_remote_code"):
+        load(folder)
+
+    assert not asked
+    assert not ran.exists()
