@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 GPT2_PATTERN: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-NEVER: Final = r"[^\s\S]"  # a pattern that matches nothing
-
 _LOSSY_NORMALIZERS: Final = {
     "NFKC": "it merges compatibility characters",
     "NFKD": "it splits compatibility characters",
@@ -112,7 +110,7 @@ def read_vocab(tokenizer: Any, *, text_tokens: Collection[str] = ()) -> Vocab:
     path = path_of(specification, *sorted(CONTROL_TOKENS), "", *sorted(text_tokens))
     if (kept := load_tables(path)) is not None:
         return _vocab_of(kept, backend)
-    tables = parse_tables(json.loads(specification), text_tokens)
+    tables = parse_tables(json.loads(specification), text_tokens, backend.normalizer)
     vocab = _vocab_of(tables, backend)
     keep_tables(path, tables)
     return vocab
@@ -126,8 +124,13 @@ def _check_text_tokens(backend: Tokenizer, text_tokens: Collection[str]) -> None
         raise InvalidArgumentError(f"text_tokens {missing} are not among the tokenizer's {len(added)} added tokens")
 
 
-def parse_tables(spec: dict[str, Any], text_tokens: Collection[str] = ()) -> Tables:
+def parse_tables(spec: dict[str, Any], text_tokens: Collection[str] = (), normalizer: Any = None) -> Tables:
     """The tables of a parsed ``tokenizer.json``, which is left without its pieces and merges.
+
+    Args:
+        spec: The parsed file.
+        text_tokens: As `read_vocab`.
+        normalizer: Its normalizer.
 
     Raises:
         UnsupportedTokenizerError: As `read_vocab`, where its model is at fault.
@@ -147,7 +150,8 @@ def parse_tables(spec: dict[str, Any], text_tokens: Collection[str] = ()) -> Tab
         token_bytes[i] = spell_byte_level(piece) if byte_level else spell_sentencepiece(piece)
     for token in added:
         family: Family = "byte-level" if byte_level else "sentencepiece"
-        token_bytes[token["id"]] = None if token["special"] else decode_added(token["content"], family)
+        content = normalizer.normalize_str(token["content"]) if normalizer and token["normalized"] else token["content"]
+        token_bytes[token["id"]] = None if token["special"] else decode_added(content, family)
     if (unknown := model.get("unk_token")) in pieces:
         token_bytes[pieces[unknown]] = None
     spelled = sorted((data, i) for i, data in enumerate(token_bytes) if data is not None)
@@ -173,7 +177,7 @@ def _vocab_of(tables: Tables, backend: Tokenizer) -> Vocab:
         )
     if not byte_level:
         _check_sentencepiece(tables.pieces, fallback=fallback, marks=marks or bool(metaspace))
-    dummy_prefix, opening, reopening = _dummy_prefix(prepend=prepend, prefix_space=prefix_space, metaspace=metaspace)
+    opening, reopening = _openings(prepend=prepend, prefix_space=prefix_space, metaspace=metaspace)
     return Vocab(
         family="byte-level" if byte_level else "sentencepiece",
         token_bytes=tables.token_bytes,
@@ -181,9 +185,10 @@ def _vocab_of(tables: Tables, backend: Tokenizer) -> Vocab:
         added=tuple(sorted(added, key=lambda t: t.id)),
         steps=tuple(steps),
         form=form,
-        dummy_prefix=dummy_prefix,
+        dummy_prefix=b" " if prepend or opening else b"",
         opening=opening,
         reopening=reopening,
+        prepends=prepend,
         pieces=tables.pieces,
         merges=tables.merges,
         ignore_merges=bool(model.get("ignore_merges")),
@@ -323,14 +328,12 @@ def _check_sentencepiece(pieces: dict[str, int], *, fallback: bool, marks: bool)
         raise UnsupportedTokenizerError("tokens spell spaces as ▁ but no step turns spaces into ▁")
 
 
-def _dummy_prefix(*, prepend: bool, prefix_space: bool, metaspace: dict[str, Any] | None) -> tuple[bytes, str, str]:
-    """The hidden leading space, and what a text and a later piece have to begin with."""
+def _openings(*, prepend: bool, prefix_space: bool, metaspace: dict[str, Any] | None) -> tuple[str, str]:
+    """What a text and a later piece have to begin with, where a pre-tokenizer hides a space in front of them."""
     scheme = metaspace.get("prepend_scheme", "always") if metaspace else "never"
-    if prepend:
-        return b" ", "", NEVER
     if not prefix_space and scheme == "never":
-        return b"", "", ""
+        return "", ""
     # These add the space only where the text does not begin with one, so a text with it and one without it
-    # encode alike, and only the one without it is a text. An empty text gets none.
+    # encode alike, and only the one without it is a text. After a normalizer that adds one, every text begins with it.
     space = SPACE_MARK if metaspace else " "
-    return b" ", f"{space}(?=[^{space}])", space if prefix_space or scheme == "always" else ""
+    return "" if prepend else f"{space}(?=[^{space}])", space if prefix_space or scheme == "always" else ""
