@@ -118,14 +118,15 @@ def literals_pattern(literals: dict[str, Spelling], *, opening: str = "", reopen
         return found
 
     def build(group: dict[str, Spelling], before: str) -> int:
-        branches: dict[str, dict[str, Spelling]] = {}
-        for literal, spelling in group.items():
-            if literal:
-                branches.setdefault(literal[0], {})[literal[1:]] = spelling
-        targets = [compiler.atom(quoted(c), build(rest, before)) for c, rest in branches.items()]
-        if "" in group:
-            targets.append(stop(group[""], before))
-        return targets[0] if len(targets) == 1 else compiler.emit(Instruction("split", tuple(targets)))
+        ways: dict[str, list[int]] = {}  # where to go on after each beginning of a literal
+        for begun in sorted({literal[:end] for literal in group for end in range(len(literal) + 1)}, key=len)[::-1]:
+            found = ways.pop(begun, [])  # longer ones come first
+            if begun in group:
+                found.append(stop(group[begun], before))
+            entry = found[0] if len(found) == 1 else compiler.emit(Instruction("split", tuple(found)))
+            if begun:
+                ways.setdefault(begun[:-1], []).append(compiler.atom(quoted(begun[-1]), entry))
+        return entry
 
     def entry(group: dict[str, Spelling]) -> int:
         if not any(s.single_word or s.lstrip for s in group.values()):

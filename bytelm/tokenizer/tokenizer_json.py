@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 GPT2_PATTERN: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
+_MOST_IDS: Final = 1 << 21
+_LONGEST: Final = 1 << 12  # characters of a token; published vocabularies have a few hundred at most
+
 _LOSSY_NORMALIZERS: Final = {
     "NFKC": "it merges compatibility characters",
     "NFKD": "it splits compatibility characters",
@@ -106,6 +109,7 @@ def read_vocab(tokenizer: Any, *, text_tokens: Collection[str] = ()) -> Vocab:
     """
     backend = backend_of(tokenizer)
     _check_text_tokens(backend, text_tokens)
+    _check_ids(backend)
     specification = backend.to_str()
     path = path_of(specification, *sorted(CONTROL_TOKENS), "", *sorted(text_tokens))
     if (kept := load_tables(path)) is not None:
@@ -122,6 +126,23 @@ def _check_text_tokens(backend: Tokenizer, text_tokens: Collection[str]) -> None
     added = {token.content for token in backend.get_added_tokens_decoder().values()} if text_tokens else set()
     if missing := sorted(set(text_tokens) - added):
         raise InvalidArgumentError(f"text_tokens {missing} are not among the tokenizer's {len(added)} added tokens")
+
+
+def _check_ids(backend: Tokenizer) -> None:
+    """Refuse ids that are far apart, before the library counts up to them, and ids of several pieces."""
+    size = backend.get_vocab_size(with_added_tokens=False)
+    if None not in map(backend.model.id_to_token, range(size)):
+        return  # as many ids as pieces, so all are below `size`; much faster than asking for all of them
+    piece_of: dict[int, str] = {}
+    for piece, i in backend.get_vocab(with_added_tokens=False).items():
+        if i >= _MOST_IDS:
+            raise UnsupportedTokenizerError(
+                f"the piece {piece!r:.80} has the id {i}; ids of {_MOST_IDS} and more are not followed"
+            )
+        if (other := piece_of.setdefault(i, piece)) != piece:
+            raise UnsupportedTokenizerError(
+                f"the pieces {other!r:.80} and {piece!r:.80} share the id {i}: text with one is decoded to the other"
+            )
 
 
 def parse_tables(spec: dict[str, Any], text_tokens: Collection[str] = (), normalizer: Any = None) -> Tables:
@@ -142,6 +163,11 @@ def parse_tables(spec: dict[str, Any], text_tokens: Collection[str] = (), normal
     _check_model(model)
     byte_level = _read_pre_tokenizer(spec["pre_tokenizer"])[1]
     pieces: dict[str, int] = model.pop("vocab")
+    longest = max((*pieces, *(token["content"] for token in spec["added_tokens"])), key=len, default="")
+    if len(longest) > _LONGEST:
+        raise UnsupportedTokenizerError(
+            f"the token {longest[:40]!r}… has {len(longest)} characters, and no more than {_LONGEST} are followed"
+        )
     pairs = (m if isinstance(m, list) else m.split(" ", 1) for m in model.pop("merges"))
     merges = np.fromiter((pieces[part] for a, b in pairs for part in (a, b, a + b)), np.int32).reshape(-1, 3)
     added = spec["added_tokens"]
@@ -151,7 +177,8 @@ def parse_tables(spec: dict[str, Any], text_tokens: Collection[str] = (), normal
     for token in added:
         family: Family = "byte-level" if byte_level else "sentencepiece"
         content = normalizer.normalize_str(token["content"]) if normalizer and token["normalized"] else token["content"]
-        token_bytes[token["id"]] = None if token["special"] else decode_added(content, family)
+        marks = SPACE_MARK in pieces
+        token_bytes[token["id"]] = None if token["special"] else decode_added(content, family, marks=marks)
     if (unknown := model.get("unk_token")) in pieces:
         token_bytes[pieces[unknown]] = None
     spelled = sorted((data, i) for i, data in enumerate(token_bytes) if data is not None)
@@ -314,7 +341,8 @@ def _check_sentencepiece(pieces: dict[str, int], *, fallback: bool, marks: bool)
     if missing := frozenset(b for b in range(256) if f"<0x{b:02X}>" not in pieces):
         lost = spelled_with(missing)
         lost[[ord(piece.replace(SPACE_MARK, " ")) for piece in pieces if len(piece) == 1]] = False
-        lost[[*range(0xD800, 0xE000), ord(SPACE_MARK)]] = False
+        lost[0xD800:0xE000] = False
+        lost[ord(SPACE_MARK)] &= SPACE_MARK not in pieces
         if lost.any():
             character = chr(int(np.flatnonzero(lost)[0]))
             byte = next(b for b in character.encode() if b in missing)

@@ -180,9 +180,15 @@ def byte_alphabet() -> dict[str, int]:
     return table
 
 
-def decode_added(content: str, family: Family) -> bytes:
-    """What the decoder makes of an added token's content, normalized where the token is; it maps it where it can."""
-    spelled = spell_sentencepiece(content) if family == "sentencepiece" else spell_byte_level(content)
+def decode_added(content: str, family: Family, *, marks: bool) -> bytes:
+    """What the decoder makes of an added token's content, normalized where the token is; it maps it where it can.
+
+    ``marks``: spaces are written as ▁, where the family is sentencepiece.
+    """
+    if family == "byte-level":
+        spelled = spell_byte_level(content)
+    else:
+        spelled = spell_sentencepiece(content) if marks or SPACE_MARK not in content else None
     return content.encode() if spelled is None else spelled
 
 
