@@ -109,7 +109,7 @@ def read_vocab(tokenizer: Any, *, text_tokens: Collection[str] = ()) -> Vocab:
     """
     backend = backend_of(tokenizer)
     _check_text_tokens(backend, text_tokens)
-    _check_ids(backend)
+    check_ids(backend)
     specification = backend.to_str()
     path = path_of(specification, *sorted(CONTROL_TOKENS), "", *sorted(text_tokens))
     if (kept := load_tables(path)) is not None:
@@ -128,8 +128,12 @@ def _check_text_tokens(backend: Tokenizer, text_tokens: Collection[str]) -> None
         raise InvalidArgumentError(f"text_tokens {missing} are not among the tokenizer's {len(added)} added tokens")
 
 
-def _check_ids(backend: Tokenizer) -> None:
-    """Refuse ids that are far apart, before the library counts up to them, and ids of several pieces."""
+def check_ids(backend: Tokenizer) -> None:
+    """Refuse an id that is far too large, before the library counts up to it, and one that several pieces share.
+
+    Raises:
+        UnsupportedTokenizerError: There is one.
+    """
     size = backend.get_vocab_size(with_added_tokens=False)
     if None not in map(backend.model.id_to_token, range(size)):
         return  # as many ids as pieces, so all are below `size`; much faster than asking for all of them
