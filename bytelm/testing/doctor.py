@@ -211,7 +211,7 @@ def _refusals(vocab: Vocab) -> Iterator[Remark]:
     refused = ["bytes that are not UTF-8 (a last character may be cut short)"]
     if vocab.form:
         refused.append(f"text that is not in the normal form {vocab.form}")
-    if vocab.family == "sentencepiece":
+    if vocab.family == "sentencepiece" and SPACE_MARK in vocab.pieces:
         refused.append(f"the character {SPACE_MARK}, which stands for a space")
     if vocab.opening:
         refused.append("a space at the start of a text: the tokenizer puts one there itself")

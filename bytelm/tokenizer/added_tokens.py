@@ -4,8 +4,10 @@ Rules
     A special token's spelling is matched too, and stays text: it only keeps other added tokens from beginning inside
     it. A single-word token beside a word character stays text as well. A token that strips white space loses it, so
     next to white space its match is *lost*: such a text does not come back from decoding, and has no canonical
-    sequence. A token whose bytes are not those of its spelling is lost wherever it matches, and so is one with white
-    space where the tokenizer hides a leading space. A text that begins with an added token gets no hidden leading
+    sequence. A token whose bytes are not those of its spelling is lost wherever it matches.
+    A normalizer that hides a space in front of a text (Prepend) does so before it looks for the tokens that are
+    normalized. Their own spelling is normalized too, so the space is part of it: ``ab`` spells `` ab``, and stands
+    behind a space or first in a text alone. In all other cases a text that begins with an added token gets no hidden
     space. Such a text is refused where the tokenizer hides one (docs/tokenizers.md): its first token would spell
     another text than its bytes say.
 
@@ -17,37 +19,39 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from bytelm.errors import InvalidArgumentError
 from bytelm.tokenizer.split.automaton import LOST, SKIP
+from bytelm.tokenizer.split.char_classes import WORD
 from bytelm.tokenizer.split.regex import Compiler, Instruction, Node, Parser, Pattern, quoted
-from bytelm.tokenizer.vocab import SPACE_MARK, AddedToken, Vocab, decode_added
+from bytelm.tokenizer.vocab import SPACE_MARK, AddedToken, Vocab
+
+_NEVER: Final = r"[^\s\S]"  # a pattern that matches nothing
 
 
-def added_pattern(vocab: Vocab, group: Sequence[AddedToken], *, opens: bool) -> tuple[Pattern, frozenset[int]]:
+def added_pattern(vocab: Vocab, group: Sequence[AddedToken], *, normalized: bool) -> tuple[Pattern, frozenset[int]]:
     """The pattern of some added tokens, and the ids that its matches become.
 
     Args:
         vocab: The vocabulary they belong to.
         group: Those matched before normalization, or those matched after it.
-        opens: This is the first group, which sees where a text begins.
+        normalized: Which of the two.
     """
     spellings: dict[str, Spelling] = {}
     for token in group:
-        content, spelled = _matched(vocab, token), spelled_in_text(vocab, token)
-        if vocab.dummy_prefix and any(c.isspace() or c == SPACE_MARK for c in content):
-            spellings[content] = Spelling(LOST, token.single_word)  # it may swallow the hidden space
-        elif token.special:
+        content = _matched(vocab, token)
+        if token.special:
             spellings[content] = Spelling(SKIP)
-        elif not vocab.token_bytes[token.id] == spelled == decode_added(token.content, vocab.family):
+        elif vocab.token_bytes[token.id] != spelled_in_text(vocab, token):
             spellings[content] = Spelling(LOST, token.single_word)
         else:
             spellings[content] = Spelling(token.id, token.single_word, token.lstrip, token.rstrip)
     emitted = frozenset(spelling.tag for spelling in spellings.values() if spelling.tag >= 0)
-    opening, reopening = vocab.opening if opens else "", vocab.reopening
-    if opens:
-        opening = opening or (SPACE_MARK if vocab.dummy_prefix and emitted else "")
-    if opens or not vocab.marks:  # this level sees the text before spaces become ▁
+    opening, reopening = vocab.opening, vocab.reopening
+    if vocab.prepends and not normalized:
+        opening, reopening = SPACE_MARK, _NEVER  # the text after a token gets a space too, which is not hidden
+    if not (normalized and vocab.marks):  # this level sees the text before spaces become ▁
         opening, reopening = opening.replace(SPACE_MARK, " "), reopening.replace(SPACE_MARK, " ")
     return literals_pattern(spellings, opening=opening, reopening=reopening), emitted
 
@@ -93,11 +97,11 @@ def literals_pattern(literals: dict[str, Spelling], *, opening: str = "", reopen
 
     Args:
         literals: The spellings.
-        opening: A pattern that a text has to begin with where no added token does.
+        opening: A pattern that a text has to begin with, where its first character is a space that the tokenizer hides.
         reopening: The same for the text after an added token.
     """
     compiler = Compiler("added tokens")
-    word, space = Node("atom", text="\\w"), Node("atom", text="\\s")
+    word, space = Node("atom", text=WORD), Node("atom", text="\\s")
 
     def stop(spelling: Spelling, before: str) -> int:
         found = compiler.emit(Instruction("match", arg=spelling.tag))
@@ -114,14 +118,15 @@ def literals_pattern(literals: dict[str, Spelling], *, opening: str = "", reopen
         return found
 
     def build(group: dict[str, Spelling], before: str) -> int:
-        branches: dict[str, dict[str, Spelling]] = {}
-        for literal, spelling in group.items():
-            if literal:
-                branches.setdefault(literal[0], {})[literal[1:]] = spelling
-        targets = [compiler.atom(quoted(c), build(rest, before)) for c, rest in branches.items()]
-        if "" in group:
-            targets.append(stop(group[""], before))
-        return targets[0] if len(targets) == 1 else compiler.emit(Instruction("split", tuple(targets)))
+        ways: dict[str, list[int]] = {}  # where to go on after each beginning of a literal
+        for begun in sorted({literal[:end] for literal in group for end in range(len(literal) + 1)}, key=len)[::-1]:
+            found = ways.pop(begun, [])  # longer ones come first
+            if begun in group:
+                found.append(stop(group[begun], before))
+            entry = found[0] if len(found) == 1 else compiler.emit(Instruction("split", tuple(found)))
+            if begun:
+                ways.setdefault(begun[:-1], []).append(compiler.atom(quoted(begun[-1]), entry))
+        return entry
 
     def entry(group: dict[str, Spelling]) -> int:
         if not any(s.single_word or s.lstrip for s in group.values()):
@@ -135,9 +140,6 @@ def literals_pattern(literals: dict[str, Spelling], *, opening: str = "", reopen
     entries += [entry({k: s for k, s in literals.items() if s.tag >= 0})]
     entries += [entry({k: s for k, s in literals.items() if s.tag == SKIP or s.single_word})]
     end = compiler.emit(Instruction("match"))
-    # A text that begins with an added token gets no hidden leading space.
-    no_token = compiler.emit(Instruction("look", (end,), entries[1], negated=True))
-    entries.append(compiler.compile(Parser(opening).parse(), no_token) if opening else -1)
-    entries.append(compiler.compile(Parser(reopening).parse(), end) if reopening else -1)
+    entries += [compiler.compile(Parser(begun).parse(), end) if begun else -1 for begun in (opening, reopening)]
     start, *others = entries
     return Pattern("added tokens", tuple(compiler.code), start, tuple(compiler.atoms), compiler.looks_behind, *others)

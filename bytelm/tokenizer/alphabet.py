@@ -21,7 +21,7 @@ def forbidden_points(vocab: Vocab) -> Bool[np.ndarray, " points"]:
     """The code points that text of this tokenizer cannot contain."""
     forbidden = np.zeros(CODE_POINTS, np.bool_)
     forbidden[0xD800:0xE000] = True
-    if vocab.family == "sentencepiece":
+    if vocab.family == "sentencepiece" and SPACE_MARK in vocab.pieces:
         forbidden[ord(SPACE_MARK)] = True
     if vocab.form:
         forbidden |= changed_points(vocab.form)

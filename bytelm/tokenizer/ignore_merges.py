@@ -43,7 +43,7 @@ class IgnoreMerges:
             if unfinished(data) and not any(step.after_bytes for step in vocab.steps):
                 continue
             tokens = self._tokens.setdefault(data, [])
-            if vocab.token_bytes[token] is not None:  # else it is a special token: a text has to spell it otherwise
+            if vocab.merged[token]:  # else it is an added token: a text has to spell it otherwise
                 tokens.append(token)
 
     def begin(self) -> bytes | None:

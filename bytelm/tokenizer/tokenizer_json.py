@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 GPT2_PATTERN: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-NEVER: Final = r"[^\s\S]"  # a pattern that matches nothing
+_MOST_IDS: Final = 1 << 21
+_LONGEST: Final = 1 << 12  # characters of a token; published vocabularies have a few hundred at most
 
 _LOSSY_NORMALIZERS: Final = {
     "NFKC": "it merges compatibility characters",
@@ -110,11 +111,12 @@ def read_vocab(tokenizer: Any, *, text_tokens: Collection[str] = ()) -> Vocab:
     """
     backend = backend_of(tokenizer)
     _check_text_tokens(backend, text_tokens)
+    check_ids(backend)
     specification = backend.to_str()
     path = path_of(specification, *sorted(CONTROL_TOKENS), "", *sorted(text_tokens))
     if (kept := load_tables(path)) is not None:
         return _vocab_of(kept, backend)
-    tables = parse_tables(json.loads(specification), text_tokens)
+    tables = parse_tables(json.loads(specification), text_tokens, backend.normalizer)
     vocab = _vocab_of(tables, backend)
     keep_tables(path, tables)
     return vocab
@@ -132,8 +134,34 @@ def _check_text_tokens(backend: Tokenizer, text_tokens: Collection[str]) -> None
         raise InvalidArgumentError(f"text_tokens {missing} are not among the tokenizer's {len(added)} added tokens")
 
 
-def parse_tables(spec: dict[str, Any], text_tokens: Collection[str] = ()) -> Tables:
+def check_ids(backend: Tokenizer) -> None:
+    """Refuse an id that is far too large, before the library counts up to it, and one that several pieces share.
+
+    Raises:
+        UnsupportedTokenizerError: There is one.
+    """
+    size = backend.get_vocab_size(with_added_tokens=False)
+    if None not in map(backend.model.id_to_token, range(size)):
+        return  # as many ids as pieces, so all are below `size`; much faster than asking for all of them
+    piece_of: dict[int, str] = {}
+    for piece, i in backend.get_vocab(with_added_tokens=False).items():
+        if i >= _MOST_IDS:
+            raise UnsupportedTokenizerError(
+                f"the piece {piece!r:.80} has the id {i}; ids of {_MOST_IDS} and more are not followed"
+            )
+        if (other := piece_of.setdefault(i, piece)) != piece:
+            raise UnsupportedTokenizerError(
+                f"the pieces {other!r:.80} and {piece!r:.80} share the id {i}: text with one is decoded to the other"
+            )
+
+
+def parse_tables(spec: dict[str, Any], text_tokens: Collection[str] = (), normalizer: Any = None) -> Tables:
     """The tables of a parsed ``tokenizer.json``, which is left without its pieces and merges.
+
+    Args:
+        spec: The parsed file.
+        text_tokens: As `read_vocab`.
+        normalizer: Its normalizer.
 
     Raises:
         UnsupportedTokenizerError: As `read_vocab`, where its model is at fault.
@@ -145,6 +173,11 @@ def parse_tables(spec: dict[str, Any], text_tokens: Collection[str] = ()) -> Tab
     _check_model(model)
     byte_level = _read_pre_tokenizer(spec["pre_tokenizer"])[1]
     pieces: dict[str, int] = model.pop("vocab")
+    longest = max((*pieces, *(token["content"] for token in spec["added_tokens"])), key=len, default="")
+    if len(longest) > _LONGEST:
+        raise UnsupportedTokenizerError(
+            f"the token {longest[:40]!r}… has {len(longest)} characters, and no more than {_LONGEST} are followed"
+        )
     pairs = (m if isinstance(m, list) else m.split(" ", 1) for m in model.pop("merges"))
     merges = np.fromiter((pieces[part] for a, b in pairs for part in (a, b, a + b)), np.int32).reshape(-1, 3)
     added = spec["added_tokens"]
@@ -153,7 +186,9 @@ def parse_tables(spec: dict[str, Any], text_tokens: Collection[str] = ()) -> Tab
         token_bytes[i] = spell_byte_level(piece) if byte_level else spell_sentencepiece(piece)
     for token in added:
         family: Family = "byte-level" if byte_level else "sentencepiece"
-        token_bytes[token["id"]] = None if token["special"] else decode_added(token["content"], family)
+        content = normalizer.normalize_str(token["content"]) if normalizer and token["normalized"] else token["content"]
+        marks = SPACE_MARK in pieces
+        token_bytes[token["id"]] = None if token["special"] else decode_added(content, family, marks=marks)
     if (unknown := model.get("unk_token")) in pieces:
         token_bytes[pieces[unknown]] = None
     spelled = sorted((data, i) for i, data in enumerate(token_bytes) if data is not None)
@@ -179,7 +214,8 @@ def _vocab_of(tables: Tables, backend: Tokenizer) -> Vocab:
         )
     if not byte_level:
         _check_sentencepiece(tables.pieces, fallback=fallback, marks=marks or bool(metaspace))
-    dummy_prefix, opening, reopening = _dummy_prefix(prepend=prepend, prefix_space=prefix_space, metaspace=metaspace)
+    opening, reopening = _openings(prepend=prepend, prefix_space=prefix_space, metaspace=metaspace)
+    dummy_prefix = b" " if prepend or opening else b""
     if byte_level and dummy_prefix and _SPACE not in tables.pieces:
         raise UnsupportedTokenizerError(
             f"a space is put in front of every text (add_prefix_space), and {_SPACE} is no token: the space is lost"
@@ -194,6 +230,7 @@ def _vocab_of(tables: Tables, backend: Tokenizer) -> Vocab:
         dummy_prefix=dummy_prefix,
         opening=opening,
         reopening=reopening,
+        prepends=prepend,
         pieces=tables.pieces,
         merges=tables.merges,
         ignore_merges=bool(model.get("ignore_merges")),
@@ -319,7 +356,8 @@ def _check_sentencepiece(pieces: dict[str, int], *, fallback: bool, marks: bool)
     if missing := frozenset(b for b in range(256) if f"<0x{b:02X}>" not in pieces):
         lost = spelled_with(missing)
         lost[[ord(piece.replace(SPACE_MARK, " ")) for piece in pieces if len(piece) == 1]] = False
-        lost[[*range(0xD800, 0xE000), ord(SPACE_MARK)]] = False
+        lost[0xD800:0xE000] = False
+        lost[ord(SPACE_MARK)] &= SPACE_MARK not in pieces
         if lost.any():
             character = chr(int(np.flatnonzero(lost)[0]))
             byte = next(b for b in character.encode() if b in missing)
@@ -333,14 +371,12 @@ def _check_sentencepiece(pieces: dict[str, int], *, fallback: bool, marks: bool)
         raise UnsupportedTokenizerError("tokens spell spaces as ▁ but no step turns spaces into ▁")
 
 
-def _dummy_prefix(*, prepend: bool, prefix_space: bool, metaspace: dict[str, Any] | None) -> tuple[bytes, str, str]:
-    """The hidden leading space, and what a text and a later piece have to begin with."""
+def _openings(*, prepend: bool, prefix_space: bool, metaspace: dict[str, Any] | None) -> tuple[str, str]:
+    """What a text and a later piece have to begin with, where a pre-tokenizer hides a space in front of them."""
     scheme = metaspace.get("prepend_scheme", "always") if metaspace else "never"
-    if prepend:
-        return b" ", "", NEVER
     if not prefix_space and scheme == "never":
-        return b"", "", ""
+        return "", ""
     # These add the space only where the text does not begin with one, so a text with it and one without it
-    # encode alike, and only the one without it is a text. An empty text gets none.
+    # encode alike, and only the one without it is a text. After a normalizer that adds one, every text begins with it.
     space = SPACE_MARK if metaspace else " "
-    return b" ", f"{space}(?=[^{space}])", space if prefix_space or scheme == "always" else ""
+    return "" if prepend else f"{space}(?=[^{space}])", space if prefix_space or scheme == "always" else ""

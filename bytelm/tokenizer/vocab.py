@@ -24,7 +24,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Bool, Int32
 
 from bytelm.tokenizer.control_tokens import with_special
 
@@ -84,8 +84,9 @@ class Vocab:
         steps: The pre-tokenizer, step by step.
         form: The Unicode normal form that text has to be in, or None.
         dummy_prefix: What the tokenizer hides in front of a text: ``b" "`` or ``b""``.
-        opening: A pattern that every text has to begin with (internal text), or the empty string.
+        opening: A pattern that internal text has to begin with, where the pre-tokenizer hides a space in front of it.
         reopening: The same for the text after an added token.
+        prepends: The normalizer hides the space in front, so added tokens that are normalized see it.
         pieces: Token string to id, as the merges see them.
         merges: For each merge, in rank order, the ids of its left part, its right part and its result.
         ignore_merges: A whole pre-token that is in the vocabulary is taken whole.
@@ -103,6 +104,7 @@ class Vocab:
     dummy_prefix: bytes
     opening: str
     reopening: str
+    prepends: bool
     pieces: dict[str, int]
     merges: Int32[np.ndarray, "merges 3"]
     ignore_merges: bool
@@ -147,6 +149,13 @@ class Vocab:
         return spell_byte_level(piece) if self.family == "byte-level" else spell_sentencepiece(piece)
 
     @cached_property
+    def merged(self) -> Bool[np.ndarray, " ids"]:
+        """Which ids spell what their piece does: one that is an added token too may spell another text."""
+        found = np.zeros(len(self), np.bool_)
+        found[[i for piece, i in self.pieces.items() if self.token_bytes[i] == (self.spell_piece(piece) or b"")]] = True
+        return found
+
+    @cached_property
     def byte_ids(self) -> tuple[int, ...]:
         """Sentencepiece: the ids of the byte tokens."""
         if self.family != "sentencepiece":
@@ -176,11 +185,15 @@ def byte_alphabet() -> dict[str, int]:
     return table
 
 
-def decode_added(content: str, family: Family) -> bytes:
-    """What the decoder makes of an added token's content: the byte-level one maps it where it can."""
-    if family == "sentencepiece":
-        return content.replace(SPACE_MARK, " ").encode()
-    spelled = spell_byte_level(content)
+def decode_added(content: str, family: Family, *, marks: bool) -> bytes:
+    """What the decoder makes of an added token's content, normalized where the token is; it maps it where it can.
+
+    ``marks``: spaces are written as ▁, where the family is sentencepiece.
+    """
+    if family == "byte-level":
+        spelled = spell_byte_level(content)
+    else:
+        spelled = spell_sentencepiece(content) if marks or SPACE_MARK not in content else None
     return content.encode() if spelled is None else spelled
 
 

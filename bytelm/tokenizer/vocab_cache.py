@@ -23,7 +23,7 @@ from jaxtyping import Int32
 
 from bytelm.tokenizer.disk_cache import cache_folder, read_arrays, write_arrays
 
-_VERSION: Final = 1
+_VERSION: Final = 3
 
 
 @dataclass(frozen=True)

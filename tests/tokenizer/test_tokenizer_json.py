@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Collection
 from typing import Any
 
 import pytest
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from bytelm.cover.cover import Cover
 from bytelm.errors import BytelmError, InvalidTypeError, UnreachablePrefixError, UnsupportedTokenizerError
@@ -89,6 +90,66 @@ def test_spaces_may_be_pieces_themselves() -> None:
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     with pytest.raises(UnsupportedTokenizerError, match="spaces are lost"):
         read_vocab(tokenizer)
+
+
+def test_where_spaces_are_pieces_the_mark_is_a_character() -> None:
+    """▁ is spelled by bytes there, as any character that is no piece, and stands for itself in an added token."""
+    vocab = {f"<0x{b:02X}>": b for b in range(256)} | {" ": 256, "a": 257}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_tokens(["▁x"])
+    subject = Viability.from_tokenizer(tokenizer)
+
+    for text in ("a▁b ▁", "a▁x▁"):
+        assert tokenizer.decode(tokenizer.encode(text).ids) == text
+        ends = Cover.empty(subject).advance(text.encode()).ending
+        assert [node.token_ids for node in ends] == [tuple(tokenizer.encode(text).ids)]
+
+
+def test_two_pieces_with_one_id_are_refused_by_name() -> None:
+    """Either is encoded to it, and it is decoded to one of them: the other's text is lost."""
+    tokenizer = byte_level()
+    tokenizer.model = models.BPE({**tokenizer.get_vocab(), "ab": 7, "ac": 7}, [])
+
+    with pytest.raises(UnsupportedTokenizerError, match=r"'a[bc]'.*id 7|id 7.*'a[bc]'"):
+        read_vocab(tokenizer)
+
+
+def test_an_id_far_beyond_the_number_of_pieces_is_refused() -> None:
+    """Tables have a row for each id, so one of 2³¹ would take all of the memory; holes among the ids are allowed."""
+    tokenizer = byte_level()
+    pieces = tokenizer.get_vocab()
+    tokenizer.model = models.BPE({**pieces, "ab": 300}, [])
+
+    assert len(read_vocab(tokenizer)) == 301
+    tokenizer.model = models.BPE({**pieces, "ab": 2**31}, [])
+    with pytest.raises(UnsupportedTokenizerError, match=r"'ab'.* 2147483648"):
+        read_vocab(tokenizer)
+
+
+@pytest.mark.parametrize("where", ["a piece", "an added token", "a special token"])
+def test_a_token_of_a_megabyte_is_refused(where: str) -> None:
+    """What is built of a token grows with the square of its length, so a file could stop a program with one."""
+    tokenizer, long = byte_level(), "ab" * (1 << 19)
+    if where == "a piece":
+        tokenizer.model = models.BPE({**tokenizer.get_vocab(), long: 256}, [])
+    else:
+        tokenizer.add_tokens([AddedToken(long, special=where == "a special token")])
+
+    with pytest.raises(UnsupportedTokenizerError, match="1048576 characters"):
+        read_vocab(tokenizer)
+
+
+def test_a_long_added_token_is_found() -> None:
+    """One of a thousand characters, beside a shorter one that it begins with."""
+    tokenizer = byte_level()
+    long = "".join(random.Random(1).choices("abcdefgh ", k=1000))
+    tokenizer.add_tokens([long, long[:2]])
+    subject = Viability.from_tokenizer(tokenizer)
+
+    for text in ("x" + long + "y", long[:-1]):
+        ends = Cover.empty(subject).advance(text.encode()).ending
+        assert [node.token_ids for node in ends] == [tuple(tokenizer.encode(text).ids)]
 
 
 def test_a_space_that_the_tokenizer_puts_in_front_is_hidden() -> None:

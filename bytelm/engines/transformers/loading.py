@@ -23,6 +23,7 @@ from bytelm.engines.ids import check_tokenizer
 from bytelm.engines.transformers.placement import device_of, dtype_of
 from bytelm.engines.transformers.silence import without_bars
 from bytelm.errors import BytelmError, InvalidArgumentError, ModelError
+from bytelm.tokenizer.tokenizer_json import check_ids
 
 # What may be passed on to from_pretrained: where to look, and how to place the weights.
 WHERE: Final = (
@@ -164,5 +165,7 @@ def _tokenizer_json(name: str, where: dict[str, Any]) -> dict[str, Any] | None:
     file = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False, **where)
     if file is None:
         return None
-    content: dict[str, Any] = json.loads(Tokenizer.from_file(file).to_str())
+    backend = Tokenizer.from_file(file)
+    check_ids(backend)
+    content: dict[str, Any] = json.loads(backend.to_str())
     return content

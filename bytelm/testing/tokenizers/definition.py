@@ -4,7 +4,8 @@ Rules
     Nothing here is derived from ``bytelm`` but which names are control tokens: those are special, as declared ones are.
     Text goes through the ``tokenizers`` engine, and what comes out is read off. enc(w) is what the engine emits for w
     with no special tokens added and none parsed out of the text. dec(u) is the bytes of the ids: the byte-level
-    alphabet, or ▁ for a space and <0xXX> for a byte; an added token spells what the decoder makes of its content.
+    alphabet, or ▁ for a space and <0xXX> for a byte; an added token spells what the decoder makes of its content, which
+    is normalized where the token is (so `tokenizers` decodes from 0.23 on; so every version finds it in text).
     Special tokens spell nothing. A space that the pipeline puts in front of a text is no part of the text, whether or
     not the decoder takes it away again. A text is canonical iff dec(enc(w)) == w. Text that a normalizer changes, or
     that holds U+2581 in a tokenizer that writes spaces with it, has no canonical sequence.
@@ -112,9 +113,11 @@ class Definition:
         self.token_bytes: dict[int, bytes] = {
             index: self._spell(token, alphabet, fallback=bool(model.get("byte_fallback"))) for token, index in spelled
         }
-        self.token_bytes |= {
-            index: self._spell(content, alphabet, fallback=False) for index, content in self.added.items()
-        }
+        for added in self.config["added_tokens"]:
+            content = added["content"]
+            if backend.normalizer is not None and added["normalized"]:
+                content = backend.normalizer.normalize_str(content)
+            self.token_bytes[added["id"]] = self._spell(content, alphabet, fallback=bool(model.get("byte_fallback")))
         for index in self.special:
             self.token_bytes.pop(index, None)
         # An unknown token stands for many texts, so it spells none.

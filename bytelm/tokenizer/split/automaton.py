@@ -56,7 +56,7 @@ _MOST_STATES: Final = 1 << 17  # 128 MB; real patterns need 20,000 at most
 SKIP: Final = -2  # the tag of a match that stays text: the spelling of a special token
 LOST: Final = -3  # the tag of a match that loses information: such a text has no canonical sequence
 
-Kind = Literal["match", "skip", "gap", "done"]
+Kind = Literal["match", "skip", "gap", "done", "hidden"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ class Hypothesis:
     """One way in which the text so far may have been cut into segments.
 
     Attributes:
-        kind: What the last segment is; ``done``: an added token that has just ended.
+        kind: What the last segment is; ``done``: an added token that has just ended; ``hidden``: a hidden
+            leading space.
         threads: The match attempt under way.
         condition: What the text to come has to make true.
         before: The class of the last character, or -1 (see `Threads`).
@@ -178,9 +179,9 @@ class Level:
         self._numbers: dict[tuple[bool, frozenset[Hypothesis], bytes], int] = {}
         self.table: Int32[np.ndarray, "states 256"] = np.full((64, 256), _UNKNOWN, np.int32)
         self.table[DEAD] = DEAD
-        self.start = self._start(added=False, opening=True)
-        self.start_bare = self._start(added=False, opening=False)
-        self.start_added = self._start(added=True, opening=False) if self.added else DEAD
+        self.start_bare = self._start(added=False)
+        self.start_added = self._start(added=True) if self.added else DEAD
+        self.start = self._start_hidden() if pattern.opening >= 0 else self.start_bare
 
     # --- states ------------------------------------------------------------------------------------------------------
 
@@ -206,8 +207,12 @@ class Level:
         chosen = frozenset(h for is_cut, h in options if is_cut is cut and self._wanted(h, added=added))
         return self._number(_State(chosen, fresh=True))
 
-    def _start(self, *, added: bool, opening: bool) -> int:
-        return self._decided(self._begin(condition=True, before=-1, left=None, opening=opening), cut=False, added=added)
+    def _start(self, *, added: bool) -> int:
+        return self._decided(self._begin(condition=True, before=-1, left=None), cut=False, added=added)
+
+    def _start_hidden(self) -> int:
+        hidden = Hypothesis("hidden", (), self.threads.can_match(self.threads.pattern.opening, -1), -1)
+        return self._decided([(False, hidden)], cut=False, added=False)
 
     def _wanted(self, hypothesis: Hypothesis, *, added: bool) -> bool:
         if self.added:
@@ -216,12 +221,11 @@ class Level:
 
     # --- hypotheses --------------------------------------------------------------------------------------------------
 
-    def _begin(
-        self, condition: Condition, before: int, left: Kind | None, *, opening: bool = False
-    ) -> list[tuple[bool, Hypothesis]]:
+    def _begin(self, condition: Condition, before: int, left: Kind | None) -> list[tuple[bool, Hypothesis]]:
         """What can begin at a place where the scan stands: a segment, with whether the boundary before it is a cut.
 
-        ``left`` is the kind of the segment before; None at the start of a piece.
+        ``left`` is the kind of the segment before; None at the start of a piece. A text that begins with an added token
+        gets no hidden space, so none begins behind one.
         """
         threads, pattern = self.threads, self.threads.pattern
         first = threads.closure(pattern.start, before)
@@ -236,14 +240,13 @@ class Level:
             fails = conjunction(fails, negation(empty))
         entries: tuple[tuple[Kind, int], ...] = (("match", pattern.start),)
         if self.added:
-            entries = (("match", pattern.emits), ("skip", pattern.skips))
+            entries = (("match", -1 if left == "hidden" else pattern.emits), ("skip", pattern.skips))
         for kind, entry in entries:
             due = conjunction(succeeds, threads.can_match(entry, before)) if entry >= 0 else False
             found.append((self._cuts(left, kind), kind, still_reading(first), due))
         fails = conjunction(condition, fails)
-        if opening or left == "done":
-            entry = pattern.opening if opening else pattern.reopening
-            fails = conjunction(fails, threads.can_match(entry, -1)) if entry >= 0 else fails
+        if left == "done" and pattern.reopening >= 0:
+            fails = conjunction(fails, threads.can_match(pattern.reopening, -1))
         found.append((left != "gap" and self._cuts(left, "gap"), "gap", (), fails))
         return [(cut, Hypothesis(kind, ways, due, before)) for cut, kind, ways, due in found if due is not False]
 
@@ -270,7 +273,7 @@ class Level:
         """What a state's hypotheses can become: go on, or end here and begin anew; with whether that is a cut."""
         for hypothesis in self._states[state].hypotheses:
             kind, condition, before = hypothesis.kind, hypothesis.condition, hypothesis.before
-            if kind in ("gap", "done"):
+            if kind in ("gap", "done", "hidden"):
                 yield from self._begin(condition, before, kind)
                 continue
             won = match_conditions(hypothesis.threads)
@@ -315,6 +318,8 @@ class Level:
         return not self._states[state].partial and any(map(self._holds_at_end, self._states[state].hypotheses))
 
     def _holds_at_end(self, hypothesis: Hypothesis) -> bool:
+        if hypothesis.kind == "hidden":
+            return False  # an empty text gets none
         if hypothesis.kind in ("gap", "done"):
             return holds_at_end(hypothesis.condition)
         return any(
@@ -382,7 +387,7 @@ class Level:
         for hypothesis in self._states[state].hypotheses:
             condition = self.threads.derive(hypothesis.condition, char_class)
             threads = self.threads.step(hypothesis.threads, char_class) if condition is not False else ()
-            if condition is not False and (threads or hypothesis.kind == "gap"):
+            if condition is not False and (threads or hypothesis.kind in ("gap", "hidden")):
                 before = char_class if self.threads.pattern.looks_behind else -1
                 found.add(Hypothesis(hypothesis.kind, threads, condition, before))
         return self._number(_State(frozenset(found)))

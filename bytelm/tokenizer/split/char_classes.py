@@ -25,6 +25,7 @@ from bytelm.tokenizer.split.regex import META, Pattern
 
 CODE_POINTS: Final = 0x110000
 NO_CLASS: Final = 0xFFFF  # of code points that text cannot contain
+WORD: Final = "\0word"  # the word characters of the library's own code, which has another engine than split patterns
 _SPARSE_PLANES: Final = (4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16)  # unassigned or private throughout
 _SMALL: Final = 1 << 20
 
@@ -103,6 +104,8 @@ def _probe(atom: str) -> Bool[np.ndarray, " points"]:
         step = pre_tokenizers.Digits(individual_digits=True)
     elif atom == "\0punctuation":
         step = pre_tokenizers.Punctuation("isolated")
+    elif atom == WORD:
+        step = pre_tokenizers.Whitespace()
     else:
         try:
             step = pre_tokenizers.Split(Regex(atom), "isolated")
@@ -113,7 +116,10 @@ def _probe(atom: str) -> Bool[np.ndarray, " points"]:
     # A separator that is not in the class keeps neighbours apart: the class and its complement cut at the same places.
     text = "".join(map(chr, points))
     inside = np.zeros(len(points), np.bool_)
-    if atom.startswith("\0"):
+    if atom == WORD:
+        for piece, (lo, hi) in step.pre_tokenize_str(text):  # runs of word characters, and of others
+            inside[lo:hi] = len(step.pre_tokenize_str("a" + piece[0])) == 1
+    elif atom.startswith("\0"):
         runs = [span for piece, span in step.pre_tokenize_str(text) if len(piece) == 1]
         singles = {span[0] for span in runs}
         # A run of length one may be a single non-member between members: ask for each on its own.

@@ -58,7 +58,7 @@ class Pattern:
         looks_behind: The program asks for the character before.
         emits: Of added tokens: entry of those that become tokens, or -1.
         skips: Entry of those whose match stays text.
-        opening: Entry of what a text has to begin with, or -1.
+        opening: Entry of what a text with a hidden leading space has to begin with, or -1.
         reopening: The same after an added token.
     """
 

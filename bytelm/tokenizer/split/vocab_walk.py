@@ -155,15 +155,16 @@ class ProductAutomaton:
             for done in level.emissions(states[at]) if states[at] != INACTIVE else ():
                 yield from self.onward((*states[:at], done, *below))
 
-    def added(self, states: States | None, at: int, data: bytes, tag: int) -> States | None:
-        """The states after an added token matched at level ``at``; ``states`` is None at the beginning of a text."""
-        state, above = self.before_added(states, at)
+    def added(self, states: States, at: int, data: bytes, tag: int, *, begins: bool) -> States | None:
+        """The states after an added token matched at level ``at``; ``begins``: it is the first token."""
+        state, above = self.before_added(states, at, begins=begins)
         return self.after_added(self.levels[at].read_bytes(state, data), above, at, data, tag)
 
-    def before_added(self, states: States | None, at: int) -> tuple[int, States]:
+    def before_added(self, states: States, at: int, *, begins: bool = False) -> tuple[int, States]:
         """Where an added token of level ``at`` begins: that level's state (dead: it cannot), and the states above."""
-        if states is None:
-            return self.levels[at].start_added, tuple(lv.start_bare for lv in self.levels[:at])
+        if begins:
+            level = self.levels[at]  # at its other start there is a hidden leading space, which no added token spells
+            return level.start_added if states[at] == level.start_bare else DEAD, states[:at]
         if states[at] == INACTIVE:  # right after an added token of a level above
             last = max(i for i in range(at) if states[i] != INACTIVE)
             after = self.levels[last].cut(states[last])

@@ -103,9 +103,9 @@ class TokenMasks:
         ends = (self.automaton.read(states, self._prefix_index.spelled[rank]) for rank in self.sealed_ranks.tolist())
         return np.array([after is not None and self.text_futures.can_stop(after) for after in ends], np.bool_)
 
-    def added(self, states: States | None, at: int) -> Bool[np.ndarray, " n"]:
-        """Which of the added tokens of level ``at``, by rank, can stand here."""
-        state, above = self.automaton.before_added(states, at)
+    def added(self, states: States, at: int, *, begins: bool) -> Bool[np.ndarray, " n"]:
+        """Which of the added tokens of level ``at``, by rank, can stand here; ``begins``: as the first token."""
+        state, above = self.automaton.before_added(states, at, begins=begins)
         return self._added_from(state, at, above)
 
     @kept()

@@ -114,7 +114,7 @@ class Viability:
         self._forbidden = forbidden_points(vocab)
         self.form = NormalForm(vocab.form, self.prefix_index, self._forbidden) if vocab.form else None
         self.merges = read_merges(vocab, self.prefix_index)
-        self._reachable = self.merges.reachable[self.prefix_index.order]
+        self._reachable = (self.merges.reachable & vocab.merged)[self.prefix_index.order]
         self._level_of_added: dict[int, int] = {}  # added token -> the level that matches it
         levels = self._levels()
         self._is_byte = np.zeros(len(self.prefix_index), np.bool_)
@@ -184,10 +184,6 @@ class Viability:
         """The text of the special tokens, which stays text."""
         return PrefixIndex([spelled_in_text(self.vocab, token) for token in self.vocab.added if token.special])
 
-    @cached_property
-    def _merged_ids(self) -> frozenset[int]:
-        return frozenset(self.vocab.pieces.values())
-
     def _levels(self) -> list[Level]:
         vocab = self.vocab
         alias = {0x20: ord(SPACE_MARK)} if SPACE_MARK in vocab.pieces and vocab.family == "sentencepiece" else {}
@@ -197,7 +193,7 @@ class Viability:
         for normalized, group in enumerate(groups):
             if normalized and not group:
                 continue
-            pattern, emitted = added_pattern(vocab, group, opens=not normalized)
+            pattern, emitted = added_pattern(vocab, group, normalized=bool(normalized))
             self._level_of_added |= dict.fromkeys(emitted, len(levels))
             seen_as = alias if normalized and vocab.marks else {}
             levels.append(Level(pattern, behavior="Added", invert=False, alias=seen_as, forbidden=self._forbidden))
@@ -237,7 +233,7 @@ class Viability:
         return Boundary(token, tuple(dict.fromkeys(found)), partial, tail) if found else None
 
     def _ordinary(self, boundary: Boundary, token: int, data: bytes, partial: bytes) -> Iterator[Path]:
-        if token not in self._merged_ids or not self._spells_characters(boundary, token, data, partial):
+        if not self.vocab.merged[token] or not self._spells_characters(boundary, token, data, partial):
             return
         merged = bool(self.merges.reachable[token])
         for states, word, is_cut in self.options(boundary):
@@ -270,18 +266,14 @@ class Viability:
 
     def _as_added(self, boundary: Boundary, token: int, data: bytes) -> Iterator[Path]:
         at = self._level_of_added.get(token)
-        if at is None or boundary.partial or (boundary.last < 0 and self._begins_with_dummy_prefix(boundary)):
+        if at is None or boundary.partial:
             return
         tracked = self._ignore_merges.begin()
         for path in boundary.paths:
             if not self._ignore_merges.must_grow(path.word):
-                states = self.automaton.added(None if boundary.last < 0 else path.states, at, data, token)
+                states = self.automaton.added(path.states, at, data, token, begins=boundary.last < 0)
                 if states is not None and self._text_futures.can_stop(states):
                     yield Path(states, tracked)
-
-    def _begins_with_dummy_prefix(self, boundary: Boundary) -> bool:
-        """Whether a boundary is the start of a text with a hidden leading space, which no added token spells."""
-        return bool(self.vocab.dummy_prefix) and boundary.paths[0].states == self.automaton.start(bare=False)
 
     def _spells_characters(self, boundary: Boundary, token: int, data: bytes, partial: bytes) -> bool:
         """Sentencepiece: byte tokens spell characters that the vocabulary lacks, the other tokens whole characters."""
@@ -333,12 +325,12 @@ class Viability:
             self._add_whole_pre_tokens(boundary, out, lo, hi)
         if self._outside is not None:
             self._byte_mask(boundary, out, lo, hi)
-        if self.form:
-            self.form.narrow(out, lo, hi, tail=boundary.tail, partial=boundary.partial)
         self._ask_words(boundary, out, lo, hi)
-        if not boundary.partial and not (boundary.last < 0 and self._begins_with_dummy_prefix(boundary)):
+        if not boundary.partial:
             for at in self._added_ranks:
                 out |= self._added_mask(boundary, at, lo, hi)
+        if self.form:
+            self.form.narrow(out, lo, hi, tail=boundary.tail, partial=boundary.partial)
         return out
 
     def _ask(self, boundary: Boundary, out: Bool[np.ndarray, " n"], where: Int64[np.ndarray, " k"], lo: int) -> None:
@@ -398,6 +390,6 @@ class Viability:
         for path in boundary.paths:
             if self._ignore_merges.must_grow(path.word):
                 continue
-            fits = self._token_masks.added(None if boundary.last < 0 else path.states, at)
+            fits = self._token_masks.added(path.states, at, begins=boundary.last < 0)
             out[ranks - lo] |= fits[first:last]
         return out

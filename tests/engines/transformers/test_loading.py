@@ -141,6 +141,17 @@ def test_damaged_json(folder: Path, name: str) -> None:
         load(str(folder))
 
 
+def test_an_id_that_would_take_all_of_the_memory(folder: Path) -> None:
+    """An id of 2³¹ in the tokenizer's file is refused before anything of that size is made."""
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["vocab"]["zzz"] = 2**31
+    file.write_text(json.dumps(content))
+
+    with pytest.raises(UnsupportedTokenizerError, match="2147483648"):
+        load(str(folder))
+
+
 def test_another_kind_of_model(folder: Path) -> None:
     """A model that is no causal language model is one clear error."""
     edit(folder / "config.json", model_type="vit", architectures=["ViTModel"])

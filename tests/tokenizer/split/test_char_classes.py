@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
-from bytelm.tokenizer.split.char_classes import CODE_POINTS, NO_CLASS, atom_members, char_classes, compact
+from bytelm.tokenizer.split.char_classes import CODE_POINTS, NO_CLASS, WORD, atom_members, char_classes, compact
 from bytelm.tokenizer.split.regex import compile_pattern
 
 SAMPLE = [
@@ -46,6 +46,16 @@ def test_the_librarys_own_classes_are_asked_of_it(classes: str, step: pre_tokeni
     for point in SAMPLE:
         expected = len(step.pre_tokenize_str(f"a{chr(point)}a")) == 3
         assert atom_members(classes)[point] == expected, hex(point)
+
+
+def test_word_characters_are_those_that_added_tokens_look_for() -> None:
+    """A single word is none beside a word character; the engine of split patterns counts some others."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.add_tokens([AddedToken("ab", single_word=True)])
+
+    for point in (*SAMPLE, 0x200C, 0x200D, 0x10D40, 0x1E4F0):
+        expected = tokenizer.encode(f"ab{chr(point)}").ids == []
+        assert atom_members(WORD)[point] == expected, hex(point)
 
 
 def test_classes_tell_apart_what_the_pattern_does_and_nothing_else() -> None:

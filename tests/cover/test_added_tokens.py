@@ -1,0 +1,156 @@
+"""Added tokens, with a hidden leading space and without: covers against the tokenizer's own encodings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from bytelm.cover.cover import Cover
+from bytelm.errors import UnreachablePrefixError
+from bytelm.testing.tokenizers.definition import Ids
+from bytelm.tokenizer.viability.viability import Viability
+from tests.support.oracle import Enumeration
+from tests.support.strategies import SPELL
+
+HIDING = ("prepend", "metaspace-first", "metaspace-always", "prefix-space")
+
+
+def hiding(shape: str, added: Sequence[AddedToken]) -> Tokenizer:
+    """A tokenizer over a, b and the space that puts a space in front of a text in one of the four ways."""
+    space = "Ġ" if shape == "prefix-space" else "▁"
+    base = (
+        SPELL.values() if shape == "prefix-space" else ["<unk>", *(f"<0x{b:02X}>" for b in range(256)), "a", "b", "▁"]
+    )
+    merges = [(space, "a"), ("b", "b"), (space, space)]
+    pieces = {piece: i for i, piece in enumerate([*base, *map("".join, merges)])}
+    if shape == "prefix-space":
+        tokenizer = Tokenizer(models.BPE(pieces, merges))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)
+        tokenizer.decoder = decoders.ByteLevel()
+    else:
+        tokenizer = Tokenizer(models.BPE(pieces, merges, unk_token="<unk>", byte_fallback=True))
+        if shape == "prepend":
+            tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        else:
+            scheme = shape.removeprefix("metaspace-")
+            tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+        tokenizer.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        )
+    for token in added:
+        (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
+    return tokenizer
+
+
+def claimed(viability: Viability, tokens: Sequence[int], *, size: int) -> set[Ids]:
+    """The sequences of some tokens, of at most so many bytes, that are said to be viable behind the hidden space."""
+    spelled = viability.vocab.token_bytes
+    found, grown = set[Ids](), [((), b"", viability.start())]
+    while grown:
+        ids, data, end = grown.pop()
+        found.add(ids)
+        for token in tokens:
+            longer = data + (spelled[token] or b"")
+            if len(longer) <= size and longer.startswith(b" ") and (after := viability.extend(end, token)):
+                grown.append(((*ids, token), longer, after))
+    return found
+
+
+ADDED = {
+    "letters": [AddedToken("ab")],
+    "letters, raw": [AddedToken("ab", normalized=False)],
+    "a piece": [AddedToken("bb")],
+    "a space before": [AddedToken(" b")],
+    "a space before, raw": [AddedToken(" b", normalized=False)],
+    "a space inside, raw": [AddedToken("b a", normalized=False)],
+    "a space behind": [AddedToken("b ")],
+    "spaces, raw": [AddedToken("  ", normalized=False)],
+    "both kinds": [AddedToken("ab"), AddedToken("ba", normalized=False)],
+    "a single word": [AddedToken("ab", single_word=True)],
+    "a single word, raw": [AddedToken("b", single_word=True, normalized=False)],
+    "special": [AddedToken("ab", special=True, normalized=False), AddedToken("a", normalized=False)],
+    "special, normalized": [AddedToken("ab", special=True, normalized=True), AddedToken("b")],
+}
+
+
+@pytest.mark.parametrize("shape", HIDING)
+@pytest.mark.parametrize("added", ADDED.values(), ids=ADDED)
+def test_sequences_behind_a_hidden_space_are_those_of_all_texts(shape: str, added: list[AddedToken]) -> None:
+    """Exactly the sequences that begin some text's encoding are viable, and each text has its own."""
+    tokenizer = hiding(shape, added)
+    everything = Enumeration(tokenizer, ["a", "b", "c", " "], 5)
+    viability = Viability.from_tokenizer(tokenizer)
+    spelled = everything.definition.token_bytes
+    tokens = [t for t, data in spelled.items() if not data.strip(b"ab ") and t not in viability.vocab.byte_ids]
+
+    # A text that begins with an added token, which hides no space, is refused.
+    seen = {token.id for token in viability.vocab.added if token.normalized and shape == "prepend"}
+    first, letters = everything.definition.added.keys() - seen, {t for t in spelled if not spelled[t].strip(b"ab ")}
+    viable = (ids for ids, data in everything.viable.items() if len(data) <= 2 and letters.issuperset(ids))
+    assert claimed(viability, tokens, size=3) == {ids for ids in viable if first.isdisjoint(ids[:1])}
+
+
+def test_an_added_token_with_the_name_of_a_byte_is_the_byte() -> None:
+    """It is that byte's token, and is decoded to the byte: text with the byte comes back, text with the name does not."""
+    tokenizer = hiding("prepend", [AddedToken("<0x63>", normalized=False)])
+    viability = Viability.from_tokenizer(tokenizer)
+
+    assert tokenizer.decode(tokenizer.encode("ac").ids) == "ac"
+    assert [node.token_ids for node in Cover.empty(viability).advance(b"ac").ending] == [
+        tuple(tokenizer.encode("ac").ids)
+    ]
+    assert tokenizer.decode(tokenizer.encode("a<0x63>").ids) == "ac"
+    with pytest.raises(UnreachablePrefixError):
+        Cover.empty(viability).advance(b"a<0x63>")
+
+
+def plain(*added: AddedToken, normalizer: normalizers.Normalizer | None = None) -> Tokenizer:
+    """A byte-level tokenizer that merges nothing."""
+    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(SPELL.values())}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    tokenizer.add_tokens([*added])
+    return tokenizer
+
+
+@pytest.mark.parametrize("character", "²³¹¼½¾\u200c\u200d_é1-\u0301")
+def test_a_single_word_stands_beside_what_the_library_takes_for_none(character: str) -> None:
+    """Some digits and joiners are word characters to the engine of split patterns and none to added tokens, or the reverse."""
+    tokenizer = plain(AddedToken("ab", single_word=True))
+    viability = Viability.from_tokenizer(tokenizer)
+
+    for text in (f"ab{character}", f"{character}ab", f"{character}ab{character}"):
+        ends = Cover.empty(viability).advance(text.encode()).ending
+        assert [node.token_ids for node in ends] == [tuple(tokenizer.encode(text).ids)]
+
+
+@pytest.mark.parametrize("content", ["\u0338", "a\u0338", "="])
+def test_an_added_token_may_not_be_composed_with_what_stands_before_it(content: str) -> None:
+    """Under NFC every sequence is viable by `mask` exactly if it is by `extend`, and each text has the tokenizer's own."""
+    tokenizer = plain(AddedToken(content, normalized=True), normalizer=normalizers.NFC())
+    viability = Viability.from_tokenizer(tokenizer)
+
+    for text in ("a", "=", "a\u0338", "e", "é", "a=", ""):
+        (node,) = (node for node in Cover.empty(viability).advance(text.encode()).ending)
+        assert node.token_ids == tuple(tokenizer.encode(text).ids)
+        mask = viability.mask(node.boundary, 0, len(viability.prefix_index))
+        one_by_one = [viability.extend(node.boundary, t) is not None for t in viability.prefix_index.order.tolist()]
+        assert mask.tolist() == one_by_one, text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama2", "mistral_v3"])
+def test_a_word_is_added_to_a_real_tokenizer(name: str, load_tokenizer: Callable[[str], Any]) -> None:
+    """A token that is added by its name stands behind a space or at the start, and every such text has its sequence."""
+    backend = Tokenizer.from_str(load_tokenizer(name).backend_tokenizer.to_str())
+    backend.add_tokens(["foo", "quux"])  # the first is a piece too
+    viability = Viability.from_tokenizer(backend)
+
+    for text in ("foo", "x foo", "foo foo, foo", " foo", "x foolish", "  quux", "quux\n", "xquux quux", "foo 日 foo"):
+        ends = Cover.empty(viability).advance(text.encode()).ending
+        assert [node.token_ids for node in ends] == [tuple(backend.encode(text, add_special_tokens=False).ids)], text
