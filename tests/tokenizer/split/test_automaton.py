@@ -23,6 +23,8 @@ PATTERNS = {
     r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     "threes from the right": r"(?=(\d{3})+(?!\d))",
     "threes from the right, consuming": r"\d{1,3}(?=(?:\d{3})*\b)",
+    "far ahead": r"(?=.{0,20}b)a",
+    "two ways ahead": r"(?=.{0,2}b)a|(?=.{0,3}c)a{2}",
     "after a word": r"(?<=\w)\s|\w+\b|\B-",
     "line ends": r"^a|b$|\n",
     "lazy": r"a.*?b|a{2,3}?|b{2}?a",
@@ -31,6 +33,8 @@ PATTERNS = {
 ALPHABETS = {
     "threes from the right": "1a",
     "threes from the right, consuming": "1a",
+    "far ahead": "ab",
+    "two ways ahead": "abc",
     "o200k": "aA1 'sS\n",
     "line ends": "ab\n",
     "lazy": "ab",
@@ -100,6 +104,52 @@ def test_characters_beyond_ascii_are_seen_as_the_engine_sees_them() -> None:
     for chars in product("xſ'\u2019\u0663\u0085\u2028\u3000漢\u0e31\U0001f469\u0301", repeat=3):
         text = "".join(chars)
         assert accepted(automaton, text) == [real_cuts(step, text)], ascii(text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (PATTERNS["threes from the right, consuming"], "1"),
+        (PATTERNS["threes from the right"], "1"),
+        (PATTERNS["llama3"].replace(r"\p{N}{1,3}", PATTERNS["threes from the right, consuming"]), "1"),
+        (PATTERNS["far ahead"], "a"),
+        (PATTERNS["far ahead"], "ac"),
+    ],
+)
+def test_a_pattern_that_looks_ahead_from_every_place_has_few_states(pattern: str, text: str) -> None:
+    """However long a run, and wherever it is cut, there are only so many things that the text to come can decide."""
+    automaton = level(pattern)
+    front, seen = {automaton.start}, {automaton.start}
+    for at in range(60):
+        cut = {automaton.cut(state) for state in front}
+        front = {automaton.next(state, ord(text[at % len(text)])) for state in front | cut} - {DEAD}
+        seen |= front
+
+        assert len(seen) < 150, at
+
+
+def test_a_pattern_of_too_many_states_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the states would fill the memory, the error names the pattern and the limit."""
+    monkeypatch.setattr("bytelm.tokenizer.split.automaton._MOST_STATES", 300)
+    automaton = level(r"(?=.{0,200}b)a")
+    front = {automaton.start}
+
+    with pytest.raises(UnsupportedTokenizerError, match=r"\{0,200\}b\)a' needs more than 300 states"):
+        for _ in range(60):
+            front = {
+                automaton.next(s, b"ac"[i]) for state in front for s in (state, automaton.cut(state)) for i in (0, 1)
+            }
+
+
+def test_a_character_that_cannot_come_is_dead_from_its_first_byte() -> None:
+    """Between a gap and a 1 only a match can cut, and it needs two more: no character beyond ASCII can begin there."""
+    automaton = level(r"1{3}")
+    open_ = automaton.next(automaton.start, ord("1"))
+    shut = automaton.next(automaton.cut(automaton.next(automaton.start, ord("a"))), ord("1"))
+
+    assert automaton.next(open_, "é".encode()[0]) != DEAD
+    assert automaton.next(shut, ord("1")) != DEAD
+    assert automaton.next(shut, "é".encode()[0]) == DEAD
 
 
 def test_bytes_that_are_no_character_are_dead() -> None:
