@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 from bytelm.errors import InvalidArgumentError
 from bytelm.tokenizer.split.automaton import LOST, SKIP
-from bytelm.tokenizer.split.regex import Compiler, Instruction, Node, Parser, Pattern, quoted
+from bytelm.tokenizer.split.regex import Compiler, Instruction, Pattern
+from bytelm.tokenizer.split.syntax import Node, Parser, quoted
 from bytelm.tokenizer.vocab import SPACE_MARK, AddedToken, Vocab, decode_added
 
 

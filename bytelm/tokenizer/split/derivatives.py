@@ -158,7 +158,8 @@ class Threads:
         if isinstance(f, bool) or f[0] in ("at", "end") or not all(map(self._is_near, instructions_of(f))):
             return f
         rows: dict[Condition, list[Condition]] = {}
-        for g in (queue := [f]):
+        queue: list[Condition] = [f]
+        for g in queue:
             if g not in rows:
                 rows[g] = [self.derive(g, char_class) for char_class in range(len(self.atoms_of))]
                 queue += rows[g]

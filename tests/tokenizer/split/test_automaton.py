@@ -27,6 +27,10 @@ PATTERNS = {
     "two ways ahead": r"(?=.{0,2}b)a|(?=.{0,3}c)a{2}",
     "after a word": r"(?<=\w)\s|\w+\b|\B-",
     "line ends": r"^a|b$|\n",
+    "text ends": r"\Aa|b\z|\n\Z",
+    "after a text's beginning": r"(?<=\A)a|(?<!\A)b",
+    "at a line's beginning": r"(?<=^)a|(?<!^)b|\n^",
+    "repeats the wrong way round": r"a{3,1}b|a{2,1}a|b{3,0}?a",
     "lazy": r"a.*?b|a{2,3}?|b{2}?a",
     "gaps only": r"\d+",
 }
@@ -38,6 +42,10 @@ ALPHABETS = {
     "o200k": "aA1 'sS\n",
     "line ends": "ab\n",
     "lazy": "ab",
+    "text ends": "ab\n",
+    "after a text's beginning": "ab\n",
+    "at a line's beginning": "ab\n",
+    "repeats the wrong way round": "ab",
 }
 BEHAVIORS = {
     "isolated": "Isolated",
@@ -163,7 +171,40 @@ def test_bytes_that_are_no_character_are_dead() -> None:
         assert state == DEAD, data
 
 
-@pytest.mark.parametrize("pattern", [r"(?>a+)b", r"(ab)++", r"a\Kb", r"(?<=ab)c", r"(a", r"\1"])
+FOLDS = [r"(?i:ß)", r"(?i:ss)", r"(?i)a|s(?:s)", r"(?i:x\x73ſ)", r"(?i:[ß])", r"(?i:ﬁ)", r"(?i:fi)", r"(?i:İ)"]
+
+
+@pytest.mark.parametrize("pattern", FOLDS)
+def test_letters_that_fold_to_several_are_refused(pattern: str) -> None:
+    """Where the engine lets one character match several letters, or several one, the part is named."""
+    one, several = ("ﬁ", "fi") if "f" in pattern or "ﬁ" in pattern else ("İ", "i̇") if "İ" in pattern else ("ß", "ss")
+    step = pre_tokenizers.Split(Regex(pattern), "isolated")
+    text = "x" + several if "x" in pattern else several
+    cuts = [real_cuts(step, text), real_cuts(step, text.replace(several, one))]
+    assert cuts == [(), ()]  # one match
+
+    with pytest.raises(UnsupportedTokenizerError, match=r"split pattern.*(single|more than one) character"):
+        level(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "texts"),
+    [
+        (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)", ("'s", "'ß", "'ſ", "'LL", "'ẞs")),
+        (r"(?i:[a-z])", ("ss", "ß", "ﬁ", "ſK")),
+        (r"(?i:s+|[^s])", ("ss", "ßs", "ẞ", "sſ")),
+        (r"ss|ß", ("ss", "ß", "SS", "ẞ")),
+    ],
+)
+def test_letters_that_fold_to_one_are_read(pattern: str, texts: tuple[str, ...]) -> None:
+    """Classes and repeats under folding match one character a time, and text that is not folded has no folds."""
+    automaton, step = level(pattern), pre_tokenizers.Split(Regex(pattern), "isolated")
+
+    for text in texts:
+        assert accepted(automaton, text) == [real_cuts(step, text)], text
+
+
+@pytest.mark.parametrize("pattern", [r"(?>a+)b", r"(ab)++", r"(ab){2,1}", r"a\Kb", r"(?<=ab)c", r"(a", r"\1"])
 def test_what_cannot_be_decided_is_refused_by_name(pattern: str) -> None:
     """A construct outside the understood part of the syntax is an error that quotes the pattern."""
     with pytest.raises(UnsupportedTokenizerError, match=r"split pattern"):
