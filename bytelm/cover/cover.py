@@ -18,10 +18,12 @@ Step
     Reading a byte narrows each node's range by one. A token that is then spelled in full begins a new node (a child).
     A node with nothing left in its range is dropped: what it stood for is spelled by its children.
     Of several bytes at once, only the last needs to know which of a range are viable, and few are left in it by then.
+    Until then a node may stay with nothing viable left. In a long run of one character nodes would stay as long as the
+    longest token, one for each byte: where many have gathered, they are asked about too.
 
 Cost
     A few binary searches a node; on real text three to five nodes are alive, all spelled in a window no longer than
-    the longest token.
+    the longest token. Boundaries of a long run are equal to earlier ones, and their answers are kept (Viability).
 
 Source
     Our cover is Phan's cover encodings and Vieira's covering; our nodes are the inner frontier of Hayase's tree.
@@ -31,7 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
@@ -42,6 +44,9 @@ from bytelm.symbols import character_from, character_until
 
 if TYPE_CHECKING:
     from bytelm.tokenizer.viability.viability import Boundary, Viability
+
+
+_CROWD: Final = 8  # nodes that wait unasked; ordinary text seldom has as many
 
 
 class Node:
@@ -175,7 +180,7 @@ class Cover:
         return cover
 
     def _step(self, byte: int, *, more: bool = False, ahead: bytes = b"") -> Cover:
-        """Read a byte; where there are ``more`` to come, nodes with nothing viable left may stay until then.
+        """Read a byte; where there are ``more`` to come, a few nodes with nothing viable left may stay until then.
 
         ``ahead`` is what follows, for the error.
         """
@@ -183,6 +188,7 @@ class Cover:
         text = self._text + bytes([byte])
         kept: list[_Entry] = []
         born: list[_Entry] = []
+        crowded = len(self._entries) > _CROWD
         for entry in self._entries:
             node = entry.node
             leftover = text[node.end :]
@@ -190,7 +196,7 @@ class Cover:
             if lo == hi:
                 continue
             mask, base = entry.mask, entry.base
-            if mask is None and not more:
+            if mask is None and (not more or crowded):
                 mask, base = viability.mask(node.boundary, lo, hi), lo
             longer = prefix_index.equal_to(leftover, lo, hi)
             for rank in range(lo, longer):

@@ -24,7 +24,8 @@ from typing import Final
 from bytelm.errors import InvalidArgumentError
 from bytelm.tokenizer.split.automaton import LOST, SKIP
 from bytelm.tokenizer.split.char_classes import WORD
-from bytelm.tokenizer.split.regex import Compiler, Instruction, Node, Parser, Pattern, quoted
+from bytelm.tokenizer.split.regex import Compiler, Instruction, Pattern
+from bytelm.tokenizer.split.syntax import Node, Parser, quoted
 from bytelm.tokenizer.vocab import SPACE_MARK, AddedToken, Vocab
 
 _NEVER: Final = r"[^\s\S]"  # a pattern that matches nothing

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from bytelm.cover.cover import Cover
 from bytelm.errors import UnreachablePrefixError, UnsupportedTokenizerError
 from bytelm.testing.tokenizers.definition import Ids
+from bytelm.tokenizer.prefix_index import PrefixIndex
+from bytelm.tokenizer.split.vocab_walk import ProductAutomaton
 from bytelm.tokenizer.viability.viability import Viability
 from tests.support.hostile import NOT_UTF8
 from tests.support.oracle import Enumeration, depth_for
@@ -23,6 +25,10 @@ from tests.support.strategies import Toy, byte_level, sentencepiece
 few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 # How many characters a split or a whole-word rule may have to see after a token before it is settled.
 AHEAD = 4
+LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+"
+)
 
 
 def viability_of(toy: Toy) -> Viability | None:
@@ -223,6 +229,64 @@ def test_nodes_where_a_single_word_waits_for_an_added_token_before_splits_of_byt
     backend.add_tokens([AddedToken("aaa", single_word=True, normalized=False), AddedToken("b", normalized=False)])
 
     check_nodes(Toy(backend, ("a", "b"), total=True, longest=3, what={}))
+
+
+def with_runs(longest: int = 64) -> Viability:
+    """Llama 3's split, and a token for every number of spaces and of equals signs up to ``longest``."""
+    names, merges = sorted(pre_tokenizers.ByteLevel.alphabet()), []
+    for char in "Ġ=":
+        for size in range(2, longest + 1):
+            names.append(char * size)
+            left = 1 << (size - 1).bit_length() - 1
+            merges.append((char * left, char * (size - left)))
+    merges.sort(key=lambda pair: (len(pair[0]) != len(pair[1]), len(pair[0])))  # the powers of two come first
+    backend = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, merges))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(LLAMA_3), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    return Viability.from_tokenizer(backend)
+
+
+@pytest.mark.parametrize("run", [b" ", b"="])
+def test_a_long_run_costs_what_ordinary_text_does(run: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking up what begins so, and reading tokens, are as many for a run as for words, up to a small factor, and linear."""
+    asked = 0
+
+    def counted(of: type, name: str) -> None:
+        method = getattr(of, name)
+
+        def counting(*arguments: Any, **named: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            return method(*arguments, **named)
+
+        monkeypatch.setattr(of, name, counting)
+
+    counted(PrefixIndex, "range")
+    counted(ProductAutomaton, "read")
+
+    def cost(text: bytes) -> int:
+        nonlocal asked
+        subject, asked = with_runs(), 0
+        Cover.empty(subject).advance(text)
+        return asked
+
+    words, once, twice = cost(b"The cat sat there, " * 20), cost(run * 380), cost(run * 760)
+
+    assert once < 8 * words
+    assert twice < 2.2 * once
+
+
+def test_the_nodes_of_a_run_are_those_of_its_bytes_one_by_one() -> None:
+    """Where many nodes wait, asking about them early changes none."""
+    subject = with_runs()
+    stepwise = Cover.empty(subject)
+    for size in range(1, 150):
+        stepwise = stepwise.advance(b" ")
+        if size % 37 == 0:
+            assert ids_of(Cover.empty(subject).advance(b" " * size).nodes) == ids_of(stepwise.nodes)
+            assert [node.token_ids for node in stepwise.ending] == [tuple(subject.vocab.encode(" " * size))]
 
 
 @pytest.mark.parametrize(("data", "position"), NOT_UTF8.items(), ids=repr)

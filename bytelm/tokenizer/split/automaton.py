@@ -5,8 +5,9 @@ Theory of operation
     preferred thread that succeeds says where the *match* ends) or it does not, and the character joins a *gap*. Whether
     a match ends here can depend on what follows. So a state is a set of *hypotheses* about the text read so far ("a
     match began here, no match ended there"), each with one condition that the text to come has to meet for it to be
-    right (derivatives.py). A hypothesis whose condition has become false is dropped; one whose condition is true is
-    proven.
+    right (derivatives.py). A hypothesis whose condition no text meets is dropped; one whose condition is true is
+    proven. Hypotheses that differ in their conditions alone are one, and conditions that say the same are written the
+    same, so that states do not multiply where a pattern looks ahead from every place.
 
     The caller says where the cuts are: reading on without `cut` assumes that there is no boundary here. Tokens never
     span a boundary, so reading a token's bytes with `next` tells at once whether the token can stand there.
@@ -18,7 +19,8 @@ Invariant
 
 Cost
     Every transition is computed once and kept in a table of state × byte; reading is then array indexing, for one token
-    in Python and for all tokens of a range in numpy.
+    in Python and for all tokens of a range in numpy. A pattern is refused where a text needs more
+    than `_MOST_STATES` states.
 
 Source
     Brzozowski's derivatives for look-around, Pike's threads for preference; the combination with hypotheses is ours.
@@ -31,10 +33,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int32, UInt16
+from jaxtyping import Bool, Int32
 
 from bytelm.errors import UnsupportedTokenizerError
-from bytelm.symbols import completions, is_continuation, missing
 from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.split.char_classes import NO_CLASS, char_classes
 from bytelm.tokenizer.split.derivatives import (
@@ -49,10 +50,11 @@ from bytelm.tokenizer.split.derivatives import (
     still_reading,
 )
 from bytelm.tokenizer.split.regex import Pattern
+from bytelm.tokenizer.split.utf8 import Partial, Utf8
 
 DEAD: Final = 0
 _UNKNOWN: Final = -1
-_MOST_STATES: Final = 1 << 17  # 128 MB; real patterns need 20,000 at most
+_MOST_STATES: Final = 1 << 15  # 32 MB; real patterns need a few thousand at most
 SKIP: Final = -2  # the tag of a match that stays text: the spelling of a special token
 LOST: Final = -3  # the tag of a match that loses information: such a text has no canonical sequence
 
@@ -75,49 +77,6 @@ class Hypothesis:
     threads: tuple[Thread, ...]
     condition: Condition
     before: int
-
-
-@dataclass(frozen=True, slots=True)
-class Partial:
-    """The beginning of a UTF-8 character: how many bytes are missing and the classes of all its completions."""
-
-    missing: int
-    first: int
-    last: int
-    key: bytes
-
-
-class Utf8:
-    """The beginnings of characters, for one table of classes; those with the same completions are one."""
-
-    def __init__(self, class_of: UInt16[np.ndarray, " points"]) -> None:
-        self.class_of = class_of
-
-    @kept()
-    def lead(self, byte: int) -> Partial | None:
-        """The character that a lead byte begins."""
-        points = completions(bytes([byte])) if byte >= 0xC0 else range(0)
-        return self._partial(missing(bytes([byte])), points.start, points.stop - 1) if points else None
-
-    def inner(self, partial: Partial, byte: int) -> Partial | int | None:
-        """After one more byte: a longer beginning, or the class of the whole character (`NO_CLASS`: none)."""
-        if not is_continuation(byte):
-            return None
-        shift = 6 * (partial.missing - 1)
-        origin = partial.first >> 6 * partial.missing << 6 * partial.missing
-        first = origin + ((byte & 0x3F) << shift)
-        if not shift:
-            return int(self.class_of[first]) if partial.first <= first <= partial.last else None
-        low, high = max(first, partial.first), min(first + (1 << shift) - 1, partial.last)
-        return self._partial(partial.missing - 1, low, high) if low <= high else None
-
-    @kept()
-    def _partial(self, missing: int, first: int, last: int) -> Partial | None:
-        inside = self.class_of[first : last + 1]
-        if not (inside != NO_CLASS).any():
-            return None
-        origin = first >> 6 * missing << 6 * missing
-        return Partial(missing, first, last, f"{missing},{first - origin},{last - origin},".encode() + inside.tobytes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +163,21 @@ class Level:
 
     def _decided(self, options: Iterable[tuple[bool, Hypothesis]], *, cut: bool, added: bool) -> int:
         """The state of the options that agree on whether there is a boundary here."""
-        chosen = frozenset(h for is_cut, h in options if is_cut is cut and self._wanted(h, added=added))
-        return self._number(_State(chosen, fresh=True))
+        chosen = (h for is_cut, h in options if is_cut is cut and self._wanted(h, added=added))
+        return self._number(_State(self._joined(chosen), fresh=True))
+
+    def _joined(self, hypotheses: Iterable[Hypothesis]) -> frozenset[Hypothesis]:
+        """Those that differ in their conditions alone are one: one of the conditions has to be met."""
+        conditions: dict[tuple[Kind, tuple[Thread, ...], int], Condition] = {}
+        for h in hypotheses:
+            key = (h.kind, h.threads, h.before)
+            conditions[key] = disjunction(conditions.get(key, False), h.condition)
+        due = ((key, self.threads.minimised(condition)) for key, condition in conditions.items())
+        return frozenset(
+            Hypothesis(kind, threads, condition, before)
+            for (kind, threads, before), condition in due
+            if condition is not False
+        )
 
     def _start(self, *, added: bool) -> int:
         return self._decided(self._begin(condition=True, before=-1, left=None), cut=False, added=added)
@@ -354,6 +326,8 @@ class Level:
         ready = self._ready(state)
         if isinstance(inner, Partial):
             origin = self._states[ready].origin if partial else ready
+            if all(self.read(origin, char_class) == DEAD for char_class in inner.classes):
+                return DEAD
             return self._number(_State(self._states[ready].hypotheses, partial=inner, origin=origin))
         return self.read(ready, inner if partial else int(self.class_of[byte]))
 
@@ -383,11 +357,11 @@ class Level:
         """The state after a character of this class, from a state where no boundary is open."""
         if char_class == NO_CLASS:
             return DEAD
-        found: set[Hypothesis] = set()
+        found: list[Hypothesis] = []
         for hypothesis in self._states[state].hypotheses:
             condition = self.threads.derive(hypothesis.condition, char_class)
             threads = self.threads.step(hypothesis.threads, char_class) if condition is not False else ()
             if condition is not False and (threads or hypothesis.kind in ("gap", "hidden")):
                 before = char_class if self.threads.pattern.looks_behind else -1
-                found.add(Hypothesis(hypothesis.kind, threads, condition, before))
-        return self._number(_State(frozenset(found)))
+                found.append(Hypothesis(hypothesis.kind, threads, condition, before))
+        return self._number(_State(self._joined(found)))

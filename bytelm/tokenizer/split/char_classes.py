@@ -21,7 +21,8 @@ from jaxtyping import Bool, Int64, UInt16
 
 from bytelm.errors import UnsupportedTokenizerError
 from bytelm.tokenizer.disk_cache import cache_folder, read_bytes, write_bytes
-from bytelm.tokenizer.split.regex import META, Pattern
+from bytelm.tokenizer.split.regex import Pattern
+from bytelm.tokenizer.split.syntax import FOLDED, folds_of_several, plain_character
 
 CODE_POINTS: Final = 0x110000
 NO_CLASS: Final = 0xFFFF  # of code points that text cannot contain
@@ -43,8 +44,11 @@ def char_classes(
     Returns:
         The class of every code point, and for each class the atoms that contain it.
     """
-    plain = {index: _plain_character(atom) for index, atom in enumerate(pattern.atoms)}
+    plain = {index: plain_character(atom) for index, atom in enumerate(pattern.atoms)}
     classes = [index for index, character in plain.items() if character is None]
+    for index in classes:
+        if pattern.atoms[index].startswith(FOLDED):
+            _check_folds(pattern.atoms[index])
     signature: np.ndarray = np.zeros(CODE_POINTS, np.int64)
     for bit, index in enumerate(classes):
         signature |= atom_members(pattern.atoms[index]).astype(np.int64) << bit
@@ -80,7 +84,7 @@ def compact(keys: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " k"], Int
 def atom_members(atom: str) -> Bool[np.ndarray, " points"]:
     """Which code points an atom contains, by asking the tokenizer's engine (and remembered on disk)."""
     members = np.zeros(CODE_POINTS, np.bool_)
-    plain = _plain_character(atom)
+    plain = plain_character(atom)
     if plain is not None:
         members[ord(plain)] = True
         return members
@@ -91,6 +95,20 @@ def atom_members(atom: str) -> Bool[np.ndarray, " points"]:
     members = _probe(atom)
     write_bytes(path, np.packbits(members).tobytes())
     return members
+
+
+@lru_cache(maxsize=512)
+def _check_folds(atom: str) -> None:
+    """Refuse an atom that matches several characters at once, which the engine has some do where letters are folded."""
+    from tokenizers import Regex, pre_tokenizers
+
+    for several in folds_of_several():
+        kept_apart, left = (pre_tokenizers.Split(Regex(atom), way) for way in ("isolated", "removed"))
+        if not left.pre_tokenize_str(several) and len(kept_apart.pre_tokenize_str(several)) == 1:
+            raise UnsupportedTokenizerError(
+                f"the split pattern's part {atom!r} also matches {several!r}, more than one character, which cannot be "
+                "decided character by character"
+            )
 
 
 def _probe(atom: str) -> Bool[np.ndarray, " points"]:
@@ -145,11 +163,3 @@ def _atom_file(atom: str) -> Path | None:
     key = hashlib.sha256(f"{tokenizers.__version__}\0{atom}".encode()).hexdigest()[:32]
     folder = cache_folder("char-classes")
     return None if folder is None else folder / f"{key}.bin"
-
-
-def _plain_character(atom: str) -> str | None:
-    if len(atom) == 1 and atom not in META:
-        return atom
-    if len(atom) == 2 and atom[0] == "\\" and not atom[1].isalnum():
-        return atom[1]
-    return {"\\r": "\r", "\\n": "\n", "\\t": "\t", "\\f": "\f", "\\v": "\v"}.get(atom)

@@ -7,6 +7,12 @@ Rules
     Brzozowski). Only the character's class counts (char_classes.py). A condition over finitely many instructions has
     finitely many derivatives up to the simplifications below, so each is worked out once and remembered.
 
+    Conditions that say the same of every text may be written in many ways, and a pattern that looks ahead from each
+    place makes ever longer ones. So the last step is to *minimise*: a condition and its derivatives are an automaton,
+    and of conditions with the same smallest automaton the first stands for all. Only conditions that look at most
+    `_FAR` instructions ahead are minimised; a pattern that looks further can still have more states than are followed
+    (automaton.py).
+
     The *closure* of an instruction is the list of threads that can go on from it, in the order of preference in which a
     backtracking engine would try them, each under the condition that its look-arounds set.
 """
@@ -23,9 +29,13 @@ Condition = bool | tuple[Any, ...]
 
 END: Final[Condition] = ("end",)
 MATCH: Final = -1
+_FAR: Final = 100  # instructions
 
 # (instruction or MATCH, tag of the match, condition)
 Thread = tuple[int, int, Condition]
+
+# For each state: whether the text may end, and the state after a character of each class.
+_Automaton = tuple[tuple[bool, tuple[int, ...]], ...]
 
 
 def negation(f: Condition) -> Condition:
@@ -81,6 +91,8 @@ class Threads:
     def __init__(self, pattern: Pattern, atoms_of: list[frozenset[int]]) -> None:
         self.pattern = pattern
         self.atoms_of = atoms_of
+        none = ((False, (0,) * len(atoms_of)),)
+        self._named: dict[_Automaton, Condition] = {none: False, ((True, none[0][1]),): True}
 
     @kept()
     def closure(self, at: int, before: int) -> tuple[Thread, ...]:
@@ -142,6 +154,32 @@ class Threads:
             case _:
                 return disjunction(*(self.derive(g, char_class) for g in f[1]))
 
+    @kept()
+    def minimised(self, f: Condition) -> Condition:
+        """The condition that stands for all that say what ``f`` says of every text; ``f`` if it looks too far."""
+        if isinstance(f, bool) or f[0] in ("at", "end") or not all(map(self._is_near, instructions_of(f))):
+            return f
+        rows: dict[Condition, list[Condition]] = {}
+        queue: list[Condition] = [f]
+        for g in queue:
+            if g not in rows:
+                rows[g] = [self.derive(g, char_class) for char_class in range(len(self.atoms_of))]
+                queue += rows[g]
+        return self._named.setdefault(_smallest_automaton(f, rows), f)
+
+    @kept()
+    def _is_near(self, at: int) -> bool:
+        """Whether few instructions can be reached from one."""
+        seen = {at}
+        for i in (queue := [at]):
+            step = self.pattern.code[i]
+            after = {*step.to, step.arg} if step.op == "look" else set(step.to)
+            queue += after - seen
+            seen |= after
+            if len(seen) > _FAR:
+                return False
+        return True
+
     def step(self, threads: tuple[Thread, ...], char_class: int) -> tuple[Thread, ...]:
         """Threads that are about to read a character, after it; none beyond an unconditional match."""
         before = char_class if self.pattern.looks_behind else -1
@@ -155,7 +193,7 @@ class Threads:
             if left is False:
                 continue
             for target, tag, extra in self.closure(step.to[0], before):
-                joint = conjunction(left, extra)
+                joint = self.minimised(conjunction(left, extra))
                 if joint is False or (target, tag) in seen:
                     continue
                 if joint is True:
@@ -165,6 +203,38 @@ class Threads:
                 if target == MATCH and joint is True:
                     return tuple(out)
         return tuple(out)
+
+
+def instructions_of(f: Condition) -> set[int]:
+    """The instructions from which a condition looks at the next character."""
+    if isinstance(f, bool) or f[0] == "end":
+        return set()
+    if f[0] == "at":
+        return {f[1]}
+    return set().union(*map(instructions_of, [f[1]] if f[0] == "not" else f[1]))
+
+
+def _smallest_automaton(f: Condition, rows: dict[Condition, list[Condition]]) -> _Automaton:
+    """What a condition says of every text, after Moore: of the conditions among ``rows``, those alike are one state.
+
+    The states are numbered in the order in which the classes lead to them.
+    """
+    part = {g: int(holds_at_end(g)) for g in rows}
+    size = 0
+    while size < (size := len(set(part.values()))):
+        numbers: dict[tuple[int, ...], int] = {}
+        part = {g: numbers.setdefault((part[g], *(part[h] for h in after)), len(numbers)) for g, after in rows.items()}
+    example = {number: g for g, number in part.items()}
+    order = {part[f]: 0}
+    states = []
+    for number in (queue := [part[f]]):
+        g = example[number]
+        for h in rows[g]:
+            if part[h] not in order:
+                order[part[h]] = len(order)
+                queue.append(part[h])
+        states.append((holds_at_end(g), tuple(order[part[h]] for h in rows[g])))
+    return tuple(states)
 
 
 def holds_at_end(f: Condition) -> bool:

@@ -1,9 +1,8 @@
 r"""Split patterns: a regular expression read into a small program over character classes.
 
 Rules
-    Only the *shape* of the pattern is read here: alternatives, repeats, look-around. An *atom* is one character class
-    as it is written in the pattern (``\p{Lu}``, ``[^\r\n\p{L}]``, a letter under ``(?i:…)``); what it contains is
-    asked of the tokenizer's own engine (char_classes.py).
+    The shape of the pattern is read by syntax.py. Here each part becomes instructions that lead to those of the part
+    after it.
 
 Possessive and atomic parts
     A possessive repeat of one atom, ``X?+`` or ``X++``, takes what it can and gives nothing back: it is the greedy
@@ -11,7 +10,7 @@ Possessive and atomic parts
     refused.
 
 Source
-    The priority-ordered program is Pike's (as in RE2); the syntax is Oniguruma's, which `tokenizers` uses.
+    The priority-ordered program is Pike's (as in RE2).
 
 Does not
     Run anything: see derivatives.py and automaton.py.
@@ -23,9 +22,9 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from bytelm.errors import UnsupportedTokenizerError
+from bytelm.tokenizer.split.syntax import Node, Parser
 
 _PROGRAM_LIMIT: Final = 1 << 15  # instructions: a repeat is written out
-_DEEPEST: Final = 64  # groups inside one another: each is a few calls of Python's stack
 
 Op = Literal["atom", "split", "look", "behind", "begin", "end", "match"]
 
@@ -89,198 +88,6 @@ def compile_pattern(source: str, *, classes: str = "") -> Pattern:
     return Pattern(source or classes, tuple(compiler.code), start, tuple(compiler.atoms), compiler.looks_behind)
 
 
-META: Final = r"\^$.|?*+()[]{}"
-
-
-def quoted(character: str) -> str:
-    """One character as an atom that means just it."""
-    return "\\" + character if character in META else character
-
-
-# --- the shape of a pattern ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A part of a pattern as it is written."""
-
-    kind: Literal["atom", "cat", "alt", "repeat", "look", "behind", "begin", "end", "word"]
-    parts: tuple[Node, ...] = ()
-    text: str = ""
-    low: int = 0
-    high: int | None = None
-    mode: Literal["greedy", "lazy", "possessive"] = "greedy"
-    negated: bool = False
-
-
-class Parser:
-    """A recursive-descent reader of the part of Oniguruma's syntax that split patterns use."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.at = 0
-        self.folded = False
-        self._depth = 0
-
-    def parse(self) -> Node:
-        """The whole pattern."""
-        node = self._alternatives()
-        if self.at < len(self.source):
-            self._refuse("an unbalanced parenthesis")
-        return node
-
-    def _refuse(self, what: str) -> None:
-        raise UnsupportedTokenizerError(
-            f"the split pattern {self.source!r:.200} has {what} at position {self.at}, "
-            "which cannot be decided character by character"
-        )
-
-    def _peek(self, text: str) -> bool:
-        return self.source.startswith(text, self.at)
-
-    def _take(self, text: str) -> bool:
-        if self._peek(text):
-            self.at += len(text)
-            return True
-        return False
-
-    def _alternatives(self) -> Node:
-        branches = [self._sequence()]
-        while self._take("|"):
-            branches.append(self._sequence())
-        return branches[0] if len(branches) == 1 else Node("alt", tuple(branches))
-
-    def _sequence(self) -> Node:
-        parts: list[Node] = []
-        while self.at < len(self.source) and not self._peek("|") and not self._peek(")"):
-            parts.append(self._repeat(self._single()))
-        return parts[0] if len(parts) == 1 else Node("cat", tuple(parts))
-
-    def _repeat(self, node: Node) -> Node:
-        while self.at < len(self.source):
-            if self._take("*"):
-                low, high = 0, None
-            elif self._take("+"):
-                low, high = 1, None
-            elif self._take("?"):
-                low, high = 0, 1
-            elif self._peek("{") and (bounds := self._bounds()) is not None:
-                low, high = bounds
-                # In this syntax {n,m}+ is not possessive and {n}? not lazy: they repeat the repeat.
-                mode: Literal["greedy", "lazy", "possessive"] = "lazy" if low != high and self._take("?") else "greedy"
-                node = Node("repeat", (node,), low=low, high=high, mode=mode)
-                continue
-            else:
-                break
-            mode = "lazy" if self._take("?") else "possessive" if self._take("+") else "greedy"
-            if mode == "possessive" and node.kind != "atom":
-                self._refuse("a possessive repeat of more than one class")
-            node = Node("repeat", (node,), low=low, high=high, mode=mode)
-        return node
-
-    def _bounds(self) -> tuple[int, int | None] | None:
-        close = self.source.find("}", self.at)
-        low, comma, high = self.source[self.at + 1 : close].partition(",")
-        if close < 0 or not (low + high).isdigit() or (low and not low.isdigit()) or (high and not high.isdigit()):
-            return None
-        self.at = close + 1
-        first = int(low or 0)
-        last = (int(high) if high else None) if comma else first
-        return first, last
-
-    def _single(self) -> Node:
-        char = self.source[self.at]
-        if char == "(":
-            return self._group()
-        if char == "[":
-            return self._atom(self._bracket())
-        self.at += 1
-        if char == ".":
-            return self._atom(".")
-        if char == "^":
-            return Node("begin")
-        if char == "$":
-            return Node("end")
-        if char == "\\":
-            return self._escape()
-        return self._atom(quoted(char))
-
-    def _atom(self, text: str) -> Node:
-        return Node("atom", text=f"(?i:{text})" if self.folded else text)
-
-    def _escape(self) -> Node:
-        start = self.at - 1
-        char = self.source[self.at]
-        self.at += 1
-        if char in "pPx" and self._peek("{"):
-            self.at = self.source.index("}", self.at) + 1
-        elif char == "x":
-            self.at += 2
-        elif char == "u":
-            self.at += 4
-        elif char in "bB":
-            return Node("word", negated=char == "B")
-        elif char == "A":
-            return Node("begin", text="A")
-        elif char in "zZ":
-            return Node("end", text=char)
-        elif char.isalnum() and char not in "sSdDwWhHrntfveaN":
-            self._refuse(f"\\{char}")
-        return self._atom(self.source[start : self.at])
-
-    def _bracket(self) -> str:
-        start, depth = self.at, 0
-        while self.at < len(self.source):
-            char = self.source[self.at]
-            self.at += 1
-            if char == "\\":
-                self.at += 1
-            elif char == "[":
-                if self._peek(":"):
-                    self.at = self.source.index(":]", self.at) + 2
-                    continue
-                depth += 1
-                self._take("^")
-                self._take("]")
-            elif char == "]":
-                depth -= 1
-                if not depth:
-                    return self.source[start : self.at]
-        self._refuse("an unclosed bracket")
-        return ""
-
-    def _group(self) -> Node:
-        self.at += 1
-        self._depth += 1
-        if self._depth > _DEEPEST:
-            self._refuse(f"more than {_DEEPEST} groups inside one another")
-        folded = self.folded
-        kind: Literal["look", "behind", ""] = ""
-        negated = False
-        if self._take("?=") or self._take("?!"):
-            kind, negated = "look", self.source[self.at - 1] == "!"
-        elif self._take("?<=") or self._take("?<!"):
-            kind, negated = "behind", self.source[self.at - 1] == "!"
-        elif self._take("?>"):
-            self._refuse("an atomic group")
-        elif self._take("?i)"):
-            self.folded = True
-            rest = self._alternatives()
-            self.folded = folded
-            self._depth -= 1
-            return rest
-        elif self._take("?i:"):
-            self.folded = True
-        elif not self._take("?:") and self._peek("?"):
-            self._refuse(f"the group {self.source[self.at - 1 : self.at + 4]!r}")
-        node = self._alternatives()
-        if not self._take(")"):
-            self._refuse("an unclosed group")
-        self.folded = folded
-        self._depth -= 1
-        return Node(kind, (node,), negated=negated) if kind else node
-
-
 @dataclass
 class Compiler:
     """Emits a program backwards: each part is compiled towards the place where it goes on."""
@@ -321,17 +128,21 @@ class Compiler:
                 return self.behind(node.parts[0], then, negated=node.negated)
             case "word":
                 return self._word(then, negated=node.negated)
-            case "begin" if node.text != "A":
-                first = self.emit(Instruction("begin", (then,)))
-                after_line = self.behind(Node("atom", text="\\n"), then, negated=False)
-                return self.emit(Instruction("split", (first, after_line)))
             case "begin":
-                return self.emit(Instruction("begin", (then,)))
+                self.looks_behind = True
+                first = self.emit(Instruction("begin", (then,)))
+                if node.text == "A":
+                    return first
+                # No line begins where the text ends.
+                goes_on = self.compile(Node("look", (Node("end", text="z"),), negated=True), then)
+                after_line = self.behind(Node("atom", text="\\n"), goes_on, negated=False)
+                return self.emit(Instruction("split", (first, after_line)))
             case _:
                 stop = self.emit(Instruction("end", (then,)))
                 if node.text == "z":
                     return stop
-                line = self.compile(Node("look", (Node("atom", text="\\n"),)), then)
+                last = (Node("end", text="z"),) if node.text == "Z" else ()
+                line = self.compile(Node("look", (Node("cat", (Node("atom", text="\\n"), *last)),)), then)
                 return self.emit(Instruction("split", (stop, line)))
 
     def _repeat(self, node: Node, then: int) -> int:
@@ -369,8 +180,8 @@ class Compiler:
             for part in node.parts:
                 then = self.behind(part, then, negated=True)
             return then
-        if node.kind == "begin":
-            return self.emit(Instruction("begin", (then,), negated=negated))
+        if node.kind == "begin":  # no character is read: what holds behind this place holds at it
+            return self.compile(Node("look", (node,), negated=negated), then)
         if node.kind != "atom":
             raise UnsupportedTokenizerError(
                 f"the split pattern {self.source!r} looks behind by more than one character, which is not understood"

@@ -31,6 +31,7 @@ from bytelm.tokenizer.split.automaton import DEAD, Level
 INACTIVE: Final = -1  # a level below an added token: there is no piece to split
 WHOLE: Final = 3000  # ranges beyond this are answered for the whole vocabulary, once
 _KEPT_BYTES: Final = 1 << 25
+_RANGES: Final = 1 << 20  # tokens, in ranges that are remembered: 4 MB
 _STEPS: Final = 1 << 16  # that are remembered: 20 MB
 
 States = tuple[int, ...]
@@ -191,13 +192,15 @@ class ProductAutomaton:
         known: Int32[np.ndarray, " tokens"] | None = self._ends.get((at, state))
         if known is None:
             if hi - lo <= WHOLE:
-                return self._ends_in_range(self.levels[at], state, lo, hi)
+                return self._ends_in_range(at, state, lo, hi)
             run = self._last_runs.pop(at, None) or self._first_run(self._depths)
             known = self._ends[at, state] = self._ends_of_all(run, self.levels[at], state)
             self._last_runs[at] = run
         return known[lo:hi]
 
-    def _ends_in_range(self, level: Level, state: int, lo: int, hi: int) -> Int32[np.ndarray, " n"]:
+    @kept(_RANGES, size_of=len)
+    def _ends_in_range(self, at: int, state: int, lo: int, hi: int) -> Int32[np.ndarray, " n"]:
+        level = self.levels[at]
         reached = np.full(hi - lo, state, np.int32)
         lengths = self.prefix_index.lengths[lo:hi]
         depth = 0

@@ -206,10 +206,9 @@ class TokenFutures:
     def _tried(self, position: Position) -> Iterator[Position]:
         """After each of the ASCII characters that, as tokens, are unbroken with the last one."""
         for token, data in () if position.partial else self._ascii:
-            if self.merges.unbroken(position.token, token):
-                states = self.automaton.read(position.states, data)
-                if states is not None:
-                    yield self._position(states, token, b"", self.ignore_merges.grow(position.word, data))
+            states = self.automaton.read(position.states, data)
+            if states is not None and self.merges.unbroken(position.token, token):
+                yield self._position(states, token, b"", self.ignore_merges.grow(position.word, data))
 
     def _next_positions(self, position: Position) -> Iterator[Position]:
         """The positions after one more token; at none of them may the text stop."""

@@ -22,7 +22,7 @@ Tokenizers that are alike share one `Viability` for as long as it is in use: wha
 
 Cost
     The viable right neighbours of a boundary, all tokens at once: the conjunction of a few cached bit sets. One
-    neighbour: a walk over its bytes.
+    neighbour: a walk over its bytes. The answers given last are kept: in a long run boundaries come again.
 
 Source
     Our viable is the closure under prefixes of Phan's valid encodings; Hayase's valid covering tree keeps to
@@ -47,6 +47,7 @@ from bytelm.tokenizer.added_tokens import added_pattern, spelled_in_text
 from bytelm.tokenizer.alphabet import forbidden_points, outside_points
 from bytelm.tokenizer.bpe import read_merges
 from bytelm.tokenizer.ignore_merges import IgnoreMerges
+from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.normal_forms import NormalForm
 from bytelm.tokenizer.prefix_index import PrefixIndex
 from bytelm.tokenizer.split.automaton import Level
@@ -58,6 +59,8 @@ from bytelm.tokenizer.viability.token_futures import TokenFutures
 from bytelm.tokenizer.viability.token_masks import TokenMasks
 from bytelm.tokenizer.vocab import SPACE_MARK, Vocab, byte_alphabet
 
+_EXTENSIONS: Final = 1 << 12
+_MASKED: Final = 1 << 22  # tokens, in masks of ranges
 _MASKS: Final = 8  # masks of the whole vocabulary: the byte after a boundary asks for a part of its mask again
 _LIVE: Final[WeakSet[Viability]] = WeakSet()  # those that somebody has
 _MAKING: Final = threading.Lock()
@@ -217,6 +220,7 @@ class Viability:
         """The boundary before the first token; ``dummy_prefix``: at the start of a text, not after a token id."""
         return Boundary(-1, (Path(self.automaton.start(bare=not dummy_prefix), self._ignore_merges.begin()),))
 
+    @kept(_EXTENSIONS)
     def extend(self, boundary: Boundary, token: int) -> Boundary | None:
         """The boundary after one more token, or None where the longer sequence is not viable."""
         data = self.vocab.token_bytes[token]
@@ -308,11 +312,12 @@ class Viability:
         known: Bool[np.ndarray, " tokens"] | None = self._masks.get(boundary)
         if known is not None:
             return known[lo:hi]
-        made = self._mask(boundary, lo, hi)
-        if hi - lo == len(self.prefix_index):
-            self._masks[boundary] = made
+        if hi - lo < len(self.prefix_index):
+            return self._mask(boundary, lo, hi)
+        made = self._masks[boundary] = self._mask(boundary, lo, hi)
         return made
 
+    @kept(_MASKED, size_of=len)
     def _mask(self, boundary: Boundary, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
         out = np.zeros(hi - lo, np.bool_)
         if hi <= lo:

@@ -23,17 +23,29 @@ PATTERNS = {
     r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     "threes from the right": r"(?=(\d{3})+(?!\d))",
     "threes from the right, consuming": r"\d{1,3}(?=(?:\d{3})*\b)",
+    "far ahead": r"(?=.{0,20}b)a",
+    "two ways ahead": r"(?=.{0,2}b)a|(?=.{0,3}c)a{2}",
     "after a word": r"(?<=\w)\s|\w+\b|\B-",
     "line ends": r"^a|b$|\n",
+    "text ends": r"\Aa|b\z|\n\Z",
+    "after a text's beginning": r"(?<=\A)a|(?<!\A)b",
+    "at a line's beginning": r"(?<=^)a|(?<!^)b|\n^",
+    "repeats the wrong way round": r"a{3,1}b|a{2,1}a|b{3,0}?a",
     "lazy": r"a.*?b|a{2,3}?|b{2}?a",
     "gaps only": r"\d+",
 }
 ALPHABETS = {
     "threes from the right": "1a",
     "threes from the right, consuming": "1a",
+    "far ahead": "ab",
+    "two ways ahead": "abc",
     "o200k": "aA1 'sS\n",
     "line ends": "ab\n",
     "lazy": "ab",
+    "text ends": "ab\n",
+    "after a text's beginning": "ab\n",
+    "at a line's beginning": "ab\n",
+    "repeats the wrong way round": "ab",
 }
 BEHAVIORS = {
     "isolated": "Isolated",
@@ -102,6 +114,52 @@ def test_characters_beyond_ascii_are_seen_as_the_engine_sees_them() -> None:
         assert accepted(automaton, text) == [real_cuts(step, text)], ascii(text)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (PATTERNS["threes from the right, consuming"], "1"),
+        (PATTERNS["threes from the right"], "1"),
+        (PATTERNS["llama3"].replace(r"\p{N}{1,3}", PATTERNS["threes from the right, consuming"]), "1"),
+        (PATTERNS["far ahead"], "a"),
+        (PATTERNS["far ahead"], "ac"),
+    ],
+)
+def test_a_pattern_that_looks_ahead_from_every_place_has_few_states(pattern: str, text: str) -> None:
+    """However long a run, and wherever it is cut, there are only so many things that the text to come can decide."""
+    automaton = level(pattern)
+    front, seen = {automaton.start}, {automaton.start}
+    for at in range(60):
+        cut = {automaton.cut(state) for state in front}
+        front = {automaton.next(state, ord(text[at % len(text)])) for state in front | cut} - {DEAD}
+        seen |= front
+
+        assert len(seen) < 150, at
+
+
+def test_a_pattern_of_too_many_states_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the states would fill the memory, the error names the pattern and the limit."""
+    monkeypatch.setattr("bytelm.tokenizer.split.automaton._MOST_STATES", 300)
+    automaton = level(r"(?=.{0,200}b)a")
+    front = {automaton.start}
+
+    with pytest.raises(UnsupportedTokenizerError, match=r"\{0,200\}b\)a' needs more than 300 states"):
+        for _ in range(60):
+            front = {
+                automaton.next(s, b"ac"[i]) for state in front for s in (state, automaton.cut(state)) for i in (0, 1)
+            }
+
+
+def test_a_character_that_cannot_come_is_dead_from_its_first_byte() -> None:
+    """Between a gap and a 1 only a match can cut, and it needs two more: no character beyond ASCII can begin there."""
+    automaton = level(r"1{3}")
+    open_ = automaton.next(automaton.start, ord("1"))
+    shut = automaton.next(automaton.cut(automaton.next(automaton.start, ord("a"))), ord("1"))
+
+    assert automaton.next(open_, "é".encode()[0]) != DEAD
+    assert automaton.next(shut, ord("1")) != DEAD
+    assert automaton.next(shut, "é".encode()[0]) == DEAD
+
+
 def test_bytes_that_are_no_character_are_dead() -> None:
     """A stray continuation byte, an overlong form and a surrogate lead nowhere."""
     automaton = level(r"\w+")
@@ -113,7 +171,40 @@ def test_bytes_that_are_no_character_are_dead() -> None:
         assert state == DEAD, data
 
 
-@pytest.mark.parametrize("pattern", [r"(?>a+)b", r"(ab)++", r"a\Kb", r"(?<=ab)c", r"(a", r"\1"])
+FOLDS = [r"(?i:ß)", r"(?i:ss)", r"(?i)a|s(?:s)", r"(?i:x\x73ſ)", r"(?i:[ß])", r"(?i:ﬁ)", r"(?i:fi)", r"(?i:İ)"]
+
+
+@pytest.mark.parametrize("pattern", FOLDS)
+def test_letters_that_fold_to_several_are_refused(pattern: str) -> None:
+    """Where the engine lets one character match several letters, or several one, the part is named."""
+    one, several = ("ﬁ", "fi") if "f" in pattern or "ﬁ" in pattern else ("İ", "i̇") if "İ" in pattern else ("ß", "ss")
+    step = pre_tokenizers.Split(Regex(pattern), "isolated")
+    text = "x" + several if "x" in pattern else several
+    cuts = [real_cuts(step, text), real_cuts(step, text.replace(several, one))]
+    assert cuts == [(), ()]  # one match
+
+    with pytest.raises(UnsupportedTokenizerError, match=r"split pattern.*(single|more than one) character"):
+        level(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "texts"),
+    [
+        (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)", ("'s", "'ß", "'ſ", "'LL", "'ẞs")),
+        (r"(?i:[a-z])", ("ss", "ß", "ﬁ", "ſK")),
+        (r"(?i:s+|[^s])", ("ss", "ßs", "ẞ", "sſ")),
+        (r"ss|ß", ("ss", "ß", "SS", "ẞ")),
+    ],
+)
+def test_letters_that_fold_to_one_are_read(pattern: str, texts: tuple[str, ...]) -> None:
+    """Classes and repeats under folding match one character a time, and text that is not folded has no folds."""
+    automaton, step = level(pattern), pre_tokenizers.Split(Regex(pattern), "isolated")
+
+    for text in texts:
+        assert accepted(automaton, text) == [real_cuts(step, text)], text
+
+
+@pytest.mark.parametrize("pattern", [r"(?>a+)b", r"(ab)++", r"(ab){2,1}", r"a\Kb", r"(?<=ab)c", r"(a", r"\1"])
 def test_what_cannot_be_decided_is_refused_by_name(pattern: str) -> None:
     """A construct outside the understood part of the syntax is an error that quotes the pattern."""
     with pytest.raises(UnsupportedTokenizerError, match=r"split pattern"):

@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
 from bytelm.tokenizer.split.char_classes import CODE_POINTS, NO_CLASS, WORD, atom_members, char_classes, compact
 from bytelm.tokenizer.split.regex import compile_pattern
+from bytelm.tokenizer.split.syntax import folds_of_several
 
 SAMPLE = [
     *range(0x300),
@@ -78,3 +79,10 @@ def test_compact_is_unique_with_places() -> None:
         values, places = compact(keys)
         assert (values[places] == keys).all()
         assert sorted(set(keys.tolist())) == values.tolist()
+
+
+def test_no_character_that_folds_to_several_is_missed() -> None:
+    """What single characters fold to is that of all characters."""
+    folded = (chr(point).casefold() for point in range(CODE_POINTS))
+
+    assert {*folds_of_several()} == {text for text in folded if len(text) > 1}
