@@ -152,7 +152,7 @@ class Level:
         if key not in self._numbers:
             if len(self._states) == _MOST_STATES:
                 raise UnsupportedTokenizerError(
-                    f"the split pattern {self.threads.pattern.source!r} needs more than {_MOST_STATES} states: "
+                    f"the split pattern {self.threads.pattern.source!r:.200} needs more than {_MOST_STATES} states: "
                     "it looks too far ahead"
                 )
             self._numbers[key] = len(self._states)

@@ -81,7 +81,7 @@ class Parser:
 
     def _refuse(self, what: str) -> None:
         raise UnsupportedTokenizerError(
-            f"the split pattern {self.source!r} has {what} at position {self.at}, "
+            f"the split pattern {self.source!r:.200} has {what} at position {self.at}, "
             "which cannot be decided character by character"
         )
 
