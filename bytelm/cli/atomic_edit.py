@@ -3,8 +3,9 @@
 Rules
     What a file is to hold is written beside it, flushed to the disk, and renamed over it: whoever opens the file finds
     the old text or the new one, and whatever fails leaves the old one.
-    The new file has the mode of the old one, and its owner where the system lets us give it away. A symbolic link stays
-    one: the file that it leads to is replaced. Other hard links keep the old text.
+    The new file has the mode of the old one, and its owner and extended attributes (access lists too) where the system
+    lets us give them. A symbolic link stays one: the file that it leads to is replaced. Other hard links keep the old
+    text.
     A file that nobody may write is not replaced, though its folder would allow it, and though we be root.
     A file that someone has changed since it was read is not replaced.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -63,6 +65,8 @@ def replace(path: Path, old: bytes, new: bytes) -> None:
             file.write(new)
             file.flush()
             os.fsync(file.fileno())
+        shutil.copystat(target, beside)  # extended attributes, and the times
+        os.utime(beside)
         _dress(Path(beside), target.stat())
         if target.read_bytes() != old:
             raise FileWriteError(f"{path} was changed while the model ran, and is left as it is: run the command again")

@@ -3,23 +3,27 @@
 Rules
     ``BYTELM_CACHE`` names the folder; without it, the platform's cache folder. It can be deleted at any time.
     A file appears whole or not at all (`writing`), so two processes at once are safe.
-    A cached value that cannot be read or written is no error: it is computed again.
+    A cached value that cannot be read or written is no error: it is computed again. A value begins with its sha256, so
+    what a disk has lost or changed is noticed and made anew.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 from uuid import uuid4
 
 import numpy as np
 
 from bytelm.errors import BytelmError, CacheWriteError
+
+_DIGEST: Final = 32  # bytes of a sha256
 
 
 def cache_root() -> Path:
@@ -40,18 +44,20 @@ def cache_folder(kind: str) -> Path | None:
 
 
 def read_bytes(path: Path | None) -> bytes | None:
-    """The content of a cached file, or None."""
+    """A cached value, or None where there is none, or it is damaged."""
     try:
-        return path.read_bytes() if path else None
+        kept = path.read_bytes() if path else b""
     except OSError:
         return None
+    digest, data = kept[:_DIGEST], kept[_DIGEST:]
+    return data if hashlib.sha256(data).digest() == digest else None
 
 
 def write_bytes(path: Path | None, data: bytes) -> None:
     """Keep a value; if the disk is full or read-only, it is not kept."""
     if path:
         with suppress(CacheWriteError), writing(path) as file:
-            file.write(data)
+            file.write(hashlib.sha256(data).digest() + data)
 
 
 def read_arrays(path: Path | None) -> dict[str, np.ndarray] | None:

@@ -72,7 +72,7 @@ CAPSET, PIVOT_ROOT, CLONE, KILL, FCNTL, IOCTL = (126, 91), (155, 41), (56, 220),
 BARRED = """
 fork 57 -             vfork 58 -              unshare 272 97        setns 308 268      setsid 112 157
 setpgid 109 154       ptrace 101 117          process_vm_readv 310 270                 process_vm_writev 311 271
-pidfd_getfd 438 438   socket 41 198           io_uring_setup 425 425                   memfd_create 319 279
+pidfd_getfd 438 438   socket 41 198           socketpair 53 199       io_uring_setup 425 425  memfd_create 319 279
 shmget 29 194         semget 64 190           msgget 68 186         mq_open 240 180    add_key 248 217
 request_key 249 218   keyctl 250 219          bpf 321 280           perf_event_open 298 241
 userfaultfd 323 282   setpriority 141 140     ioprio_set 251 30

@@ -154,3 +154,18 @@ def test_what_another_wrote_meanwhile_is_not_lost(file: Path) -> None:
 
     assert file.read_bytes() == b"theirs"
     assert [path.name for path in file.parent.iterdir()] == ["text.py"]
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="this system has no extended attributes, or other calls")
+def test_extended_attributes_are_kept(file: Path) -> None:
+    """What else the file system keeps of the file stays, and the time of the change is new."""
+    try:
+        os.setxattr(file, "user.origin", b"here")
+    except OSError as error:
+        pytest.skip(f"the file system takes no extended attributes: {error}")
+    os.utime(file, (1, 1))
+
+    replace(file, file.read_bytes(), b"new")
+
+    assert os.getxattr(file, "user.origin") == b"here"
+    assert file.stat().st_mtime > 1

@@ -5,10 +5,18 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bytelm.errors import CacheWriteError
-from bytelm.tokenizer.disk_cache import cache_folder, read_bytes, write_bytes, writing
+from bytelm.tokenizer.disk_cache import (
+    cache_folder,
+    read_arrays,
+    read_bytes,
+    write_arrays,
+    write_bytes,
+    writing,
+)
 from bytelm.tokenizer.split.char_classes import atom_members
 
 
@@ -74,3 +82,37 @@ def test_a_corrupt_file_is_ignored(folder: Path) -> None:
 
     assert (atom_members(r"\p{Lt}") == members).all()
     assert file.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("kind", ["zeros", "a bit", "the end"])
+def test_damage_of_any_kind_is_noticed(kind: str, folder: Path) -> None:
+    """A file of the right size that holds something else is asked anew and written anew, of classes and of arrays."""
+
+    def damaged(file: Path) -> None:
+        whole = file.read_bytes()
+        middle = len(whole) // 2
+        changed = bytes([whole[middle] ^ 1])
+        file.write_bytes(
+            {
+                "zeros": bytes(len(whole)),
+                "a bit": whole[:middle] + changed + whole[middle + 1 :],
+                "the end": whole[:-64] + bytes(64),
+            }[kind]
+        )
+
+    atom_members.cache_clear()
+    members = atom_members(r"\p{Lt}").copy()
+    (file,) = (folder / "char-classes").iterdir()
+    whole = file.read_bytes()
+    damaged(file)
+    atom_members.cache_clear()
+    arrays = folder / "arrays"
+    write_arrays(arrays, numbers=np.arange(1000))
+    kept = read_arrays(arrays)
+    damaged(arrays)
+
+    assert (atom_members(r"\p{Lt}") == members).all()
+    assert file.read_bytes() == whole
+    assert kept is not None
+    assert kept["numbers"].tolist() == [*range(1000)]
+    assert read_arrays(arrays) is None

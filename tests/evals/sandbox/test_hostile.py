@@ -393,3 +393,18 @@ def test_no_socket_reaches_the_tester(run: Run, tmp_path: Path) -> None:
                 listener.accept()
         with pytest.raises(TimeoutError):
             udp.recv(16)
+
+
+def test_no_pair_of_sockets(run: Run) -> None:
+    """A socket is barred in pairs as well: its buffers are memory that no limit counts."""
+    outcome = run("""
+        import socket
+        try:
+            socket.socketpair()
+        except PermissionError:
+            pass
+        else:
+            raise AssertionError("a pair was made")
+    """)
+
+    assert (outcome.state, outcome.detail) == ("passed", "")
