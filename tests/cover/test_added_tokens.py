@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from bytelm.cover.cover import Cover
 from bytelm.errors import UnreachablePrefixError
 from bytelm.testing.tokenizers.definition import Ids
-from bytelm.tokenizer.viability.viability import Viability
+from bytelm.tokenizer.viability.viability import Boundary, Viability
 from tests.support.oracle import Enumeration
 from tests.support.strategies import SPELL
 
@@ -48,7 +48,8 @@ def hiding(shape: str, added: Sequence[AddedToken]) -> Tokenizer:
 def claimed(viability: Viability, tokens: Sequence[int], *, size: int) -> set[Ids]:
     """The sequences of some tokens, of at most so many bytes, that are said to be viable behind the hidden space."""
     spelled = viability.vocab.token_bytes
-    found, grown = set[Ids](), [((), b"", viability.start())]
+    found = set[Ids]()
+    grown: list[tuple[Ids, bytes, Boundary]] = [((), b"", viability.start())]
     while grown:
         ids, data, end = grown.pop()
         found.add(ids)
