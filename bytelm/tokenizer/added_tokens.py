@@ -120,14 +120,15 @@ def literals_pattern(literals: dict[str, Spelling], *, opening: str = "", reopen
 
     def build(group: dict[str, Spelling], before: str) -> int:
         ways: dict[str, list[int]] = {}  # where to go on after each beginning of a literal
+        at = -1
         for begun in sorted({literal[:end] for literal in group for end in range(len(literal) + 1)}, key=len)[::-1]:
             found = ways.pop(begun, [])  # longer ones come first
             if begun in group:
                 found.append(stop(group[begun], before))
-            entry = found[0] if len(found) == 1 else compiler.emit(Instruction("split", tuple(found)))
+            at = found[0] if len(found) == 1 else compiler.emit(Instruction("split", tuple(found)))
             if begun:
-                ways.setdefault(begun[:-1], []).append(compiler.atom(quoted(begun[-1]), entry))
-        return entry
+                ways.setdefault(begun[:-1], []).append(compiler.atom(quoted(begun[-1]), at))
+        return at
 
     def entry(group: dict[str, Spelling]) -> int:
         if not any(s.single_word or s.lstrip for s in group.values()):

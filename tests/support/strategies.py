@@ -307,8 +307,9 @@ def sentencepiece(draw: st.DrawFn) -> Toy:
             if scheme != "never":
                 ends.append(decoders.Strip(" ", 1, 0))
     backend.decoder = decoders.Sequence(ends)
-    # With a hidden leading space, added tokens are a known gap.
-    added = draw(added_tokens(alphabet)) if shape in ("gemma", "metaspace-never") else []
+    # A text that begins with an added token which does not see the hidden leading space is a known gap.
+    added = draw(added_tokens(alphabet)) if shape in ("gemma", "metaspace-never", "prepend") else []
+    added = [token for token in added if token.normalized or shape != "prepend"]
     _add(backend, added)
     if any(token.single_word for token in added):
         alphabet = [*chosen[:2], "Z"]  # beside a Z it is none, and no merge takes its characters

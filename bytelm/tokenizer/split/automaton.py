@@ -213,12 +213,14 @@ class Level:
         entries: tuple[tuple[Kind, int], ...] = (("match", pattern.start),)
         if self.added:
             entries = (("match", -1 if left == "hidden" else pattern.emits), ("skip", pattern.skips))
+        begun: Condition = True  # what the text behind an added token begins with, where it is none itself
+        if left == "done" and pattern.reopening >= 0:
+            begun = threads.can_match(pattern.reopening, -1)
         for kind, entry in entries:
             due = conjunction(succeeds, threads.can_match(entry, before)) if entry >= 0 else False
+            due = conjunction(due, begun) if kind == "skip" else due
             found.append((self._cuts(left, kind), kind, still_reading(first), due))
-        fails = conjunction(condition, fails)
-        if left == "done" and pattern.reopening >= 0:
-            fails = conjunction(fails, threads.can_match(pattern.reopening, -1))
+        fails = conjunction(condition, fails, begun)
         found.append((left != "gap" and self._cuts(left, "gap"), "gap", (), fails))
         return [(cut, Hypothesis(kind, ways, due, before)) for cut, kind, ways, due in found if due is not False]
 
