@@ -10,8 +10,8 @@ Rules
     Conditions that say the same of every text may be written in many ways, and a pattern that looks ahead from each
     place makes ever longer ones. So the last step is to *minimise*: a condition and its derivatives are an automaton,
     and of conditions with the same smallest automaton the first stands for all. Only conditions that look at most
-    `_FAR` instructions ahead are minimised; a pattern that looks further can still have more states than are followed
-    (automaton.py).
+    `_FAR` instructions ahead and have at most `_MOST_DERIVATIVES` derivatives are minimised. The states of a pattern
+    with others can be more than are followed (automaton.py).
 
     The *closure* of an instruction is the list of threads that can go on from it, in the order of preference in which a
     backtracking engine would try them, each under the condition that its look-arounds set.
@@ -30,6 +30,7 @@ Condition = bool | tuple[Any, ...]
 END: Final[Condition] = ("end",)
 MATCH: Final = -1
 _FAR: Final = 100  # instructions
+_MOST_DERIVATIVES: Final = 500
 
 # (instruction or MATCH, tag of the match, condition)
 Thread = tuple[int, int, Condition]
@@ -91,6 +92,7 @@ class Threads:
     def __init__(self, pattern: Pattern, atoms_of: list[frozenset[int]]) -> None:
         self.pattern = pattern
         self.atoms_of = atoms_of
+        self._entangled: set[int] = set()  # instructions of conditions with too many derivatives
         none = ((False, (0,) * len(atoms_of)),)
         self._named: dict[_Automaton, Condition] = {none: False, ((True, none[0][1]),): True}
 
@@ -157,7 +159,10 @@ class Threads:
     @kept()
     def minimised(self, f: Condition) -> Condition:
         """The condition that stands for all that say what ``f`` says of every text; ``f`` if it looks too far."""
-        if isinstance(f, bool) or f[0] in ("at", "end") or not all(map(self._is_near, instructions_of(f))):
+        if isinstance(f, bool) or f[0] in ("at", "end"):
+            return f
+        looked_at = instructions_of(f)
+        if not looked_at.isdisjoint(self._entangled) or not all(map(self._is_near, looked_at)):
             return f
         rows: dict[Condition, list[Condition]] = {}
         queue: list[Condition] = [f]
@@ -165,6 +170,9 @@ class Threads:
             if g not in rows:
                 rows[g] = [self.derive(g, char_class) for char_class in range(len(self.atoms_of))]
                 queue += rows[g]
+            if len(rows) > _MOST_DERIVATIVES:
+                self._entangled |= looked_at
+                return f
         return self._named.setdefault(_smallest_automaton(f, rows), f)
 
     @kept()
