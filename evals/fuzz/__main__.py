@@ -25,7 +25,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 from unittest.mock import patch
 
-from evals.fuzz.compare import SLOW, UnbuiltError, compare
+from evals.fuzz.case import Case
+from evals.fuzz.compare import SLOW, Finding, UnbuiltError, compare
 from evals.fuzz.families import FAMILIES, drawn
 from evals.fuzz.minimise import SECONDS, lines_of, minimise, signature
 from evals.report.command import at_least, chosen, command, words_of
@@ -38,6 +39,7 @@ from evals.report.tables import console, print_line, table
 EVERY: Final = 10.0  # seconds between two writings of the result
 MINIMISED: Final = 4  # findings of a kind and family that are minimised
 KEPT: Final = 12  # of them that are kept; the others are counted
+SEARCHED_SMALL: Final = 1000  # texts by chance for a witness, while a finding is minimised
 UNLIKELY: Final = 1e-6  # draws this far from uniform are a failure
 
 COUNTS: Final = ("cases", "not built", "refused", "prefixes", "rows", "found")
@@ -141,12 +143,22 @@ def _tried(record: Result, options: argparse.Namespace) -> bool:
             first = next(finding for finding in outcome.findings if finding.kind == kind)
             small = case
             if counts["kinds"][kind] <= MINIMISED:
-                small, first = minimise(
-                    case, first, lambda each: compare(each, slow=options.slow).findings, seconds=options.minimise
-                )
+                small, first = _minimised(case, first, options)
             found = {"family": name, "number": number, "kind": kind, "signature": signature(small, first)}
             record["findings"].append(found | {"lines": lines_of(small, first), "case": small.as_json()})
     return bool(outcome.findings)
+
+
+def _minimised(case: Case, finding: Finding, options: argparse.Namespace) -> tuple[Case, Finding]:
+    """The smallest case, looked for with few texts and judged with all: witnesses of a small case may be rare."""
+    made, _ = minimise(
+        case,
+        finding,
+        lambda each: compare(each, slow=options.slow, searched=SEARCHED_SMALL).findings,
+        seconds=options.minimise,
+    )
+    same = [found for found in compare(made, slow=options.slow).findings if found.kind == finding.kind]
+    return (made, same[0]) if same else (case, finding)
 
 
 def reason_of(refusal: str) -> str:
@@ -169,10 +181,11 @@ def _found(record: Result) -> int:
 
 def law(counts: dict[str, Any]) -> float:
     """How likely draws from the rows are so far from uniform: the p-value of a chi-squared test."""
+    if sum(counts["draws"]) < 50:
+        return 1.0
     from scipy.stats import chisquare
 
-    drawn_ = counts["draws"]
-    return float(chisquare(drawn_).pvalue) if sum(drawn_) >= 50 else 1.0
+    return float(chisquare(counts["draws"]).pvalue)
 
 
 def failed(record: Result) -> bool:

@@ -2,7 +2,7 @@
 
 Rules
     A tokenizer may be refused by name in the constructor, and nowhere later. A prefix without a witness has to raise
-    `UnreachablePrefixError`, and one with a witness may raise nothing.
+    `UnreachablePrefixError`, and one with a witness may raise nothing. After a few findings a case is done with.
     Every sequence that has a witness must be in the cover, and every sequence of the cover must have one. Where bytelm
     may refuse the witnesses (kept.py), it may do either.
     Numbers are compared in nats, within `CLOSE`. The definition's are sums over the witnessed sequences, by the chain
@@ -17,6 +17,7 @@ Cost
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 import warnings
@@ -29,7 +30,7 @@ import numpy as np
 from bytelm import ByteLM
 from bytelm.errors import UnreachablePrefixError, UnsupportedTokenizerError
 from evals.fuzz.case import Case
-from evals.fuzz.definition import Definition, Witnessed
+from evals.fuzz.definition import SEARCHED, Definition, Witnessed
 from evals.fuzz.model import HashLM, Ids, log_sum
 
 CLOSE: Final = 1e-9  # nats, for each nat of the number itself where that is more than one
@@ -37,6 +38,7 @@ SLOW: Final = 2.0  # seconds of one tokenizer
 ROWS: Final = 8  # prefixes of a case whose rows are asked for
 DRAWN: Final = 4  # of those, that are drawn from
 DRAWS: Final = 4  # for each of them
+ENOUGH: Final = 4  # findings of one case
 
 T = TypeVar("T")
 
@@ -81,30 +83,30 @@ class Outcome:
     parts: list[int] = field(default_factory=lambda: [0] * 10)
 
 
-def compare(case: Case, *, seed: int = 0, slow: float = SLOW) -> Outcome:
+def compare(case: Case, *, seed: int = 0, slow: float = SLOW, searched: int = SEARCHED) -> Outcome:
     """Compare all that is asked about a case."""
-    outcome = _compared(case, seed)
+    outcome = _compared(case, seed, searched)
     if outcome.seconds > slow:
         # Once more: what is computed once for all tokenizers is there now, and the machine may have been busy.
-        outcome.seconds = min(outcome.seconds, _compared(case, seed).seconds)
+        outcome.seconds = min(outcome.seconds, _compared(case, seed, searched).seconds)
     if outcome.seconds > slow:
         outcome.findings.append(Finding("slow", None, f"{outcome.seconds:.1f} s"))
     return outcome
 
 
-def _compared(case: Case, seed: int) -> Outcome:
+def _compared(case: Case, seed: int, searched: int) -> Outcome:
     outcome = Outcome()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _Comparison(case, outcome, seed).run()
+        _Comparison(case, outcome, seed, searched).run()
     return outcome
 
 
 class _Comparison:
-    def __init__(self, case: Case, outcome: Outcome, seed: int) -> None:
+    def __init__(self, case: Case, outcome: Outcome, seed: int, searched: int) -> None:
         self.outcome = outcome
         try:
-            self.definition = Definition(case)
+            self.definition = Definition(case, searched=searched)
             self.witnessed = Witnessed(self.definition, case.asked)
         except BaseException as error:
             _unless_stopped(error)
@@ -141,6 +143,8 @@ class _Comparison:
                 _unless_stopped(error)
                 self._found("error", prefix, repr(error))
             self.outcome.prefixes += 1
+            if len(self.outcome.findings) >= ENOUGH:
+                return
         self._walk()
 
     # ---- one prefix
@@ -179,7 +183,8 @@ class _Comparison:
         return {tuple(map(int, item.token_ids)): item.logprob for item in items if item.logprob > -math.inf}
 
     def _unwitnessed(self, sequences: Collection[Ids]) -> list[Ids]:
-        return [ids for ids in sorted(sequences) if self.definition.witness(ids) is None]
+        """The first sequence that has no witness: one is enough, as to look for a witness at length is dear."""
+        return list(itertools.islice((ids for ids in sorted(sequences) if self.definition.witness(ids) is None), 1))
 
     def _row(self, prefix: bytes) -> None:
         """The row of the next byte and the end of text."""
@@ -292,7 +297,7 @@ class _Comparison:
     def _found(self, kind: str, prefix: bytes | None, detail: str) -> None:
         shown = None if prefix is None else prefix.decode("latin-1")
         finding = Finding(kind, shown, detail[:600])
-        if finding not in self.outcome.findings and len(self.outcome.findings) < 20:
+        if finding not in self.outcome.findings:
             self.outcome.findings.append(finding)
 
 

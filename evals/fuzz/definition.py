@@ -27,7 +27,7 @@ from evals.fuzz.characters import EVERY, KINDS, closed, completions, unfinished
 from evals.fuzz.kept import corners_of
 from evals.fuzz.model import Ids
 
-SEARCHED: Final = 20_000  # texts by chance for a sequence without a witness
+SEARCHED: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,18 @@ class Reading:
 class Definition:
     """What one tokenizer says of texts.
 
+    Args:
+        case: The tokenizer.
+        searched: Texts by chance for a sequence without a witness.
+
     Attributes:
         token_bytes: The bytes of each id that spells any.
         hidden: The space that it puts in front of a text, or nothing.
     """
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, *, searched: int = SEARCHED) -> None:
         self.case = case
+        self.searched = searched
         self.backend = case.build()
         self.byte_level = any(step["type"] == "ByteLevel" for step in steps_of(case.spec["pre_tokenizer"]))
         self.hidden = b" " if case.hides_space else b""
@@ -184,7 +189,7 @@ class Definition:
         ]
         rng = Random(0)
         pool = [*own * (1 + 16 // len(own)), *(kind[0] for kind in KINDS.values()), *"12. \n'sA_\u0301"]
-        yield ["".join(rng.choices(pool, k=rng.randint(2, 8))) for _ in range(SEARCHED)]
+        yield ["".join(rng.choices(pool, k=rng.randint(2, 8))) for _ in range(self.searched)]
 
 
 class Witnessed:

@@ -123,11 +123,12 @@ def test_kept_corners_are_as_narrow_as_their_rows() -> None:
 def test_canonical_texts_decode_to_themselves(family: str) -> None:
     """What the definition calls canonical, the tokenizer's own decoder gives back (a prefix space of ByteLevel aside)."""
     checked = 0
-    for number in range(1, 6):
-        definition = Definition(drawn(family, 1, number))
+    for definition in (Definition(drawn(family, 1, number)) for number in range(1, 6)):
+        if definition.case.prepends and any(each["normalized"] for each in definition.case.added):
+            continue  # the decoder leaves out the space that such a token is found with
         texts = definition.texts([prefix for prefix in definition.case.asked[:10] if len(prefix) < 20])
         for text, reading in list(zip(texts, definition.readings(texts), strict=True))[::7]:
-            if reading is not None and not any(token["normalized"] for token in definition.case.added):
+            if reading is not None:
                 decoded = definition.backend.decode(list(reading.ids), skip_special_tokens=False)
                 assert decoded in ({text, " " + text} if family == "prefix-space" else {text})
                 checked += 1

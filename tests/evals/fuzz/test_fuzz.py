@@ -16,11 +16,11 @@ from evals.fuzz.case import Case
 from evals.fuzz.compare import Finding, compare
 from evals.fuzz.families import FAMILIES, drawn
 from evals.fuzz.minimise import lines_of, minimise
-from tests.evals.fuzz.test_definition import ab_case
+from tests.evals.fuzz.test_definition import BYTE_LEVEL, ab_case, spec_of
 
 
 def findings(case: Case) -> list[Finding]:
-    return compare(case, slow=60).findings
+    return compare(case, slow=60, searched=100).findings
 
 
 def built(lines: str) -> Tokenizer:
@@ -45,22 +45,20 @@ def every_pair_unbroken(viability: Viability, boundary: Any, lo: int, hi: int) -
     return np.ones(hi - lo, np.bool_)
 
 
-def test_what_is_counted_and_never_emitted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calling every pair unbroken counts [a, b], and the smallest tokenizer that shows it has one merge."""
+def test_a_wrong_mask_is_found_and_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calling every pair unbroken counts [a, b], which is written ab. The smallest tokenizer that shows it has one merge."""
     monkeypatch.setattr(Viability, "mask", every_pair_unbroken)
-    case = next(
-        c for c in (drawn("merges", 0, n) for n in range(1, 9)) if any(f.kind == "claimed" for f in findings(c))
-    )
-    first = next(f for f in findings(case) if f.kind == "claimed")
-    small, finding = minimise(case, first, findings, seconds=30)
+    case = ab_case("", "b", "aaba", "baa")
+    first = findings(case)[0]
+    small, finding = minimise(case, first, findings)
     lines = lines_of(small, finding)
 
-    assert finding.kind == "claimed"
-    assert len(small.spec["model"]["merges"]) == 1
-    assert len(small.spec["model"]["vocab"]) <= 4
-    assert len(small.prefixes) == 1
+    assert finding.kind == first.kind
+    assert (len(small.prefixes), small.spec["model"]["merges"]) == (1, [["a", "b"]])
+    assert len(small.spec["model"]["vocab"]) <= 3
     assert built(lines).get_vocab().keys() == {*small.spec["model"]["vocab"], "<end>"}
-    assert repr(small.asked[0]) in lines
+    assert small.asked == [b"a"]
+    assert "prefix = b'a'  # number" in lines
 
 
 def test_what_is_emitted_and_not_counted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,9 +71,10 @@ def test_what_is_emitted_and_not_counted_is_found(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Viability, "extend", canonical)
 
-    kinds = {f.kind for n in range(1, 9) for f in findings(drawn("splits", 0, n))}
+    blank = {"type": "Split", "pattern": {"Regex": r"\s+(?!\S)|\s|a"}, "behavior": "Isolated", "invert": False}
+    spec = spec_of(["a", "Ġ", "ĠĠ"], [["Ġ", "Ġ"]], [blank, BYTE_LEVEL])
 
-    assert kinds & {"missing", "refused"}
+    assert {f.kind for f in findings(Case("by hand", spec, [], "", ["a", " "], [], ["  "]))} == {"missing", "refused"}
 
 
 def test_a_wrong_number_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,12 +96,14 @@ def test_an_error_that_is_none_of_ours_is_found(monkeypatch: pytest.MonkeyPatch)
     assert "ZeroDivisionError" in finding.detail
 
 
-def test_refusals_are_counted_by_name(tmp_path: Path) -> None:
+def test_refusals_are_counted_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Why a tokenizer is refused, without what only one tokenizer has."""
-    record = run(tmp_path, "--cases", "30", "--family", "splits")
-    counts = record["families"]["splits"]
+    drops = Case("by hand", spec_of(["a"], [], [{"type": "Whitespace"}, BYTE_LEVEL]), [], "", ["a"], [], ["a"])
+    monkeypatch.setattr(fuzz, "drawn", lambda *_: drops)
+    counts = run(tmp_path, "--cases", "2", "--family", "splits")["families"]["splits"]
 
-    assert counts["refused"] == sum(counts["refusals"].values()) > 0
+    assert (counts["refused"], counts["found"]) == (2, 0)
+    assert list(counts["refusals"].values()) == [2]
     assert fuzz.reason_of("the split pattern '\\w' has a look-behind of 2 at 7: try") == (
         "the split pattern … has a look-behind of … at …: try"
     )
@@ -115,12 +116,20 @@ def run(folder: Path, *words: str) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture
+def small_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cases of three tokens in place of those that are drawn, and few texts in search of a witness."""
+    monkeypatch.setattr(fuzz, "drawn", lambda family, seed, number: ab_case("a", "ba" * (number + 1)))
+    monkeypatch.setattr(fuzz, "compare", lambda case, **options: compare(case, **{**options, "searched": 100}))
+
+
 def told(record: dict[str, Any]) -> list[Any]:
     """A record without times."""
     gone = {"seconds", "slowest"}
     return [record["done"], [{k: v for k, v in c.items() if k not in gone} for c in record["families"].values()]]
 
 
+@pytest.mark.usefixtures("small_cases")
 def test_a_run_goes_on_where_it_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two cases and then two more are four cases; other settings are refused."""
     whole = run(tmp_path, "--cases", "4", "--family", "merges,splits")
@@ -138,14 +147,13 @@ def test_a_run_that_is_stopped_shows_what_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ctrl-C ends it with the table; what was done stays, and --read shows it again."""
-    compared = fuzz.compare
 
-    def stopped(case: Case, **options: Any) -> Any:
-        if case.family == "splits":
+    def drawn_until(family: str, seed: int, number: int) -> Case:
+        if family == "splits":
             raise KeyboardInterrupt
-        return compared(case, **options)
+        return ab_case("a")
 
-    monkeypatch.setattr(fuzz, "compare", stopped)
+    monkeypatch.setattr(fuzz, "drawn", drawn_until)
     out = tmp_path / "fuzz.json"
 
     assert fuzz.main(["--family", "merges,splits", "--slow", "60", "--out", str(out)]) == 0
@@ -157,17 +165,27 @@ def test_a_run_that_is_stopped_shows_what_it_has(
     assert capsys.readouterr().out == shown.out
 
 
+@pytest.mark.usefixtures("small_cases")
 def test_a_finding_is_written_and_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its lines, its case and its number: the case is drawn again from these."""
+    """With its lines, and with its case, which shows it again."""
     monkeypatch.setattr(Viability, "mask", every_pair_unbroken)
-    record = run(tmp_path, "--cases", "6", "--family", "merges", "--minimise", "1")
+    record = run(tmp_path, "--cases", "1", "--family", "merges")
 
     assert record["findings"]
     assert fuzz.failed(record)
     found = record["findings"][0]
     assert findings(Case(**found["case"]))
-    assert findings(drawn("merges", 0, found["number"]))
     built(found["lines"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_case_is_its_family_seed_and_number(family: str) -> None:
+    """The same three give the same case; another number gives another. It can be written as JSON and read again."""
+    case = drawn(family, 1, 2)
+
+    assert drawn(family, 1, 2) == case != drawn(family, 1, 3)
+    assert Case(**json.loads(json.dumps(case.as_json()))) == case
+    assert len(case.prefixes) <= 41
 
 
 def test_draws_that_do_not_follow_the_rows_fail() -> None:
