@@ -28,6 +28,7 @@ from evals.fuzz.kept import corners_of
 from evals.fuzz.model import Ids
 
 SEARCHED: Final = 20_000
+SEARCHED_BYTES: Final = 400_000  # about so many characters, where prefixes are long
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Definition:
     @property
     def end_id(self) -> int:
         """The id that ends a text."""
-        return int(self.backend.token_to_id(END))
+        return self.backend.get_vocab()[END]
 
     @property
     def vocab_size(self) -> int:
@@ -162,7 +163,8 @@ class Definition:
         cut = unfinished(spelled)
         heads = self._heads(spelled, dict.fromkeys([*self.alphabet, *completions(cut)]) if cut else ())
         for goings in self._searched():
-            texts = [head + going for head in heads for going in (goings if len(heads) < 9 else goings[:200])]
+            most = SEARCHED_BYTES // (1 + sum(map(len, heads)))
+            texts = [head + going for head in heads for going in goings[:most]]
             # A token may begin inside the character that another one ends inside.
             if cut:
                 texts += [
