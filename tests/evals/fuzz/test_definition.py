@@ -1,0 +1,173 @@
+"""The definition against examples worked out by hand, and against the tokenizers' own decoders."""
+
+from __future__ import annotations
+
+import ast
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evals.fuzz
+from evals.fuzz.case import BYTES, Case
+from evals.fuzz.characters import closed, completions, unfinished
+from evals.fuzz.definition import Definition, Witnessed
+from evals.fuzz.families import FAMILIES, drawn
+from evals.fuzz.kept import corners_of
+from evals.fuzz.model import HashLM, log_sum
+
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+
+
+def spec_of(pieces: list[str], merges: list[list[str]], steps: list[dict[str, Any]], **model: Any) -> dict[str, Any]:
+    """A tokenizer.json of some pieces and merges; byte-level where a step is."""
+    return {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+        "post_processor": None,
+        "decoder": None,
+        "model": {
+            "type": "BPE", "vocab": {p: i for i, p in enumerate(pieces)}, "merges": merges, "ignore_merges": False, **model
+        },
+    }  # fmt: skip
+
+
+def token(content: str, **flags: bool) -> dict[str, Any]:
+    """An added token."""
+    names = ("special", "normalized", "single_word", "lstrip", "rstrip")
+    return {"content": content} | {name: flags.get(name, False) for name in names}
+
+
+def ab_case(*prefixes: str, added: tuple[dict[str, Any], ...] = ()) -> Case:
+    """Tokens a, b and ab, with one merge: what is written ab is never a and b."""
+    spec = spec_of(["a", "b", "ab"], [["a", "b"]], [BYTE_LEVEL])
+    return Case("by hand", spec, list(added), "", ["a", "b"], [], list(prefixes))
+
+
+def test_the_three_tokens_by_hand() -> None:
+    """P(a) is P([a]) + P([ab]), aa begins with [a, a] or [a, ab], ab is [ab] alone, and only whole texts end."""
+    definition = Definition(ab_case())
+    seen = Witnessed(definition, [b"", b"a", b"aa"])
+
+    assert set(seen.cover[b"a"]) == {(0,), (2,)}
+    assert set(seen.cover[b"aa"]) == {(0, 0), (0, 2)}
+    assert set(seen.cover[b"ab"]) == {(2,)}
+    assert seen.cover[b"aab"].keys() == {(0, 2)}
+    assert seen.canonical == {b"": ((), False), b"a": ((0,), False), b"aa": ((0, 0), False)}
+    assert not seen.kept
+
+
+def test_what_is_never_emitted_has_no_witness() -> None:
+    """[a, b] is written ab, which is encoded otherwise; [a, a] is found at once."""
+    definition = Definition(ab_case())
+
+    assert definition.witness((0, 1)) is None
+    assert (definition.witness((0, 0)) or "").startswith("aa")
+
+
+def test_a_split_that_looks_ahead() -> None:
+    r"""GPT-2's \s+(?!\S): two spaces before a letter are two tokens, at the end they are one."""
+    split = {"type": "Split", "pattern": {"Regex": r"\s+(?!\S)|\s|a"}, "behavior": "Isolated", "invert": False}
+    spec = spec_of(["a", "Ġ", "ĠĠ"], [["Ġ", "Ġ"]], [split, BYTE_LEVEL])
+    seen = Witnessed(Definition(Case("by hand", spec, [], "", ["a", " "], [])), [b" "])
+
+    assert set(seen.cover[b" "]) == {(1,), (2,)}
+    assert set(seen.cover[b" a"]) == {(1, 0)}
+    assert set(seen.cover[b"  "]) == {(2,), (1, 1)}
+
+
+def test_the_hidden_space_is_no_part_of_a_text() -> None:
+    """Metaspace puts ▁ in front of a: its tokens are ▁ and a, and a text that begins with a space has none."""
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    spec = spec_of(["<unk>", "a", "▁"], [], [metaspace], unk_token="<unk>", byte_fallback=True)
+    seen = Witnessed(Definition(Case("by hand", spec, [], "fallback", ["a", " "], [])), [b"a", b" a"])
+
+    assert set(seen.cover[b"a"]) == {(2, 1)}
+    assert b" a" not in seen.cover
+    assert seen.canonical.keys() == {b"a"}
+
+
+def test_text_that_is_lost_is_no_witness() -> None:
+    """A partial vocabulary drops c without a word, so no text with a c shows anything."""
+    case = ab_case()
+
+    assert Definition(case).readings(["ab", "abc", "c"])[1:] == [None, None]
+
+
+def test_special_tokens_stay_text() -> None:
+    """A special token's spelling is read as text, and the token spells nothing."""
+    definition = Definition(ab_case(added=(token("ba", special=True),)))
+    (reading,) = definition.readings(["ba"])
+
+    assert reading is not None
+    assert reading.ids == (1, 0)
+    assert definition.backend.token_to_id("ba") not in definition.token_bytes
+
+
+def test_kept_corners_are_as_narrow_as_their_rows() -> None:
+    """Beside white space a token with lstrip may be refused, and nowhere else."""
+    case = ab_case(added=(token("b", lstrip=True),))
+
+    def kept(text: str) -> bool:
+        return any(corner(case, text) for corner in corners_of(case))
+
+    assert kept("a b")
+    assert not kept("a a")
+    assert not kept("ab")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_canonical_texts_decode_to_themselves(family: str) -> None:
+    """What the definition calls canonical, the tokenizer's own decoder gives back (a prefix space of ByteLevel aside)."""
+    checked = 0
+    for definition in (Definition(drawn(family, 1, number)) for number in range(1, 6)):
+        if definition.case.prepends and any(each["normalized"] for each in definition.case.added):
+            continue  # the decoder leaves out the space that such a token is found with
+        texts = definition.texts([prefix for prefix in definition.case.asked[:10] if len(prefix) < 20])
+        for text, reading in list(zip(texts, definition.readings(texts), strict=True))[::7]:
+            if reading is not None:
+                decoded = definition.backend.decode(list(reading.ids), skip_special_tokens=False)
+                assert decoded in ({text, " " + text} if family == "prefix-space" else {text})
+                checked += 1
+
+    assert checked > 50
+
+
+def test_alphabets_are_closed() -> None:
+    """é and è share their first byte, and the second bytes of both; a character of three bytes brings all its kin."""
+    assert closed("aé") == ["a", "é"]
+    assert set(closed("é\u0300")) == {"é", "\u0300", "À", "\u0329"}
+    assert completions(b"\xc3")[0] in "Ãéèß"
+    assert {c.encode()[:1] for c in completions(b"\xf0")} == {b"\xf0"}
+    assert [unfinished(data) for data in (b"a", b"a\xe2\x80", "é".encode(), b"\xc3")] == [
+        b"",
+        b"\xe2\x80",
+        b"",
+        b"\xc3",
+    ]
+    assert BYTES[32] == "Ġ"
+    assert BYTES[ord("a")] == "a"
+
+
+def test_rows_of_the_model_are_rows() -> None:
+    """They sum to 1, hold nothing for what is not allowed, and depend on every token before."""
+    model = HashLM(None, 5, frozenset({4}), {0, 1, 2})
+
+    assert math.isclose(log_sum(model.row((1, 2)).tolist()), 0, abs_tol=1e-12)
+    assert model.row((1, 2))[3] == -math.inf
+    assert len({float(model.row(ids)[0]) for ids in ((), (0,), (0, 0), (1, 0), (0, 1), (1, 0, 0))}) == 6
+    assert math.isclose(model.logprob((1, 2)), model.row(())[1] + model.row((1,))[2])
+
+
+def test_the_fuzzer_shares_nothing_with_the_verification() -> None:
+    """It imports the public face of bytelm, and its errors, alone."""
+    found = set()
+    for path in Path(evals.fuzz.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                found.add(node.module)
+
+    assert {name for name in found if name and name.split(".")[0] in ("bytelm", "tests")} == {"bytelm", "bytelm.errors"}
