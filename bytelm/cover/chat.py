@@ -71,6 +71,8 @@ def chat_segments(
     Raises:
         InvalidArgumentError: There is no template, or it does not take the chat.
     """
+    if not opens:
+        messages = [*messages[:-1], {**messages[-1], "content": ""}]  # not shown, whatever bytes it holds
     special = {token.content: token for token in vocab.added if token.special}
     taken = set("".join([*_texts(list(messages)), *_texts(template), *_texts(getattr(tokenizer, "chat_template", ""))]))
     free = (chr(point) for point in _NONE if chr(point) not in taken)

@@ -161,7 +161,7 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
 
     def prompt(self, prefix: Prefix) -> EnsemblePrompt:
         """As in `ByteSteps`: what stands in front is read by each member, the text is shared."""
-        each: Sequence[Any]
+        each: Any
         if isinstance(prefix, Prompts):
             each, text = prefix.prefixes, prefix.text
             if isinstance(each, str | bytes) or not isinstance(each, Sequence) or len(each) != len(self.members):

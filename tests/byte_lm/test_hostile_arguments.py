@@ -121,7 +121,8 @@ def test_ids_are_not_counted_from_the_end() -> None:
     """A negative id spells nothing: it is an error."""
     with pytest.raises(BytelmError, match="-1"):
         lm().spell([5, -1])
-    assert lm().spell(np.array([5, 9])) == lm().spell([5, 9])
+    ids: Any = np.array([5, 9])
+    assert lm().spell(ids) == lm().spell([5, 9])
 
 
 def test_a_loop_of_links_is_no_file(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_sixteen_threads_share_a_state_and_a_completer() -> None:
 
 def test_an_interrupted_turn_is_given_back() -> None:
     """Ctrl-C while a thread waits for its turn, to go on after a call of an engine, leaves the turns in order."""
-    held, main = threading.Event(), threading.main_thread().ident
+    held, main = threading.Event(), threading.get_ident()
 
     def hold() -> None:
         with TURN:

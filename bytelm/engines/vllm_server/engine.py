@@ -277,10 +277,11 @@ def _configurations(place: Any, *, near: bool) -> Any:
     from transformers.utils.hub import cached_file
 
     found = SimpleNamespace(config=SimpleNamespace(), generation_config=None)
-    for name, kind, code in (
+    kinds: tuple[tuple[str, Any, dict[str, bool]], ...] = (
         ("config", AutoConfig, {"trust_remote_code": False}),  # else transformers asks on standard input
         ("generation_config", GenerationConfig, {}),
-    ):
+    )
+    for name, kind, code in kinds:
         file = f"{name}.json"
         try:
             if cached_file(place, file, local_files_only=near, _raise_exceptions_for_missing_entries=False) is not None:

@@ -209,7 +209,12 @@ def test_a_tokenizer_that_is_kept_gives_no_warning(folder: Path) -> None:
 def test_code_of_a_model_is_not_run_nor_asked_for(what: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that brings code of its own is an error: nothing of it runs, and nobody is asked on standard input."""
     asked: list[str] = []
-    monkeypatch.setattr("builtins.input", lambda question="": asked.append(question) or "y")
+
+    def answered(question: str = "") -> str:
+        asked.append(question)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", answered)
     ran = folder / "ran"
     (folder / "code.py").write_text(f"open({str(ran)!r}, 'w')")
     own = {"AutoConfig": "code.Own", "AutoModelForCausalLM": "code.Own", "AutoTokenizer": [None, "code.Own"]}
