@@ -54,7 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--seed", type=int, default=0)
     add("--family", default=",".join(FAMILIES), help="families with commas between them (default: all)")
     add("--minimise", type=float, default=SECONDS, help="seconds to make one finding small (default %(default)s)")
-    add("--slow", type=float, default=SLOW, help="seconds of one tokenizer that are a finding (default %(default)s)")
+    add(
+        "--slow",
+        type=float,
+        default=SLOW,
+        help="seconds of one tokenizer that are a finding (default %(default)s; long prefixes have more)",
+    )
     add_output_options(parser, plot=None)
     add("--resume", action="store_true", help="go on with --out, if it was made with the same settings")
     words = words_of(arguments)

@@ -28,7 +28,7 @@ def drawn(family: str, seed: int, number: int) -> Case:
     """Case ``number`` of a family."""
     rng = Random(f"{seed} {family} {number}")
     case = FAMILIES[family](rng, family)
-    long = number % 25 == 0
+    long = number % 50 == 49
     return _with_prefixes(rng, case, long=long)
 
 
