@@ -9,17 +9,20 @@ the model's dtype is: `exact` swaps in float64 versions of the norms, so that th
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from bytelm.errors import UnsupportedTokenizerError
 from bytelm.tokenizer.viability.viability import Viability
 
-KEPT: list[Viability] = []
+KEPT: deque[Viability] = deque(maxlen=24)
+"""The tables of the tokenizers that were asked for last: what one test had worked out, the next one has."""
 CORPUS: tuple[str, ...] = (
     "The quick brown fox jumps over the lazy dog. The dog sleeps; the fox does not.\n",
     "def fibonacci(n):\n    if n < 2:\n        return n\n    return fibonacci(n - 1) + fibonacci(n - 2)\n\n",
@@ -164,18 +167,19 @@ def _split(pattern: str) -> Any:
 
 
 def _wrapped(tokenizer: Tokenizer, **names: str | None) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{k: v for k, v in names.items() if v is not None})
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{k: v for k, v in names.items() if v is not None})
+    with suppress(UnsupportedTokenizerError):
+        tables = Viability.from_tokenizer(made)
+        if tables in KEPT:
+            KEPT.remove(tables)
+        KEPT.append(tables)
+    return made
 
 
 @cache
 def default_tokenizer() -> PreTrainedTokenizerFast:
-    """`byte_bpe_tokenizer` with its defaults, trained once for each process. Do not change it.
-
-    Its tables are kept for as long: what one test had worked out, the next one has.
-    """
-    tokenizer = byte_bpe_tokenizer()
-    KEPT.append(Viability.from_tokenizer(tokenizer))
-    return tokenizer
+    """`byte_bpe_tokenizer` with its defaults, trained once for each process. Do not change it."""
+    return byte_bpe_tokenizer()
 
 
 def tiny_model(kind: str, *, vocab_size: int = 317, dtype: Any = None, seed: int = 0, **overrides: Any) -> Any:
