@@ -17,6 +17,7 @@ Cost
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
@@ -236,7 +237,7 @@ class _Comparison:
             return
         seed = int(self.random.integers(2**31))
         asked = self._timed(lambda: self.lm.sample(prefix, max_bytes=1, seed=seed, n=DRAWS))
-        for one in asked:
+        for one in asked if isinstance(asked, list) else [asked]:
             symbol = one.bytes[0] if one.bytes else 256
             low, share = probs[:symbol].sum(), probs[symbol]
             place = (low + self.random.random() * share) / probs.sum()
@@ -265,12 +266,12 @@ class _Comparison:
             "number", text, "the sum of byte_logprobs", float(np.sum(steps)), self._timed(lambda: self.lm.logprob(text))
         )
         for at in range(len(text)):
-            state = self._timed(lambda s=state, b=text[at : at + 1]: s.advance(b))
+            state = self._timed(functools.partial(state.advance, text[at : at + 1]))
             if text[: at + 1] in self.rows:
                 self._same(text[: at + 1], "a state's row", self._timed(state.next_byte_logprobs))
         for count in range(1, len(text) + 1):
             if (prefix := text[: len(text) - count]) in self.rows:
-                back = self._timed(lambda n=count: state.rollback(n))
+                back = self._timed(functools.partial(state.rollback, count))
                 self._same(prefix, "a row after rollback", self._timed(back.next_byte_logprobs))
         if text and text in self.witnessed.canonical:
             end = self._timed(lambda: self.lm.logprob(text, eot=True))

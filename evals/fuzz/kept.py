@@ -2,7 +2,7 @@
 
 Rules
     A text in such a corner is a witness that bytelm may count and need not. Each corner here is a row of the table
-    "Disagreements that are kept", read no wider than it is written. What a tokenizer never emits may never be counted,
+    "Disagreements that are kept", or of the table of families, read no wider than it is written. What a tokenizer never emits may never be counted,
     in a corner or not.
 """
 
@@ -20,7 +20,7 @@ def corners_of(case: Case) -> list[Corner]:
     """The corners that texts of a tokenizer may be in: each says whether bytelm may refuse a text that could be spelled."""
     found: list[Corner] = []
     if case.added:
-        found = [_strips_space, _words_apart, _mark_beside_token]
+        found = [_strips_space, _words_apart, _not_in_form]
         found += [_begins_text] if case.hides_space else []
     needed = {BYTES[byte] for c in [*case.alphabet, *case.goings, *case.prefixes] for byte in c.encode("utf-8")}
     if not case.filled and not needed <= case.spec["model"]["vocab"].keys():
@@ -57,11 +57,11 @@ def _words_apart(case: Case, text: str) -> bool:
     )
 
 
-def _mark_beside_token(case: Case, text: str) -> bool:
-    """NFC or NFD, and an added token that is not ``normalized`` beside a combining mark, or is one."""
+def _not_in_form(case: Case, text: str) -> bool:
+    """NFC or NFD, and a text that is not in that form, which an added token may yet bring back."""
     forms = [step["type"] for step in steps_of(case.spec["normalizer"]) if step["type"] in ("NFC", "NFD")]
     changed = any(unicodedata.normalize(form, text) != text for form in forms)
-    return changed and any(token["content"] in text for token in case.added if not token["normalized"])
+    return changed and any(token["content"] in text for token in case.added)
 
 
 def _lacks_byte(case: Case, text: str) -> bool:
