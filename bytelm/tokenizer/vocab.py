@@ -18,10 +18,11 @@ Does not
 
 from __future__ import annotations
 
+import pickle
 import re
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int32
@@ -130,9 +131,10 @@ class Vocab:
         return frozenset(token.id for token in self.added if token.special)
 
     def is_like(self, other: Vocab) -> bool:
-        """Whether another tokenizer was read as the same; ``source`` may be another object."""
+        """Whether another tokenizer was read as the same, and neither was changed since."""
         pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.name != "source")
-        return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
+        alike = all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
+        return alike and (self.source is other.source or _parts(self.source) == _parts(other.source))
 
     def encode(self, text: str | bytes) -> tuple[int, ...]:
         """The canonical ids of a text: no special token added, none parsed out of it.
@@ -173,6 +175,15 @@ class Vocab:
     def spell(self, ids: tuple[int, ...]) -> bytes:
         """The internal bytes of a sequence, the hidden leading space included."""
         return b"".join(self.token_bytes[i] or b"" for i in ids)
+
+
+def _parts(tokenizer: Tokenizer) -> list[Any]:
+    """What can be changed in a tokenizer; all of it as JSON would take seconds."""
+    steps = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder)
+    model: Any = tokenizer.model
+    flags = [getattr(model, name, None) for name in ("dropout", "unk_token", "byte_fallback", "ignore_merges")]
+    added = [(i, str(token)) for i, token in tokenizer.get_added_tokens_decoder().items()]
+    return [pickle.dumps(steps), flags, added, tokenizer.get_vocab_size()]
 
 
 @cache

@@ -113,8 +113,7 @@ def test_where_a_token_is_a_byte_both_levels_are_the_chain_of_rows(level: str) -
         pairs, scores(ByteLM(model), *pairs, level=level), strict=True
     ):
         encoded = [model.tokenizer.encode(text) for text in (context, continuation)]
-        head = encoded[0] or [0]  # the end of text stands before an empty context
-        rows = model.next_token_logprobs([[*head, *encoded[1][:i]] for i in range(len(encoded[1]) + 1)])
+        rows = model.next_token_logprobs([[*encoded[0], *encoded[1][:i]] for i in range(len(encoded[1]) + 1)])
         chain = [float(row[token]) for row, token in zip(rows, encoded[1], strict=False)]
 
         assert logprob == pytest.approx(math.fsum(chain), abs=1e-9)
@@ -538,10 +537,14 @@ def test_a_gpu_that_is_not_there_is_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_sentencepiece_has_its_hidden_space_and_its_bos() -> None:
-    """An empty context is BOS, and a text opens there as the tokenizer opens it."""
+    """At an empty context, with BOS or without, a text opens as the tokenizer opens it."""
     lm = ByteLM(table(sentencepiece_bpe_tokenizer(prepend=True)))
     ((logprob, _), (behind, _)) = scores(lm, ("", "the fox"), ("the", " fox"))
 
-    assert logprob == pytest.approx(lm.logprob("the fox", prefix=[lm.tokenizer.bos_token_id, b""]), abs=1e-12)
+    assert logprob == pytest.approx(lm.logprob("the fox"), abs=1e-12)
+    started = lm.logprob("the fox", prefix=[lm.tokenizer.bos_token_id, b""])
+    assert HarnessLM(lm, start=True).loglikelihood(requests("l", ("", "the fox")))[0][0] == pytest.approx(
+        started, abs=1e-12
+    )
     assert behind == pytest.approx(lm.logprob(" fox", prefix="the"), abs=1e-12)
     assert scores(lm, ("", "the fox"), level="token")[0][0] < 0

@@ -38,9 +38,10 @@ class Short(TableLM):
         return super().next_token_logprobs(sequences)
 
 
-def pair(size: int = 12, **options: Any) -> tuple[ByteLM, ByteLM]:
+def pair(size: int = 12, *, tokenizer: Any = None, **options: Any) -> tuple[ByteLM, ByteLM]:
     """A model with a context of so many tokens, and the same one without."""
-    return ByteLM(Short(default_tokenizer(), size, **options)), ByteLM(Short(default_tokenizer(), **options))
+    tokenizer = tokenizer or default_tokenizer()
+    return ByteLM(Short(tokenizer, size, **options)), ByteLM(Short(tokenizer, **options))
 
 
 def longest(lm: ByteLM, text: bytes) -> int:
@@ -72,7 +73,7 @@ def test_a_completion_ends_with_the_context(options: dict[str, Any]) -> None:
 
 def test_every_way_to_complete_ends_so() -> None:
     """Streams, batches with their other items, several completions, infill and chat."""
-    lm, endless = pair()
+    lm, endless = pair(tokenizer=byte_bpe_tokenizer())
     lm.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     alone = lm.sample("the q", max_bytes=80, seed=4)
     stream = lm.stream("the q", max_bytes=80, seed=4)

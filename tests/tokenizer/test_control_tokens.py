@@ -168,7 +168,7 @@ def test_what_text_tokens_cannot_be() -> None:
     model = TableLM(tokenizer)
     wrong: list[tuple[Any, type[Exception], str]] = [
         (["<nope>"], InvalidArgumentError, "<nope>"),
-        ("<think>", InvalidTypeError, "one string"),
+        ("<think>", InvalidTypeError, "collection of tokens, not str"),
         (["<|eot|>"], InvalidArgumentError, "eot_ids"),
     ]
     for given, error, named in wrong:

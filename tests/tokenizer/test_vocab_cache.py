@@ -119,11 +119,12 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then every reading parses."""
+    tokenizer = byte_bpe_tokenizer()
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BYTELM_CACHE", str(tmp_path / "file"))
     times = parsed(monkeypatch)
     for _ in range(2):
-        Viability.from_tokenizer(byte_bpe_tokenizer())
+        Viability.from_tokenizer(tokenizer)
 
     assert len(times) == 2
 

@@ -107,8 +107,12 @@ class Fingerprint:
 
 def computing() -> tuple[object, ...]:
     """How torch computes in this thread, beyond what a model holds."""
-    cast = tuple((on, torch.get_autocast_dtype(on)) for on in _CAST_ON if torch.is_autocast_enabled(on))
-    return cast, torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    return casting(), torch.get_default_dtype(), torch.get_float32_matmul_precision()
+
+
+def casting() -> tuple[object, ...]:
+    """The kinds of devices on which torch computes in 16 bits of its own accord (autocast), and in which."""
+    return tuple((on, torch.get_autocast_dtype(on)) for on in _CAST_ON if torch.is_autocast_enabled(on))
 
 
 def _mark(tensor: torch.Tensor) -> tuple[int, int]:

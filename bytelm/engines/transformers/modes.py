@@ -27,6 +27,7 @@ from jaxtyping import Float
 
 from bytelm.engines.row_memo import Rows, Tokens
 from bytelm.engines.transformers import adapters, traits
+from bytelm.engines.transformers.fingerprint import casting
 from bytelm.engines.transformers.forward import Forward
 from bytelm.engines.transformers.heads import denies_causality, looks_ahead
 
@@ -119,7 +120,7 @@ def _disagreement(
 
 def _rounds_coarsely(model: Any) -> bool:
     """Whether the model computes in 16 bits, by its weights or by autocast."""
-    return model.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(model.device.type)
+    return model.dtype in (torch.float16, torch.bfloat16) or bool(casting())
 
 
 def _size(rows: list[Float[np.ndarray, " vocab"]]) -> float:

@@ -68,6 +68,19 @@ def test_others_have_their_own(change: Callable[[Any], object]) -> None:
     assert Viability.from_tokenizer(changed(change)) is not one
 
 
+@pytest.mark.parametrize("changes_the_other", [False, True])
+def test_a_tokenizer_that_is_changed_in_place_is_shared_no_more(*, changes_the_other: bool) -> None:
+    """What was read before a tokenizer got another normalizer does not serve one that has it, nor the other way round."""
+    one, other = changed(_ids), changed(_ids)
+    before = Viability.from_tokenizer(one)
+    (other if changes_the_other else one).normalizer = normalizers.NFC()
+    after = Viability.from_tokenizer(other)
+
+    assert after is not before
+    assert (after.form is not None) == changes_the_other
+    assert after.vocab.encode("e\u0301") == tuple(other.encode("e\u0301").ids)
+
+
 def test_a_token_that_is_added_later_is_seen() -> None:
     """A byte model made after `add_tokens` has the token; the one made before goes on without."""
     tokenizer = byte_bpe_tokenizer(vocab_size=290)
