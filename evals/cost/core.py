@@ -30,7 +30,7 @@ import pstats
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -79,7 +79,7 @@ def work_of(case: str, engine: Any, batch: int, size: int) -> tuple[list[Replaye
     prompts: list[Any] = list(prompts_of(batch))
     options = {"max_bytes": size, "seed": 0, **CASES[case]}
     lm: Any = ByteLM(engines[0])
-    if case in ("mixture", "product"):
+    if case == "mixture" or case == "product":  # noqa: PLR1714 - mypy sees which formulas these are
         engines.append(Replayed(engine, warmth=WARMTH))
         lm = Ensemble([lm, ByteLM(engines[1])], combine=case)
 
@@ -153,28 +153,28 @@ def shares(run: Callable[[], Any]) -> dict[str, float]:
     """The share of each part of bytelm in the CPU time of a run, the replaying left out."""
     profile = cProfile.Profile()
     profile.runcall(run)
-    spent: Counter[str] = Counter()
+    spent: defaultdict[str, float] = defaultdict(float)
     stats: dict[Any, Any] = vars(pstats.Stats(profile))["stats"]
     parts = {function: _part(function[0]) for function in stats}
 
-    def of(function: Any, seen: frozenset[Any] = frozenset()) -> Counter[str]:
+    def of(function: Any, seen: frozenset[Any] = frozenset()) -> dict[str, float]:
         """The parts that a function works for, as shares of its time."""
         if parts[function] or function in seen:
-            return Counter({parts[function] or "other": 1.0})
+            return {parts[function] or "other": 1.0}
         callers = {caller: values[2] for caller, values in stats[function][4].items()}
         whole = sum(callers.values())
-        found: Counter[str] = Counter()
+        found: defaultdict[str, float] = defaultdict(float)
         for caller, own in callers.items():
             for part, share in of(caller, seen | {function}).items():
                 found[part] += share * (own / whole if whole else 1 / len(callers))
-        return found or Counter({"other": 1.0})
+        return found or {"other": 1.0}
 
     for function, (_, _, own, _, _) in stats.items():
         for part, share in of(function).items():
             spent[part] += share * own
-    del spent["engine"]
+    spent.pop("engine", None)
     whole = sum(spent.values())
-    return {part: seconds / whole for part, seconds in spent.most_common()}
+    return {part: spent[part] / whole for part in sorted(spent, key=spent.__getitem__, reverse=True)}
 
 
 def _part(file: str) -> str:

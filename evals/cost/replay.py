@@ -64,7 +64,7 @@ class Replayed:
         if self._warmth == 1.0:
             return row.copy()
         warmed = row.astype(np.float64) / self._warmth
-        return (warmed - np.logaddexp.reduce(warmed)).astype(np.float32)
+        return np.asarray(warmed - np.logaddexp.reduce(warmed), np.float32)
 
     def sample(self, count: int) -> list[Float32[np.ndarray, " vocab"]]:
         """Some of the rows."""
