@@ -79,9 +79,10 @@ def work_of(case: str, engine: Any, batch: int, size: int) -> tuple[list[Replaye
     prompts: list[Any] = list(prompts_of(batch))
     options = {"max_bytes": size, "seed": 0, **CASES[case]}
     lm: Any = ByteLM(engines[0])
-    if case == "mixture" or case == "product":  # noqa: PLR1714 - mypy sees which formulas these are
+    formula: Any = case
+    if case in ("mixture", "product"):
         engines.append(Replayed(engine, warmth=WARMTH))
-        lm = Ensemble([lm, ByteLM(engines[1])], combine=case)
+        lm = Ensemble([lm, ByteLM(engines[1])], combine=formula)
 
     mode = "auto" if _can_infill(lm) else "left"
 
