@@ -179,7 +179,7 @@ class Vocab:
 
 def _parts(tokenizer: Tokenizer) -> list[Any]:
     """What can be changed in a tokenizer; all of it as JSON would take seconds."""
-    steps = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder)
+    steps = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.post_processor, tokenizer.decoder)
     model: Any = tokenizer.model
     flags = [getattr(model, name, None) for name in ("dropout", "unk_token", "byte_fallback", "ignore_merges")]
     added = [(i, str(token)) for i, token in tokenizer.get_added_tokens_decoder().items()]

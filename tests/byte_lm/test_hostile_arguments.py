@@ -104,6 +104,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
 }
 
 
+@pytest.mark.slow  # so that it runs without the checks of shapes, which refuse some of these values themselves
 @pytest.mark.filterwarnings("ignore::bytelm.errors.BytelmWarning")
 @pytest.mark.parametrize("argument", CALLS)
 def test_a_hostile_argument_is_one_error(argument: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers, processors
 
 from bytelm import ByteLM, Ensemble
 from bytelm.engines.table import TableLM
@@ -55,6 +55,11 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     ),
     "a hidden space": lambda data: data.update(
         pre_tokenizer=json.loads(pre_tokenizers.ByteLevel(add_prefix_space=True).__getstate__())
+    ),
+    "another beginning": lambda data: data.update(
+        post_processor=json.loads(
+            processors.TemplateProcessing(single="<|eot|> $A", special_tokens=[("<|eot|>", 0)]).__getstate__()
+        )
     ),
     "a normal form": lambda data: data.update(normalizer=json.loads(normalizers.NFC().__getstate__())),
 }
