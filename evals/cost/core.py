@@ -158,15 +158,22 @@ def shares(run: Callable[[], Any]) -> dict[str, float]:
     stats: dict[Any, Any] = vars(pstats.Stats(profile))["stats"]
     parts = {function: _part(function[0]) for function in stats}
 
-    def of(function: Any, seen: frozenset[Any] = frozenset()) -> dict[str, float]:
+    known: dict[Any, dict[str, float]] = {}
+
+    def of(function: Any) -> dict[str, float]:
         """The parts that a function works for, as shares of its time."""
-        if parts[function] or function in seen:
-            return {parts[function] or "other": 1.0}
+        if function not in known:
+            known[function] = {parts[function] or "other": 1.0}  # for as long as it is looked for, and in a circle
+            if not parts[function]:
+                known[function] = of_callers(function)
+        return known[function]
+
+    def of_callers(function: Any) -> dict[str, float]:
         callers = {caller: values[2] for caller, values in stats[function][4].items()}
         whole = sum(callers.values())
         found: defaultdict[str, float] = defaultdict(float)
         for caller, own in callers.items():
-            for part, share in of(caller, seen | {function}).items():
+            for part, share in of(caller).items():
                 found[part] += share * (own / whole if whole else 1 / len(callers))
         return found or {"other": 1.0}
 
