@@ -200,8 +200,8 @@ class Cover:
                 mask, base = viability.mask(node.boundary, lo, hi), lo
             longer = prefix_index.equal_to(leftover, lo, hi)
             for rank in range(lo, longer):
-                if mask is None or mask[rank - base]:
-                    token = int(prefix_index.order[rank])
+                token = int(prefix_index.order[rank])
+                if viability.spelled(node.boundary, token) == leftover if mask is None else mask[rank - base]:
                     boundary = viability.extend(node.boundary, token)
                     if boundary is not None:
                         born.append(_entry(Node(node, token, len(text), boundary), viability))
@@ -253,8 +253,10 @@ class Cover:
 
     def follows(self, node: AnyNode, token_id: int) -> bytes:
         """The bytes of a token, if it may follow a node; or none."""
-        data = self.viability.vocab.token_bytes[token_id] if token_id < len(self.viability.vocab) else None
-        return data if data and self.viability.extend(self._entry_of(node).node.boundary, token_id) else b""
+        if token_id >= len(self.viability.vocab):
+            return b""
+        boundary = self._entry_of(node).node.boundary
+        return self.viability.spelled(boundary, token_id) if self.viability.extend(boundary, token_id) else b""
 
     def _entry_of(self, node: AnyNode) -> _Entry:
         for entry in self._entries:

@@ -67,7 +67,7 @@ class CoverCache:
             boundary = self.viability.extend(node.boundary, token)
             if boundary is None:
                 return None
-            node = Node(node, token, node.end + len(self.viability.vocab.token_bytes[token] or b""), boundary)
+            node = Node(node, token, node.end + len(self.viability.spelled(node.boundary, token)), boundary)
         return node if node.end == end else None
 
 

@@ -59,9 +59,9 @@ def sure_cut(viability: Viability, boundary: Boundary, data: bytes) -> int | Non
     """
     if not viability.steps:
         return _uncrossed(viability, data)
-    if any(spelling in data for spelling in viability.added_bytes):
+    if any(spelling in data for spelling in viability.added_texts.emitted):
         return None
-    begun = viability.added_beginnings
+    begun = viability.added_texts.beginnings
     longest = max(map(len, begun), default=0)
     # Of an added token that may have begun in the last bytes, not all of it is there yet.
     end = next((at for at in range(max(0, len(data) - longest), len(data)) if data[at:] in begun), len(data))
@@ -90,9 +90,9 @@ def sure_cut(viability: Viability, boundary: Boundary, data: bytes) -> int | Non
 
 def _uncrossed(viability: Viability, data: bytes) -> int | None:
     """The last place in ``data`` that no token can lie across, where nothing cuts but added tokens; or None."""
-    tokens, special = viability.prefix_index, viability.special_spellings
+    tokens, special = viability.prefix_index, viability.added_texts.special
     # Whether a special token's text that began before the data goes on beyond it, none of the places here tells.
-    if viability.has_single_words or len(data) < special.longest:
+    if viability.added_texts.single_words or len(data) < special.longest:
         return None
     longest, start = max(tokens.longest, special.longest), len(data)
     while start:

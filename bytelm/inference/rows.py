@@ -110,10 +110,7 @@ class RowReader:
         self.eot_ids = np.array(sorted(eot_ids), np.int64)
         self.everything: Float64[np.ndarray, " tokens"] = np.ones(len(order))
         self.ends = frozenset(self.eot_ids.tolist())
-        rank: Int64[np.ndarray, " vocab"] = np.full(vocab_size, -1, np.int64)
-        rank[order] = np.arange(len(order))
-        self._ends = rank[self.eot_ids]
-        self._ends = self._ends[self._ends >= 0]
+        self._ends: Int64[np.ndarray, " ends"] = np.flatnonzero(np.isin(order, self.eot_ids))
 
     def read(self, row: Float[np.ndarray, " vocab"]) -> Row:
         """Read one row of natural log-probabilities, by token id; it is not to be written to any more."""

@@ -167,14 +167,15 @@ class EngineDraws(Writing):
         return not self._rest and self._goes_on and self._viability.ends_text(self._node.boundary)
 
     def _after(self, token: int) -> Boundary | None:
-        vocab = self._viability.vocab
-        data = vocab.token_bytes[token] if token < len(vocab) else None
-        if not self._goes_on or not data or not (data.startswith(self._rest) or self._rest.startswith(data)):
+        if not self._goes_on or token >= len(self._viability.vocab):
+            return None
+        data = self._viability.spelled(self._node.boundary, token)
+        if not (data.startswith(self._rest) or self._rest.startswith(data)):
             return None
         return self._viability.extend(self._node.boundary, token)
 
     def _append(self, token: int, after: Boundary, logprob: float) -> None:
-        data = self._viability.vocab.token_bytes[token] or b""
+        data = self._viability.spelled(self._node.boundary, token)
         self._node = CoverNode(self._node, token, self._node.end + len(data), after)
         self._log_weights.append(self._log_weights[-1] + logprob)
         new, self._rest = data[len(self._rest) :], self._rest[len(data) :]

@@ -8,8 +8,11 @@ Rules
     A normalizer that hides a space in front of a text (Prepend) does so before it looks for the tokens that are
     normalized. Their own spelling is normalized too, so the space is part of it: ``ab`` spells `` ab``, and stands
     behind a space or first in a text alone. In all other cases a text that begins with an added token gets no hidden
-    space. Such a text is refused where the tokenizer hides one (docs/tokenizers.md): its first token would spell
-    another text than its bytes say.
+    space. With the space such a token has a second spelling, which stands first in a text alone
+    (tokenizer/prefix_index.py): so all texts begin with the space, as bytelm reads them.
+    Some pre-tokenizers hide a space in front of what follows an added token too. That is not part of the text, so what
+    follows has to begin with a space of its own, or with another added token: the last level with added tokens sees to
+    that, as it alone sees what is text.
 
 Source
     The behaviour is that of `tokenizers`' added vocabulary.
@@ -17,11 +20,13 @@ Source
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from bytelm.errors import InvalidArgumentError
+from bytelm.tokenizer.prefix_index import PrefixIndex
 from bytelm.tokenizer.split.automaton import LOST, SKIP
 from bytelm.tokenizer.split.char_classes import WORD
 from bytelm.tokenizer.split.regex import Compiler, Instruction, Pattern
@@ -31,13 +36,16 @@ from bytelm.tokenizer.vocab import SPACE_MARK, AddedToken, Vocab
 _NEVER: Final = r"[^\s\S]"  # a pattern that matches nothing
 
 
-def added_pattern(vocab: Vocab, group: Sequence[AddedToken], *, normalized: bool) -> tuple[Pattern, frozenset[int]]:
+def added_pattern(
+    vocab: Vocab, group: Sequence[AddedToken], *, normalized: bool, last: bool
+) -> tuple[Pattern, frozenset[int]]:
     """The pattern of some added tokens, and the ids that its matches become.
 
     Args:
         vocab: The vocabulary they belong to.
         group: Those matched before normalization, or those matched after it.
         normalized: Which of the two.
+        last: No other level of added tokens is below.
     """
     spellings: dict[str, Spelling] = {}
     for token in group:
@@ -52,6 +60,8 @@ def added_pattern(vocab: Vocab, group: Sequence[AddedToken], *, normalized: bool
     opening, reopening = vocab.opening, vocab.reopening
     if vocab.prepends and not normalized:
         opening, reopening = SPACE_MARK, _NEVER  # the text after a token gets a space too, which is not hidden
+    elif not last:
+        opening, reopening = opening and SPACE_MARK, ""
     if not (normalized and vocab.marks):  # this level sees the text before spaces become ▁
         opening, reopening = opening.replace(SPACE_MARK, " "), reopening.replace(SPACE_MARK, " ")
     return literals_pattern(spellings, opening=opening, reopening=reopening), emitted
@@ -81,6 +91,33 @@ def _matched(vocab: Vocab, token: AddedToken) -> str:
     if token.normalized and vocab.source.normalizer is not None:
         return str(vocab.source.normalizer.normalize_str(token.content))
     return token.content
+
+
+@dataclass(frozen=True)
+class AddedTexts:
+    """The bytes of added tokens, as texts that may or may not be such a token.
+
+    Attributes:
+        emitted: Of those that text becomes.
+        special: Of the special ones, which stay text.
+        single_words: Some are tokens only beside certain characters.
+    """
+
+    emitted: tuple[bytes, ...]
+    special: PrefixIndex
+    single_words: bool
+
+    @cached_property
+    def beginnings(self) -> frozenset[bytes]:
+        """What those of `emitted` begin with, not the whole of them."""
+        return frozenset(data[:end] for data in self.emitted for end in range(1, len(data)))
+
+
+def added_texts(vocab: Vocab, emitted: Iterable[int]) -> AddedTexts:
+    """The bytes of a tokenizer's added tokens, those among them that text becomes given by their ids."""
+    special = [spelled_in_text(vocab, token) for token in vocab.added if token.special]
+    texts = tuple(vocab.token_bytes[token] or b"" for token in emitted)
+    return AddedTexts(texts, PrefixIndex(special), any(token.single_word for token in vocab.added))
 
 
 @dataclass(frozen=True, slots=True)

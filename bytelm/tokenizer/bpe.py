@@ -84,7 +84,7 @@ class Merges:
         self.trees = self._derive(base, merges, np.asarray(lengths)) if trees is None else trees
         self.phase, self.rank, self.left, self.right = self.trees
         self.reachable: Bool[np.ndarray, " ids"] = self.phase > _UNREACHED
-        self._reachable_ranks = self.reachable[prefix_index.order]
+        self._reachable_ranks = self.reachable[prefix_index.order] & prefix_index.own
         self._columns: tuple[Sequence[int], ...] = tuple(array("q", row.tobytes()) for row in self.trees)
         self._index()
         self._bits: LRUCache[int, UInt8[np.ndarray, " bytes"]] = LRUCache(_KEPT)
@@ -158,7 +158,7 @@ class Merges:
 
     def _index(self) -> None:
         """The sorted lists behind `broken`: tokens by the pieces of their left spines, merges by their left piece."""
-        tokens = self.prefix_index.order[self.reachable[self.prefix_index.order]].astype(np.int64)
+        tokens = self.prefix_index.order[self._reachable_ranks].astype(np.int64)
         piece, owner = tokens, self.prefix_index.rank[tokens].astype(np.int64)
         gone, by, partner = (np.full(len(tokens), FOREVER, np.int64) for _ in range(3))
         rows = []

@@ -33,7 +33,7 @@ class IgnoreMerges:
 
     def __init__(self, vocab: Vocab, merges: Merges, prefix_index: PrefixIndex) -> None:
         self._prefix_index = prefix_index
-        self._reachable = merges.reachable[prefix_index.order]
+        self._reachable = merges.reachable[prefix_index.order] & prefix_index.own
         self._tokens: dict[bytes, list[int]] = {}
         if not vocab.ignore_merges:
             return

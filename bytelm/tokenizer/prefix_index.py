@@ -4,6 +4,8 @@ Rules
     Tokens are sorted by their bytes (then by id), so the tokens that begin with a prefix are one range of *ranks*, and
     inside it the next byte only grows: a distribution over tokens becomes one over bytes by summing slices.
     A range's first ranks are the tokens that equal the prefix (several where ids share their bytes).
+    A token may have two ranks: its own, and one with the bytes that it spells first in a text. After no sequence may
+    both follow.
 
 Cost
     A range is two binary searches; the split of a range by its next byte is linear in the range, in numpy.
@@ -12,7 +14,7 @@ Cost
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8
@@ -26,10 +28,12 @@ class PrefixIndex:
     Args:
         token_bytes: The bytes of each id, or None.
         order: The ids that have bytes, sorted by them, where that is known already.
+        first: What some of them spell as well, first in a text.
 
     Attributes:
         order: Token id at each rank.
-        rank: Rank of each token id, -1 where the id spells nothing.
+        rank: Rank of each token id by its own bytes, -1 where the id spells nothing.
+        own: Whether the bytes at a rank are the token's own.
         spelled: Bytes at each rank, sorted.
         longest: Bytes of the longest token.
         missing: At each rank, how many bytes complete the character that the token ends inside of; 0 at its end.
@@ -39,16 +43,30 @@ class PrefixIndex:
     ((0, 2), [0, 1, 3])
     """
 
-    __slots__ = ("_flat", "_offsets", "_roots", "lengths", "longest", "missing", "order", "rank", "spelled")
+    __slots__ = ("_flat", "_offsets", "_roots", "lengths", "longest", "missing", "order", "own", "rank", "spelled")
 
-    def __init__(self, token_bytes: Sequence[bytes | None], order: Int32[np.ndarray, " tokens"] | None = None) -> None:
-        if order is None:
-            pairs = sorted((data, i) for i, data in enumerate(token_bytes) if data is not None)
+    def __init__(
+        self,
+        token_bytes: Sequence[bytes | None],
+        order: Int32[np.ndarray, " _"] | None = None,
+        *,
+        first: Mapping[int, bytes] | None = None,
+    ) -> None:
+        ids = range(len(token_bytes)) if order is None else order.tolist()
+        self.spelled: list[bytes] = [data for i in ids if (data := token_bytes[i]) is not None]
+        if order is None or first:
+            spelling = [i for i in ids if token_bytes[i] is not None]
+            more = ((data, i) for i, data in (first or {}).items())
+            pairs = sorted([*zip(self.spelled, spelling, strict=True), *more])
             order = np.fromiter((i for _, i in pairs), np.int32, len(pairs))
+            self.spelled = [data for data, _ in pairs]
         self.order: Int32[np.ndarray, " tokens"] = order
-        self.spelled: list[bytes] = [data for i in order.tolist() if (data := token_bytes[i]) is not None]
+        self.own: Bool[np.ndarray, " tokens"] = np.ones(len(order), np.bool_)
+        for token, data in (first or {}).items():
+            at = range(*self.range(data))
+            self.own[next(rank for rank in at if order[rank] == token)] = False
         self.rank: Int32[np.ndarray, " ids"] = np.full(len(token_bytes), -1, np.int32)
-        self.rank[self.order] = np.arange(len(order), dtype=np.int32)
+        self.rank[order[self.own]] = np.flatnonzero(self.own)
         self.lengths: Int32[np.ndarray, " tokens"] = np.fromiter(map(len, self.spelled), np.int32, len(order))
         self.longest = int(self.lengths.max(initial=0))
         self._flat: UInt8[np.ndarray, " total"] = np.frombuffer(b"".join(self.spelled), np.uint8)

@@ -47,14 +47,13 @@ def hiding(shape: str, added: Sequence[AddedToken]) -> Tokenizer:
 
 def claimed(viability: Viability, tokens: Sequence[int], *, size: int) -> set[Ids]:
     """The sequences of some tokens, of at most so many bytes, that are said to be viable behind the hidden space."""
-    spelled = viability.vocab.token_bytes
     found = set[Ids]()
     grown: list[tuple[Ids, bytes, Boundary]] = [((), b"", viability.start())]
     while grown:
         ids, data, end = grown.pop()
         found.add(ids)
         for token in tokens:
-            longer = data + (spelled[token] or b"")
+            longer = data + viability.spelled(end, token)
             if len(longer) <= size and longer.startswith(b" ") and (after := viability.extend(end, token)):
                 grown.append(((*ids, token), longer, after))
     return found
@@ -93,11 +92,16 @@ def test_sequences_behind_a_hidden_space_are_those_of_all_texts(shape: str, adde
     spelled = everything.definition.token_bytes
     tokens = [t for t, data in spelled.items() if not data.strip(b"ab ") and t not in viability.vocab.byte_ids]
 
-    # A text that begins with an added token, which hides no space, is refused.
-    seen = {token.id for token in viability.vocab.added if token.normalized and shape == "prepend"}
-    first, letters = everything.definition.added.keys() - seen, {t for t in spelled if not spelled[t].strip(b"ab ")}
+    letters = {t for t in spelled if not spelled[t].strip(b"ab ")}
     viable = (ids for ids, data in everything.viable.items() if len(data) <= 3 and letters.issuperset(ids))
-    assert claimed(viability, tokens, size=4) == {ids for ids in viable if first.isdisjoint(ids[:1])}
+    refused = spaces_first(shape, added, everything)
+    assert claimed(viability, tokens, size=4) == {ids for ids in viable if refused.isdisjoint(ids[:1])}
+
+
+def spaces_first(shape: str, added: list[AddedToken], everything: Enumeration) -> set[int]:
+    """Added tokens that begin with a space, where none is hidden before them: first in a text they are refused."""
+    names = {token.content for token in added if not (token.normalized and shape == "prepend")}
+    return {i for i, content in everything.definition.added.items() if content in names and content.startswith(" ")}
 
 
 def test_an_added_token_with_the_name_of_a_byte_is_the_byte() -> None:
@@ -161,3 +165,39 @@ def test_a_word_is_added_to_a_real_tokenizer(name: str, load_tokenizer: Callable
     for text in ("foo", "x foo", "foo foo, foo", " foo", "x foolish", "  quux", "quux\n", "xquux quux", "foo 日 foo"):
         ends = Cover.empty(viability).advance(text.encode()).ending
         assert [node.token_ids for node in ends] == [tuple(backend.encode(text, add_special_tokens=False).ids)], text
+
+
+@pytest.mark.parametrize("shape", HIDING)
+@pytest.mark.parametrize("added", ADDED.values(), ids=ADDED)
+def test_covers_of_texts_that_begin_with_an_added_token(shape: str, added: list[AddedToken]) -> None:
+    """Cover, row and end of every prefix are those of the enumerated texts, `mask` is `extend` at the start too."""
+    tokenizer = hiding(shape, added)
+    everything = Enumeration(tokenizer, ["a", "b", " "], 6)
+    viability = Viability.from_tokenizer(tokenizer)
+
+    start = viability.start()
+    mask = viability.mask(start, 0, len(viability.prefix_index)).tolist()
+    for rank, token in enumerate(viability.prefix_index.order.tolist()):
+        fits = viability.extend(start, token) is not None
+        assert mask[rank] == (fits and viability.spelled(start, token) == viability.prefix_index.spelled[rank])
+    refused = spaces_first(shape, added, everything)
+    for prefix in everything.prefixes(3):
+        own = {ids for ids in everything.cover(prefix) if refused.isdisjoint(ids[:1])}
+        if prefix and not own:
+            continue
+        cover = Cover.empty(viability).advance(prefix)
+        ends = {ids for ids in everything.ending(prefix) if refused.isdisjoint(ids[:1])}
+        assert {node.token_ids for node in cover.ending} == ends, prefix
+        if prefix:
+            assert leaves(cover, over=b"ab ") == own, prefix
+
+
+def leaves(cover: Cover, *, over: bytes) -> set[Ids]:
+    """The sequences of a cover whose tokens hold some bytes alone."""
+    found = set[Ids]()
+    for node in cover.nodes:
+        lo, _, mask = cover.viable(node)
+        for rank in (lo + mask.nonzero()[0]).tolist() if cover.leftover(node) else ():
+            if not cover.viability.prefix_index.spelled[rank].strip(over):
+                found.add((*node.token_ids, int(cover.viability.prefix_index.order[rank])))
+    return found | {node.token_ids for node in cover.nodes if not cover.leftover(node)}

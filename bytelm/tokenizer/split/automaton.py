@@ -140,6 +140,7 @@ class Level:
         self.table[DEAD] = DEAD
         self.start_bare = self._start(added=False)
         self.start_added = self._start(added=True) if self.added else DEAD
+        self.start_reopened = self._start(added=False, reopened=True)
         self.start = self._start_hidden() if pattern.opening >= 0 else self.start_bare
 
     # --- states ------------------------------------------------------------------------------------------------------
@@ -179,8 +180,10 @@ class Level:
             if condition is not False
         )
 
-    def _start(self, *, added: bool) -> int:
-        return self._decided(self._begin(condition=True, before=-1, left=None), cut=False, added=added)
+    def _start(self, *, added: bool, reopened: bool = False) -> int:
+        """The state at the start of a piece; ``reopened``: behind an added token of the level above."""
+        begun = self._begin(condition=True, before=-1, left=None, reopened=reopened)
+        return self._decided(begun, cut=False, added=added)
 
     def _start_hidden(self) -> int:
         hidden = Hypothesis("hidden", (), self.threads.can_match(self.threads.pattern.opening, -1), -1)
@@ -193,7 +196,9 @@ class Level:
 
     # --- hypotheses --------------------------------------------------------------------------------------------------
 
-    def _begin(self, condition: Condition, before: int, left: Kind | None) -> list[tuple[bool, Hypothesis]]:
+    def _begin(
+        self, condition: Condition, before: int, left: Kind | None, *, reopened: bool = False
+    ) -> list[tuple[bool, Hypothesis]]:
         """What can begin at a place where the scan stands: a segment, with whether the boundary before it is a cut.
 
         ``left`` is the kind of the segment before; None at the start of a piece. A text that begins with an added token
@@ -214,7 +219,7 @@ class Level:
         if self.added:
             entries = (("match", -1 if left == "hidden" else pattern.emits), ("skip", pattern.skips))
         begun: Condition = True  # what the text behind an added token begins with, where it is none itself
-        if left == "done" and pattern.reopening >= 0:
+        if (reopened or left == "done") and pattern.reopening >= 0:
             begun = threads.can_match(pattern.reopening, -1)
         for kind, entry in entries:
             due = conjunction(succeeds, threads.can_match(entry, before)) if entry >= 0 else False

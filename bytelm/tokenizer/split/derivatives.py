@@ -103,15 +103,17 @@ class Threads:
         ahead: list[tuple[int, Condition, frozenset[int]]] = [(at, True, frozenset())]
         while ahead:
             at, condition, path = ahead.pop()
-            if condition is False or at in path:  # an empty turn of a loop adds nothing
-                continue
             step = self.pattern.code[at]
+            if condition is False:
+                continue
+            if at in path:  # a loop ends with its first empty turn
+                ahead.append((step.arg, condition, path))
+                continue
             match step.op:
-                case "atom":
-                    threads.append((at, -1, condition))
-                    continue
-                case "match":
-                    threads.append((MATCH, step.arg, condition))
+                case "atom" | "match":
+                    thread = (at, -1, condition) if step.op == "atom" else (MATCH, step.arg, condition)
+                    if thread not in threads:
+                        threads.append(thread)
                     continue
                 case "look":
                     holds = self.can_match(step.arg, before)

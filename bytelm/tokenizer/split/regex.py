@@ -36,7 +36,8 @@ class Instruction:
     Attributes:
         op: What it does.
         to: Where to go on; several places in order of preference for ``split``.
-        arg: Index of an atom, entry of a look-ahead's own program, or tag of a match.
+        arg: Index of an atom, entry of a look-ahead's own program, tag of a match, or of a ``split`` that begins a
+            loop, where to go on behind it.
         negated: Of a look-around.
     """
 
@@ -160,7 +161,7 @@ class Compiler:
         if node.high is None:
             loop = self.emit(Instruction("split"))
             body = self.compile(part, loop)
-            self.code[loop] = Instruction("split", (body, after) if prefer_more else (after, body))
+            self.code[loop] = Instruction("split", (body, after) if prefer_more else (after, body), after)
             entry = loop
         else:
             entry = then

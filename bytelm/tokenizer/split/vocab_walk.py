@@ -137,7 +137,8 @@ class ProductAutomaton:
                 return
             after = level.cut(state)
             if after != DEAD and ended(self.levels[at + 1 :], states[at + 1 :]):
-                yield (*states[:at], after, *(lv.start_bare for lv in self.levels[at + 1 :]))
+                # A level of added tokens cuts in front of text behind such a token only.
+                yield (*states[:at], after, *(lv.start_reopened for lv in self.levels[at + 1 :]))
 
     def onward(self, states: States) -> Iterator[States]:
         """The states after a cut, where ordinary text follows it or the beginning of an added token.
@@ -164,7 +165,7 @@ class ProductAutomaton:
     def before_added(self, states: States, at: int, *, begins: bool = False) -> tuple[int, States]:
         """Where an added token of level ``at`` begins: that level's state (dead: it cannot), and the states above."""
         if begins:
-            level = self.levels[at]  # at its other start there is a hidden leading space, which no added token spells
+            level = self.levels[at]  # behind a hidden leading space none begins
             return level.start_added if states[at] == level.start_bare else DEAD, states[:at]
         if states[at] == INACTIVE:  # right after an added token of a level above
             last = max(i for i in range(at) if states[i] != INACTIVE)

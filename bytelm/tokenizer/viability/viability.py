@@ -43,7 +43,7 @@ from cachetools import LRUCache
 from jaxtyping import Bool, Int64
 
 from bytelm.symbols import unfinished
-from bytelm.tokenizer.added_tokens import added_pattern, spelled_in_text
+from bytelm.tokenizer.added_tokens import AddedTexts, added_pattern, added_texts
 from bytelm.tokenizer.alphabet import forbidden_points, outside_points
 from bytelm.tokenizer.bpe import read_merges
 from bytelm.tokenizer.ignore_merges import IgnoreMerges
@@ -113,13 +113,21 @@ class Viability:
         self.vocab = vocab
         # Spaces are ▁ by the time that a pre-tokenizer sees them.
         self.steps = tuple(step for step in vocab.steps if not (vocab.marks and step.pattern in (" ", r"\ ")))
-        self.prefix_index = PrefixIndex(vocab.token_bytes, vocab.order)
         self._forbidden = forbidden_points(vocab)
-        self.form = NormalForm(vocab.form, self.prefix_index, self._forbidden) if vocab.form else None
-        self.merges = read_merges(vocab, self.prefix_index)
-        self._reachable = (self.merges.reachable & vocab.merged)[self.prefix_index.order]
         self._level_of_added: dict[int, int] = {}  # added token -> the level that matches it
         levels = self._levels()
+        # Added tokens that hide no space, and what they spell first in a text. Of a space of their own there, decoding
+        # would take off the first one: such a text does not come back.
+        self._first = {
+            token: vocab.dummy_prefix + data
+            for token, at in self._level_of_added.items()
+            if levels[at].start != levels[at].start_bare
+            and not (data := vocab.token_bytes[token] or b"").startswith(vocab.dummy_prefix)
+        }
+        self.prefix_index = PrefixIndex(vocab.token_bytes, vocab.order, first=self._first)
+        self.form = NormalForm(vocab.form, self.prefix_index, self._forbidden) if vocab.form else None
+        self.merges = read_merges(vocab, self.prefix_index)
+        self._reachable = (self.merges.reachable & vocab.merged)[self.prefix_index.order] & self.prefix_index.own
         self._is_byte = np.zeros(len(self.prefix_index), np.bool_)
         self._is_byte[self.prefix_index.rank[list(vocab.byte_ids)]] = True
         self._ignore_merges = IgnoreMerges(vocab, self.merges, self.prefix_index)
@@ -142,6 +150,9 @@ class Viability:
         for token, at in self._level_of_added.items():
             by_level.setdefault(at, []).append(int(self.prefix_index.rank[token]))
         self._added_ranks = {at: np.array(sorted(ranks), np.int64) for at, ranks in sorted(by_level.items())}
+        at_second = np.flatnonzero(~self.prefix_index.own)
+        level_at = np.array([self._level_of_added[i] for i in self.prefix_index.order[at_second].tolist()], np.int64)
+        self._first_ranks = {at: at_second[level_at == at] for at in self._added_ranks if (level_at == at).any()}
         self._token_masks = TokenMasks(
             self.automaton,
             self._text_futures,
@@ -168,24 +179,9 @@ class Viability:
         return not 0xD800 <= ord(character) < 0xE000 and bool(self._forbidden[ord(character)])
 
     @cached_property
-    def added_bytes(self) -> tuple[bytes, ...]:
-        """The bytes of the added tokens that text becomes."""
-        return tuple(self.vocab.token_bytes[token] or b"" for token in self._level_of_added)
-
-    @cached_property
-    def added_beginnings(self) -> frozenset[bytes]:
-        """What these begin with, not the whole of them."""
-        return frozenset(data[:end] for data in self.added_bytes for end in range(1, len(data)))
-
-    @cached_property
-    def has_single_words(self) -> bool:
-        """Whether some added token is one only beside certain characters."""
-        return any(token.single_word for token in self.vocab.added)
-
-    @cached_property
-    def special_spellings(self) -> PrefixIndex:
-        """The text of the special tokens, which stays text."""
-        return PrefixIndex([spelled_in_text(self.vocab, token) for token in self.vocab.added if token.special])
+    def added_texts(self) -> AddedTexts:
+        """The bytes of the added tokens."""
+        return added_texts(self.vocab, self._level_of_added)
 
     def _levels(self) -> list[Level]:
         vocab = self.vocab
@@ -196,7 +192,8 @@ class Viability:
         for normalized, group in enumerate(groups):
             if normalized and not group:
                 continue
-            pattern, emitted = added_pattern(vocab, group, normalized=bool(normalized))
+            last = bool(normalized) or not groups[1]
+            pattern, emitted = added_pattern(vocab, group, normalized=bool(normalized), last=last)
             self._level_of_added |= dict.fromkeys(emitted, len(levels))
             seen_as = alias if normalized and vocab.marks else {}
             levels.append(Level(pattern, behavior="Added", invert=False, alias=seen_as, forbidden=self._forbidden))
@@ -233,7 +230,7 @@ class Viability:
             if not self.form.keeps_with(boundary.tail, text, partial):
                 return None
             tail = self.form.window(boundary.tail + text)
-        found = [*self._ordinary(boundary, token, data, partial), *self._as_added(boundary, token, data)]
+        found = [*self._ordinary(boundary, token, data, partial), *self._as_added(boundary, token)]
         return Boundary(token, tuple(dict.fromkeys(found)), partial, tail) if found else None
 
     def _ordinary(self, boundary: Boundary, token: int, data: bytes, partial: bytes) -> Iterator[Path]:
@@ -268,14 +265,24 @@ class Viability:
                 for states in self.automaton.cuts(path.states):
                     yield states, tracked, True
 
-    def _as_added(self, boundary: Boundary, token: int, data: bytes) -> Iterator[Path]:
-        at = self._level_of_added.get(token)
+    def spelled(self, boundary: Boundary, token: int) -> bytes:
+        """The bytes that a token spells after a boundary: an added one that is first has the hidden space with it."""
+        first = self._hides(boundary) and self._first.get(token)
+        return first or self.vocab.token_bytes[token] or b""
+
+    def _hides(self, boundary: Boundary) -> bool:
+        """Whether the text begins here, with a hidden space that added tokens do not see."""
+        return boundary.last < 0 and boundary.paths[0].states != self.automaton.start(bare=True)
+
+    def _as_added(self, boundary: Boundary, token: int) -> Iterator[Path]:
+        at, data = self._level_of_added.get(token), self.vocab.token_bytes[token] or b""
         if at is None or boundary.partial:
             return
         tracked = self._ignore_merges.begin()
+        no_space = self.automaton.start(bare=True) if token in self._first and self._hides(boundary) else None
         for path in boundary.paths:
             if not self._ignore_merges.must_grow(path.word):
-                states = self.automaton.added(path.states, at, data, token, begins=boundary.last < 0)
+                states = self.automaton.added(no_space or path.states, at, data, token, begins=boundary.last < 0)
                 if states is not None and self._text_futures.can_stop(states):
                     yield Path(states, tracked)
 
@@ -384,13 +391,13 @@ class Viability:
 
     def _added_mask(self, boundary: Boundary, at: int, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
         out = np.zeros(hi - lo, np.bool_)
-        ranks = self._added_ranks[at]
+        hidden = self._first_ranks.get(at) if self._hides(boundary) else None
+        ranks = self._added_ranks[at] if hidden is None else hidden
         first, last = np.searchsorted(ranks, (lo, hi))
         ranks = ranks[first:last]
-        if len(ranks) <= 32:
+        if len(ranks) <= 32 or hidden is not None:
             for rank in ranks.tolist():
-                token = int(self.prefix_index.order[rank])
-                out[rank - lo] = any(True for _ in self._as_added(boundary, token, self.prefix_index.spelled[rank]))
+                out[rank - lo] = any(True for _ in self._as_added(boundary, int(self.prefix_index.order[rank])))
             return out
         for path in boundary.paths:
             if self._ignore_merges.must_grow(path.word):
