@@ -14,7 +14,8 @@ from bytelm.errors import UnreachablePrefixError
 from bytelm.testing.tokenizers.definition import Definition, Ids
 from bytelm.testing.tokenizers.judge import Judge
 from bytelm.tokenizer.prefix_index import PrefixIndex
-from bytelm.tokenizer.viability.viability import Boundary, Viability
+from bytelm.tokenizer.viability.boundary import Boundary
+from bytelm.tokenizer.viability.viability import Viability
 from tests.support.hostile import CHANGING, HOSTILE
 
 # What may follow, so that splits look ahead: the prefix itself and one of each kind.

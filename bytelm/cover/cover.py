@@ -43,7 +43,8 @@ from bytelm.errors import UnreachablePrefixError
 from bytelm.symbols import character_from, character_until
 
 if TYPE_CHECKING:
-    from bytelm.tokenizer.viability.viability import Boundary, Viability
+    from bytelm.tokenizer.viability.boundary import Boundary
+    from bytelm.tokenizer.viability.viability import Viability
 
 
 _CROWD: Final = 8  # nodes that wait unasked; ordinary text seldom has as many

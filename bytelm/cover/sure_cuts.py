@@ -41,7 +41,8 @@ from bytelm.symbols import is_continuation
 if TYPE_CHECKING:
     from bytelm.tokenizer.prefix_index import PrefixIndex
     from bytelm.tokenizer.split.vocab_walk import States
-    from bytelm.tokenizer.viability.viability import Boundary, Viability
+    from bytelm.tokenizer.viability.boundary import Boundary
+    from bytelm.tokenizer.viability.viability import Viability
 
 _MOST: Final = 32  # combinations that are followed
 

@@ -67,7 +67,8 @@ from bytelm.sampling.posterior import CoverMember, by_shares, by_walks, picked
 from bytelm.sampling.writing import Writing
 from bytelm.symbols import EOT
 from bytelm.token_lm import abilities_of
-from bytelm.tokenizer.viability.viability import Boundary, Viability
+from bytelm.tokenizer.viability.boundary import Boundary
+from bytelm.tokenizer.viability.viability import Viability
 
 # Runs completions from places on, each with its random numbers.
 EngineDrawing: TypeAlias = Callable[[Sequence[tuple[Any, np.random.Generator]]], Iterator[Outcome[Completion]]]

@@ -5,6 +5,10 @@ Rules
     Normal forms are closed under taking substrings (Unicode Annex 15), so a text is in normal form if and only if every
     stretch from one *inert* character to the next is: inert characters stand for themselves and never combine with, nor
     move before, what comes earlier. Nearly all characters are inert, and between them the check is a comparison.
+    Marks have a combining class. In a text in normal form their classes grow from one *starter* (class 0) to the next.
+    A mark moves before one of a higher class, and combines with the starter where no mark of its own class stands
+    between. So of a text all that what follows can interact with is the last starter, and the first of the last marks
+    that are of one class.
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ class NormalForm:
     Attributes:
         form: ``NFC`` or ``NFD``.
         inert: Code points that never interact with what comes before them.
+        behaviour: Code points with the same number interact alike, with what comes before them and what follows; 0 with
+            neither.
     """
 
     def __init__(self, form: Form, prefix_index: PrefixIndex, forbidden: Bool[np.ndarray, " points"]) -> None:
@@ -41,7 +47,9 @@ class NormalForm:
         self.prefix_index = prefix_index
         self._forbidden = forbidden
         self._normalizer = _normalizer(form)
-        self.inert = _tables(form)[1]
+        tables = _tables(form)
+        self.inert, self.behaviour = tables.inert, tables.behaviour
+        self._class_of, self._combines = tables.class_of, tables.combines
 
     @kept(1 << 16)
     def keeps(self, text: str) -> bool:
@@ -53,11 +61,15 @@ class NormalForm:
         return str(self._normalizer.normalize_str(text))
 
     def window(self, text: str) -> str:
-        """The end of a text from its last inert character on: all that what follows can interact with."""
-        for at in range(len(text) - 1, -1, -1):
-            if self.inert[ord(text[at])]:
-                return text[at:]
-        return text
+        """All of a text, which is in this form, that what follows can interact with: at most two characters."""
+        first = ""
+        for char in reversed(text):
+            mark = self._class_of.get(ord(char))
+            if mark is None:
+                return char + first if self._combines[ord(char)] else first
+            if not first or mark == self._class_of[ord(first)]:
+                first = char
+        return first
 
     def keeps_with(self, tail: str, text: str, partial: bytes) -> bool:
         """Whether the normal form leaves ``tail + text`` alone and some completion of ``partial`` after it."""
@@ -148,7 +160,7 @@ class _Interacting:
 
 def changed_points(form: Form) -> Bool[np.ndarray, " points"]:
     """The code points that a form replaces by others."""
-    return _tables(form)[0]
+    return _tables(form).changed
 
 
 def _normalizer(form: str) -> Any:
@@ -157,27 +169,76 @@ def _normalizer(form: str) -> Any:
     return normalizers.NFC() if form == "NFC" else normalizers.NFD()
 
 
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """What a form does with single code points and pairs.
+
+    Attributes:
+        changed: Those that it replaces by others.
+        inert: Those that never interact with what comes before them.
+        combines: Those that it may combine with what follows.
+        class_of: Of the marks, their combining class, as a number of our own.
+        behaviour: See `NormalForm`.
+    """
+
+    changed: Bool[np.ndarray, " points"]
+    inert: Bool[np.ndarray, " points"]
+    combines: Bool[np.ndarray, " points"]
+    class_of: dict[int, int]
+    behaviour: Int64[np.ndarray, " points"]
+
+
 @lru_cache(maxsize=2)
-def _tables(form: str) -> tuple[Bool[np.ndarray, " points"], Bool[np.ndarray, " points"]]:
+def _tables(form: Form) -> _Tables:
     """Ask the normalizer about every code point beyond ASCII, all in one call, kept apart by line feeds."""
     points = [p for p in range(0x80, 0x40000) if p not in _SURROGATES] + list(range(0xE0000, 0xE1000))
-    own = _lines(form, [chr(p) for p in points])
-    changed = np.zeros(CODE_POINTS, np.bool_)
-    interacting = np.zeros(CODE_POINTS, np.bool_)
-    after = _lines(form, [_HIGH_MARK + chr(p) for p in points])
-    before = _lines(form, [chr(p) + _LOW_MARK for p in points])
-    decomposed = _lines("NFD", [chr(p) for p in points])
-    for p, alone, behind, ahead, parts in zip(points, own, after, before, decomposed, strict=True):
-        char = chr(p)
-        changed[p] = alone != char
-        # A mark of class above 1 moves behind U+0334; one of class below 240 moves before U+0345.
-        moves = len(parts) == 1 and (behind[:1] == char != _HIGH_MARK or ahead[:1] == _LOW_MARK != char)
-        interacting[p] = moves or changed[p] or char in (_LOW_MARK, _HIGH_MARK)
-        for part in parts[1:]:
-            interacting[ord(part)] = True
-    return changed, ~interacting
+    characters = list(map(chr, points))
+    own, decomposed = _lines(form, characters), _lines("NFD", characters)
+    changed, interacting, combines = np.zeros((3, CODE_POINTS), np.bool_)
+    class_of = _combining_classes([char for char, parts in zip(characters, decomposed, strict=True) if parts == char])
+    pairs = [(p, parts) for p, parts, alone in zip(points, decomposed, own, strict=True) if alone == chr(p) != parts]
+    before: dict[int, set[int]] = {}  # what a code point is combined with in front of it
+    after: dict[int, set[int]] = {}
+    for (_, parts), first in zip(pairs, _lines(form, [parts[:-1] for _, parts in pairs]), strict=True):
+        combines[ord(first)] = interacting[ord(parts[-1])] = True
+        after.setdefault(ord(first), set()).add(ord(parts[-1]))
+        before.setdefault(ord(parts[-1]), set()).add(ord(first))
+    # Between a character and its own last mark another may move, and combine with what is left of it.
+    marked = {p: parts for p, parts in pairs if ord(parts[-1]) in class_of}
+    combines[list(marked)] = True
+    for p, alone in zip(points, own, strict=True):
+        changed[p] = alone != chr(p)
+    interacting[list(class_of)] = True
+    interacting |= changed
+    behaviour = np.zeros(CODE_POINTS, np.int64)
+    numbers: dict[Any, int] = {}
+    for p in {*class_of, *before, *after, *marked}:
+        key = (class_of.get(p), frozenset(before.get(p, ())), frozenset(after.get(p, ())), marked.get(p))
+        behaviour[p] = numbers.setdefault(key, len(numbers) + 1)
+    return _Tables(changed, ~interacting, combines, class_of, behaviour)
+
+
+def _combining_classes(characters: list[str]) -> dict[int, int]:
+    """Of the marks among some characters that stand for themselves, their combining classes, as they are ordered."""
+    # A mark of class above 1 moves behind U+0334; one of class below 240 moves before U+0345.
+    behind = _lines("NFD", [_HIGH_MARK + char for char in characters])
+    ahead = _lines("NFD", [char + _LOW_MARK for char in characters])
+    marks = [
+        char
+        for char, one, other in zip(characters, behind, ahead, strict=True)
+        if one[0] == char or other[0] == _LOW_MARK or char in (_LOW_MARK, _HIGH_MARK)
+    ]
+    known: list[str] = []  # a mark of each class
+    found: dict[int, int] = {}
+    for mark in marks:
+        orders = [_lines("NFD", [mark + other, other + mark]) for other in known]
+        alike = (i for i, (one, other) in enumerate(orders) if one != other)
+        found[ord(mark)] = next(alike, len(known))
+        if found[ord(mark)] == len(known):
+            known.append(mark)
+    return found
 
 
 def _lines(form: str, texts: list[str]) -> list[str]:
     lines: list[str] = _normalizer(form).normalize_str("\n".join(texts)).split("\n")
-    return lines
+    return lines if texts else []

@@ -147,8 +147,11 @@ class Vocab:
         return tuple(self.backend.encode(text, add_special_tokens=False).ids)
 
     def spell_piece(self, piece: str) -> bytes | None:
-        """What a token string would spell, whether or not its id may come out of text."""
-        return spell_byte_level(piece) if self.family == "byte-level" else spell_sentencepiece(piece)
+        """What a token string spells, whether or not its id may come out of text; None where no text is split so."""
+        if self.family == "byte-level":
+            return spell_byte_level(piece)
+        marked = SPACE_MARK in self.pieces  # spaces are ▁ before a text is split
+        return None if marked and " " in piece else spell_sentencepiece(piece)
 
     @cached_property
     def merged(self) -> Bool[np.ndarray, " ids"]:

@@ -29,8 +29,12 @@ def corners_of(case: Case) -> list[Corner]:
 
 
 def _begins_text(case: Case, text: str) -> bool:
-    """A hidden leading space, and a text that begins with an added token that does not see it."""
-    return any(text.startswith(token["content"]) for token in case.added if not (token["normalized"] and case.prepends))
+    """A hidden leading space, and a text that begins with an added token that begins with one and does not see it."""
+    return any(
+        text.startswith(token["content"])
+        for token in case.added
+        if token["content"][0] in " ▁" and not (token["normalized"] and case.prepends)
+    )
 
 
 def _strips_space(case: Case, text: str) -> bool:
@@ -39,7 +43,7 @@ def _strips_space(case: Case, text: str) -> bool:
         (token["lstrip"] and text[:at][-1:].isspace())
         or (token["rstrip"] and text[at + len(token["content"]) :][:1].isspace())
         for token in case.added
-        for at in _found(token["content"], text)
+        for at in _found(token["content"].replace("▁", " ") if token["normalized"] else token["content"], text)
     )
 
 

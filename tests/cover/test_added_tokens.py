@@ -11,7 +11,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from bytelm.cover.cover import Cover
 from bytelm.errors import UnreachablePrefixError
 from bytelm.testing.tokenizers.definition import Ids
-from bytelm.tokenizer.viability.viability import Boundary, Viability
+from bytelm.tokenizer.viability.boundary import Boundary
+from bytelm.tokenizer.viability.viability import Viability
 from tests.support.oracle import Enumeration
 from tests.support.strategies import SPELL
 

@@ -12,7 +12,7 @@ from bytelm.tokenizer.prefix_index import PrefixIndex
 from bytelm.tokenizer.split.char_classes import CODE_POINTS
 
 characters = st.sampled_from(
-    "ae\u00e9\u0301\u0300\u0316\u0345\u0334\u1100\u1161\u11a8\uac00\u09c7\u09be\u0915\u093c\u212b 漢"
+    "ae\u00e9\u0301\u0300\u0305\u0316\u0323\u0345\u0334\u1100\u1161\u11a8\uac00\u09c7\u09be\u09d7\u0915\u093c\u212b 漢"
 )
 
 

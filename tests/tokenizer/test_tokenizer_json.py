@@ -92,6 +92,30 @@ def test_spaces_may_be_pieces_themselves() -> None:
         read_vocab(tokenizer)
 
 
+@pytest.mark.parametrize("ignore_merges", [False, True])
+def test_a_piece_with_a_space_is_never_a_part_of_text_where_spaces_are_marked(ignore_merges: bool) -> None:
+    """The space is ▁ before the text is split, so `` a`` with a raw space is no token of it, nor taken whole."""
+    vocab = {f"<0x{b:02X}>": b for b in range(256)} | {"▁": 256, " ": 257, "a": 258, " a": 259}
+    model = models.BPE(vocab=vocab, merges=[], byte_fallback=True, ignore_merges=ignore_merges)
+    tokenizer = Tokenizer(model)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    subject = Viability.from_tokenizer(tokenizer)
+
+    ends = Cover.empty(subject).advance(b" a a").ending
+    assert [node.token_ids for node in ends] == [tuple(tokenizer.encode(" a a").ids)] == [(256, 258, 256, 258)]
+
+
+def test_a_hidden_space_that_may_be_dropped_is_refused() -> None:
+    """A split that removes the space in front of a text leaves nothing to tell it by; one that removes others is read."""
+    backend = sentencepiece(normalizer=normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]))
+    backend.pre_tokenizer = pre_tokenizers.Split("▁", "removed")
+    with pytest.raises(UnsupportedTokenizerError, match="may drop that space"):
+        Viability.from_tokenizer(backend)
+    backend.pre_tokenizer = pre_tokenizers.Split("-", "removed")
+    Viability.from_tokenizer(backend)
+
+
 def test_where_spaces_are_pieces_the_mark_is_a_character() -> None:
     """▁ is spelled by bytes there, as any character that is no piece, and stands for itself in an added token."""
     vocab = {f"<0x{b:02X}>": b for b in range(256)} | {" ": 256, "a": 257}

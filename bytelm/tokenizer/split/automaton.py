@@ -189,6 +189,16 @@ class Level:
         hidden = Hypothesis("hidden", (), self.threads.can_match(self.threads.pattern.opening, -1), -1)
         return self._decided([(False, hidden)], cut=False, added=False)
 
+    def drops(self, point: int) -> bool:
+        """Whether a piece that begins with a character may lose it."""
+        char_class = int(self.class_of[point])
+        begun = (h for _, h in self._begin(condition=True, before=-1, left=None) if h.kind == self.dropped)
+        return any(
+            self.threads.derive(h.condition, char_class) is not False
+            and (h.kind == "gap" or self.threads.step(h.threads, char_class))
+            for h in begun
+        )
+
     def _wanted(self, hypothesis: Hypothesis, *, added: bool) -> bool:
         if self.added:
             return (hypothesis.kind == "match") is added

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, UInt16
+from jaxtyping import Bool, Int64, UInt16
 
 from bytelm.symbols import completions, is_continuation
 from bytelm.tokenizer.kept import kept
@@ -29,6 +29,7 @@ from bytelm.tokenizer.split.vocab_walk import INACTIVE, ProductAutomaton, States
 from bytelm.tokenizer.viability.search import has_way
 
 _INSIDE: Final = [bytes([byte]) for byte in range(256) if is_continuation(byte)]
+_ASCII: Final = [bytes([byte]) for byte in range(128)]
 _BEGINNING: Final = [bytes([byte]) for byte in range(256) if not is_continuation(byte)]
 
 
@@ -40,11 +41,20 @@ class TextFutures:
     Args:
         automaton: All its levels.
         outside: Code points that byte tokens spell; None for a byte-level vocabulary.
+        allowed: The code points that may come; None for all that text can contain. Where a level cuts inside
+            characters, ASCII alone.
     """
 
-    def __init__(self, automaton: ProductAutomaton, *, outside: Bool[np.ndarray, " points"] | None) -> None:
+    def __init__(
+        self,
+        automaton: ProductAutomaton,
+        *,
+        outside: Bool[np.ndarray, " points"] | None,
+        allowed: Bool[np.ndarray, " points"] | None = None,
+    ) -> None:
         self._automaton = automaton
         self._outside = outside
+        self._allowed = allowed
         self._class_of, self._level_classes = self._joint_classes()
         self._known: dict[States, bool] = {}
 
@@ -72,6 +82,7 @@ class TextFutures:
         char_class = int(self._class_of[point])
         return 0 if char_class == NO_CLASS else 1 << char_class
 
+    @kept()
     def classes_begun(self, partial: bytes) -> int:
         """The classes of the characters that begin with these bytes."""
         points = completions(partial)
@@ -89,9 +100,27 @@ class TextFutures:
     @kept()
     def _classes_outside(self, partial: bytes) -> int:
         """The classes of the characters that begin so and that the vocabulary lacks."""
+        return _bits(self._class_of[self.points_outside(partial)])
+
+    def points_outside(self, partial: bytes) -> Int64[np.ndarray, " n"]:
+        """The code points of the characters that begin so and that byte tokens spell."""
         points = completions(partial) if partial else range(CODE_POINTS)
-        own = slice(points.start, points.stop)
-        return 0 if self._outside is None else _bits(self._class_of[own][self._outside[own]])
+        found = (
+            np.zeros(0, np.int64)
+            if self._outside is None
+            else np.flatnonzero(self._outside[points.start : points.stop])
+        )
+        return found + points.start
+
+    def examples(self, points: Int64[np.ndarray, " n"], alike: Int64[np.ndarray, " points"]) -> tuple[str, ...]:
+        """Of some code points that text can contain, one for each class and each number of ``alike``."""
+        points = points[self._class_of[points] != NO_CLASS]
+        key = self._class_of[points].astype(np.int64) * (1 + int(alike.max())) + alike[points]
+        return tuple(map(chr, points[np.unique(key, return_index=True)[1]].tolist()))
+
+    def restricted(self, allowed: Bool[np.ndarray, " points"]) -> TextFutures:
+        """The same for texts of some code points alone."""
+        return TextFutures(self._automaton, outside=self._outside, allowed=allowed)
 
     @kept()
     def _classes_to_go_on(self, states: States) -> int:
@@ -114,7 +143,10 @@ class TextFutures:
             reached = (self._read(states, char_class) for char_class in range(len(self._level_classes)))
         else:
             inside = self._automaton.levels[0].inside(states[0])
-            reached = (self._automaton.read(states, byte) for byte in (_INSIDE if inside else _BEGINNING))
+            following = _INSIDE if inside else _BEGINNING
+            if self._allowed is not None:  # of longer characters it is not known yet what they become
+                following = [] if inside else _ASCII
+            reached = (self._automaton.read(states, byte) for byte in following)
         yield from (after for after in reached if after is not None)
 
     def _read(self, states: States, char_class: int) -> States | None:
@@ -134,10 +166,14 @@ class TextFutures:
         for level in levels:
             own = np.where(level.class_of == NO_CLASS, 0, level.class_of + 1).astype(np.int64)
             key = compact(key * (int(own.max()) + 1) + own)[1]
+        if self._allowed is not None:
+            key = np.where(self._allowed, key + 1, 0)
         values, joint = compact(key)
         example = np.zeros(len(values), np.int64)
         example[joint] = np.arange(CODE_POINTS)
         classes = [tuple(int(level.class_of[p]) for level in levels) for p in example.tolist()]
+        if self._allowed is not None and not self._allowed.all():
+            classes[0] = (NO_CLASS,) * len(levels)
         table = np.array([NO_CLASS if NO_CLASS in own else i for i, own in enumerate(classes)], np.uint16)
         return table[joint], classes
 

@@ -13,15 +13,16 @@ Theory of operation
 
 Cost
     Inside a character, classes of characters decide about nearly all positions: those that the character can become by
-    tokens unbroken with the last one, and those after which the text may stop, or go on at all. Both are bits of a
-    number, the first kept for the token and the second for the states. At a character's end a few tokens are tried one
-    by one. For the rest, the tokens that lead from the states to where the text may stop are kept as bits, what may
-    follow a token is kept as bits, and the answer is their conjunction.
+    tokens unbroken with the last one, and those after which the text may stop, or go on at all. The latter are bits of
+    a number, kept for the states; most often the first tokens tried spell one of them. At a character's end a few
+    tokens are tried one by one. For the rest, the tokens that lead from the states to where the text may stop are kept
+    as bits, what may follow a token is kept as bits, and the answer is their conjunction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NamedTuple
@@ -110,7 +111,7 @@ class TokenFutures:
         """
         if partial and self.by_bytes:
             return self.text_futures.spelled_by_bytes(self.automaton.before_character(states), partial)
-        position = self._position(states, token, partial, word)
+        position = self.position(states, token, partial, word)
         if self._can_stop(position):
             return True
         if partial and (known := self._by_classes(position)) is not None:
@@ -119,7 +120,8 @@ class TokenFutures:
             self._known.clear()
         return has_way(position, self._known, arrives=self._can_stop_next, onward=self._next_positions)
 
-    def _position(self, states: States, token: int, partial: bytes, word: bytes | None) -> Position:
+    def position(self, states: States, token: int, partial: bytes, word: bytes | None) -> Position:
+        """The position after a token."""
         if self.merges.merges_on(token):
             return Position(states, token, partial, word)
         if self._free < 0:
@@ -138,36 +140,52 @@ class TokenFutures:
         """Whether a position inside a character has a future, as far as the whole character's class decides it."""
         if self.automaton.cuts_characters:
             return None
-        whole, some = self._completions_after(position.token, position.partial)
         stop, alive = self.text_futures.classes_after(self.automaton.before_character(position.states))
-        if whole & stop and position.word is None:
+        if position.word is None and self.becomes(self.text_futures, position.token, position.partial, stop):
             return True
-        return None if some & alive else False
+        return None if self._classes_after(position.token, position.partial) & alive else False
 
     @kept()
-    def _completions_after(self, token: int, partial: bytes) -> tuple[int, int]:
-        """The classes that a character can become after a token, as bits.
+    def becomes(self, futures: TextFutures, token: int, partial: bytes, classes: int) -> bool:
+        """Whether tokens unbroken with a token make a character one of some classes and end where it does.
 
-        Returns:
-            Those that an unbroken token spells to the character's end and no further, and those that any unbroken
-            tokens can spell (or more).
+        Args:
+            futures: Numbers the classes, which may leave out what text cannot contain.
+            token: The token.
+            partial: The bytes of the character so far.
+            classes: As bits.
         """
+        if not classes & futures.classes_begun(partial):
+            return False
         needed = missing(partial)
-        whole = some = 0
-        follows = np.unpackbits(self._unbroken_inside(token), count=self._inside[1] - self._inside[0])
-        for i in np.flatnonzero(follows & np.logical_or(*self._ends_inside(needed))).tolist():
-            data = self._prefix_index.spelled[self._inside[0] + i]
+        for following, data in self._completing(token, needed):
             if len(data) < needed:
-                some |= self.text_futures.classes_begun(partial + data)
+                if self.becomes(futures, following, partial + data, classes):
+                    return True
+            elif len(data) == needed:
+                with suppress(UnicodeDecodeError):
+                    if classes & futures.class_of(ord((partial + data).decode())):
+                        return True
+        return False
+
+    @kept()
+    def _classes_after(self, token: int, partial: bytes) -> int:
+        """The classes that a character can become by tokens unbroken with a token (or more), as bits."""
+        needed, found = missing(partial), 0
+        for _, data in self._completing(token, needed):
+            if len(data) < needed:
+                found |= self.text_futures.classes_begun(partial + data)
                 continue
-            try:
-                point = ord((partial + data[:needed]).decode())
-            except UnicodeDecodeError:
-                continue
-            char_class = self.text_futures.class_of(point)
-            some |= char_class
-            whole |= char_class if len(data) == needed else 0
-        return whole, some
+            with suppress(UnicodeDecodeError):
+                found |= self.text_futures.class_of(ord((partial + data[:needed]).decode()))
+        return found
+
+    @kept()
+    def _completing(self, token: int, needed: int) -> list[tuple[int, bytes]]:
+        """The tokens unbroken with one that complete a character of so many more bytes, or begin to; their bytes."""
+        follows = np.unpackbits(self._unbroken_inside(token), count=self._inside[1] - self._inside[0])
+        ranks = self._inside[0] + np.flatnonzero(follows & np.logical_or(*self._ends_inside(needed)))
+        return [(int(self._prefix_index.order[rank]), self._prefix_index.spelled[rank]) for rank in ranks.tolist()]
 
     @kept()
     def _ends_inside(self, needed: int) -> Bool[np.ndarray, "2 n"]:
@@ -186,7 +204,7 @@ class TokenFutures:
         """Whether one more token leads to where the text may stop."""
         if position.partial and (known := self._by_classes(position)) is not None:
             return known
-        if self.text_futures.spelled_by_bytes(position.states) or any(map(self._can_stop, self._tried(position))):
+        if self.text_futures.spelled_by_bytes(position.states) or any(map(self._can_stop, self.tried(position))):
             return True
         following = self._following(position.states, missing(position.partial))
         found = following.stops & self._unbroken(position)
@@ -203,15 +221,18 @@ class TokenFutures:
         singles = [(int(self._prefix_index.order[rank]), self._prefix_index.spelled[rank]) for rank in ranks]
         return [(token, data) for token, data in singles if data < b"\x80"]
 
-    def _tried(self, position: Position) -> Iterator[Position]:
+    def tried(self, position: Position) -> Iterator[Position]:
         """After each of the ASCII characters that, as tokens, are unbroken with the last one."""
         for token, data in () if position.partial else self._ascii:
             states = self.automaton.read(position.states, data)
             if states is not None and self.merges.unbroken(position.token, token):
-                yield self._position(states, token, b"", self.ignore_merges.grow(position.word, data))
+                yield self.position(states, token, b"", self.ignore_merges.grow(position.word, data))
 
     def _next_positions(self, position: Position) -> Iterator[Position]:
-        """The positions after one more token; at none of them may the text stop."""
+        return (after for after, _ in self.following(position))
+
+    def following(self, position: Position) -> Iterator[tuple[Position, bytes]]:
+        """The positions after one more token, with its bytes."""
         if position.partial and self._by_classes(position) is False:
             return
         following = self._following(position.states, missing(position.partial))
@@ -222,7 +243,7 @@ class TokenFutures:
             if states is not None:
                 word = self.ignore_merges.grow(position.word, data)
                 partial = unfinished(position.partial + data)
-                yield self._position(states, int(self._prefix_index.order[rank]), partial, word)
+                yield self.position(states, int(self._prefix_index.order[rank]), partial, word), data
 
     def _unbroken(self, position: Position) -> Bits:
         """What may follow the last token: of the whole vocabulary, or of the tokens that begin inside a character."""

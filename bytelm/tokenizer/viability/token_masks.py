@@ -4,6 +4,8 @@ Theory of operation
     A token can stand where no level dies on its bytes and the hypotheses after it can come true. After nearly all
     tokens every level may end, as the states that they lead to show; the rest are asked one by one (token_futures.py).
     Whole pre-tokens and added tokens need a cut after them, for which classes of characters decide (text_futures.py).
+    Where a normal form may object to what would have to follow (form_futures.py), a token is in *doubt*: that depends
+    on the text before it, so the caller asks for it by itself.
 
 Cost
     A whole vocabulary is judged once for each set of states, and kept as bits; small ranges are judged when asked for.
@@ -25,6 +27,7 @@ from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.prefix_index import unpacked
 from bytelm.tokenizer.split.automaton import DEAD
 from bytelm.tokenizer.split.vocab_walk import WHOLE, ProductAutomaton, States
+from bytelm.tokenizer.viability.form_futures import FormFutures
 from bytelm.tokenizer.viability.text_futures import TextFutures
 from bytelm.tokenizer.viability.token_futures import TokenFutures
 
@@ -39,6 +42,7 @@ class TokenMasks:
         automaton: All levels of its pre-tokenizer.
         text_futures: What classes of characters decide.
         token_futures: What tokens decide.
+        form_futures: What a normal form has to say, if there is one.
         sealed_ranks: The tokens that stand for whole pre-tokens.
         added_ranks: The added tokens that each level matches.
     """
@@ -46,18 +50,19 @@ class TokenMasks:
     automaton: ProductAutomaton
     text_futures: TextFutures
     token_futures: TokenFutures
+    form_futures: FormFutures | None
     sealed_ranks: Int64[np.ndarray, " n"]
     added_ranks: Mapping[int, Int64[np.ndarray, " _"]]
 
     def __post_init__(self) -> None:
         self._prefix_index = self.automaton.prefix_index
-        self._ordinary: LRUCache[tuple[States, bytes, bytes | None], UInt8[np.ndarray, " bytes"]] = LRUCache(_KEPT)
+        self._ordinary: LRUCache[tuple[States, bytes, bytes | None], UInt8[np.ndarray, "rows bytes"]] = LRUCache(_KEPT)
         self._last_added: dict[tuple[int, States], tuple[Int32[np.ndarray, " n"], Bool[np.ndarray, " n"]]] = {}
 
     def ordinary(
         self, states: States, partial: bytes, lo: int, hi: int, *, word: bytes | None = None
-    ) -> Bool[np.ndarray, " n"]:
-        """Which tokens of a range of ranks can stand here with no cut inside them: the last pair apart.
+    ) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+        """Which tokens of a range of ranks can stand here with no cut inside them, the last pair apart; and the doubts.
 
         Args:
             states: Where they begin.
@@ -67,17 +72,18 @@ class TokenMasks:
             word: The pre-token so far; None to leave apart what it decides (tokenizer/ignore_merges.py).
         """
         key = (states, partial, word)
-        bits: UInt8[np.ndarray, " bytes"] | None = self._ordinary.get(key)
+        bits: UInt8[np.ndarray, "rows bytes"] | None = self._ordinary.get(key)
         if bits is None:
             if hi - lo <= WHOLE:
-                return self._judge(self.automaton.ends_of_tokens(states, lo, hi), partial, lo, word)
+                rows = self._judge(self.automaton.ends_of_tokens(states, lo, hi), partial, lo, word)
+                return rows[0], rows[-1]
             ends = self.automaton.ends_of_tokens(states, 0, len(self._prefix_index))
-            bits = self._ordinary[key] = np.packbits(self._judge(ends, partial, 0, word))
-        return unpacked(bits, lo, hi)
+            bits = self._ordinary[key] = np.packbits(self._judge(ends, partial, 0, word), axis=1)
+        return unpacked(bits[0], lo, hi), unpacked(bits[-1], lo, hi)
 
     def _judge(
         self, ends: list[Int32[np.ndarray, " n"]], partial: bytes, lo: int, word: bytes | None
-    ) -> Bool[np.ndarray, " n"]:
+    ) -> Bool[np.ndarray, "rows n"]:
         alive = np.ones(len(ends[0]), np.bool_)
         sure = np.ones(len(ends[0]), np.bool_)
         for level, end in zip(self.automaton.levels, ends, strict=True):
@@ -86,7 +92,7 @@ class TokenMasks:
             used = np.flatnonzero(np.bincount(end))
             may_end[used] = [level.ends(state) for state in used.tolist()]
             sure &= may_end[end]
-        out = alive & sure
+        out, doubts = alive & sure, np.zeros(len(alive), np.bool_)
         whole = self.token_futures.ignore_merges
         for rank in whole.deciding_ranks(word) if word is not None else ():
             if lo <= rank < lo + len(sure):
@@ -94,8 +100,10 @@ class TokenMasks:
         for i in np.flatnonzero(alive & ~sure).tolist():
             states, data = tuple(int(end[i]) for end in ends), self._prefix_index.spelled[lo + i]
             token, grown = int(self._prefix_index.order[lo + i]), whole.grow(word, data)
-            out[i] = self.token_futures.has_future(states, token, unfinished(partial + data), grown)
-        return out
+            place = (states, token, unfinished(partial + data), grown)
+            out[i] = self.token_futures.has_future(*place)
+            doubts[i] = self.form_futures is not None and not self.form_futures.is_settled(*place)
+        return out[None] if self.form_futures is None else np.stack([out, doubts])
 
     @kept()
     def sealed(self, states: States) -> Bool[np.ndarray, " n"]:

@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 from weakref import WeakSet
@@ -42,6 +41,7 @@ import numpy as np
 from cachetools import LRUCache
 from jaxtyping import Bool, Int64
 
+from bytelm.errors import UnsupportedTokenizerError
 from bytelm.symbols import unfinished
 from bytelm.tokenizer.added_tokens import AddedTexts, added_pattern, added_texts
 from bytelm.tokenizer.alphabet import forbidden_points, outside_points
@@ -54,6 +54,8 @@ from bytelm.tokenizer.split.automaton import Level
 from bytelm.tokenizer.split.regex import compile_pattern
 from bytelm.tokenizer.split.vocab_walk import INACTIVE, ProductAutomaton, States
 from bytelm.tokenizer.tokenizer_json import read_vocab
+from bytelm.tokenizer.viability.boundary import Boundary, Path
+from bytelm.tokenizer.viability.form_futures import FormFutures
 from bytelm.tokenizer.viability.text_futures import TextFutures
 from bytelm.tokenizer.viability.token_futures import TokenFutures
 from bytelm.tokenizer.viability.token_masks import TokenMasks
@@ -64,38 +66,6 @@ _MASKED: Final = 1 << 22  # tokens, in masks of ranges
 _MASKS: Final = 8  # masks of the whole vocabulary: the byte after a boundary asks for a part of its mask again
 _LIVE: Final[WeakSet[Viability]] = WeakSet()  # those that somebody has
 _MAKING: Final = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class Path:
-    """One way in which the boundaries so far may be cuts or not.
-
-    Attributes:
-        states: The state of each level of the pre-tokenizer.
-        word: The pre-token so far, where a whole one begins so (tokenizer/ignore_merges.py).
-        sealed: The pre-token was taken whole: a cut has to follow.
-    """
-
-    states: States
-    word: bytes | None = None
-    sealed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Boundary:
-    """The end of a viable token sequence: what decides which tokens may follow.
-
-    Attributes:
-        last: The last token, -1 before the first.
-        paths: The ways that are still possible.
-        partial: The bytes of a character that is not yet complete.
-        tail: The characters that a normal form may still combine with what follows.
-    """
-
-    last: int
-    paths: tuple[Path, ...]
-    partial: bytes = b""
-    tail: str = ""
 
 
 class Viability:
@@ -116,6 +86,11 @@ class Viability:
         self._forbidden = forbidden_points(vocab)
         self._level_of_added: dict[int, int] = {}  # added token -> the level that matches it
         levels = self._levels()
+        if vocab.dummy_prefix and any(level.drops(0x20) for level in levels):
+            raise UnsupportedTokenizerError(
+                "the tokenizer puts a space in front of a text, and a step of its pre-tokenizer may drop that space: "
+                "whether a text has one is lost"
+            )
         # Added tokens that hide no space, and what they spell first in a text. Of a space of their own there, decoding
         # would take off the first one: such a text does not come back.
         self._first = {
@@ -146,6 +121,7 @@ class Viability:
             pieces=self._reachable & ~self._is_byte,
             by_bytes=self._outside is not None,
         )
+        self._form_futures = FormFutures(self.form, self._text_futures, self._token_futures) if self.form else None
         by_level: dict[int, list[int]] = {}
         for token, at in self._level_of_added.items():
             by_level.setdefault(at, []).append(int(self.prefix_index.rank[token]))
@@ -157,11 +133,12 @@ class Viability:
             self.automaton,
             self._text_futures,
             self._token_futures,
+            self._form_futures,
             sealed_ranks=self._ignore_merges.ranks,
             added_ranks=self._added_ranks,
         )
         self._masks: LRUCache[Boundary, Bool[np.ndarray, " tokens"]] = LRUCache(_MASKS)
-        self._byte_masks: dict[tuple[bool, tuple[Path, ...], bytes], Bool[np.ndarray, " n"]] = {}
+        self._byte_masks: dict[tuple[bool, tuple[Path, ...], bytes, str], Bool[np.ndarray, " n"]] = {}
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any, *, text_tokens: Collection[str] = ()) -> Viability:
@@ -230,10 +207,10 @@ class Viability:
             if not self.form.keeps_with(boundary.tail, text, partial):
                 return None
             tail = self.form.window(boundary.tail + text)
-        found = [*self._ordinary(boundary, token, data, partial), *self._as_added(boundary, token)]
+        found = [*self._ordinary(boundary, token, data, partial, tail), *self._as_added(boundary, token, tail)]
         return Boundary(token, tuple(dict.fromkeys(found)), partial, tail) if found else None
 
-    def _ordinary(self, boundary: Boundary, token: int, data: bytes, partial: bytes) -> Iterator[Path]:
+    def _ordinary(self, boundary: Boundary, token: int, data: bytes, partial: bytes, tail: str) -> Iterator[Path]:
         if not self.vocab.merged[token] or not self._spells_characters(boundary, token, data, partial):
             return
         merged = bool(self.merges.reachable[token])
@@ -247,10 +224,17 @@ class Viability:
                 continue
             if merged:
                 grown = self._ignore_merges.grow(word, data)
-                if self._token_futures.has_future(after, token, partial, grown):
+                if self._token_futures.has_future(after, token, partial, grown) and (
+                    not self._form_futures or self._form_futures.has_future(after, token, partial, grown, tail)
+                ):
                     yield Path(after, grown)
-            elif self._text_futures.can_stop(after):
+            elif self._can_stop(after, tail):
                 yield Path(after, sealed=True)
+
+    def _can_stop(self, states: States, tail: str) -> bool:
+        """Whether the text may end after a token, or a cut may follow."""
+        fits = self._text_futures.can_stop(states)
+        return fits and (not self._form_futures or self._form_futures.can_stop(states, tail))
 
     def options(self, boundary: Boundary) -> Iterator[tuple[States, bytes | None, bool]]:
         """Where a token may begin: the states to go on from, the pre-token so far, whether there is a cut before."""
@@ -274,7 +258,7 @@ class Viability:
         """Whether the text begins here, with a hidden space that added tokens do not see."""
         return boundary.last < 0 and boundary.paths[0].states != self.automaton.start(bare=True)
 
-    def _as_added(self, boundary: Boundary, token: int) -> Iterator[Path]:
+    def _as_added(self, boundary: Boundary, token: int, tail: str) -> Iterator[Path]:
         at, data = self._level_of_added.get(token), self.vocab.token_bytes[token] or b""
         if at is None or boundary.partial:
             return
@@ -283,7 +267,7 @@ class Viability:
         for path in boundary.paths:
             if not self._ignore_merges.must_grow(path.word):
                 states = self.automaton.added(no_space or path.states, at, data, token, begins=boundary.last < 0)
-                if states is not None and self._text_futures.can_stop(states):
+                if states is not None and self._can_stop(states, tail):
                     yield Path(states, tracked)
 
     def _spells_characters(self, boundary: Boundary, token: int, data: bytes, partial: bytes) -> bool:
@@ -326,13 +310,15 @@ class Viability:
 
     @kept(_MASKED, size_of=len)
     def _mask(self, boundary: Boundary, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
-        out = np.zeros(hi - lo, np.bool_)
+        out, doubts = np.zeros((2, hi - lo), np.bool_)
         if hi <= lo:
             return out
         if self._outside is None or not boundary.partial:
             for states, word, is_cut in self.options(boundary):
-                fits = self._token_masks.ordinary(states, boundary.partial, lo, hi, word=word if is_cut else None)
+                begun = word if is_cut else None
+                fits, unsure = self._token_masks.ordinary(states, boundary.partial, lo, hi, word=begun)
                 out |= fits if is_cut else fits & self.merges.unbroken_range(boundary.last, lo, hi)
+                doubts |= unsure  # without a normal form these are not asked for
             out &= self._reachable[lo:hi]
             self._add_whole_pre_tokens(boundary, out, lo, hi)
         if self._outside is not None:
@@ -343,7 +329,15 @@ class Viability:
                 out |= self._added_mask(boundary, at, lo, hi)
         if self.form:
             self.form.narrow(out, lo, hi, tail=boundary.tail, partial=boundary.partial)
+            self._ask(boundary, out, np.flatnonzero(out & (doubts | self._stops_there[lo:hi])), lo)
         return out
+
+    @cached_property
+    def _stops_there(self) -> Bool[np.ndarray, " tokens"]:
+        """Tokens after which a cut has to follow: what may be cut off there, a normal form has a say in."""
+        found = np.zeros(len(self.prefix_index), np.bool_)
+        found[np.concatenate([self._ignore_merges.ranks, *self._added_ranks.values()])] = True
+        return found
 
     def _ask(self, boundary: Boundary, out: Bool[np.ndarray, " n"], where: Int64[np.ndarray, " k"], lo: int) -> None:
         for i in where.tolist():
@@ -356,7 +350,7 @@ class Viability:
         if last - first <= 4:
             self._ask(boundary, out, ranks[first:last] - lo, lo)
             return
-        key = (boundary.last < 0, boundary.paths, boundary.partial)
+        key = (boundary.last < 0, boundary.paths, boundary.partial, boundary.tail)
         known = self._byte_masks.get(key)
         if known is None:
             known = np.array([self._byte_fits(boundary, rank) for rank in ranks.tolist()], np.bool_)
@@ -397,7 +391,7 @@ class Viability:
         ranks = ranks[first:last]
         if len(ranks) <= 32 or hidden is not None:
             for rank in ranks.tolist():
-                out[rank - lo] = any(True for _ in self._as_added(boundary, int(self.prefix_index.order[rank])))
+                out[rank - lo] = self.extend(boundary, int(self.prefix_index.order[rank])) is not None
             return out
         for path in boundary.paths:
             if self._ignore_merges.must_grow(path.word):

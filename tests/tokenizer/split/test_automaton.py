@@ -34,6 +34,11 @@ PATTERNS = {
     "repeats the wrong way round": r"a{3,1}b|a{2,1}a|b{3,0}?a",
     "lazy": r"a.*?b|a{2,3}?|b{2}?a",
     "gaps only": r"\d+",
+    "an empty turn ends a loop": r"(|a)+",
+    "an empty turn ends a loop that goes on": r"(|a)*b",
+    "an empty turn comes last": r"(a|)+?b|(b*|a)*",
+    "empty turns inside each other": r"(?:(?:|a)+|b)+a|(?:b|a*?)*",
+    "empty turns that count": r"(?:|a){2,}b|(?:(a|)(b|)){2,}",
 }
 ALPHABETS = {
     "threes from the right": "1a",
@@ -48,6 +53,11 @@ ALPHABETS = {
     "after a text's beginning": "ab\n",
     "at a line's beginning": "ab\n",
     "repeats the wrong way round": "ab",
+    "an empty turn ends a loop": "ab",
+    "an empty turn ends a loop that goes on": "ab",
+    "an empty turn comes last": "ab",
+    "empty turns inside each other": "ab",
+    "empty turns that count": "ab",
 }
 BEHAVIORS = {
     "isolated": "Isolated",

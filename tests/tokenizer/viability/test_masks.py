@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from bytelm.errors import UnsupportedTokenizerError
-from bytelm.tokenizer.viability.viability import Boundary, Viability
+from bytelm.tokenizer.viability.boundary import Boundary
+from bytelm.tokenizer.viability.viability import Viability
 from tests.support.strategies import Toy, byte_level, sentencepiece
 
 STEPS = 5

@@ -13,7 +13,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from bytelm.cover.cover import Cover
 from bytelm.errors import UnreachablePrefixError, UnsupportedTokenizerError
-from bytelm.tokenizer.viability.viability import Boundary, Viability
+from bytelm.tokenizer.viability.boundary import Boundary
+from bytelm.tokenizer.viability.viability import Viability
 
 DATA = os.environ.get("BYTELM_TEST_DATA")
 pytestmark = pytest.mark.skipif(DATA is None, reason="BYTELM_TEST_DATA does not name the folder of real tokenizers")
