@@ -192,6 +192,7 @@ class Definition:
         rng = Random(0)
         pool = [*own * (1 + 16 // len(own)), *(kind[0] for kind in KINDS.values()), *"12. \n'sA_\u0301"]
         yield ["".join(rng.choices(pool, k=rng.randint(2, 8))) for _ in range(self.searched)]
+        yield ["".join(rng.choices(self.alphabet, k=rng.randint(2, 6))) for _ in range(self.searched)]
 
 
 class Witnessed:
