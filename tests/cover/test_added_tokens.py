@@ -70,6 +70,7 @@ ADDED = {
     "a space behind": [AddedToken("b ")],
     "spaces, raw": [AddedToken("  ", normalized=False)],
     "both kinds": [AddedToken("ab"), AddedToken("ba", normalized=False)],
+    "one kind behind the other": [AddedToken("a", normalized=False), AddedToken("b")],
     "a single word": [AddedToken("ab", single_word=True)],
     "a single word, raw": [AddedToken("b", single_word=True, normalized=False)],
     "special": [AddedToken("ab", special=True, normalized=False), AddedToken("a", normalized=False)],
