@@ -115,7 +115,7 @@ class TextFutures:
     def examples(self, points: Int64[np.ndarray, " n"], alike: Int64[np.ndarray, " points"]) -> tuple[str, ...]:
         """Of some code points that text can contain, one for each class and each number of ``alike``."""
         points = points[self._class_of[points] != NO_CLASS]
-        key = self._class_of[points].astype(np.int64) * (1 + int(alike.max())) + alike[points]
+        key = (self._class_of[points].astype(np.int64) << 32) + alike[points]
         return tuple(map(chr, points[np.unique(key, return_index=True)[1]].tolist()))
 
     def restricted(self, allowed: Bool[np.ndarray, " points"]) -> TextFutures:

@@ -49,7 +49,8 @@ Bits = UInt8[np.ndarray, " bytes"]
 class Position(NamedTuple):
     """A position inside a pre-token, after one of its tokens; ``partial`` begins its last character.
 
-    Tokens that no merge reaches over the end of are one here: the same tokens may follow them.
+    Tokens that no merge reaches over the end of are one here: the same tokens may follow them. So are beginnings of a
+    character behind them from which the levels go on alike.
     """
 
     states: States
@@ -84,6 +85,7 @@ class TokenFutures:
         ignore_merges: Its pre-tokens that are taken whole.
         pieces: Which tokens, in byte order, merging can produce, byte tokens left out.
         by_bytes: Byte tokens spell the characters that the vocabulary lacks.
+        has_form: A normal form has a say in what a character becomes.
     """
 
     automaton: ProductAutomaton
@@ -92,6 +94,7 @@ class TokenFutures:
     ignore_merges: IgnoreMerges
     pieces: Bool[np.ndarray, " tokens"]
     by_bytes: bool
+    has_form: bool
 
     def __post_init__(self) -> None:
         self._prefix_index = self.automaton.prefix_index
@@ -99,6 +102,7 @@ class TokenFutures:
         self._inside = first & ~7, min(last + 7 & ~7, len(self._prefix_index))  # tokens that begin inside a character
         self._known: dict[Position, bool] = {}
         self._free = -1  # the token that stands for all that no merge reaches over the end of
+        self._partials: dict[tuple[States, int], bytes] = {}  # and the bytes for all from which the levels go on alike
 
     def has_future(self, states: States, token: int, partial: bytes, word: bytes | None = None) -> bool:
         """Whether the hypotheses after a token can come true.
@@ -118,6 +122,7 @@ class TokenFutures:
             return known
         if len(self._known) > _POSITIONS:
             self._known.clear()
+            self._partials.clear()
         return has_way(position, self._known, arrives=self._can_stop_next, onward=self._next_positions)
 
     def position(self, states: States, token: int, partial: bytes, word: bytes | None) -> Position:
@@ -126,6 +131,8 @@ class TokenFutures:
             return Position(states, token, partial, word)
         if self._free < 0:
             self._free = token
+        if partial and word is None and not self.has_form:
+            partial = self._partials.setdefault((states, missing(partial)), partial)
         return Position(states, self._free, partial, word)
 
     def _can_stop(self, position: Position) -> bool:

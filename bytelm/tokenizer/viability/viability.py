@@ -91,8 +91,7 @@ class Viability:
                 "the tokenizer puts a space in front of a text, and a step of its pre-tokenizer may drop that space: "
                 "whether a text has one is lost"
             )
-        # Added tokens that hide no space, and what they spell first in a text. Of a space of their own there, decoding
-        # would take off the first one: such a text does not come back.
+        # Added tokens that hide no space, and what they spell first in a text. Of their own spaces decoding drops one.
         self._first = {
             token: vocab.dummy_prefix + data
             for token, at in self._level_of_added.items()
@@ -120,15 +119,14 @@ class Viability:
             self._ignore_merges,
             pieces=self._reachable & ~self._is_byte,
             by_bytes=self._outside is not None,
+            has_form=self.form is not None,
         )
         self._form_futures = FormFutures(self.form, self._text_futures, self._token_futures) if self.form else None
-        by_level: dict[int, list[int]] = {}
-        for token, at in self._level_of_added.items():
-            by_level.setdefault(at, []).append(int(self.prefix_index.rank[token]))
-        self._added_ranks = {at: np.array(sorted(ranks), np.int64) for at, ranks in sorted(by_level.items())}
-        at_second = np.flatnonzero(~self.prefix_index.own)
-        level_at = np.array([self._level_of_added[i] for i in self.prefix_index.order[at_second].tolist()], np.int64)
-        self._first_ranks = {at: at_second[level_at == at] for at in self._added_ranks if (level_at == at).any()}
+        ranks = np.flatnonzero(np.isin(self.prefix_index.order, list(self._level_of_added)))
+        level_of = np.array([self._level_of_added[i] for i in self.prefix_index.order[ranks].tolist()], np.int64)
+        own = self.prefix_index.own[ranks]
+        self._added_ranks = {at: ranks[own & (level_of == at)] for at in sorted(set(level_of.tolist()))}
+        self._first_ranks = {at: ranks[~own & (level_of == at)] for at in self._added_ranks}
         self._token_masks = TokenMasks(
             self.automaton,
             self._text_futures,
@@ -315,8 +313,9 @@ class Viability:
             return out
         if self._outside is None or not boundary.partial:
             for states, word, is_cut in self.options(boundary):
-                begun = word if is_cut else None
-                fits, unsure = self._token_masks.ordinary(states, boundary.partial, lo, hi, word=begun)
+                fits, unsure = self._token_masks.ordinary(
+                    states, boundary.partial, lo, hi, word=word if is_cut else None
+                )
                 out |= fits if is_cut else fits & self.merges.unbroken_range(boundary.last, lo, hi)
                 doubts |= unsure  # without a normal form these are not asked for
             out &= self._reachable[lo:hi]
@@ -385,11 +384,11 @@ class Viability:
 
     def _added_mask(self, boundary: Boundary, at: int, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
         out = np.zeros(hi - lo, np.bool_)
-        hidden = self._first_ranks.get(at) if self._hides(boundary) else None
-        ranks = self._added_ranks[at] if hidden is None else hidden
+        hidden = self._hides(boundary) and len(self._first_ranks[at]) > 0
+        ranks = (self._first_ranks if hidden else self._added_ranks)[at]
         first, last = np.searchsorted(ranks, (lo, hi))
         ranks = ranks[first:last]
-        if len(ranks) <= 32 or hidden is not None:
+        if len(ranks) <= 32 or hidden:
             for rank in ranks.tolist():
                 out[rank - lo] = self.extend(boundary, int(self.prefix_index.order[rank])) is not None
             return out
