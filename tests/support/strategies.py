@@ -238,7 +238,8 @@ def byte_level(draw: st.DrawFn, *, plain: bool = False, full: bool = False) -> T
     ignore = draw(st.booleans())
     backend = Tokenizer(models.BPE(ids, merges, ignore_merges=ignore))
     regex = not plain and draw(st.integers(0, 3)) == 0
-    spaced = " " in alphabet and not steps and not added and draw(st.integers(0, 3)) == 0
+    spaced = " " in alphabet and not steps and draw(st.integers(0, 3)) == 0
+    added = [token for token in added if not spaced or _sees_space(token, prepends=False)]
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [*steps, pre_tokenizers.ByteLevel(add_prefix_space=spaced, use_regex=regex), *later]
     )
@@ -261,6 +262,11 @@ def byte_level(draw: st.DrawFn, *, plain: bool = False, full: bool = False) -> T
     }
     what |= {"added": _described(added), "normalizer": form}
     return Toy(backend, tuple(alphabet), not full, max(map(len, pieces)), what)
+
+
+def _sees_space(token: AddedToken, *, prepends: bool) -> bool:
+    """Not one of docs/tokenizers.md's corners: a token that begins with a space where a hidden one is not seen."""
+    return not token.content.startswith(" ") or (token.normalized and prepends)
 
 
 @st.composite
@@ -307,9 +313,10 @@ def sentencepiece(draw: st.DrawFn) -> Toy:
             if scheme != "never":
                 ends.append(decoders.Strip(" ", 1, 0))
     backend.decoder = decoders.Sequence(ends)
-    # A text that begins with an added token which does not see the hidden leading space is a known gap.
-    added = draw(added_tokens(alphabet)) if shape in ("gemma", "metaspace-never", "prepend") else []
-    added = [token for token in added if token.normalized or shape != "prepend"]
+    # Where é is spelled by bytes, other characters that no text here has begin so.
+    added = draw(added_tokens([c for c in alphabet if c in chosen or len(c.encode()) == 1]))
+    if shape in ("prepend", "metaspace-first", "metaspace-always"):
+        added = [token for token in added if _sees_space(token, prepends=shape == "prepend")]
     _add(backend, added)
     if any(token.single_word for token in added):
         alphabet = [*chosen[:2], "Z"]  # beside a Z it is none, and no merge takes its characters
