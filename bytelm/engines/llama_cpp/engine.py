@@ -261,7 +261,8 @@ class _Line:
         self.left, self.cut = room.tokens, room.cut
         self._take = draw.take
         self._random = np.random.Generator(np.random.Philox(draw.seed))
-        self._sampler = draw.sampling and context.new_sampler(draw.sampling, draw.seed, self.ids)
+        how = draw.sampling
+        self._sampler = None if how is None else context.new_sampler(how, draw.seed, self.ids)
 
     def take(self, row: Row) -> bool:
         """Draw a token from the row after it, and hand it on; whether another is wanted."""

@@ -8,7 +8,8 @@ Rules
     ``logprobs=-1``.
     `draw_tokens` lets vLLM draw: from its rows as they are, or by its sampler with all that its ``SamplingParams`` have
     (of these no log-probability is asked for). Sequences are taken out of the batch one by one, as soon as they are
-    done with, and others put in. Rows that are asked for meanwhile are computed in the same steps, or are there already.
+    done with, and others put in. Rows that are asked for meanwhile are computed in the same steps, or are there
+    already.
 
 Cost
     A row costs a step of the model, or nothing where the sequence is being drawn along. What a sequence shares with

@@ -548,7 +548,14 @@ def test_cost(capsys: pytest.CaptureFixture[str]) -> None:
 def drawn(lm: LlamaCppLM, count: int, most: int = 1, **sampling: Any) -> list[list[int]]:
     """Tokens that are drawn after (5, 6, 7), each time from another seed."""
     lines: list[list[int]] = [[] for _ in range(count)]
-    how = {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None, "eot_ids": frozenset(), "options": {}}
+    how: dict[str, Any] = {
+        "temperature": 1.0,
+        "top_k": None,
+        "top_p": None,
+        "min_p": None,
+        "eot_ids": frozenset(),
+        "options": {},
+    }
 
     def draw(seed: int) -> Draw:
         def take(token: int, _: float) -> bool:
@@ -603,7 +610,10 @@ def test_options_of_llama_cpp_s_sampler(engine: Make) -> None:
         {"typical_p": 0.9},
     ):
         assert drawn(lm, 3, 8, options=more) == drawn(lm, 3, 8, options=more)
-    wrong = [({"repeat_penalti": 1}, "did you mean repeat_penalty"), ({"grammar": "root ::= ("}, "grammar")]
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"repeat_penalti": 1}, "did you mean repeat_penalty"),
+        ({"grammar": "root ::= ("}, "grammar"),
+    ]
     for options, words in [*wrong, ({"mirostat": 3}, "0 .off., 1 or 2"), ({"logit_bias": {10**6: 1}}, "ids are")]:
         with pytest.raises(InvalidArgumentError, match=words):
             ByteLM(lm).sample("the ", level="token", engine_options=options)
