@@ -404,6 +404,28 @@ def test_the_end_of_the_context(lm: ByteLM) -> None:
     assert len(done.bytes) < 200
 
 
+def test_who_goes_on_in_another_call_has_other_random_numbers(
+    engines: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call ends with the context of its longest sequence; the next one's random numbers are not those of the first."""
+    import torch
+
+    seeds: list[int] = []
+    seed = torch.manual_seed
+
+    def noted(number: int) -> Any:
+        seeds.append(number)
+        return seed(number)
+
+    monkeypatch.setattr(torch, "manual_seed", noted)
+    model = ByteLM(engines["gpt2"], eot_ids=())
+    size = engines["gpt2"].context_length
+    done = model.sample_batch([[5] * (size - 3), [6]], level="token", max_bytes=12, seed=1, lazy=True)
+
+    assert [c.finish_reason for c in done] == ["length", "length"]
+    assert len(seeds) == len(set(seeds)) == 2
+
+
 def test_in_the_middle_and_in_a_chat() -> None:
     """Infill ends where a middle ends, and a chat's answer goes on at any byte."""
     from bytelm import FIMFormat
@@ -447,6 +469,11 @@ def test_in_the_middle_and_in_a_chat() -> None:
         ({"level": "token", "engine_options": {"eos_token_id": 3}}, "eot_ids"),
         ({"level": "token", "engine_options": {"num_return_sequences": 3}}, "pass n"),
         ({"level": "token", "engine_options": {"past_key_values": None}}, "set by bytelm"),
+        (
+            {"level": "token", "engine_options": {"stopping_criteria": len}},
+            "stopping_criteria in engine_options is a list",
+        ),
+        ({"level": "token", "engine_options": {"num_beams": 0}}, "num_beams"),
         ({"level": "token", "engine_options": {"repetition_penalti": 3}}, "did you mean repetition_penalty"),
     ],
 )

@@ -9,8 +9,8 @@ Rules
 
 Random numbers
     ``generate`` has one stream of them for all that it draws together, torch's global one. It is seeded by the first
-    sequence of the call, and is afterwards as it was. So a call that is made again gives the same tokens, and a
-    sequence's tokens depend on what runs beside it.
+    sequence of the call; another call that goes on with that sequence has another seed of its. Afterwards the stream is
+    as it was. So a call that is made again gives the same tokens, and a sequence's tokens depend on what runs beside it.
 
 Cost
     The keys and values of a sequence that the engine has are copied into the model's own cache, and the rest alone is
@@ -29,6 +29,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, StoppingCriteriaList
 
+from bytelm.arguments import integer, shown
 from bytelm.engines.transformers import traits
 from bytelm.engines.transformers.generate import Generator, Line
 from bytelm.errors import InvalidArgumentError
@@ -72,8 +73,9 @@ def check_options(sampling: TokenSampling) -> None:
     Raises:
         InvalidArgumentError: It has none of that name, or one that is set here.
     """
-    known = sorted({*GenerationConfig().to_dict(), *inspect.signature(GenerationMixin.generate).parameters} - _OURS)
-    for name in sampling.options:
+    configured = GenerationConfig().to_dict()
+    known = sorted({*configured, *inspect.signature(GenerationMixin.generate).parameters} - _OURS)
+    for name, value in sampling.options.items():
         if name in _OURS:
             raise InvalidArgumentError(
                 f"{name} of transformers' generate is set by bytelm, and cannot be given in engine_options; give what "
@@ -83,6 +85,14 @@ def check_options(sampling: TokenSampling) -> None:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise InvalidArgumentError(f"transformers' generate has no option {name}, given in engine_options: {hint}")
+        if name in ("logits_processor", "stopping_criteria") and not isinstance(value, list | tuple):
+            raise InvalidArgumentError(f"{name} in engine_options is a list of functions; got {shown(value)}")
+    if (beams := sampling.options.get("num_beams")) is not None and integer("num_beams", beams) < 1:
+        raise InvalidArgumentError(f"num_beams must be at least 1; got {beams}")
+    try:
+        GenerationConfig(**{name: value for name, value in sampling.options.items() if name in configured}).validate()
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"transformers' generate does not take what engine_options hold: {error}") from error
 
 
 def goes_together(sampling: TokenSampling, *, max_batch: int) -> tuple[bool, int]:
@@ -142,7 +152,7 @@ def sample(generator: Generator, kept: Callable[[Sequence[Sequence[int]]], Kept]
         warm |= {"temperature": sampling.temperature, "top_k": sampling.top_k or 0}
         warm |= {"top_p": 1.0 if sampling.top_p is None else sampling.top_p, "min_p": sampling.min_p}
     ends = sorted(sampling.eot_ids)
-    with _seeded(lines[0].draw.seed, generator.model):
+    with _seeded(int(lines[0].random.integers(2**63)), generator.model):
         made = generator.run(
             batch,
             stopping_criteria=StoppingCriteriaList([told]),
