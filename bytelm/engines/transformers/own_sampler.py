@@ -10,7 +10,7 @@ Rules
 Random numbers
     ``generate`` has one stream of them for all that it draws together, torch's global one. It is seeded by the first
     sequence of the call; another call that goes on with that sequence has another seed of its. Afterwards the stream is
-    as it was. So a call that is made again gives the same tokens, and a sequence's tokens depend on what runs beside it.
+    as it was. So a call that is made again gives the same tokens, and what runs beside a sequence has a say in its own.
 
 Cost
     The keys and values of a sequence that the engine has are copied into the model's own cache, and the rest alone is
