@@ -107,18 +107,18 @@ def _pair(lm: Any, prompt: str, size: int, *, first: bool) -> tuple[float, float
     tokens = _generated(lm, member, size)  # as many as the completion takes
     count = int(np.searchsorted(np.cumsum([len(lm.spell([i])) for i in tokens]), size)) + 1
     count = min(count, len(tokens))
-    seconds = [0.0, 0.0]
+    seconds, done = [0.0, 0.0], b""
     for method in (0, 1) if first else (1, 0):
         lm.clear_cache()
         start = time.perf_counter()
         if method:
             _generated(lm, member, count)
         else:
-            done = lm.sample(prompt, level="token", temperature=0, max_bytes=size)
+            done = lm.sample(prompt, level="token", temperature=0, max_bytes=size).bytes
         seconds[method] = time.perf_counter() - start
     written = lm.spell([*member, *tokens[:count]])[len(prompt.encode()) :]
-    if not written.startswith(done.bytes):
-        print_line(f"after {prompt[-20:]!r} the two write different texts: {done.bytes[:40]!r}, {written[:40]!r}")
+    if not written.startswith(done):
+        print_line(f"after {prompt[-20:]!r} the two write different texts: {done[:40]!r}, {written[:40]!r}")
     return seconds[0], seconds[1], count
 
 
