@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bytelm.sampling.byte_model import ByteModel, ChatOptions, InfillOptions
     from bytelm.sampling.completion import Completion, FinishReason
     from bytelm.sampling.completion_stream import CompletionStream
-    from bytelm.sampling.params import CallOptions, LogitsProcessor, SamplingOptions, SamplingParams
+    from bytelm.sampling.params import CallOptions, Level, LogitsProcessor, SamplingOptions, SamplingParams
     from bytelm.sampling.state import ByteState
     from bytelm.token_lm import Abilities, TokenLM, Usage
 
@@ -40,8 +40,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Abilities", "Attribution", "ByteLM", "ByteModel", "ByteState", "BytelmError", "BytelmWarning", "CallOptions",
     "ChatOptions", "Combine", "Completion", "CompletionStream", "CoverItem", "Ensemble", "EnsembleState", "FIMFormat",
-    "FinishReason", "InfillOptions", "JobUsage", "LeakWarning", "LogitsProcessor", "Mode", "Number", "Prefix", "Prompt",
-    "Prompts", "SamplingOptions", "SamplingParams", "TableLM", "Text", "TokenLM", "Usage", "Weights",
+    "FinishReason", "InfillOptions", "JobUsage", "LeakWarning", "Level", "LogitsProcessor", "Mode", "Number", "Prefix",
+    "Prompt", "Prompts", "SamplingOptions", "SamplingParams", "TableLM", "Text", "TokenLM", "Usage", "Weights",
 ]
 # fmt: on
 _WHERE: Final = {
@@ -60,7 +60,7 @@ _WHERE: Final = {
     "sampling.byte_model": "ByteModel ChatOptions InfillOptions",
     "sampling.completion": "Completion FinishReason",
     "sampling.completion_stream": "CompletionStream",
-    "sampling.params": "CallOptions LogitsProcessor SamplingOptions SamplingParams",
+    "sampling.params": "CallOptions Level LogitsProcessor SamplingOptions SamplingParams",
     "sampling.state": "ByteState",
     "token_lm": "Abilities TokenLM Usage",
 }

@@ -145,6 +145,10 @@ class TokenCompleter:
         one_of("healing", healing, get_args(Healing))
         if params.max_bytes < 1:
             raise InvalidArgumentError(f"max_bytes must be at least 1; got {params.max_bytes}")
+        if params.level == "token":
+            raise InvalidArgumentError(
+                "level='token' is ByteLM's, where the engine writes: these methods draw tokens here; leave level out"
+            )
         if params.filters != Filters(temperature=params.temperature) or params.logits_processor is not None:
             raise InvalidArgumentError(
                 "tokens are drawn with a temperature alone: leave out top_k, top_p, min_p and logits_processor"

@@ -7,7 +7,8 @@ Rules
     The empty sequence is legal: it asks for the distribution of a text's first token, and the engine supplies
     whatever start symbol its model needs.
     Batching is the engine's business. A caller asks for everything it wants in one call.
-    An engine that can draw tokens at a speed of its own may say so: `TokenDrawer`.
+    An engine that can draw tokens at a speed of its own may say so: `TokenDrawer`. So may one that has a sampler of its
+    own, with temperature, filters and more: `TokenSampler`.
     Rows are functions of their sequences. An engine whose model may be changed while it lives says when they became
     others: by its `revision` (see `revision_of`). Of an engine that has none, all rows are taken to be of one model,
     until `ByteModel.clear_cache` is called.
@@ -17,7 +18,7 @@ engines/table.py has the smallest engine: a table of distributions. Tests and do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
@@ -112,22 +113,45 @@ class TokenLM(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class TokenSampling:
+    """How an engine's own sampler is to draw tokens (sampling/token_level.py). All of it is of tokens.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_k: How many of the likeliest tokens are kept; None keeps all.
+        top_p: The mass that the kept tokens hold at least; None keeps all.
+        min_p: The least probability that is kept, as a share of the greatest; None keeps all.
+        eot_ids: The ids that end a text. The engine tells such a token too, and ends there.
+        options: More of the engine's own options, by its own names. It passes them to its sampler as they are.
+    """
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    eot_ids: frozenset[int]
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Draw:
     """A sequence after which an engine is to draw tokens.
 
     Attributes:
-        sequence: Token ids, at least one.
+        sequence: Token ids, at least one. With ``sampling`` there may be none: then the engine puts its start symbol.
         seed: Of the draws, from 0 to below 2⁶³. What is drawn depends on no other sequence's seed.
         max_tokens: Most tokens, at least 1.
         take: Called with each token that was drawn and its natural log-probability, in order. Where it returns False,
             the sequence is done with; where it returns another draw, as it may if the engine ``asks_each_step``, that
-            is to begin in its place.
+            is to begin in its place. With ``sampling`` the log-probability is NaN: it is not asked for.
+        sampling: How the engine's own sampler draws them; None: from the rows as they are.
     """
 
     sequence: Sequence[int]
     seed: int
     max_tokens: int
     take: Callable[[int, float], bool | Draw]
+    sampling: TokenSampling | None = None
 
 
 More: TypeAlias = Callable[[], Iterable[Draw]]
@@ -149,6 +173,8 @@ class TokenDrawer(Protocol):
     def draw_tokens(self, more: More) -> None:
         """Draw tokens after sequences, side by side, from the rows as they are: at temperature 1.
 
+        An engine that is no `TokenSampler` is given no draws with ``sampling``.
+
         Args:
             more: Gives the sequences that are to begin, each as soon as it is known; between two of them it may ask
                 this engine for rows. It is asked at the start, and again whenever sequences are done with: after each,
@@ -157,6 +183,19 @@ class TokenDrawer(Protocol):
         Raises:
             ContextOverflowError: A sequence has come to the end of the model's context. The others go on to their ends
                 first.
+        """
+        ...
+
+
+@runtime_checkable
+class TokenSampler(TokenDrawer, Protocol):
+    """What an engine has on top of `TokenDrawer` if it takes draws with ``sampling``: all of one call have the same."""
+
+    def check_sampling(self, sampling: TokenSampling) -> None:
+        """See that the engine's sampler can do so, before anything runs.
+
+        Raises:
+            InvalidArgumentError: It has no such option, or one that is not the caller's to set.
         """
         ...
 
@@ -171,6 +210,7 @@ class Abilities:
         extra_token_cost: The cost of one extra batched token, relative to a separate call.
         drawer: The engine itself if it can draw tokens (`TokenDrawer`), or None.
         asks_each_step: Whether `TokenDrawer.draw_tokens` asks for more sequences after each step.
+        sampler: The engine itself if it has a sampler of its own (`TokenSampler`), or None.
         model: The model that it runs, where there is one in this process: for a fingerprint of its weights.
         close: Lets go of what it holds (processes, memory); does nothing where it has no such method.
         clear_cache: Has it forget all rows, and what else it keeps of sequences; the same.
@@ -181,6 +221,7 @@ class Abilities:
     extra_token_cost: float
     drawer: TokenDrawer | None
     asks_each_step: bool
+    sampler: TokenSampler | None
     model: Any
     close: Callable[[], None]
     clear_cache: Callable[[], None]
@@ -194,6 +235,7 @@ def abilities_of(engine: Any) -> Abilities:
         extra_token_cost=getattr(engine, "extra_token_cost", EXTRA_TOKEN_COST),
         drawer=engine if isinstance(engine, TokenDrawer) else None,
         asks_each_step=bool(getattr(engine, "asks_each_step", False)),
+        sampler=engine if isinstance(engine, TokenSampler) else None,
         model=getattr(engine, "model", None),
         close=getattr(engine, "close", lambda: None),
         clear_cache=getattr(engine, "clear_cache", lambda: None),

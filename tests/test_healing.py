@@ -267,6 +267,7 @@ def test_a_token_that_ends_a_text_is_not_also_its_bytes() -> None:
         ({"temperature": -0.5}, "got -0.5"),
         ({"temperature": math.nan}, "got nan"),
         ({"stop": ["x", ""]}, "empty stop string"),
+        ({"level": "token"}, "leave level out"),
     ],
 )
 def test_arguments_out_of_range_are_refused_before_the_model_runs(options: dict[str, Any], match: str) -> None:

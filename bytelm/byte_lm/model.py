@@ -20,7 +20,7 @@ import functools
 import hashlib
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -37,14 +37,12 @@ from bytelm.fim import FIMFormat, Mode, declared, end_ids, find_format, infill_p
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.room import Asked, left_out, refuse_overflow, windows
 from bytelm.inference.rows import RowReader, RowStore
-from bytelm.inference.scheduler import Outcome, Scheduler, Step, blamed, on, present_revision
+from bytelm.inference.scheduler import Scheduler, Step, blamed, on, present_revision
 from bytelm.inference.scoring import CoverItem, cover_items, in_turn, text_logprob
 from bytelm.inference.text_scoring import ModelScoring, Piece
 from bytelm.inference.turns import in_its_turn, turn_at
 from bytelm.sampling.byte_model import ByteModel
-from bytelm.sampling.completion import Completion
-from bytelm.sampling.engine_batch import completions, drawer_for
-from bytelm.sampling.engine_draws import EngineDrawing, EngineDraws
+from bytelm.sampling.engine_batch import EngineDrawing, drawing_of
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import ModelPlace
 from bytelm.sampling.sampler import names_of
@@ -365,17 +363,8 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
                 )
         return lm, prompts
 
-    def engine_drawing(self, params: SamplingParams, *, progress: bool = False) -> EngineDrawing | None:  # noqa: D102
-        drawer = drawer_for(params, self.token_lm)
-        if drawer is None:
-            return None
-        at_once = self.abilities.asks_each_step  # others wait for a call to end
-
-        def run(places: Sequence[tuple[ModelPlace, np.random.Generator]]) -> Iterator[Outcome[Completion]]:
-            items = [EngineDraws(place, self.viability, params, random, at_once=at_once) for place, random in places]
-            return completions(items, drawer, self.scheduler, progress=progress)
-
-        return run
+    def engine_drawing(self, params: SamplingParams) -> EngineDrawing | None:  # noqa: D102
+        return drawing_of(params, self.token_lm, self.viability, self.eot_ids, self.scheduler)
 
     # ---- inside
 

@@ -142,7 +142,7 @@ def _checked_weights(names: list[str], given: str | None, combine: Combine) -> l
 def _print_members(names: list[str], written: Completion, alone: list[Completion], told: Attribution) -> None:
     """Each completion as one line of JSON, then each byte, then what it comes to for each member."""
     for name, done in zip(["ensemble", *names], [written, *alone], strict=True):
-        record = {"text": done.text, "hex": done.bytes.hex(), "logprob": done.logprob}
+        record: dict[str, Any] = {"text": done.text, "hex": done.bytes.hex(), "logprob": done.logprob}
         print_json({"model": name, **record, "finish_reason": done.finish_reason})
     for at, value in enumerate(told.text):
         record = {

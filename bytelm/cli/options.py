@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -25,7 +26,7 @@ from bytelm.packaged import PACKAGED, packaged_directory
 from bytelm.progress import Bar
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.completion_stream import CompletionStream
-from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.params import Level, SamplingParams
 from bytelm.symbols import unfinished
 
 MODEL_HELP: Final = (
@@ -79,6 +80,22 @@ StopOption = Annotated[
     list[str] | None,
     typer.Option(help=r"Stop before this string, in which \n and other escapes are read; may be given again."),
 ]
+LevelOption = Annotated[
+    Level,
+    typer.Option(
+        help="byte: every byte is exact. token: the end of the text is exact, then the engine's own sampler writes; "
+        "temperature, top-k, top-p and min-p are of tokens."
+    ),
+]
+EngineOptionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine-option",
+        metavar="NAME=VALUE",
+        help="With --level token: an option of the engine's sampler, such as repetition_penalty=1.1. The value is JSON "
+        "or text. May be given again.",
+    ),
+]
 NumberOption = Annotated[int, typer.Option("-n", min=1, help="How many completions.")]
 
 
@@ -111,11 +128,38 @@ class Sampling:
     max_bytes: MaxBytesOption = 256
     stop: StopOption = None
     seed: SeedOption = None
+    level: LevelOption = "byte"
+    engine_option: EngineOptionOption = None
 
     def params(self, stops: Sequence[bytes] = ()) -> SamplingParams:
         """As the library takes them, with more stop strings."""
         given = [argument_bytes(stop, escapes=True) for stop in self.stop or []]  # a line end is what is asked for most
-        return SamplingParams(**{**vars(self), "stop": [*given, *stops]})
+        options = {name: value for name, value in vars(self).items() if name != "engine_option"}
+        return SamplingParams(
+            **{**options, "stop": [*given, *stops], "engine_options": engine_options(self.engine_option)}
+        )
+
+
+def engine_options(given: Sequence[str] | None) -> dict[str, Any] | None:
+    """The engine's options, from NAME=VALUE.
+
+    >>> engine_options(["repetition_penalty=1.1", "grammar=root"])
+    {'repetition_penalty': 1.1, 'grammar': 'root'}
+    """
+    if not given:
+        return None
+    found: dict[str, Any] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"--engine-option takes NAME=VALUE, such as repetition_penalty=1.1; got {each!r}")
+        if name in found:
+            raise typer.BadParameter(f"--engine-option gives {name} twice")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 MODEL: Final = Model()

@@ -21,14 +21,15 @@ class Completion:
             end inside one, as ``max_bytes`` may have it, the part of it is left out: a text splits no character. Bytes
             that are not UTF-8 show as U+FFFD.
         bytes: The new bytes alone, all of them.
-        logprob: ln P(bytes | prefix), and of the end of text too where it ended there.
+        logprob: ln P(bytes | prefix), and of the end of text too where it ended there. None with ``level="token"``: it
+            is not computed. `ByteModel.logprob` of the bytes after the prefix is it.
         finish_reason: ``"eot"``, ``"stop"``, or ``"length"``: at ``max_bytes``, or where the model's context ends.
         usage: What it cost.
     """
 
     text: str
     bytes: bytes
-    logprob: float
+    logprob: float | None
     finish_reason: FinishReason
     usage: JobUsage
 

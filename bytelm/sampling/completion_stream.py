@@ -1,17 +1,82 @@
-"""A completion piece by piece, and the whole of it afterwards."""
+"""A completion piece by piece, and the whole of it afterwards.
+
+Rules
+    A source gives the bytes that nothing will take back, as they are written, and the completion once it has ended: a
+    completion that is drawn byte by byte (`Drawn`), or one that the engine writes (engine_stream.py).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from bytelm.inference.scheduler import JobUsage, Outcome, Step
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.text_stream import TextStream
 from bytelm.token_lm import OneProcess
+
+
+class Source(Protocol):
+    """What a stream shows."""
+
+    @property
+    def prompt(self) -> bytes:
+        """The prompt's bytes."""
+        ...
+
+    def settled(self) -> Generator[bytes]:
+        """The bytes as they come, once no stop string can take them back."""
+        ...
+
+    def completion(self) -> Completion:
+        """The whole.
+
+        Raises:
+            NotFinishedError: It has not ended.
+        """
+        ...
+
+
+class Drawn:
+    """A completion that is drawn byte by byte, as it is read.
+
+    Args:
+        generation: The completion.
+        run: Runs a step on the model.
+    """
+
+    def __init__(self, generation: ByteGeneration, run: Callable[[Step[Any]], Outcome[Any]]) -> None:
+        self.prompt = generation.prompt
+        self._generation = generation
+        self._run = run
+        self._usage = JobUsage()
+
+    def settled(self) -> Generator[bytes]:
+        """As in `Source`."""
+        generation, shown = self._generation, 0
+        while generation.finish_reason is None:
+            generation.place.check()
+            self._answer(generation.step())
+            ready = len(generation.bytes) - generation.held
+            if ready > shown:
+                yield bytes(generation.bytes[shown:ready])
+            shown = max(shown, ready)
+
+    def completion(self) -> Completion:
+        """As in `Source`; scored now."""
+        self._generation.place.check()
+        done: Completion = self._answer(self._generation.completion())
+        return replace(done, usage=self._usage.leaking(done.usage))
+
+    def _answer(self, step: Step[Any]) -> Any:
+        outcome = self._run(step)
+        spent = outcome.usage
+        self._usage = self._usage.plus(spent.calls, spent.tokens_fed, spent.rows)
+        return outcome.result
 
 
 class CompletionStream(OneProcess, Iterator[str]):
@@ -22,14 +87,11 @@ class CompletionStream(OneProcess, Iterator[str]):
     completion's ``bytes`` alone. After the last piece `completion` has all that `ByteModel.sample` returns.
 
     Args:
-        generation: The completion as it is drawn.
-        run: Runs a step on the model.
+        source: Where the bytes come from.
     """
 
-    def __init__(self, generation: ByteGeneration, run: Callable[[Step[Any]], Outcome[Any]]) -> None:
-        self._generation = generation
-        self._run = run
-        self._usage = JobUsage()
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self._pieces = self._shown()
         self._lock = threading.RLock()  # threads that share a stream get its pieces by turns
         self._completion: Completion | None = None
@@ -51,24 +113,12 @@ class CompletionStream(OneProcess, Iterator[str]):
         """
         with self._lock:
             if self._completion is None:
-                self._generation.place.check()
-                done: Completion = self._answer(self._generation.completion())
-                self._completion = replace(done, usage=self._usage.leaking(done.usage))
+                self._completion = self._source.completion()
             return self._completion
 
-    def _answer(self, step: Step[Any]) -> Any:
-        outcome = self._run(step)
-        spent = outcome.usage
-        self._usage = self._usage.plus(spent.calls, spent.tokens_fed, spent.rows)
-        return outcome.result
-
     def _shown(self) -> Iterator[str]:
-        generation = self._generation
-        text, shown = TextStream(generation.prompt), 0
-        while generation.finish_reason is None:
-            generation.place.check()
-            self._answer(generation.step())
-            ready = len(generation.bytes) - generation.held
-            if ready > shown and (piece := text.show(bytes(generation.bytes[shown:ready]))):
-                yield piece
-            shown = max(shown, ready)
+        text = TextStream(self._source.prompt)
+        with contextlib.closing(self._source.settled()) as settled:
+            for data in settled:
+                if piece := text.show(data):
+                    yield piece

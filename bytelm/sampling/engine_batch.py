@@ -1,9 +1,10 @@
 """Completions that are under way together, on an engine that draws their tokens.
 
 Theory of operation
-    An item (engine_draws.py) says what the engine is to go on from, and takes the tokens until one of them is leak or
-    the text ends. Then it waits; all that wait are taken on together, a round of rows at a time, and who comes to wait
-    joins at the next round. Each goes on as soon as it is ready, beside the rows that others still need.
+    An item (engine_draws.py, token_level.py) says what the engine is to go on from, and takes the tokens until one of
+    them is leak or the text ends. Then it waits; all that wait are taken on together, a round of rows at a time, and
+    who comes to wait joins at the next round. Each goes on as soon as it is ready, beside the rows that others still
+    need.
     After leak the member that was left is the likeliest to be drawn again. An engine that asks for new sequences at
     each step is let go on from there at once, on a *guess*, while the rows are computed by which the member is drawn.
     Where the guess was right, what was drawn on it stands; else it is thrown away.
@@ -24,10 +25,12 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final, TypeAlias
+
+import numpy as np
 
 from bytelm.errors import BytelmError, InvalidArgumentError
 from bytelm.inference.scheduler import Jobs, JobUsage, Outcome, Scheduler, close_all
@@ -35,8 +38,13 @@ from bytelm.inference.turns import TURN, turn_at
 from bytelm.progress import Bar
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.engine_draws import EngineDraws
+from bytelm.sampling.engine_stream import EngineWritten
 from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.token_level import TokenLevel, sampler_for
 from bytelm.token_lm import Draw, TokenDrawer, TokenLM, abilities_of
+from bytelm.tokenizer.viability.viability import Viability
+
+Item: TypeAlias = EngineDraws | TokenLevel
 
 GROUP: Final = 256  # completions that are under way at a time
 GUESSED: Final = 32  # tokens that are drawn on a guess, at most
@@ -65,20 +73,81 @@ def drawer_for(params: SamplingParams, token_lm: TokenLM) -> TokenDrawer | None:
     return drawer
 
 
+@dataclass(frozen=True, slots=True)
+class EngineDrawing:
+    """Completions of one byte model whose tokens its engine draws.
+
+    Attributes:
+        engine: The engine.
+        item: Makes a completion from a place of the byte model's and the item's random numbers.
+        scheduler: Runs what they need beside that.
+    """
+
+    engine: TokenDrawer
+    item: Callable[[Any, np.random.Generator], Item]
+    scheduler: Scheduler
+
+    def run(
+        self, places: Sequence[tuple[Any, np.random.Generator]], *, progress: bool = False
+    ) -> Iterator[Outcome[Completion]]:
+        """The completions from some places on; see `completions`."""
+        items = [self.item(*place) for place in places]
+        return completions(items, self.engine, self.scheduler, progress=progress)
+
+    def written(self, place: Any, random: np.random.Generator) -> EngineWritten:
+        """One of them, to be read as it is written."""
+        item = self.item(place, random)
+        return EngineWritten(item, lambda seen: completions([item], self.engine, self.scheduler, seen=seen))
+
+
+def drawing_of(
+    params: SamplingParams, token_lm: TokenLM, viability: Viability, eot_ids: frozenset[int], scheduler: Scheduler
+) -> EngineDrawing | None:
+    """How an engine draws the tokens of completions; None where bytelm draws the bytes.
+
+    Raises:
+        InvalidArgumentError: It is to, and cannot.
+    """
+    if params.level == "token":
+        sampler, sampling = sampler_for(params, token_lm, eot_ids)
+        return EngineDrawing(
+            sampler, lambda place, random: TokenLevel(place, viability, params, sampling, random), scheduler
+        )
+    if (drawer := drawer_for(params, token_lm)) is None:
+        return None
+    at_once = abilities_of(token_lm).asks_each_step  # others wait for a call to end
+    return EngineDrawing(
+        drawer, lambda place, random: EngineDraws(place, viability, params, random, at_once=at_once), scheduler
+    )
+
+
 def completions(
-    items: Sequence[EngineDraws], engine: TokenDrawer, scheduler: Scheduler, *, progress: bool = False
+    items: Sequence[Item],
+    engine: TokenDrawer,
+    scheduler: Scheduler,
+    *,
+    progress: bool = False,
+    seen: Callable[[], None] = lambda: None,
 ) -> Iterator[Outcome[Completion]]:
     """Run completions together, and yield their outcomes.
+
+    Args:
+        items: The completions.
+        engine: Draws their tokens.
+        scheduler: Runs what they need beside that.
+        progress: Whether to show a bar on a terminal once it takes two seconds.
+        seen: Called after each token that an item takes.
 
     Raises:
         ModelError: A call failed; what was yielded before stands, and what could still be scored is yielded first.
     """
     with Bar("sampling", len(items), shown=progress) as bar:
         for start in range(0, len(items), GROUP):
-            group = _Group(dict(enumerate(items[start : start + GROUP], start)), engine, scheduler, bar)
+            group = _Group(dict(enumerate(items[start : start + GROUP], start)), engine, scheduler, bar, seen)
             try:
                 with turn_at(engine):
                     engine.draw_tokens(group.more)
+                    group.stop()
             except Exception:
                 with contextlib.suppress(BytelmError):
                     group.finish()
@@ -118,8 +187,11 @@ class _Group:
         going: Those that have not ended.
     """
 
-    def __init__(self, items: dict[int, EngineDraws], engine: TokenDrawer, scheduler: Scheduler, bar: Bar) -> None:
+    def __init__(
+        self, items: dict[int, Item], engine: TokenDrawer, scheduler: Scheduler, bar: Bar, seen: Callable[[], None]
+    ) -> None:
         self.going = items
+        self._seen = seen
         self._scheduler = scheduler
         self._bar = bar
         self._waiting = deque(items)  # which the engine's threads append to
@@ -160,6 +232,12 @@ class _Group:
                 del self.going[index]
             yield index
 
+    def stop(self) -> None:
+        """End the items that the engine has ended by itself."""
+        for item in self.going.values():
+            item.stop()
+        self.finish()
+
     def finish(self) -> None:
         """Score the items that have come to their ends; nothing more is drawn."""
         self.close()
@@ -171,8 +249,8 @@ class _Group:
         """Let go of what still needs rows."""
         close_all(self._running)
 
-    def _draw(self, index: int, item: EngineDraws) -> Draw:
-        return Draw(item.sequence, item.seed, item.room, partial(self._told, index))
+    def _draw(self, index: int, item: Item) -> Draw:
+        return Draw(item.sequence, item.seed, item.room, partial(self._told, index), item.sampling)
 
     def _told(self, index: int, token: int, logprob: float) -> bool | Draw:
         """Take a token; where it was leak, the engine is to go on from the guess, if there is one."""
@@ -181,7 +259,10 @@ class _Group:
     def _take(self, index: int, token: int, logprob: float) -> bool:
         with TURN:
             self._drawn[index] += 1
-            goes_on = self.going[index].take(token, logprob)
+            item = self.going[index]
+            goes_on = item.take(token, logprob)
+            self._seen()
+            goes_on = goes_on and item.finish_reason is None
             if not goes_on:
                 self._waiting.append(index)
             return goes_on

@@ -47,8 +47,7 @@ Seeds
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +57,7 @@ from bytelm.cover.nodes import Node, common_ancestor, path_down
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import settled_log_mass
 from bytelm.inference.room import SPARE
-from bytelm.inference.scheduler import JobUsage, Outcome, Request, Step, on
+from bytelm.inference.scheduler import JobUsage, Request, Step, on
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.params import SamplingParams
@@ -69,9 +68,6 @@ from bytelm.symbols import EOT
 from bytelm.token_lm import abilities_of
 from bytelm.tokenizer.viability.boundary import Boundary
 from bytelm.tokenizer.viability.viability import Viability
-
-# Runs completions from places on, each with its random numbers.
-EngineDrawing: TypeAlias = Callable[[Sequence[tuple[Any, np.random.Generator]]], Iterator[Outcome[Completion]]]
 
 
 class EngineDraws(Writing):
@@ -89,6 +85,8 @@ class EngineDraws(Writing):
         redrawn: How often a token was leak.
         drawn: Tokens that the engine drew.
     """
+
+    sampling = None  # the engine draws from its rows as they are
 
     def __init__(
         self,
@@ -196,6 +194,9 @@ class EngineDraws(Writing):
         self._edge = self._edge.advance(bytes(self.bytes[len(self._edge.prefix) - len(self.prompt.prefix) :]))
         if before + max(node.depth for node in (*self._edge.nodes, *self._edge.ending)) > self._context:
             self.finish_reason = "length"
+
+    def stop(self) -> None:
+        """Nothing: the engine ends none of these by itself."""
 
     # ---- steps
 

@@ -4,29 +4,34 @@ Rules
     Values are checked when a `SamplingParams` is made, so before any model runs.
     Every method that draws takes one as ``params=``, and its fields as keywords; a keyword wins over the field.
     A keyword that another library uses for the same thing gets an error that names the word here.
+    With ``level="token"`` temperature and filters are the engine's, of tokens; see token_level.py.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias, TypedDict
+from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
 from jaxtyping import Float64
 
-from bytelm.arguments import Number, Text, integer, seed_of, shown, stops_of, switch
+from bytelm.arguments import Number, Text, integer, one_of, seed_of, shown, stops_of, switch
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.sampling.filters import Filters
 
+Level: TypeAlias = Literal["byte", "token"]
 LogitsProcessor: TypeAlias = Callable[[bytes, Float64[np.ndarray, "257"]], Float64[np.ndarray, "257"]]
 
 _IN_BYTES: Final = "lengths are in bytes here, about four to a token of English: pass max_bytes"
 _STOP: Final = "pass stop, one text or several"
-_NOT_HERE: Final = "bytes are not penalised or searched in beams: logits_processor can change a row as you like"
+_NOT_HERE: Final = (
+    "bytes are not penalised or searched in beams: logits_processor can change a row as you like; with level='token' "
+    "pass it to the engine, in engine_options"
+)
 # What other libraries call things.
 ELSEWHERE: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -49,6 +54,15 @@ ELSEWHERE: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
+# Of these, and of the fields of `SamplingParams`, an engine's own sampler is told what they are by the caller.
+_ENGINES: Final = frozenset(
+    {
+        *("min_tokens", "min_new_tokens", "min_length", "logit_bias", "logits_processor", "logits_processors"),
+        *(name for name, instead in ELSEWHERE.items() if instead == _NOT_HERE),
+    }
+)
+
+
 class SamplingOptions(TypedDict, total=False):
     """The fields of `SamplingParams` as keywords, for type checkers."""
 
@@ -62,6 +76,8 @@ class SamplingOptions(TypedDict, total=False):
     logits_processor: LogitsProcessor | None
     engine_draws: bool | None
     lazy: bool
+    level: Level
+    engine_options: Mapping[str, Any] | None
 
 
 class CallOptions(SamplingOptions, total=False):
@@ -92,6 +108,11 @@ class SamplingParams:
             no filter, no processor, one model, and an engine that can. None: where the engine says that it pays, as
             vLLM does.
         lazy: Whether to evaluate only what a draw depends on. The distribution is the same.
+        level: ``"byte"``: every byte is drawn from its exact distribution. ``"token"``: the end of the prompt is exact,
+            and from there the engine's own sampler writes, at its own speed; temperature, top_k, top_p and min_p are of
+            tokens then. Without them, at temperature 1, both have one distribution, up to leak (token_level.py).
+        engine_options: With ``level="token"``, more options of the engine's sampler, such as ``repetition_penalty``, by
+            the engine's own names: those of transformers' ``generate`` or of vLLM's ``SamplingParams``, for example.
 
     Raises:
         InvalidArgumentError: A value out of its range.
@@ -111,6 +132,8 @@ class SamplingParams:
     logits_processor: LogitsProcessor | None = None
     engine_draws: bool | None = None
     lazy: bool = True
+    level: Level = "byte"
+    engine_options: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if integer("max_bytes", self.max_bytes) < 0:
@@ -126,6 +149,36 @@ class SamplingParams:
         switch("lazy", self.lazy)
         if self.engine_draws is not None:
             switch("engine_draws", self.engine_draws)
+        one_of("level", self.level, get_args(Level))
+        self._check_level()
+
+    def _check_level(self) -> None:
+        """See that nothing is given that is of the other level."""
+        options: Any = self.engine_options
+        if options is not None and not (
+            isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
+        ):
+            raise InvalidTypeError(f"engine_options must map names of options to values; got {shown(options)}")
+        if self.level == "byte":
+            if options is not None:
+                raise InvalidArgumentError(
+                    f"engine_options are of the engine's own sampler, which writes with level='token' alone; got "
+                    f"{shown(options)}"
+                )
+            return
+        known = {name: f"pass {name} itself" for name in ("n", *(each.name for each in fields(self)))}
+        for name in options or {}:
+            if name not in _ENGINES and (instead := (known | dict(ELSEWHERE)).get(name)):
+                raise InvalidArgumentError(f"{name} is not the engine's to be told in engine_options: {instead}")
+        if self.logits_processor is not None:
+            raise InvalidArgumentError(
+                "logits_processor changes rows of bytes, and with level='token' the engine draws tokens: on "
+                "transformers pass engine_options={'logits_processor': [...]}"
+            )
+        if self.engine_draws is not None:
+            raise InvalidArgumentError(
+                "engine_draws is of bytes: with level='token' the engine draws anyhow; leave it out"
+            )
 
     @cached_property
     def filters(self) -> Filters:
@@ -140,7 +193,7 @@ class SamplingParams:
     @property
     def plain(self) -> bool:
         """Whether bytes are drawn from the model's own distribution, with nothing done to it."""
-        return self.filters.plain and self.logits_processor is None
+        return self.filters.plain and self.logits_processor is None and self.level == "byte"
 
 
 def params_of(options: CallOptions) -> SamplingParams:

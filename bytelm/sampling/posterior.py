@@ -10,6 +10,7 @@ Theory of operation
     Of the way that was drawn before, the probability of each step is known. A walk that keeps to it needs no row at
     all, and else only the rows are asked for of nodes that a walk comes to: mostly one, where shares need them all.
     After `TRIES` walks that led nowhere, as x is improbable after that ancestor, it is drawn by shares.
+    *At a temperature* T all members are laid out, and one is drawn with P(t | c)^(1/T) in place of P(t | c).
 
 Invariant
     What is drawn is a function of the random numbers and the probabilities alone, and not of the rows that happened to
@@ -29,6 +30,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64
 
+from bytelm.arguments import Number
 from bytelm.cover.nodes import Node, path_down
 from bytelm.errors import ModelError
 from bytelm.inference.frontier import Frontier
@@ -54,6 +56,11 @@ class CoverMember(NamedTuple):
     token: int | None = None
     logprob: float = 0.0
 
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """All of its tokens."""
+        return self.node.token_ids if self.token is None else (*self.node.token_ids, self.token)
+
 
 def by_shares(place: Frontier, random: np.random.Generator) -> Step[CoverMember]:
     """Draw a member after evaluating all that P(x) needs.
@@ -65,15 +72,51 @@ def by_shares(place: Frontier, random: np.random.Generator) -> Step[CoverMember]
     uniforms = random.random(2)
     shares = place.log_shares()
     if (top := max(shares.values(), default=-math.inf)) == -math.inf:
-        raise ModelError(
-            f"the model gives the prefix {place.prefix[-40:]!r} probability 0, so nothing can be said of what follows"
-        )
+        raise _impossible(place)
     node = list(shares)[picked(np.exp(np.array([*shares.values()]) - top), uniforms[0])]
     row = place.row(node)
     if not place.cover.leftover(node) or row is None:
         return CoverMember(node, place.weights[node])
     first, masses = _longer(place, node, row)
     return _going_on(place, node, place.weights[node], row, first + picked(masses, uniforms[1]))
+
+
+def at_temperature(place: Frontier, temperature: Number, random: np.random.Generator) -> Step[CoverMember]:
+    """Draw a member with its probability to the power 1 / temperature; at 0 the likeliest, the first of equals by ids.
+
+    Raises:
+        ModelError: The model gives x probability 0.
+    """
+    yield from evaluate_all(place, "mass")
+    nodes: list[Node] = []
+    firsts: list[int] = []  # the rank of the first token that a node goes on with; -1 where it spells x
+    parts: list[Float64[np.ndarray, " n"]] = []
+    for node in place.nodes:
+        first, masses, row = -1, np.ones(1), place.row(node)
+        if place.cover.leftover(node):
+            if row is None:
+                continue  # it has no weight
+            first, masses = _longer(place, node, row)
+        with np.errstate(divide="ignore"):
+            parts.append(np.log(masses) + place.weights.get(node, -math.inf))
+        nodes.append(node)
+        firsts.append(first)
+    logprobs = np.concatenate([*parts, np.full(1, -np.inf)])
+    if (top := logprobs.max()) == -np.inf:
+        raise _impossible(place)
+    ends = np.cumsum([len(part) for part in parts])
+
+    def member(index: int) -> CoverMember:
+        at = int(np.searchsorted(ends, index, side="right"))
+        node, first, row = nodes[at], firsts[at], place.row(nodes[at])
+        if first < 0 or row is None:
+            return CoverMember(node, place.weights[node])
+        return _going_on(place, node, place.weights[node], row, first + index - int(ends[at]) + len(parts[at]))
+
+    if temperature == 0:
+        likeliest = map(member, np.flatnonzero(logprobs == top).tolist())
+        return min(likeliest, key=lambda found: found.token_ids)
+    return member(picked(np.exp((logprobs - top) / temperature), random.random()))
 
 
 def by_walks(
@@ -163,6 +206,12 @@ def _longer(place: Frontier, node: Node, row: Row) -> tuple[int, Float64[np.ndar
 
 def _going_on(place: Frontier, node: Node, log_weight: float, row: Row, rank: int) -> CoverMember:
     return CoverMember(node, log_weight, int(place.reader.order[rank]), math.log(row.probs[rank]))
+
+
+def _impossible(place: Frontier) -> ModelError:
+    return ModelError(
+        f"the model gives the prefix {place.prefix[-40:]!r} probability 0, so nothing can be said of what follows"
+    )
 
 
 def picked(masses: Float[np.ndarray, " n"], uniform: float) -> int:

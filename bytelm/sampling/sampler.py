@@ -16,7 +16,7 @@ from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.inference.scheduler import Outcome, Step, blamed
 from bytelm.sampling.completion import Completion, random_stream
-from bytelm.sampling.completion_stream import CompletionStream
+from bytelm.sampling.completion_stream import CompletionStream, Drawn
 from bytelm.sampling.params import CallOptions, params_of
 from bytelm.sampling.place import Place
 from bytelm.sampling.steps import ByteSteps
@@ -105,11 +105,14 @@ class Sampler(ByteSteps[P, L]):
         chosen = params_of(options)
         if chosen.engine_draws:
             raise InvalidArgumentError("engine_draws=True is for sample and sample_batch: a stream is drawn by bytes")
+        drawing = self.engine_drawing(chosen) if chosen.level == "token" else None
         prompt = self.prompt(prefix)
         place = self.place(prompt)
         self.check_room(prompt)
         random = random_stream(seed_of(chosen.seed), 0)
-        return CompletionStream(self.generation(place, prompt, chosen, random), self.scheduler.run_one)
+        if drawing is not None:
+            return CompletionStream(drawing.written(place, random))
+        return CompletionStream(Drawn(self.generation(place, prompt, chosen, random), self.scheduler.run_one))
 
     def _complete(self, prefixes: Sequence[Prefix], options: CallOptions, *, n: int) -> list[Completion]:
         """N completions of each prefix, one after another in one list."""
@@ -119,7 +122,7 @@ class Sampler(ByteSteps[P, L]):
                 f"n must be at least 1, and no list holds more than {_MOST} completions; got {n}"
             )
         key = seed_of(chosen.seed)
-        drawing = self.engine_drawing(chosen, progress=progress)
+        drawing = self.engine_drawing(chosen)
         names = names_of(len(prefixes))
         prompts: list[P] = []
         places: dict[P, L] = {}  # items with the same prompt share what is evaluated of it, until the last has begun
@@ -142,7 +145,8 @@ class Sampler(ByteSteps[P, L]):
             places.clear()
             outcomes = self.scheduler.run(jobs, label="sampling", progress=progress)
         else:
-            outcomes = drawing([(places[prompt], random_stream(key, index)) for index, prompt in enumerate(prompts)])
+            drawn = [(places[prompt], random_stream(key, index)) for index, prompt in enumerate(prompts)]
+            outcomes = drawing.run(drawn, progress=progress)
         return collected(outcomes, len(prompts))
 
 

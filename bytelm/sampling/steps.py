@@ -22,7 +22,7 @@ from bytelm.inference.room import Asked
 from bytelm.inference.scheduler import Scheduler, Step
 from bytelm.inference.text_scoring import TextScoring
 from bytelm.inference.turns import turn_at
-from bytelm.sampling.engine_draws import EngineDrawing
+from bytelm.sampling.engine_batch import EngineDrawing
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import Place
@@ -137,9 +137,13 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
             ContextOverflowError: A token sequence that would be asked for does not fit.
         """
 
-    def engine_drawing(self, params: SamplingParams, *, progress: bool = False) -> EngineDrawing | None:
+    def engine_drawing(self, params: SamplingParams) -> EngineDrawing | None:
         """What runs completions whose tokens an engine draws, if these are to be drawn so."""
-        del progress
+        if params.level == "token":
+            raise InvalidArgumentError(
+                f"level='token' is for one model: no engine samples for all that a {type(self).__name__} is made of; "
+                "leave it out"
+            )
         if params.engine_draws:
             raise InvalidArgumentError("engine_draws=True is for one model: an ensemble's tokens are no engine's")
         return None

@@ -51,11 +51,15 @@ class Writing:
             NotFinishedError: It has not.
         """
         if self.finish_reason is None:
-            raise NotFinishedError(
-                f"the completion has not ended: {len(self.bytes)} bytes are written so far; take all pieces of a "
-                "stream first, for one by ''.join(stream)"
-            )
+            raise self.unfinished()
         return self.finish_reason
+
+    def unfinished(self) -> NotFinishedError:
+        """What to raise where it has not ended."""
+        return NotFinishedError(
+            f"the completion has not ended: {len(self.bytes)} bytes are written so far; take all pieces of a "
+            "stream first, for one by ''.join(stream)"
+        )
 
     @property
     def held(self) -> int:
@@ -94,11 +98,11 @@ class Writing:
             self.finish_reason = "length"
         return length
 
-    def written(self, logprob: float, prompt: bytes, usage: JobUsage) -> Completion:
+    def written(self, logprob: float | None, prompt: bytes, usage: JobUsage) -> Completion:
         """The completion, once it has ended.
 
         Args:
-            logprob: Of it.
+            logprob: Of it; None where it is not computed.
             prompt: What stands before it.
             usage: What it cost.
         """

@@ -242,7 +242,8 @@ class _Comparison:
             low, share = probs[:symbol].sum(), probs[symbol]
             place = (low + self.random.random() * share) / probs.sum()
             self.outcome.parts[min(9, int(10 * place))] += 1
-            self._equal("draw", prefix, f"log P of the drawn {one.bytes!r}", one.logprob, float(row[symbol]))
+            said = math.nan if one.logprob is None else one.logprob
+            self._equal("draw", prefix, f"log P of the drawn {one.bytes!r}", said, float(row[symbol]))
         greedy = self._timed(lambda: self.lm.sample(prefix, max_bytes=1, temperature=0))
         symbol = greedy.bytes[0] if greedy.bytes else 256
         if row[symbol] < row.max() - CLOSE:

@@ -25,7 +25,7 @@ from bytelm.cli.tables import show_byte
 from bytelm.errors import ModelError
 from bytelm.healing import completer_of
 from bytelm.symbols import unfinished
-from tests.support.tiny import byte_bpe_tokenizer
+from tests.support.tiny import byte_bpe_tokenizer, tiny_model
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "def fibonacci(n):\n    ret"
@@ -483,3 +483,36 @@ def test_the_command_completes_the_word(smollm2: ByteLM, monkeypatch: pytest.Mon
     assert written["by tokens"] != "urn n"
     assert records[-1]["next_byte"]["'u'"] > 0.9
     assert records[0]["next_byte"]["'u'"] < 0.1
+
+
+def test_the_engine_s_own_sampler(monkeypatch: pytest.MonkeyPatch, run: Callable[..., Done]) -> None:
+    """--level token writes what the library does, whole, piece by piece and in a chat, with --engine-option."""
+    from bytelm.engines.transformers.engine import TransformersLM
+
+    tokenizer = byte_bpe_tokenizer(vocab_size=311)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    model = ByteLM(TransformersLM(tiny_model("llama"), tokenizer))
+    monkeypatch.setattr(options, "load", lambda *_: model)
+    told: dict[str, Any] = {"level": "token", "temperature": 0, "max_bytes": 20}
+    words = ["--level", "token", "--temperature", "0", "--max-bytes", "20"]
+    plain = model.sample(PROMPT, **told)
+    changed = model.sample(PROMPT, **told, engine_options={"repetition_penalty": 5.0, "no_repeat_ngram_size": 1})
+
+    assert run("sample", PROMPT, *words).out == plain.text
+    (record,) = run("sample", PROMPT, *words, "--json").records
+    assert (record["hex"], record["logprob"]) == (plain.bytes.hex(), None)
+    more = ["--engine-option", "repetition_penalty=5.0", "--engine-option", "no_repeat_ngram_size=1"]
+    assert run("sample", PROMPT, *words, *more).out == changed.text != plain.text
+    assert run("chat", PROMPT, *words).out == plain.text
+    for wrong in ("repetition_penalty", "=3"):
+        done = run("sample", PROMPT, *words, "--engine-option", wrong)
+        assert (done.code, "NAME=VALUE" in done.err) == (2, True)
+    done = run("sample", PROMPT, "--engine-option", "a=3")
+    assert (done.code, "level='token'" in done.err) == (1, True)
+
+
+def test_level_token_needs_a_sampler(run: Callable[..., Done]) -> None:
+    """The toy engine has none, and the error says who has."""
+    done = run("sample", "--level", "token", PROMPT)
+
+    assert (done.code, "TableLM has none" in done.err) == (1, True)

@@ -151,6 +151,7 @@ def test_completions_are_plausible_and_scored_as_drawn(lms: list[ByteLM], option
             for each in (None, lambda _, row: row)
         )
         assert isinstance(done, Completion)
+        assert done.logprob is not None
         assert done.logprob > -math.inf
         score = ensemble.logprob(done.bytes, prefix="the qui", eot=done.finish_reason == "eot")
         assert done.logprob == pytest.approx(score, abs=1e-9)

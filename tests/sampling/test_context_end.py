@@ -159,6 +159,7 @@ def test_a_transformers_model_ends_so_by_bytes_and_by_its_own_draws() -> None:
         for done in lm.sample_batch(["the quick"], max_bytes=300, seed=3, **options):
             assert done.finish_reason == "length"
             assert 12 <= len(done.bytes) < 300
+            assert done.logprob is not None
             assert np.isfinite(done.logprob)
 
 

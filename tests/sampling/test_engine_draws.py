@@ -365,9 +365,9 @@ def test_nobody_waits_for_another(leaky: tuple[ByteLM, Drawing, Enumeration]) ->
     def steps(seeds: Sequence[int]) -> int:
         engine = Stepwise(model.tokenizer, 5, frozenset())
         lm = ByteLM(engine)
-        run = lm.engine_drawing(SamplingParams(max_bytes=60, engine_draws=True))
-        assert run is not None
-        outcomes = [*run([(lm.place(lm.prompt(b"a")), np.random.default_rng(seed)) for seed in seeds])]
+        drawing = lm.engine_drawing(SamplingParams(max_bytes=60, engine_draws=True))
+        assert drawing is not None
+        outcomes = [*drawing.run([(lm.place(lm.prompt(b"a")), np.random.default_rng(seed)) for seed in seeds])]
         assert all(outcome.result.usage.redrawn > 2 for outcome in outcomes)
         return engine.steps
 

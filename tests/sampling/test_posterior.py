@@ -16,7 +16,7 @@ from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate_all
 from bytelm.lemma import cover
 from bytelm.sampling import posterior as members
-from bytelm.sampling.posterior import CoverMember, by_shares, by_walks
+from bytelm.sampling.posterior import CoverMember, at_temperature, by_shares, by_walks
 from evals.cost.lazy import p_value
 from tests.sampling.test_generation import P_THRESHOLD
 from tests.support.toy import Ids, Toy, drawn_rows
@@ -69,6 +69,36 @@ def fit(drawn: list[CoverMember], probs: dict[Ids, float]) -> float:
     places = {ids: i for i, ids in enumerate(probs)}
     assert all(ids_of(member) in places for member in drawn)
     return p_value(np.array([places[ids_of(member)] for member in drawn]), np.array([*probs.values()]))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1, 3.0])
+@pytest.mark.parametrize("prefix", [b"ba", b"aab", b"abab", b"baabab"])
+def test_members_at_a_temperature(prefix: bytes, temperature: float) -> None:
+    """Chi-square against the lemma's terms to the power 1/T; each has its log-weight and its tokens."""
+    t, random = toy(), np.random.default_rng(2)
+    probs = {ids: prob ** (1 / temperature) for ids, prob in posterior(t, prefix).items()}
+    drawn = [t.answer(at_temperature(t.frontier(prefix), temperature, random)) for _ in range(DRAWS)]
+
+    assert fit(drawn, {ids: power / sum(probs.values()) for ids, power in probs.items()}) > P_THRESHOLD
+    off = set()  # log-weights are relative to one node
+    for member in drawn[:40]:
+        ids = ids_of(member)
+        assert member.token_ids == ids
+        expected = sum(t.model.row(ids[:i])[token] for i, token in enumerate(ids))
+        off.add(round(member.log_weight + member.logprob - expected, 9))
+    assert len(off) == 1
+
+
+@pytest.mark.parametrize("prefix", [b"a", b"ba", b"aab", b"abab", b"aaba", b"baabab"])
+def test_at_temperature_0_it_is_the_likeliest_member(prefix: bytes) -> None:
+    """By the lemma's terms; no random number is drawn."""
+    t = toy()
+    probs = posterior(t, prefix)
+    random = np.random.default_rng(3)
+    before = random.bit_generator.state
+
+    assert ids_of(t.answer(at_temperature(t.frontier(prefix), 0, random))) == max(probs, key=probs.__getitem__)
+    assert random.bit_generator.state == before
 
 
 @pytest.mark.parametrize("prefix", [b"a", b"ba", b"aab", b"abab", b"aaba", b"baabab"])

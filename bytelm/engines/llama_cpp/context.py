@@ -35,7 +35,9 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float32
 
+from bytelm.engines.llama_cpp.sampler import Sampler
 from bytelm.errors import InvalidArgumentError, MissingDependencyError, ModelError, OutOfMemoryError
+from bytelm.token_lm import TokenSampling
 
 log = logging.getLogger(__name__)
 
@@ -256,6 +258,13 @@ class Context:
         self._check_open()
         self._lib.llama_memory_clear(self._memory, False)  # noqa: FBT003 - a C function
         self.used = self._dummy = 0
+
+    # ---- drawing
+
+    def new_sampler(self, sampling: TokenSampling, seed: int, before: Sequence[int] = ()) -> Sampler:
+        """llama.cpp's own sampler for a sequence; see `Sampler`."""
+        self._check_open()
+        return Sampler(self._lib, self._vocab, self.columns, self.context_length, sampling, seed, before)
 
     # ---- the vocabulary
 

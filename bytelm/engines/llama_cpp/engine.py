@@ -6,6 +6,8 @@ Rules
     Sequences stay in llama.cpp's cache, each prefix once, whatever branches come and go (lines.py); all that a call
     asks for goes in one decode (context.py), and the rows come back as an array.
     A model with a recurrent state cannot be stepped back: its sequences are fed from their first token on.
+    `draw_tokens` draws from the rows, of all sequences under way a token a call: as they are, or by llama.cpp's own
+    sampler (sampler.py).
 
 Numbers
     llama.cpp computes with the quantised weights, and rounds what it multiplies with them to 8 bits: its rows are not
@@ -20,6 +22,7 @@ Memory
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -31,10 +34,10 @@ from jaxtyping import Float32
 from bytelm.engines import ids
 from bytelm.engines.llama_cpp.context import MAX_IDS, Context
 from bytelm.engines.llama_cpp.lines import Lines, Plan
-from bytelm.engines.row_engine import RowEngine, check_least
+from bytelm.engines.row_engine import Room, RowEngine, check_least
 from bytelm.engines.row_memo import ROW_BYTES, Row, Rows, Tokens
 from bytelm.errors import InvalidArgumentError, ModelError, UnsupportedTokenizerError
-from bytelm.token_lm import EXTRA_TOKEN_COST, checked_rows, total
+from bytelm.token_lm import EXTRA_TOKEN_COST, Draw, More, TokenSampling, checked_rows, total
 from bytelm.tokenizer.gguf.metadata import read_metadata
 from bytelm.tokenizer.gguf.tokenizer import CONTROL, NORMAL, USER_DEFINED, named_tokens, tokenizer_json
 from bytelm.tokenizer.hard_texts import documents
@@ -73,6 +76,8 @@ class LlamaCppLM(RowEngine):
         extra_token_cost: The cost of one extra token in a call, relative to a separate call: 1, as llama.cpp's time on
             a CPU goes by tokens; next to nothing where each call has two tokens anyhow.
         mode: "tree", or "whole" where the model's state cannot be stepped back.
+        draws_by_default: Whether completions are drawn by `draw_tokens` unless told otherwise: they are not, as that is
+            no faster here.
 
     Raises:
         MissingDependencyError: llama-cpp-python is not installed.
@@ -82,6 +87,8 @@ class LlamaCppLM(RowEngine):
         VocabularyMismatchError: The given tokenizer is not the model's.
         InvalidArgumentError: An option is unknown or out of range.
     """
+
+    draws_by_default = False
 
     def __init__(
         self,
@@ -156,6 +163,32 @@ class LlamaCppLM(RowEngine):
     def __repr__(self) -> str:
         return f"LlamaCppLM({self.path.name}, {self.vocab_size} columns, mode={self.mode!r})"
 
+    def draw_tokens(self, more: More) -> None:
+        """Draw tokens after sequences; see `TokenDrawer.draw_tokens`.
+
+        Raises:
+            ContextOverflowError: A sequence has come to the end of the model's context.
+            ModelError: llama.cpp failed.
+        """
+        lines, ended, full = list[_Line](), True, False
+        with self._lock:
+            while lines or ended:
+                begun = [_Line(draw, self._room(draw), self.context) for draw in (more() if ended else ())]
+                full |= any(line.cut and not line.left for line in begun)
+                before = [*lines, *(line for line in begun if line.left)]
+                if not before:
+                    break
+                rows = self._memo.answer([tuple(line.ids) for line in before], self._computed)
+                lines = [line for line, row in zip(before, rows, strict=True) if line.take(row)]
+                full |= any(line.cut and not line.left for line in before)
+                ended = len(lines) < len(before)
+        if full:
+            raise self._context_full()
+
+    def check_sampling(self, sampling: TokenSampling) -> None:
+        """See that llama.cpp's sampler has these options; see `TokenSampler.check_sampling`."""
+        self.context.new_sampler(sampling, 0)
+
     def clear_cache(self) -> None:
         """Forget all sequences and rows."""
         with self._lock:
@@ -212,6 +245,39 @@ class LlamaCppLM(RowEngine):
             rows.update(zip((plan.wanted[i] for i in wanted), log_softmax(logits), strict=True))
         self._lines.fed(plan)
         return rows
+
+
+class _Line:
+    """A sequence that is drawn along.
+
+    Attributes:
+        ids: Its tokens so far.
+        left: How many more may follow.
+        cut: Whether it is the context that ends it.
+    """
+
+    def __init__(self, draw: Draw, room: Room, context: Context) -> None:
+        self.ids = [*room.sequence]
+        self.left, self.cut = room.tokens, room.cut
+        self._take = draw.take
+        self._random = np.random.Generator(np.random.Philox(draw.seed))
+        how = draw.sampling
+        self._sampler = None if how is None else context.new_sampler(how, draw.seed, self.ids)
+
+    def take(self, row: Row) -> bool:
+        """Draw a token from the row after it, and hand it on; whether another is wanted."""
+        if self._sampler is None:
+            edges = np.cumsum(np.exp(row), dtype=np.float64)
+            token = min(int(np.searchsorted(edges, self._random.random() * edges[-1], side="right")), len(row) - 1)
+            logprob = float(row[token])
+        else:
+            token, logprob = self._sampler.choose(row), math.nan
+        self.ids.append(token)
+        self.left -= 1
+        if self._take(token, logprob) is not True:
+            self.cut = False
+            return False
+        return self.left > 0
 
 
 def log_softmax(logits: Float32[np.ndarray, "n vocab"]) -> list[Row]:

@@ -25,10 +25,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from bytelm.engines import ids
@@ -37,16 +39,17 @@ from bytelm.engines.row_memo import Rows, Tokens
 from bytelm.engines.transformers import adapters, traits
 from bytelm.engines.transformers.fingerprint import Fingerprint
 from bytelm.engines.transformers.forward import Forward
-from bytelm.engines.transformers.generate import Line, generate
+from bytelm.engines.transformers.generate import Generator, Line, generate
 from bytelm.engines.transformers.heads import check_head
 from bytelm.engines.transformers.kv_cache import SlotStore
 from bytelm.engines.transformers.loading import load_model
 from bytelm.engines.transformers.modes import Mode, choose_mode
+from bytelm.engines.transformers.own_sampler import Kept, check_options, goes_together, sample
 from bytelm.engines.transformers.plan import Plan
 from bytelm.engines.transformers.prefix_tree import TWIG_AGE, PrefixTree
 from bytelm.engines.transformers.states import Memories
 from bytelm.errors import InvalidTypeError, ModelChangedError, ModelError
-from bytelm.token_lm import More
+from bytelm.token_lm import More, TokenSampling
 
 LEAST_BUDGET: Final = 128 << 20
 
@@ -141,31 +144,30 @@ class TransformersLM(RowEngine):
         return self._store.nbytes + self._memories.nbytes + self._memo.nbytes
 
     def draw_tokens(self, more: More) -> None:
-        """Draw tokens by the model's own ``generate``; see `TokenDrawer.draw_tokens` and generate.py.
+        """Draw tokens by the model's own ``generate``; see `TokenDrawer.draw_tokens`, generate.py and own_sampler.py.
 
         Raises:
             ContextOverflowError: A sequence has come to the end of the model's context.
             ModelError: The model failed, or has no ``generate``.
         """
-        # Where a long sequence changes what positions are, it would do so for the others of its batch.
-        padded, room = self.mode == "tree" and self._cacheable is None, self.context_length
         cut = False
         with self._lock:
             while lines := [Line(draw, self._room(draw)) for draw in more()]:
+                generator = Generator(self.model, self.usage, self.context_length, self._cacheable, self._settle)
+                # Where a long sequence changes what positions are, it would do so for the others of its batch.
+                padded, most, run = self.mode == "tree" and self._cacheable is None, self.max_batch, generator.draw
+                if sampling := lines[0].draw.sampling:
+                    alike, most = goes_together(sampling, max_batch=most)
+                    padded, run = padded and alike, partial(sample, generator, self._kept)
                 with self._running():
-                    generate(
-                        self.model,
-                        lines,
-                        self.usage,
-                        padded=padded,
-                        max_batch=self.max_batch,
-                        context_length=room,
-                        cacheable=self._cacheable,
-                        settle=self._settle,
-                    )
+                    generate(self.model, lines, run, padded=padded, max_batch=most)
                 cut |= any(line.cut for line in lines)
         if cut:
             raise self._context_full()
+
+    def check_sampling(self, sampling: TokenSampling) -> None:
+        """See that ``generate`` has these options; see `TokenSampler.check_sampling`."""
+        check_options(sampling)
 
     def clear_cache(self) -> None:
         """Forget all keys, values and rows."""
@@ -287,6 +289,18 @@ class TransformersLM(RowEngine):
             self._settle()
             rows |= self._uncached([sequence], "whole")
         return rows
+
+    def _kept(self, sequences: Sequence[Sequence[int]]) -> Kept:
+        """The keys and values that there are of sequences, which are padded on the left to one length."""
+        if self.mode not in ("tree", "chain"):
+            return Kept([], 0)
+        paths = [self.tree.path(self.tree.find([*sequence])[0]) for sequence in sequences]
+        pads = max(map(len, sequences)) - np.array([*map(len, sequences)])
+        length = int(min(pads + np.array([*map(len, paths)]))) if any(map(len, paths)) else 0
+        index = np.zeros((len(sequences), length), np.int64)  # of padding, any slot
+        for row, path, pad in zip(index, paths, pads.tolist(), strict=True):
+            row[pad:] = path[: max(length - pad, 0)]
+        return Kept(self._store.gathered(index), length)
 
     def _settle(self) -> None:
         """Have the model forget how long sequences were, by the pass of a token."""

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby, islice
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -41,109 +42,141 @@ class Line:
         left: How many more may follow; 0 where it is done with.
         cut: Whether it is the context that ends it.
         random: Its own random numbers.
+        draw: What was asked for.
     """
 
     def __init__(self, draw: Draw, room: Room) -> None:
         self.ids = [*room.sequence]
         self.left, self.cut = room.tokens, room.cut
         self.random = np.random.Generator(np.random.Philox(draw.seed))
-        self._take = draw.take
+        self.draw = draw
 
     def take(self, token: int, logprob: float) -> None:
         """Hand a token on."""
         self.ids.append(token)
         self.left -= 1
-        if self._take(token, logprob) is not True:
+        if self.draw.take(token, logprob) is not True:
             self.left, self.cut = 0, False
 
 
-def generate(
-    model: Any,
-    lines: Sequence[Line],
-    usage: Usage,
-    *,
-    padded: bool,
-    max_batch: int,
-    context_length: int | None,
-    cacheable: int | None,
-    settle: Callable[[], None],
-) -> None:
+Run: TypeAlias = Callable[[list[Line]], None]
+
+
+def generate(model: Any, lines: Sequence[Line], run: Run, *, padded: bool, max_batch: int) -> None:
     """Draw tokens after sequences until all are done with, by a transformers model in evaluation mode.
 
     Args:
         model: The model.
         lines: The sequences.
-        usage: Passes and tokens are counted here.
+        run: One call of ``generate``, on lines that go together.
         padded: Whether sequences of different lengths may go together.
         max_batch: Sequences that go together, at most.
-        context_length: Tokens that the model has positions for.
-        cacheable: Tokens up to which keys may be kept; beyond, each step feeds everything. None: there is no limit.
-        settle: Called before sequences go beyond that: it has the model forget how long others were.
 
     Raises:
         ModelError: The model failed, or has no ``generate``.
     """
     if not callable(getattr(model, "generate", None)):
         raise ModelError(
-            f"{type(model).__name__} has no generate, so it cannot draw tokens itself; pass engine_draws=False"
+            f"{type(model).__name__} has no generate, so it cannot draw tokens itself; pass engine_draws=False, and "
+            "leave level out"
         )
     by_length = sorted(lines, key=lambda line: len(line.ids))
     for _, group in groupby(by_length, key=lambda line: padded or len(line.ids)):
         while batch := [*islice(group, max_batch)]:
             while live := [line for line in batch if line.left]:
-                _generate(model, live, usage, context_length, cacheable, settle)
+                run(live)
 
 
-def _generate(
-    model: Any,
-    lines: list[Line],
-    usage: Usage,
-    context_length: int | None,
-    cacheable: int | None,
-    settle: Callable[[], None],
-) -> None:
-    """One call: until all lines are done, or the longest of them has no room left."""
-    width = max(len(line.ids) for line in lines)
-    ids = torch.tensor([(*(line.ids[:1] * (width - len(line.ids))), *line.ids) for line in lines])
-    mask = torch.tensor([[0] * (width - len(line.ids)) + [1] * len(line.ids) for line in lines])
-    device = input_device(model)
-    most = max(line.left for line in lines)
-    most = most if context_length is None else min(most, context_length + 1 - width)
-    cached = cacheable is None or width + most <= cacheable
-    if not cached:
-        settle()
-    if cached:
-        usage.tokens_fed += int(mask.sum()) - len(lines)
+@dataclass(frozen=True, slots=True)
+class Generator:
+    """A model and what its ``generate`` may do.
 
-    def choose(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Leave one token of each sequence."""
-        usage.calls += 1
-        usage.tokens_fed += sum(1 if cached else len(line.ids) for line in lines if line.left > 0)
-        logprobs = torch.log_softmax(scores.to("cpu", torch.float64), -1)
-        edges = logprobs.exp().cumsum(-1)
-        uniforms = torch.tensor([[line.random.random()] for line in lines], dtype=torch.float64) * edges[:, -1:]
-        tokens = torch.searchsorted(edges, uniforms, right=True).clamp_(max=scores.shape[-1] - 1)
-        if not torch.isfinite(edges[:, -1]).all():
-            raise ModelError("the model's logits are no numbers: load it in float32 or bfloat16, or fetch it again")
-        chosen = logprobs.gather(-1, tokens)
-        for line, token, logprob in zip(lines, tokens[:, 0].tolist(), chosen[:, 0].tolist(), strict=True):
-            if line.left:
-                line.take(token, logprob)
-        return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.to(scores.device), 0.0)
+    Attributes:
+        model: The model.
+        usage: Passes and tokens are counted here.
+        context_length: Tokens that the model has positions for.
+        cacheable: Tokens up to which keys may be kept; beyond, each step feeds everything. None: there is no limit.
+        settle: Called before sequences go beyond that: it has the model forget how long others were.
+    """
 
-    def over(input_ids: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
-        return torch.tensor([not line.left for line in lines], device=input_ids.device)
+    model: Any
+    usage: Usage
+    context_length: int | None
+    cacheable: int | None
+    settle: Callable[[], None]
 
-    with failing(*ids.shape), _unchanged(model):
-        model.generate(
-            ids.to(device),
-            attention_mask=mask.to(device),
-            max_new_tokens=most,
-            use_cache=cached,
+    def batch(self, lines: Sequence[Line]) -> Batch:
+        """What is fed of some lines, how many tokens may follow them all, and whether keys are kept."""
+        width = max(len(line.ids) for line in lines)
+        ids = torch.tensor([(*(line.ids[:1] * (width - len(line.ids))), *line.ids) for line in lines])
+        mask = torch.tensor([[0] * (width - len(line.ids)) + [1] * len(line.ids) for line in lines])
+        most = max(line.left for line in lines)
+        most = most if self.context_length is None else min(most, self.context_length + 1 - width)
+        cached = self.cacheable is None or width + most <= self.cacheable
+        if not cached:
+            self.settle()
+        return Batch(ids, mask, most, cached)
+
+    def run(self, batch: Batch, **options: Any) -> torch.Tensor:
+        """Call ``generate``."""
+        device = input_device(self.model)
+        with failing(*batch.ids.shape), _unchanged(self.model):
+            made: torch.Tensor = self.model.generate(
+                batch.ids.to(device),
+                attention_mask=batch.mask.to(device),
+                max_new_tokens=batch.most,
+                use_cache=batch.cached,
+                **options,
+            )
+        return made
+
+    def draw(self, lines: list[Line]) -> None:
+        """Draw from the rows as they are, until all lines are done, or the longest of them has no room left."""
+        batch, usage = self.batch(lines), self.usage
+        if batch.cached:
+            usage.tokens_fed += int(batch.mask.sum()) - len(lines)
+
+        def choose(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            """Leave one token of each sequence."""
+            usage.calls += 1
+            usage.tokens_fed += sum(1 if batch.cached else len(line.ids) for line in lines if line.left > 0)
+            logprobs = torch.log_softmax(scores.to("cpu", torch.float64), -1)
+            edges = logprobs.exp().cumsum(-1)
+            uniforms = torch.tensor([[line.random.random()] for line in lines], dtype=torch.float64) * edges[:, -1:]
+            tokens = torch.searchsorted(edges, uniforms, right=True).clamp_(max=scores.shape[-1] - 1)
+            if not torch.isfinite(edges[:, -1]).all():
+                raise ModelError("the model's logits are no numbers: load it in float32 or bfloat16, or fetch it again")
+            chosen = logprobs.gather(-1, tokens)
+            for line, token, logprob in zip(lines, tokens[:, 0].tolist(), chosen[:, 0].tolist(), strict=True):
+                if line.left:
+                    line.take(token, logprob)
+            return torch.full_like(scores, -torch.inf).scatter_(-1, tokens.to(scores.device), 0.0)
+
+        def over(input_ids: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
+            return torch.tensor([not line.left for line in lines], device=input_ids.device)
+
+        self.run(
+            batch,
             do_sample=False,
             logits_processor=LogitsProcessorList([choose]),
             stopping_criteria=StoppingCriteriaList([over]),
         )
+
+
+class Batch(NamedTuple):
+    """What one call is given.
+
+    Attributes:
+        ids: The sequences, padded on the left.
+        mask: 0 where that is padding.
+        most: Tokens that may follow.
+        cached: Whether keys are kept.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    most: int
+    cached: bool
 
 
 @contextlib.contextmanager

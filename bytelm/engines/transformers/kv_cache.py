@@ -159,6 +159,17 @@ class SlotStore:
         """Bytes that the keys and values take."""
         return self.slot_bytes * self.capacity
 
+    def gathered(self, index: Int64[np.ndarray, "batch length"]) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
+        """Copies of the keys and values in some slots, [batch, heads, length, ...]; None of a layer without any."""
+        found: list[tuple[torch.Tensor, torch.Tensor] | None] = []
+        for layer in self.cache.layers:
+            if not layer.is_initialized:
+                found.append(None)
+                continue
+            slots = torch.from_numpy(index).to(layer.keys.device)
+            found.append((layer.keys[0][:, slots].transpose(0, 1), layer.values[0][:, slots].transpose(0, 1)))
+        return found
+
     def pack(self, source: Slots, capacity: int) -> None:
         """Keep the ``source`` slots, in this order, in a store of ``capacity`` slots."""
         for layer in self.cache.layers:

@@ -6,8 +6,10 @@ Rules
     A row is what vLLM's sampler starts from, one token after the sequence. vLLM's workers keep the rows of the last
     steps, and are asked for them (rows.py); what they cannot give is asked for as raw log-probabilities:
     ``logprobs=-1``.
-    `draw_tokens` lets vLLM draw. Sequences are taken out of the batch one by one, as soon as they are done with, and
-    others put in; rows that are asked for meanwhile are computed in the same steps, or have been already.
+    `draw_tokens` lets vLLM draw: from its rows as they are, or by its sampler with all that its ``SamplingParams`` have
+    (of these no log-probability is asked for). Sequences are taken out of the batch one by one, as soon as they are
+    done with, and others put in. Rows that are asked for meanwhile are computed in the same steps, or are there
+    already.
 
 Cost
     A row costs a step of the model, or nothing where the sequence is being drawn along. What a sequence shares with
@@ -27,6 +29,8 @@ Traps
 
 from __future__ import annotations
 
+import itertools
+import math
 import multiprocessing
 import os
 import threading
@@ -40,11 +44,14 @@ from bytelm.engines.vllm.requests import Requests, explained
 from bytelm.engines.vllm.rows import KEEPER, OPTIONS, Trail, WorkerRows
 from bytelm.engines.vllm.vllm_model import VllmModel, tokenizer_of
 from bytelm.errors import BytelmError, InvalidArgumentError, MissingDependencyError
-from bytelm.token_lm import Draw, More
+from bytelm.token_lm import Draw, More, TokenSampling
 
 # Set here, as the rows or the draws would not be what they are.
 _OURS: Final = frozenset(
     ("model", "max_logprobs", "logprobs_mode", "runner", "convert", "skip_tokenizer_init", "logits_processors")
+)
+_OURS_OF_SAMPLING: Final = frozenset(
+    ("ignore_eos", "detokenize", "output_kind", "logprobs", "prompt_logprobs", "flat_logprobs")
 )
 # With these vLLM's workers cannot be made to keep rows.
 _WITHOUT: Final = ("speculative_config", "worker_extension_cls")
@@ -149,24 +156,21 @@ class VllmLM(VllmModel):
             if not left:
                 full = True
                 return
-            trail = self._workers.new_trail(sequence)
-            self._workers.remember(trail)
-            params = self._vllm.SamplingParams(
-                temperature=1.0,
-                seed=draw.seed,
-                max_tokens=left,
-                logprobs=0,
-                ignore_eos=True,  # an end is a token like others: `take` knows what it means
-                detokenize=False,
-                output_kind=self._vllm.sampling_params.RequestOutputKind.DELTA,
-                extra_args=trail.extra_args,
-            )
+            trail = None
+            limits: dict[str, Any] = {"max_tokens": left, "seed": draw.seed}
+            if draw.sampling is not None:
+                params = self._sampling_params(draw.sampling, **limits)
+            else:
+                trail = self._workers.new_trail(sequence)
+                self._workers.remember(trail)
+                params = self._drawing(temperature=1.0, logprobs=0, extra_args=trail.extra_args, **limits)
 
             def told(output: Any) -> bool:
                 nonlocal left, full
                 for token, logprob in _drawn(output):
                     left -= 1
-                    trail.add(token, logprob)
+                    if trail is not None:
+                        trail.add(token, logprob)
                     goes_on = draw.take(token, logprob)
                     if isinstance(goes_on, Draw):
                         begin(goes_on)
@@ -188,6 +192,30 @@ class VllmLM(VllmModel):
                     asked_for = True
         if full:
             raise self._context_full()
+
+    def check_sampling(self, sampling: TokenSampling) -> None:
+        """See that vLLM takes these options; see `TokenSampler.check_sampling`."""
+        if ours := sorted(_OURS_OF_SAMPLING & sampling.options.keys()):
+            raise InvalidArgumentError(f"{ours[0]} is set by the engine 'vllm', and cannot be given in engine_options")
+        try:
+            self._sampling_params(sampling)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(
+                f"vLLM's SamplingParams do not take what engine_options hold: {str(error).strip()[:500]}"
+            ) from error
+
+    def _sampling_params(self, sampling: TokenSampling, **more: Any) -> Any:
+        """The ``SamplingParams`` of a sequence that vLLM's sampler writes."""
+        filters = {name: getattr(sampling, name) for name in ("top_k", "top_p", "min_p")}
+        given = {name: value for name, value in filters.items() if value is not None}
+        ends = sorted(sampling.eot_ids)
+        return self._drawing(temperature=sampling.temperature, stop_token_ids=ends, **given, **sampling.options, **more)
+
+    def _drawing(self, **more: Any) -> Any:
+        """The ``SamplingParams`` of a sequence whose tokens vLLM draws."""
+        kind = self._vllm.sampling_params.RequestOutputKind.DELTA
+        # An end of vLLM's own choice is a token like others: `take` knows what it means.
+        return self._vllm.SamplingParams(ignore_eos=True, detokenize=False, output_kind=kind, **more)
 
     def clear_cache(self) -> None:
         """Forget all sequences and rows."""
@@ -254,10 +282,10 @@ class VllmLM(VllmModel):
 
 
 def _drawn(output: Any) -> Iterator[tuple[int, float]]:
-    """The tokens that are new in an output of vLLM's, and their log-probabilities."""
+    """The tokens that are new in an output of vLLM's, and their log-probabilities; NaN where none were asked for."""
     new = output.outputs[0]
-    for token, entry in zip(new.token_ids, new.logprobs, strict=True):
-        yield int(token), float(entry[token].logprob)
+    for token, entry in zip(new.token_ids, new.logprobs or itertools.repeat(None, len(new.token_ids)), strict=True):
+        yield int(token), math.nan if entry is None else float(entry[token].logprob)
 
 
 def library() -> Any:

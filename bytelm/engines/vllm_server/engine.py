@@ -17,6 +17,7 @@ Does not
 from __future__ import annotations
 
 import contextlib
+import json
 import queue
 import threading
 from collections import deque
@@ -33,7 +34,7 @@ from bytelm.engines.row_memo import ROW_BYTES, Rows, Tokens
 from bytelm.engines.vllm.vllm_model import VllmModel, tokenizer_of
 from bytelm.engines.vllm_server.completions_api import Server, drawn_of
 from bytelm.errors import InvalidArgumentError, ModelError, ServerError
-from bytelm.token_lm import Draw, More
+from bytelm.token_lm import Draw, More, TokenSampling
 
 ANSWER_ENTRIES: Final = 1 << 21  # numbers of one answer: some 64 MB of JSON
 
@@ -155,15 +156,28 @@ class VllmServerLM(VllmModel):
             return True
         self._count(calls=1, fed=len(sequence))
         request = {"model": self.model, "prompt": sequence, "max_tokens": most, "seed": draw.seed, **_DRAWING}
+        if draw.sampling is not None:
+            request |= _asked_of(draw.sampling)
         with contextlib.closing(self._server.stream(request)) as parts:
             for token, logprob in (drawn for part in parts for drawn in drawn_of(part, self.address)):
                 most -= 1
                 self._count(fed=1)
                 if not stopped.take(draw, token, logprob):
                     return False
-        if most > 0:
+        if most > 0 and draw.sampling is None:
             raise ServerError(f"the server {self.address} ended a completion {most} tokens before it was to")
         return room.cut
+
+    def check_sampling(self, sampling: TokenSampling) -> None:
+        """See that the options can be sent. The server alone knows what they mean."""
+        if ours := sorted(_OURS_OF_SAMPLING & sampling.options.keys()):
+            raise InvalidArgumentError(
+                f"{ours[0]} is set by the engine 'vllm-server', and cannot be given in engine_options"
+            )
+        try:
+            json.dumps(_asked_of(sampling))
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(f"engine_options go to the server as JSON, which has no {error}") from error
 
     def _count(self, *, calls: int = 0, fed: int = 0) -> None:
         with self._counting:
@@ -214,6 +228,19 @@ _DRAWING: Final = {
     "frequency_penalty": 0.0,
     "ignore_eos": True,
 }
+
+
+_OURS_OF_SAMPLING: Final = frozenset(
+    ("model", "prompt", "prompt_embeds", "stream", "stream_options", "echo", "suffix", "use_beam_search")
+) | (_DRAWING.keys() - {"repetition_penalty", "presence_penalty", "frequency_penalty"})
+
+
+def _asked_of(sampling: TokenSampling) -> dict[str, Any]:
+    """How the server's own sampler is to draw, as a request says it."""
+    filters = {name: getattr(sampling, name) for name in ("top_k", "top_p", "min_p")}
+    given = {name: value for name, value in filters.items() if value is not None}
+    ends = sorted(sampling.eot_ids)
+    return {"temperature": sampling.temperature, "stop_token_ids": ends, **given, **sampling.options}
 
 
 def _chosen(models: list[dict[str, Any]], name: str | None, address: str) -> dict[str, Any]:

@@ -111,7 +111,8 @@ class Engine:
         row = self.model.next_token_logprobs([request.ids])[0] + self.extra
         if told := params.__dict__.get("extra_args"):
             self.kept[told[REQUEST], request.drawn] = row.astype(np.float32).tobytes()
-        if params.logprobs == -1:
+        asked = params.__dict__.get("logprobs")
+        if asked == -1:
             order = np.argsort(-row)
             ids = [int(order[0]), *order.tolist()]
             logprobs: Any = SimpleNamespace(token_ids=ids, logprobs=[float(row[i]) for i in ids])
@@ -123,10 +124,11 @@ class Engine:
                 if params.temperature == 0
                 else int(request.random.choice(len(row), p=np.exp(row) / np.exp(row).sum()))
             )
-            logprobs = [{token: SimpleNamespace(logprob=float(row[token]))}]
+            logprobs = None if asked is None else [{token: SimpleNamespace(logprob=float(row[token]))}]
         request.ids.append(token)
         request.drawn += 1
-        finished = request.drawn == params.max_tokens
+        stopped = token in params.__dict__.get("stop_token_ids", ())
+        finished = stopped or request.drawn == params.max_tokens
         if finished:
             del self.requests[name]
         return SimpleNamespace(
@@ -136,7 +138,9 @@ class Engine:
             num_cached_tokens=None,
             outputs=[
                 SimpleNamespace(
-                    token_ids=[token], logprobs=logprobs, finish_reason=(self.reason or "length") if finished else None
+                    token_ids=[token],
+                    logprobs=logprobs,
+                    finish_reason=(self.reason or ("stop" if stopped else "length")) if finished else None,
                 )
             ],
         )

@@ -255,6 +255,39 @@ def test_drawn_bytes_are_distributed_as_the_row_says(byte_lm: ByteLM) -> None:
     assert p_value(symbols, np.exp(byte_lm.next_byte_logprobs("I like to ea"))) > P_THRESHOLD
 
 
+def test_vllm_s_own_sampler_writes(byte_lm: ByteLM, smollm2: ByteLM) -> None:
+    """level="token": greedily what transformers writes; seeds, penalties, a stop string, and as many steps as tokens."""
+    options: dict[str, Any] = {"level": "token", "temperature": 0, "max_bytes": 30}
+    prompts = ["def fibonacci(n):\n    ret", "The capital of Fra", "naïve caf"]
+    expected = smollm2.sample_batch(prompts, **options)
+    engine: Any = byte_lm.token_lm
+    before = engine.usage.copy()
+    found = byte_lm.sample_batch(prompts, **options)
+    spent = engine.usage.since(before)
+
+    assert [c.bytes for c in found] == [c.bytes for c in expected]
+    longest = max(len(smollm2.tokenizer(c.text).input_ids) for c in found)
+    assert spent.calls <= longest + 4
+    options = {"level": "token", "top_p": 0.9, "temperature": 0.8, "seed": 3, "max_bytes": 40}
+    options["engine_options"] = {"repetition_penalty": 1.3, "min_tokens": 8}
+    once, again = byte_lm.sample_batch(prompts, **options), byte_lm.sample_batch(prompts, **options)
+    assert [c.bytes for c in once] == [c.bytes for c in again]
+    assert "".join(byte_lm.stream(prompts[0], **options)) == once[0].text
+    with pytest.raises(InvalidArgumentError, match="SamplingParams do not take"):
+        byte_lm.sample("a", level="token", engine_options={"repetition_penalti": 2})
+    cut = byte_lm.sample(prompts[1], level="token", temperature=0, max_bytes=200, stop=" Par")
+    assert (cut.bytes, cut.finish_reason) == (b"nce is", "stop")
+
+
+def test_the_first_token_has_the_law_of_the_filters(byte_lm: ByteLM) -> None:
+    """Chi-square of the first byte of 600 completions at temperature 1, which is the byte law there."""
+    completions = byte_lm.sample("I like to ea", n=600, max_bytes=1, seed=1, level="token")
+    assert isinstance(completions, list)
+    symbols = np.array([c.bytes[0] if c.bytes else 256 for c in completions])
+
+    assert p_value(symbols, np.exp(byte_lm.next_byte_logprobs("I like to ea"))) > P_THRESHOLD
+
+
 def test_lazy_bytes_are_those_of_transformers(byte_lm: ByteLM, smollm2: ByteLM) -> None:
     """Greedy bytes, which vLLM does not draw, are those of the same weights in transformers."""
     options: dict[str, Any] = {"temperature": 0, "max_bytes": 20}

@@ -13,7 +13,7 @@ import pytest
 
 from bytelm import ByteLM, TableLM
 from bytelm.engines.vllm.rows import REQUEST
-from bytelm.errors import ContextOverflowError, InvalidLogitsError, ModelError, OutOfMemoryError
+from bytelm.errors import ContextOverflowError, InvalidArgumentError, InvalidLogitsError, ModelError, OutOfMemoryError
 from bytelm.testing import check_engine
 from bytelm.token_lm import Usage
 from tests.engines.vllm.stand_in import (
@@ -123,6 +123,39 @@ def test_vllm_draws_completions(memory: type[dict[Any, Any]]) -> None:
     assert max(seeds.values()) <= 2  # what is drawn on a guess, and again where it was wrong
     assert lm.llm.llm_engine.dropped
     assert lm.llm.llm_engine.requests == {}
+
+
+def test_vllm_s_own_sampler_writes() -> None:
+    """With level="token" vLLM is told the filters, the ends and the caller's options, and no log-probability is asked."""
+    lm = engine()
+    model = ByteLM(lm)
+    options: dict[str, Any] = {"repetition_penalty": 1.2, "bad_words": ["x"]}
+    params: Any = {"level": "token", "temperature": 0.7, "top_p": 0.9, "seed": 1, "engine_options": options}
+    done = model.sample_batch(["the ", "return n", "the "], max_bytes=9, **params)
+    again = model.sample_batch(["the ", "return n", "the "], max_bytes=9, **params)
+
+    assert [c.bytes for c in done] == [c.bytes for c in again]
+    assert {c.logprob for c in done} == {None}
+    assert all(c.finish_reason == "eot" or len(c.bytes) == 9 for c in done)
+    drawing = [params for _, params in lm.llm.llm_engine.asked if params.temperature]
+    assert len(drawing) == 6
+    for asked in drawing:
+        told = dict(vars(asked))
+        assert 0 <= told.pop("seed") < 2**63
+        assert 0 < told.pop("max_tokens") <= 9
+        assert told == {
+            "temperature": 0.7,
+            "top_p": 0.9,
+            "stop_token_ids": [0, 311, 312],
+            "ignore_eos": True,
+            "detokenize": False,
+            "output_kind": "delta",
+            **options,
+        }
+    assert "".join(model.stream("the ", max_bytes=9, **params)) == done[0].text
+    assert lm.llm.llm_engine.requests == {}
+    with pytest.raises(InvalidArgumentError, match="detokenize is set by the engine"):
+        model.sample("the ", level="token", engine_options={"detokenize": True})
 
 
 @pytest.mark.parametrize(

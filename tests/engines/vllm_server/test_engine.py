@@ -113,12 +113,6 @@ class Handler(BaseHTTPRequestHandler):
     def stream(self, request: dict[str, Any]) -> None:
         """A completion, two tokens a part."""
         assert request["ignore_eos"]
-        assert (request["temperature"], request["top_p"], request["top_k"], request["repetition_penalty"]) == (
-            1,
-            1,
-            0,
-            1,
-        )
         ids, random = list(request["prompt"]), np.random.default_rng(request["seed"])
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
@@ -132,6 +126,8 @@ class Handler(BaseHTTPRequestHandler):
                 ids.append(token)
                 tokens.append(self.name(token))
                 logprobs.append(float(row[token]))
+                if token in request.get("stop_token_ids", ()):
+                    break
             part = {"index": 0, "text": "", "logprobs": {"tokens": tokens, "token_logprobs": logprobs}}
             try:
                 self.event({"choices": [part]})
@@ -139,6 +135,8 @@ class Handler(BaseHTTPRequestHandler):
                 return
             if self.server.fault == "breaks":
                 return
+            if ids[-1] in request.get("stop_token_ids", ()):
+                break
         with contextlib.suppress(OSError):
             self.event({"choices": [{"index": 0, "text": "", "logprobs": None, "finish_reason": "length"}]})
             self.wfile.write(b"data: [DONE]\n\n")
@@ -206,11 +204,31 @@ def test_bytes_by_name(stub: Stub) -> None:
         ended = completion.finish_reason == "eot"
         assert completion.logprob == pytest.approx(local.logprob(completion.bytes, prefix=prompt, eot=ended), abs=1e-4)
     streams = [request for request in stub.asked if request.get("stream")]
+    plain = {"temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1}
+    assert all(request | plain == request for request in streams)
     assert len({request["seed"] for request in streams}) == len(streams) >= 3
     assert [c.bytes for c in lm.sample_batch(["the ", "return n"], max_bytes=9, seed=1)] == [
         c.bytes for c in completions[:2]
     ]
     assert completions[0].usage.tokens_fed
+
+
+def test_the_server_s_own_sampler_writes(stub: Stub) -> None:
+    """With level="token" a request has the filters, the ends of text and the caller's options."""
+    lm = ByteLM(engine(stub))
+    params: Any = {"level": "token", "temperature": 0.7, "top_k": 5, "seed": 1, "max_bytes": 9}
+    params["engine_options"] = {"repetition_penalty": 1.2, "logit_bias": {"7": -1}}
+    done = lm.sample_batch(["the ", "return n", "the "], **params)
+    streams = [request for request in stub.asked if request.get("stream")]
+    expected = {"temperature": 0.7, "top_k": 5, "top_p": 1, "min_p": 0, "stop_token_ids": [0], "ignore_eos": True}
+
+    assert all(request | expected | params["engine_options"] == request for request in streams)
+    assert {c.logprob for c in done} == {None}
+    assert all(c.finish_reason == "eot" or len(c.bytes) == 9 for c in done)
+    assert "".join(lm.stream("the ", **params)) == done[0].text
+    for wrong, words in (({"echo": True}, "echo is set by"), ({"extra_args": b"x"}, "JSON")):
+        with pytest.raises(InvalidArgumentError, match=words):
+            lm.sample("the ", level="token", engine_options=wrong)
 
 
 def test_one_request_has_all_prompts(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
