@@ -25,7 +25,7 @@ KINDS: Final = {
     "white space": WHITE_SPACE,
     "joiners": "\u200b\u200c\u200d\u2060\ufeff\xad\u180e\u034f",
     "jamo": "\u1100\u1112\u1161\u11ab\u3131한각",
-    "tags": "\U000e0001\U000e0020\U000e0061\U000e007f",
+    "tags": "\U000e0001\U000e0020\U000e0061\U000e007f\U000e0100",
     "controls": "\x00\x01\x1b\x7f\x1c\x9f",
     "unassigned": "\ue000\u0378\uffff\ufffd\U0010ffff",
     "signs of the trade": "▁ĠĊÃ",

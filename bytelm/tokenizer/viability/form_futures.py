@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from bytelm.tokenizer.normal_forms import NormalForm
     from bytelm.tokenizer.split.vocab_walk import States
     from bytelm.tokenizer.viability.token_futures import Position, TokenFutures
+
+_KNOWN: Final = 1 << 18  # answers that are kept
 
 # The states, the bytes of a character that is not yet complete, and the tail.
 _Place: TypeAlias = "tuple[States, bytes, str]"
@@ -69,6 +71,8 @@ class FormFutures:
             before = self._automaton.before_character(states)
             return any(map(self._has_way, self._after_characters(before, tail, self._outside(partial))))
         position = self._tokens.position(states, token, partial, word)
+        if len(self._known_positions) > _KNOWN:
+            self._known_positions.clear()
         return has_way((position, tail), self._known_positions, arrives=self._arrives, onward=self._onward)
 
     def can_stop(self, states: States, tail: str, partial: bytes = b"") -> bool:
@@ -136,6 +140,8 @@ class FormFutures:
     # --- from character to character ---------------------------------------------------------------------------------
 
     def _has_way(self, place: _Place) -> bool:
+        if len(self._known_places) > _KNOWN:
+            self._known_places.clear()
         return has_way(place, self._known_places, arrives=self._may_end, onward=self._next_places)
 
     def _may_end(self, place: _Place) -> bool:
