@@ -82,6 +82,13 @@ class NormalForm:
         return free or any(self.keeps(window + char) for char in others)
 
     @kept()
+    def ignores(self, partial: bytes) -> bool:
+        """Whether no character that begins so interacts with others: which of them it becomes makes no difference."""
+        points = completions(partial)
+        own = slice(points.start, points.stop)
+        return bool(self.inert[own].all() and not self.behaviour[own].any())
+
+    @kept()
     def _completed(self, partial: bytes) -> tuple[bool, tuple[str, ...]]:
         """Whether some completion of a character is inert, and if none is, all completions."""
         chars = self._completions(partial)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from bytelm.symbols import completions, is_continuation, unfinished
+from bytelm.symbols import completions, is_continuation, missing, unfinished
 from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.split.char_classes import CODE_POINTS
 from bytelm.tokenizer.viability.search import has_way
@@ -61,6 +61,8 @@ class FormFutures:
         self._automaton = token_futures.automaton
         self._inert = text_futures.restricted(form.inert)
         self._known_places: dict[_Place, bool] = {}
+        # One beginning of a character for all that the form ignores and from which the levels go on alike.
+        self._beginnings: dict[tuple[States, int], bytes] = {}
         self._known_positions: dict[tuple[Position, str], bool] = {}
 
     def has_future(self, states: States, token: int, partial: bytes, word: bytes | None, tail: str) -> bool:
@@ -142,6 +144,7 @@ class FormFutures:
     def _has_way(self, place: _Place) -> bool:
         if len(self._known_places) > _KNOWN:
             self._known_places.clear()
+            self._beginnings.clear()
         return has_way(place, self._known_places, arrives=self._may_end, onward=self._next_places)
 
     def _may_end(self, place: _Place) -> bool:
@@ -164,8 +167,12 @@ class FormFutures:
             rest = unfinished(whole)
             text = whole[: len(whole) - len(rest)].decode("utf-8", "replace")
             if self._form.keeps_with(tail, text, rest):
-                reached = (self._automaton.read(option, whole[-1:]) for option in options)
-                yield from ((after, rest, self._form.window(tail + text)) for after in reached if after is not None)
+                for option in options:
+                    after = self._automaton.read(option, whole[-1:])
+                    if after is not None:
+                        alike = rest and self._form.ignores(rest)
+                        begun = self._beginnings.setdefault((after, missing(rest)), rest) if alike else rest
+                        yield after, begun, self._form.window(tail + text)
 
     def _after_characters(self, states: States, tail: str, characters: Sequence[str]) -> Iterator[_Place]:
         """The places after one of some characters."""

@@ -34,6 +34,7 @@ from bytelm.symbols import is_continuation, missing, unfinished
 from bytelm.tokenizer.bpe import Merges
 from bytelm.tokenizer.ignore_merges import IgnoreMerges
 from bytelm.tokenizer.kept import kept
+from bytelm.tokenizer.normal_forms import NormalForm
 from bytelm.tokenizer.split.automaton import DEAD
 from bytelm.tokenizer.split.vocab_walk import ProductAutomaton, States
 from bytelm.tokenizer.viability.search import has_way
@@ -85,7 +86,7 @@ class TokenFutures:
         ignore_merges: Its pre-tokens that are taken whole.
         pieces: Which tokens, in byte order, merging can produce, byte tokens left out.
         by_bytes: Byte tokens spell the characters that the vocabulary lacks.
-        has_form: A normal form has a say in what a character becomes.
+        form: The normal form, which has a say in what a character becomes; or None.
     """
 
     automaton: ProductAutomaton
@@ -94,7 +95,7 @@ class TokenFutures:
     ignore_merges: IgnoreMerges
     pieces: Bool[np.ndarray, " tokens"]
     by_bytes: bool
-    has_form: bool
+    form: NormalForm | None
 
     def __post_init__(self) -> None:
         self._prefix_index = self.automaton.prefix_index
@@ -131,7 +132,7 @@ class TokenFutures:
             return Position(states, token, partial, word)
         if self._free < 0:
             self._free = token
-        if partial and word is None and not self.has_form:
+        if partial and word is None and (self.form is None or self.form.ignores(partial)):
             partial = self._partials.setdefault((states, missing(partial)), partial)
         return Position(states, self._free, partial, word)
 

@@ -119,7 +119,7 @@ class Viability:
             self._ignore_merges,
             pieces=self._reachable & ~self._is_byte,
             by_bytes=self._outside is not None,
-            has_form=self.form is not None,
+            form=self.form,
         )
         self._form_futures = FormFutures(self.form, self._text_futures, self._token_futures) if self.form else None
         ranks = np.flatnonzero(np.isin(self.prefix_index.order, list(self._level_of_added)))
