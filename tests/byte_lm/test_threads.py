@@ -156,6 +156,7 @@ import signal, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from bytelm.inference.turns import TURN
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started to ignore it
 held, main = threading.Event(), threading.get_ident()
 
 def hold():

@@ -458,7 +458,8 @@ def test_in_the_middle_and_in_a_chat() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"level": "word"}, "level is one of byte, token"),
+        # Among the slow tests no shapes and types are checked, which would refuse it first.
+        pytest.param({"level": "word"}, "level is one of byte, token", marks=pytest.mark.slow),
         ({"engine_options": {"typical_p": 0.9}}, "level='token'"),
         ({"level": "token", "logits_processor": lambda _, row: row}, "engine_options={'logits_processor'"),
         ({"level": "token", "engine_draws": True}, "engine_draws"),
@@ -486,15 +487,20 @@ def test_what_is_refused_before_the_model_runs(lm: ByteLM, options: dict[str, An
     assert lm.token_lm.usage.calls == calls  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
+def test_options_of_the_engine_are_a_mapping(lm: ByteLM) -> None:
+    """No list of names; among the slow tests, where types are not checked before."""
+    with pytest.raises(InvalidTypeError, match="engine_options"):
+        lm.sample("a", level="token", engine_options=["typical_p"])  # type: ignore[call-overload]
+
+
 def test_who_has_no_sampler(lm: ByteLM) -> None:
-    """An engine without one, and an ensemble, say so by name; options are a mapping."""
+    """An engine without one, and an ensemble, say so by name; at the other level it is named."""
     plain = ByteLM(TableLM(default_tokenizer(), seed=3, order=2))
     with pytest.raises(InvalidArgumentError, match=r"TableLM has none \(there are transformers"):
         plain.sample("a", level="token")
     for method in ("sample", "stream"):
         with pytest.raises(InvalidArgumentError, match="Ensemble"):
             getattr(Ensemble([lm, plain]), method)("a", level="token")
-    with pytest.raises(InvalidTypeError, match="engine_options"):
-        lm.sample("a", level="token", engine_options=["typical_p"])  # type: ignore[call-overload]
     with pytest.raises(InvalidTypeError, match="engine_options"):
         plain.sample("a", repetition_penalty=2)  # type: ignore[call-overload]

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -236,6 +237,9 @@ class TokenizerTrial:
         picked = self._sample(low, mask, next_bytes)
         if not leftover:
             picked = [i for i in picked if prefix_index.spelled[i]]
+        # An added token that is first in a text has another rank there than elsewhere.
+        at_place = partial(self.viability.spelled, node.boundary)
+        picked = [i for i in picked if at_place(int(prefix_index.order[i])) == prefix_index.spelled[i]]
         claimed: dict[Ids, bool] = {(*ids, int(prefix_index.order[i])): bool(mask[i - low]) for i in picked}
         fresh = [sequence for sequence in claimed if sequence not in self._checked]
         shown = self.judge.viable(fresh, claimed, tries=int(30 * self.effort))

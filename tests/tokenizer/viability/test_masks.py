@@ -18,7 +18,11 @@ STEPS = 5
 
 
 def one_by_one(subject: Viability, boundary: Boundary) -> list[bool]:
-    return [subject.extend(boundary, token) is not None for token in subject.prefix_index.order.tolist()]
+    tokens = zip(subject.prefix_index.order.tolist(), subject.prefix_index.spelled, strict=True)
+    return [
+        subject.extend(boundary, token) is not None and subject.spelled(boundary, token) == data
+        for token, data in tokens
+    ]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
