@@ -7,9 +7,10 @@ Rules
 
 from __future__ import annotations
 
+import difflib
 import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeGuard
 
@@ -104,6 +105,16 @@ def path_of(name: str, value: object) -> Path:
     except (OSError, RuntimeError) as error:
         raise InvalidArgumentError(f"{name} {shown(value)} is no path that can be looked for: {error}") from None
     return path
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """The end of an error about an unknown name: the one that was likely meant, or all that there are.
+
+    >>> nearest("top_kk", ["top_k", "top_p"]), nearest("x", ["a", "b"])
+    ('did you mean top_k?', 'there are a, b')
+    """
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
 
 
 def likely_meant(value: object) -> str:

@@ -132,6 +132,12 @@ class TokenSampling:
     eot_ids: frozenset[int]
     options: Mapping[str, Any]
 
+    @property
+    def filters(self) -> dict[str, float]:
+        """Those of top_k, top_p and min_p that are set."""
+        values = {"top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p}
+        return {name: value for name, value in values.items() if value is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class Draw:

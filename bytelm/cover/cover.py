@@ -254,10 +254,9 @@ class Cover:
 
     def follows(self, node: AnyNode, token_id: int) -> bytes:
         """The bytes of a token, if it may follow a node; or none."""
-        if token_id >= len(self.viability.vocab):
-            return b""
         boundary = self._entry_of(node).node.boundary
-        return self.viability.spelled(boundary, token_id) if self.viability.extend(boundary, token_id) else b""
+        data = self.viability.spelled(boundary, token_id)
+        return data if data and self.viability.extend(boundary, token_id) else b""
 
     def _entry_of(self, node: AnyNode) -> _Entry:
         for entry in self._entries:

@@ -61,10 +61,9 @@ class Drawn:
         while generation.finish_reason is None:
             generation.place.check()
             self._answer(generation.step())
-            ready = len(generation.bytes) - generation.held
-            if ready > shown:
-                yield bytes(generation.bytes[shown:ready])
-            shown = max(shown, ready)
+            if new := generation.settled(shown):
+                yield new
+            shown += len(new)
 
     def completion(self) -> Completion:
         """As in `Source`; scored now."""

@@ -166,10 +166,8 @@ class EngineDraws(Writing):
         return not self._rest and self._goes_on and self._viability.ends_text(self._node.boundary)
 
     def _after(self, token: int) -> Boundary | None:
-        if not self._goes_on or token >= len(self._viability.vocab):
-            return None
-        data = self._viability.spelled(self._node.boundary, token)
-        if not (data.startswith(self._rest) or self._rest.startswith(data)):
+        data = self._viability.spelled(self._node.boundary, token) if self._goes_on else b""
+        if not data or not (data.startswith(self._rest) or self._rest.startswith(data)):
             return None
         return self._viability.extend(self._node.boundary, token)
 

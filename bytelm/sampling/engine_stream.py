@@ -73,7 +73,6 @@ class EngineWritten:
         """Leave what is settled in the queue."""
         if self._dropped:
             self._item.stop()
-        ready = len(self._item.bytes) - self._item.held
-        if ready > self._shown:
-            self._told.put(bytes(self._item.bytes[self._shown : ready]))
-            self._shown = ready
+        if new := self._item.settled(self._shown):
+            self._told.put(new)
+            self._shown += len(new)

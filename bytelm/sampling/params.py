@@ -9,7 +9,6 @@ Rules
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -19,7 +18,7 @@ from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
 import numpy as np
 from jaxtyping import Float64
 
-from bytelm.arguments import Number, Text, integer, one_of, seed_of, shown, stops_of, switch
+from bytelm.arguments import Number, Text, integer, nearest, one_of, seed_of, shown, stops_of, switch
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.sampling.filters import Filters
 
@@ -216,7 +215,5 @@ def params_of(options: CallOptions) -> SamplingParams:
         if name in ELSEWHERE:
             raise InvalidTypeError(f"there is no option {name}: {ELSEWHERE[name]}")
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise InvalidTypeError(f"there is no option {name}: {hint}")
+            raise InvalidTypeError(f"there is no option {name}: {nearest(name, known)}")
     return replace(params or SamplingParams(), **given)

@@ -66,6 +66,10 @@ class Writing:
         """How many of the last bytes may turn out to be the beginning of a stop string."""
         return 0 if self.finish_reason else self.scanner.held
 
+    def settled(self, shown: int) -> bytes:
+        """The bytes after so many that nothing will take back."""
+        return bytes(self.bytes[shown : max(shown, len(self.bytes) - self.held)])
+
     def drew(self, place: Place, *, least: float | None = None, most: float | None = None) -> None:
         """Note the leak of a row that was drawn from, and warn of the first that lost more than half.
 

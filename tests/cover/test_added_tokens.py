@@ -13,6 +13,7 @@ from bytelm.errors import UnreachablePrefixError
 from bytelm.testing.tokenizers.definition import Ids
 from bytelm.tokenizer.viability.boundary import Boundary
 from bytelm.tokenizer.viability.viability import Viability
+from tests.support.masks import one_by_one
 from tests.support.oracle import Enumeration
 from tests.support.strategies import SPELL
 
@@ -152,8 +153,7 @@ def test_an_added_token_may_not_be_composed_with_what_stands_before_it(content: 
         (node,) = (node for node in Cover.empty(viability).advance(text.encode()).ending)
         assert node.token_ids == tuple(tokenizer.encode(text).ids)
         mask = viability.mask(node.boundary, 0, len(viability.prefix_index))
-        one_by_one = [viability.extend(node.boundary, t) is not None for t in viability.prefix_index.order.tolist()]
-        assert mask.tolist() == one_by_one, text
+        assert mask.tolist() == one_by_one(viability, node.boundary), text
 
 
 @pytest.mark.slow
@@ -178,10 +178,7 @@ def test_covers_of_texts_that_begin_with_an_added_token(shape: str, added: list[
     viability = Viability.from_tokenizer(tokenizer)
 
     start = viability.start()
-    mask = viability.mask(start, 0, len(viability.prefix_index)).tolist()
-    for rank, token in enumerate(viability.prefix_index.order.tolist()):
-        fits = viability.extend(start, token) is not None
-        assert mask[rank] == (fits and viability.spelled(start, token) == viability.prefix_index.spelled[rank])
+    assert viability.mask(start, 0, len(viability.prefix_index)).tolist() == one_by_one(viability, start)
     refused = spaces_first(shape, added, everything)
     for prefix in everything.prefixes(3):
         own = {ids for ids in everything.cover(prefix) if refused.isdisjoint(ids[:1])}

@@ -15,7 +15,6 @@ Traps
 from __future__ import annotations
 
 import ctypes
-import difflib
 import math
 import weakref
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float32
 
-from bytelm.arguments import integer, number, shown
+from bytelm.arguments import integer, nearest, number, shown
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.token_lm import TokenSampling
 
@@ -161,9 +160,9 @@ def _checked(options: Mapping[str, Any], columns: int) -> dict[str, Any]:
     for name, value in options.items():
         default = _DEFAULTS.get(name)
         if default is None:
-            near = difflib.get_close_matches(name, _DEFAULTS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(_DEFAULTS))}"
-            raise InvalidArgumentError(f"llama.cpp's sampler has no option {name}, given in engine_options: {hint}")
+            raise InvalidArgumentError(
+                f"llama.cpp's sampler has no option {name}, given in engine_options: {nearest(name, sorted(_DEFAULTS))}"
+            )
         if isinstance(default, float):
             found[name] = number(name, value)
             if not math.isfinite(found[name]):

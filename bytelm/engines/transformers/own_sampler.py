@@ -20,7 +20,6 @@ Cost
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, StoppingCriteriaList
 
-from bytelm.arguments import integer, shown
+from bytelm.arguments import integer, nearest, shown
 from bytelm.engines.transformers import traits
 from bytelm.engines.transformers.generate import Generator, Line
 from bytelm.errors import InvalidArgumentError
@@ -82,9 +81,9 @@ def check_options(sampling: TokenSampling) -> None:
                 "else generate takes, one by one"
             )
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise InvalidArgumentError(f"transformers' generate has no option {name}, given in engine_options: {hint}")
+            raise InvalidArgumentError(
+                f"transformers' generate has no option {name}, given in engine_options: {nearest(name, known)}"
+            )
         if name in ("logits_processor", "stopping_criteria") and not isinstance(value, list | tuple):
             raise InvalidArgumentError(f"{name} in engine_options is a list of functions; got {shown(value)}")
     if (beams := sampling.options.get("num_beams")) is not None and integer("num_beams", beams) < 1:

@@ -206,10 +206,8 @@ class VllmLM(VllmModel):
 
     def _sampling_params(self, sampling: TokenSampling, **more: Any) -> Any:
         """The ``SamplingParams`` of a sequence that vLLM's sampler writes."""
-        filters = {name: getattr(sampling, name) for name in ("top_k", "top_p", "min_p")}
-        given = {name: value for name, value in filters.items() if value is not None}
-        ends = sorted(sampling.eot_ids)
-        return self._drawing(temperature=sampling.temperature, stop_token_ids=ends, **given, **sampling.options, **more)
+        own = {"temperature": sampling.temperature, "stop_token_ids": sorted(sampling.eot_ids)}
+        return self._drawing(**own, **sampling.filters, **sampling.options, **more)
 
     def _drawing(self, **more: Any) -> Any:
         """The ``SamplingParams`` of a sequence whose tokens vLLM draws."""

@@ -237,10 +237,8 @@ _OURS_OF_SAMPLING: Final = frozenset(
 
 def _asked_of(sampling: TokenSampling) -> dict[str, Any]:
     """How the server's own sampler is to draw, as a request says it."""
-    filters = {name: getattr(sampling, name) for name in ("top_k", "top_p", "min_p")}
-    given = {name: value for name, value in filters.items() if value is not None}
     ends = sorted(sampling.eot_ids)
-    return {"temperature": sampling.temperature, "stop_token_ids": ends, **given, **sampling.options}
+    return {"temperature": sampling.temperature, "stop_token_ids": ends, **sampling.filters, **sampling.options}
 
 
 def _chosen(models: list[dict[str, Any]], name: str | None, address: str) -> dict[str, Any]:

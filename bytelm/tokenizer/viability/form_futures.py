@@ -126,9 +126,8 @@ class FormFutures:
             return False
         if position.partial:
             return self._automaton.cuts_characters and self.can_stop(position.states, tail, position.partial)
-        spelled = self._after_characters(
-            position.states, tail, self._outside(b"")
-        )  # by byte tokens, with any text after
+        # Byte tokens may come next, with any text after the character that they spell.
+        spelled = self._after_characters(position.states, tail, self._outside(b""))
         return self.can_stop(position.states, tail) or any(map(self._has_way, spelled))
 
     def _onward(self, place: tuple[Position, str]) -> Iterator[tuple[Position, str]]:

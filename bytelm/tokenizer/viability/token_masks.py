@@ -32,6 +32,7 @@ from bytelm.tokenizer.viability.text_futures import TextFutures
 from bytelm.tokenizer.viability.token_futures import TokenFutures
 
 _KEPT: Final = 512
+_NONE: Final = np.zeros(1, np.bool_)  # of any number of tokens
 
 
 @dataclass(eq=False)
@@ -61,7 +62,7 @@ class TokenMasks:
 
     def ordinary(
         self, states: States, partial: bytes, lo: int, hi: int, *, word: bytes | None = None
-    ) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    ) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " _"]]:
         """Which tokens of a range of ranks can stand here with no cut inside them, the last pair apart; and the doubts.
 
         Args:
@@ -75,11 +76,11 @@ class TokenMasks:
         bits: UInt8[np.ndarray, "rows bytes"] | None = self._ordinary.get(key)
         if bits is None:
             if hi - lo <= WHOLE:
-                rows = self._judge(self.automaton.ends_of_tokens(states, lo, hi), partial, lo, word)
-                return rows[0], rows[-1]
+                fits, *doubts = self._judge(self.automaton.ends_of_tokens(states, lo, hi), partial, lo, word)
+                return fits, doubts[0] if doubts else _NONE
             ends = self.automaton.ends_of_tokens(states, 0, len(self._prefix_index))
             bits = self._ordinary[key] = np.packbits(self._judge(ends, partial, 0, word), axis=1)
-        return unpacked(bits[0], lo, hi), unpacked(bits[-1], lo, hi)
+        return unpacked(bits[0], lo, hi), unpacked(bits[1], lo, hi) if len(bits) > 1 else _NONE
 
     def _judge(
         self, ends: list[Int32[np.ndarray, " n"]], partial: bytes, lo: int, word: bytes | None
@@ -102,7 +103,7 @@ class TokenMasks:
             token, grown = int(self._prefix_index.order[lo + i]), whole.grow(word, data)
             place = (states, token, unfinished(partial + data), grown)
             out[i] = self.token_futures.has_future(*place)
-            doubts[i] = self.form_futures is not None and not self.form_futures.is_settled(*place)
+            doubts[i] = out[i] and self.form_futures is not None and not self.form_futures.is_settled(*place)
         return out[None] if self.form_futures is None else np.stack([out, doubts])
 
     @kept()

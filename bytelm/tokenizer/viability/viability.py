@@ -248,9 +248,9 @@ class Viability:
                     yield states, tracked, True
 
     def spelled(self, boundary: Boundary, token: int) -> bytes:
-        """The bytes that a token spells after a boundary: an added one that is first has the hidden space with it."""
-        first = self._hides(boundary) and self._first.get(token)
-        return first or self.vocab.token_bytes[token] or b""
+        """The bytes that an id spells after a boundary, or none: an added token that is first has the hidden space."""
+        data = self.vocab.token_bytes[token] if token < len(self.vocab) else None
+        return (self._hides(boundary) and self._first.get(token)) or data or b""
 
     def _hides(self, boundary: Boundary) -> bool:
         """Whether the text begins here, with a hidden space that added tokens do not see."""
@@ -313,11 +313,10 @@ class Viability:
             return out
         if self._outside is None or not boundary.partial:
             for states, word, is_cut in self.options(boundary):
-                fits, unsure = self._token_masks.ordinary(
-                    states, boundary.partial, lo, hi, word=word if is_cut else None
-                )
+                begun = word if is_cut else None
+                fits, unsure = self._token_masks.ordinary(states, boundary.partial, lo, hi, word=begun)
                 out |= fits if is_cut else fits & self.merges.unbroken_range(boundary.last, lo, hi)
-                doubts |= unsure  # without a normal form these are not asked for
+                doubts |= unsure
             out &= self._reachable[lo:hi]
             self._add_whole_pre_tokens(boundary, out, lo, hi)
         if self._outside is not None:

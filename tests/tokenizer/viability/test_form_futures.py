@@ -12,6 +12,7 @@ from bytelm.cover.cover import Cover
 from bytelm.testing.tokenizers.definition import Ids
 from bytelm.tokenizer.viability.boundary import Boundary
 from bytelm.tokenizer.viability.viability import Viability
+from tests.support.masks import one_by_one
 from tests.support.oracle import Enumeration
 from tests.support.strategies import SPELL
 
@@ -71,10 +72,9 @@ def claimed(viability: Viability, *, size: int) -> set[Ids]:
     while grown:
         ids, length, end = grown.pop()
         found.add(ids)
-        after = [viability.extend(end, token) for token in order]
-        assert viability.mask(end, 0, len(order)).tolist() == [boundary is not None for boundary in after], ids
-        for token, data, boundary in zip(order, spelled, after, strict=True):
-            if boundary is not None and length + len(data) <= size:
+        assert viability.mask(end, 0, len(order)).tolist() == one_by_one(viability, end), ids
+        for token, data in zip(order, spelled, strict=True):
+            if (boundary := viability.extend(end, token)) is not None and length + len(data) <= size:
                 grown.append(((*ids, token), length + len(data), boundary))
     return found
 

@@ -12,17 +12,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from bytelm.errors import UnsupportedTokenizerError
 from bytelm.tokenizer.viability.boundary import Boundary
 from bytelm.tokenizer.viability.viability import Viability
+from tests.support.masks import one_by_one
 from tests.support.strategies import Toy, byte_level, sentencepiece
 
 STEPS = 5
-
-
-def one_by_one(subject: Viability, boundary: Boundary) -> list[bool]:
-    tokens = zip(subject.prefix_index.order.tolist(), subject.prefix_index.spelled, strict=True)
-    return [
-        subject.extend(boundary, token) is not None and subject.spelled(boundary, token) == data
-        for token, data in tokens
-    ]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
