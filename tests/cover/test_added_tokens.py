@@ -82,6 +82,20 @@ ADDED = {
         AddedToken("a", single_word=True, normalized=False),
     ],
     "special, normalized": [AddedToken("ab", special=True, normalized=True), AddedToken("b")],
+    "special, over one of either kind": [
+        AddedToken("bb", normalized=False),
+        AddedToken("b"),
+        AddedToken("bbb", special=True, normalized=False),
+    ],
+    "special, over two kinds of letters": [
+        AddedToken("ab", normalized=False),
+        AddedToken("b"),
+        AddedToken("abb", special=True, normalized=False),
+    ],
+    "a single word before one of the other kind": [
+        AddedToken("ab", single_word=True, normalized=False),
+        AddedToken("b"),
+    ],
 }
 
 

@@ -144,11 +144,13 @@ class ProductAutomaton:
         """The states after a cut, where ordinary text follows it or the beginning of an added token.
 
         Added tokens are left out where no match can be waiting for one. A single word stays text because a word
-        character follows, and an added token may begin with that; for all other hypotheses the end of the text will do.
+        character follows, and an added token may begin with that. A shorter token stays text because a special one is
+        spelled there, and tokens of the next level may go on with the spelling. For all other hypotheses the end of the
+        text will do.
         """
         yield from self.cuts(states)
         for at, level in enumerate(self.levels):
-            if not level.added or not level.threads.pattern.looks_behind:
+            if not level.added or not (level.threads.pattern.looks_behind or at > 0):
                 continue
             below = [INACTIVE] * (len(self.levels) - at - 1)
             state, above = self.before_added(states, at)
