@@ -92,7 +92,8 @@ def completions(cut: bytes) -> list[str]:
     """Characters whose UTF-8 begins with these bytes: those of every kind, and others at even distances."""
     missing = (2 if cut[0] < 0xE0 else 3 if cut[0] < 0xF0 else 4) - len(cut)
     found = dict.fromkeys(c for c in EVERY if c.encode().startswith(cut))
-    for rest in itertools.product(range(0x80, 0xC0, 1 if missing == 1 else 9), repeat=missing):
+    steps = {1: (1,), 2: (1, 9), 3: (9, 9, 9)}[missing]  # of 64 characters most are of a kind
+    for rest in itertools.product(*(range(0x80, 0xC0, step) for step in steps)):
         try:
             found[(cut + bytes(rest)).decode()] = None
         except UnicodeDecodeError:

@@ -16,6 +16,7 @@ Cost
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,10 +25,14 @@ from typing import Any, Final
 
 from evals.fuzz.case import BYTES, END, FALLBACK, Case, steps_of
 from evals.fuzz.characters import EVERY, KINDS, closed, completions, unfinished
+from evals.fuzz.examples import example
 from evals.fuzz.kept import corners_of
 from evals.fuzz.model import Ids
 
 SEARCHED: Final = 20_000
+RUNS: Final = (10, 16, 20, 24, 50, 100, 200, 400)
+RUN_SECONDS: Final = 0.05
+MATCHES: Final = 1_000  # of each split pattern
 SEARCHED_BYTES: Final = 400_000  # about so many characters, where prefixes are long
 
 
@@ -55,6 +60,7 @@ class Definition:
         self.case = case
         self.searched = searched
         self.backend = case.build()
+        self._refuse_slow()
         self.byte_level = any(step["type"] == "ByteLevel" for step in steps_of(case.spec["pre_tokenizer"]))
         self.hidden = b" " if case.hides_space else b""
         self.token_bytes: dict[int, bytes] = {}
@@ -63,6 +69,19 @@ class Definition:
         for content, token_id in self.backend.get_vocab(with_added_tokens=True).items():
             if content not in special and content != case.spec["model"].get("unk_token"):
                 self.token_bytes[token_id] = self._spelled(content, added.get(content))
+
+    def _refuse_slow(self) -> None:
+        """See that the library is done with long runs in time.
+
+        Raises:
+            TimeoutError: A split pattern goes back too often: by the cube of a run's length, or worse.
+        """
+        units = [*self.case.alphabet, "".join(self.case.alphabet)]
+        for size, unit in itertools.product(RUNS, units):
+            start = time.process_time()
+            self.backend.encode(unit * size)
+            if time.process_time() - start > RUN_SECONDS:
+                raise TimeoutError(f"{size} times {unit!r} takes more than {RUN_SECONDS} s")
 
     def _spelled(self, content: str, token: dict[str, Any] | None) -> bytes:
         if self.byte_level:
@@ -165,6 +184,7 @@ class Definition:
         for goings in self._searched():
             most = SEARCHED_BYTES // (1 + sum(map(len, heads)))
             texts = [head + going for head in heads for going in goings[:most]]
+            texts += [head + rest for head in heads for rest in self._rests(head)][:SEARCHED_BYTES]
             # A token may begin inside the character that another one ends inside.
             if cut:
                 texts += [
@@ -176,6 +196,28 @@ class Definition:
                 if tuple(found[: len(ids)]) == ids and self._reading(text.encode(), found) is not None:
                     return text
         return None
+
+    def _rests(self, head: str) -> Iterator[str]:
+        """What special tokens and matches of the split patterns go on with that may have begun in a text."""
+        rng = Random(0)
+        for whole in self._matches:
+            for size in range(len(whole)):
+                if head.endswith(whole[:size]):
+                    yield whole[size:]
+                    yield whole[size:] + "".join(rng.choices(self.alphabet, k=2))  # another match looks at it
+
+    @cached_property
+    def _matches(self) -> list[str]:
+        """Added tokens, and texts that match the split patterns."""
+        rng = Random(0)
+        characters = list(dict.fromkeys([*self.case.alphabet, *self.case.goings, *EVERY]))
+        regexes = [
+            step["pattern"].get("Regex", "") for step in steps_of(self.case.spec["pre_tokenizer"]) if "pattern" in step
+        ]
+        found = [END, *(token["content"] for token in self.case.added)]
+        for regex in filter(None, regexes):
+            found += (example(regex, rng, characters) for _ in range(MATCHES))
+        return list(dict.fromkeys(found))
 
     def _searched(self) -> Iterator[list[str]]:
         """Ever more goings-on: what is likely to show something, then what chance finds."""

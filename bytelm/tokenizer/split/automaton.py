@@ -337,7 +337,7 @@ class Level:
         if self.by_bytes:
             return self.read(self._ready(state), int(self.class_of[byte]))
         partial = self._states[state].partial
-        inner = self.utf8.inner(partial, byte) if partial else byte if byte < 0x80 else self.utf8.lead(byte)
+        inner = self._inner(partial, byte)
         if inner is None:
             return DEAD
         ready = self._ready(state)
@@ -346,7 +346,7 @@ class Level:
             if all(self.read(origin, char_class) == DEAD for char_class in inner.classes):
                 return DEAD
             return self._number(_State(self._states[ready].hypotheses, partial=inner, origin=origin))
-        return self.read(ready, inner if partial else int(self.class_of[byte]))
+        return self.read(ready, inner)
 
     @kept()
     def _ready(self, state: int) -> int:
@@ -357,13 +357,31 @@ class Level:
         inside_added = self.added and any(h.kind == "match" for h in known.hypotheses)
         return self._decided(self._options(state), cut=False, added=inside_added)
 
+    def read_as(self, begun: Partial | None, byte: int) -> int | bytes | None:
+        """Equal for bytes that lead from a state to the same one; None for those that lead nowhere.
+
+        Args:
+            begun: The character that the state is inside of.
+            byte: What is read.
+        """
+        inner = int(self.class_of[byte]) if self.by_bytes else self._inner(begun, byte)
+        if isinstance(inner, Partial):
+            return inner.key
+        return None if inner == NO_CLASS else inner
+
+    def _inner(self, begun: Partial | None, byte: int) -> Partial | int | None:
+        """The character that is begun after one more byte, or its class if it is whole; None if there is none."""
+        if begun:
+            return self.utf8.inner(begun, byte)
+        return int(self.class_of[byte]) if byte < 0x80 else self.utf8.lead(byte)
+
     def origin(self, state: int) -> int:
         """The state before the character that a state is inside of, with no boundary there; else `DEAD`."""
         return self._states[state].origin
 
-    def inside(self, state: int) -> bool:
-        """Whether a state is inside a character."""
-        return self._states[state].partial is not None
+    def begun(self, state: int) -> Partial | None:
+        """The character that a state is inside of, if it is."""
+        return self._states[state].partial
 
     def after(self, state: int, char_class: int) -> int:
         """The state after one whole character, or after the rest of the one that the state is inside of."""

@@ -27,6 +27,7 @@ from jaxtyping import Bool, Int32, Int64, UInt8
 from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.prefix_index import PrefixIndex
 from bytelm.tokenizer.split.automaton import DEAD, Level
+from bytelm.tokenizer.split.utf8 import Partial
 
 INACTIVE: Final = -1  # a level below an added token: there is no piece to split
 WHOLE: Final = 3000  # ranges beyond this are answered for the whole vocabulary, once
@@ -35,6 +36,7 @@ _RANGES: Final = 1 << 20  # tokens, in ranges that are remembered: 4 MB
 _STEPS: Final = 1 << 16  # that are remembered: 20 MB
 
 States = tuple[int, ...]
+Begun = Partial | int | None  # a character, on a level; `INACTIVE` where there is nothing to read
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,20 @@ class ProductAutomaton:
         after = self._steps[states, byte] = None if DEAD in out else tuple(out)
         return after
 
+    def begun(self, states: States) -> tuple[Begun, ...]:
+        """The character that each level's state is inside of, if it is."""
+        return tuple(
+            INACTIVE if state == INACTIVE else level.begun(state)
+            for level, state in zip(self.levels, states, strict=True)
+        )
+
+    def read_as(self, begun: tuple[Begun, ...], byte: int) -> tuple[int | bytes | None, ...]:
+        """Equal for bytes that lead to the same states; None where a level reads on to none."""
+        return tuple(
+            INACTIVE if isinstance(inside, int) else level.read_as(inside, byte)
+            for level, inside in zip(self.levels, begun, strict=True)
+        )
+
     def before_character(self, states: States) -> States:
         """Where the levels stood before the character that these states are inside of, with no cut before it."""
         return tuple(level.origin(state) for level, state in zip(self.levels, states, strict=True))
@@ -150,7 +166,8 @@ class ProductAutomaton:
         """
         yield from self.cuts(states)
         for at, level in enumerate(self.levels):
-            if not level.added or not (level.threads.pattern.looks_behind or at > 0):
+            waiting = level.added and (level.threads.pattern.looks_behind or not ended(self.levels[:at], states[:at]))
+            if not waiting:
                 continue
             below = [INACTIVE] * (len(self.levels) - at - 1)
             state, above = self.before_added(states, at)

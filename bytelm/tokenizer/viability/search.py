@@ -37,19 +37,22 @@ def has_way(
     """
     if start in known:
         return known[start]
+    if arrives(start):
+        known[start] = True
+        return True
     before: dict[T, T | None] = {start: None}
     for place in (queue := [start]):
-        found = known.get(place) or arrives(place)
-        for after in () if found else onward(place):
-            if after not in before and known.get(after, True):
-                before[after] = place
-                queue.append(after)
-        if found:
-            way: T | None = place
-            while way is not None:
-                known[way] = True
-                way = before[way]
-            return True
+        for after in onward(place):
+            if after in before or not known.get(after, True):
+                continue
+            before[after] = place
+            if known.get(after) or arrives(after):
+                way: T | None = after
+                while way is not None:
+                    known[way] = True
+                    way = before[way]
+                return True
+            queue.append(after)
         if len(queue) > LIMIT:
             raise UnsupportedTokenizerError(
                 f"whether a text can go on takes a search of more than {LIMIT} places: the split patterns of this "

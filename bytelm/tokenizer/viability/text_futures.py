@@ -7,7 +7,7 @@ Theory of operation
     spell, as they never merge.
 
     Where a level cuts inside characters (a step after ByteLevel), classes of characters do not decide, and the search
-    is over bytes.
+    is over bytes: one of all that lead every level to the same state.
 
 Cost
     Few sets of states occur, and the answer for each is kept.
@@ -16,7 +16,6 @@ Cost
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt16
@@ -25,12 +24,9 @@ from bytelm.symbols import completions, is_continuation
 from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.split.automaton import DEAD
 from bytelm.tokenizer.split.char_classes import CODE_POINTS, NO_CLASS, compact
-from bytelm.tokenizer.split.vocab_walk import INACTIVE, ProductAutomaton, States, ended
+from bytelm.tokenizer.split.utf8 import Partial
+from bytelm.tokenizer.split.vocab_walk import INACTIVE, Begun, ProductAutomaton, States, ended
 from bytelm.tokenizer.viability.search import has_way
-
-_INSIDE: Final = [bytes([byte]) for byte in range(256) if is_continuation(byte)]
-_ASCII: Final = [bytes([byte]) for byte in range(128)]
-_BEGINNING: Final = [bytes([byte]) for byte in range(256) if not is_continuation(byte)]
 
 
 class TextFutures:
@@ -142,12 +138,19 @@ class TextFutures:
         if not self._automaton.cuts_characters:
             reached = (self._read(states, char_class) for char_class in range(len(self._level_classes)))
         else:
-            inside = self._automaton.levels[0].inside(states[0])
-            following = _INSIDE if inside else _BEGINNING
-            if self._allowed is not None:  # of longer characters it is not known yet what they become
-                following = [] if inside else _ASCII
+            following = self._bytes_after(self._automaton.begun(states))
             reached = (self._automaton.read(states, byte) for byte in following)
         yield from (after for after in reached if after is not None)
+
+    @kept()
+    def _bytes_after(self, begun: tuple[Begun, ...]) -> list[bytes]:
+        """One byte of all that lead every level to the same state, from states inside these characters."""
+        inside = any(isinstance(each, Partial) for each in begun)
+        if self._allowed is not None and inside:
+            return []  # of longer characters it is not known yet what they become
+        found = [byte for byte in range(256 if self._allowed is None else 128) if is_continuation(byte) == inside]
+        alike = {self._automaton.read_as(begun, byte): bytes([byte]) for byte in found}
+        return [byte for key, byte in alike.items() if None not in key]
 
     def _read(self, states: States, char_class: int) -> States | None:
         """The states after one character, given by its class."""
