@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bytelm.ensemble.model import Ensemble
     from bytelm.ensemble.state import EnsembleState
     from bytelm.errors import BytelmError, BytelmWarning, LeakWarning
-    from bytelm.fim import FIMFormat, Mode
+    from bytelm.fim import Carry, FIMFormat, Mode
     from bytelm.inference.scheduler import JobUsage
     from bytelm.inference.scoring import CoverItem
     from bytelm.sampling.byte_model import ByteModel, ChatOptions, InfillOptions
@@ -39,9 +39,10 @@ __version__ = "0.1.0"
 # fmt: off
 __all__ = [
     "Abilities", "Attribution", "ByteLM", "ByteModel", "ByteState", "BytelmError", "BytelmWarning", "CallOptions",
-    "ChatOptions", "Combine", "Completion", "CompletionStream", "CoverItem", "Ensemble", "EnsembleState", "FIMFormat",
-    "FinishReason", "InfillOptions", "JobUsage", "LeakWarning", "Level", "LogitsProcessor", "Mode", "Number", "Prefix",
-    "Prompt", "Prompts", "SamplingOptions", "SamplingParams", "TableLM", "Text", "TokenLM", "Usage", "Weights",
+    "Carry", "ChatOptions", "Combine", "Completion", "CompletionStream", "CoverItem", "Ensemble", "EnsembleState",
+    "FIMFormat", "FinishReason", "InfillOptions", "JobUsage", "LeakWarning", "Level", "LogitsProcessor", "Mode",
+    "Number", "Prefix", "Prompt", "Prompts", "SamplingOptions", "SamplingParams", "TableLM", "Text", "TokenLM", "Usage",
+    "Weights",
 ]
 # fmt: on
 _WHERE: Final = {
@@ -54,7 +55,7 @@ _WHERE: Final = {
     "ensemble.model": "Ensemble",
     "ensemble.state": "EnsembleState",
     "errors": "BytelmError BytelmWarning LeakWarning",
-    "fim": "FIMFormat Mode",
+    "fim": "Carry FIMFormat Mode",
     "inference.scheduler": "JobUsage",
     "inference.scoring": "CoverItem",
     "sampling.byte_model": "ByteModel ChatOptions InfillOptions",

@@ -19,7 +19,8 @@ What they are worth
 
 In the middle
     `infill_completer` puts a method where `ByteLM.infill` stands. In SPM the prefix is the last text, so healing works
-    on its end; in PSM the middle begins after a sentinel: nothing can be taken away, and the three are one.
+    on its end. In PSM the middle begins after a sentinel, with what is carried of the prefix: healing works on that.
+    Without it nothing can be taken away, and the three are one.
 
 Does not
     Temperature-scale anything but the draw of a token; handle a prompt's special tokens (text never becomes one);
@@ -45,7 +46,7 @@ from bytelm.arguments import Number, bytes_of, one_of, token_ids_of
 from bytelm.byte_lm.model import ByteLM
 from bytelm.cover.prefix import Prompt, bos_ids_of
 from bytelm.errors import BytelmError, InvalidArgumentError
-from bytelm.fim import FIMFormat, Mode
+from bytelm.fim import Carry, FIMFormat, Mode
 from bytelm.inference.scheduler import Request, Scheduler, Step
 from bytelm.inference.turns import in_its_turn
 from bytelm.sampling.completion import FinishReason
@@ -317,6 +318,7 @@ def infill_completer(
     *,
     mode: Mode = "auto",
     format: str | FIMFormat | None = None,  # noqa: A002 - as `ByteLM.infill` names it
+    carry: Carry = "line",
 ) -> tuple[TokenCompleter, bytes]:
     """The token-level methods on the very prompt that `ByteLM.infill` completes, and its last text.
 
@@ -328,16 +330,18 @@ def infill_completer(
         suffix: What stands behind it.
         mode: As for `ByteLM.infill`.
         format: As for `ByteLM.infill`.
+        carry: As for `ByteLM.infill`.
 
     Returns:
-        A completer, and the prompt for its `sample`: the prefix; nothing where the middle begins after a sentinel.
+        A completer, and the prompt for its `sample`: the prefix; where the middle begins after a sentinel, what is
+        carried of it.
 
     Raises:
         NoInfillFormatError: As for `ByteLM.infill`.
         InvalidArgumentError: As for `ByteLM.infill`.
         UnreachablePrefixError: A text that is encoded by itself has no encoding.
     """
-    inside, (prompt,) = lm.infilling([(prefix, suffix)], mode, format)  # the prompt that `ByteLM.infill` has
+    inside, (prompt,) = lm.infilling([(prefix, suffix)], mode, format, carry)  # the prompt that `ByteLM.infill` has
     read = inside.prompt(prompt)
     return completer_at(inside, read), read.text
 

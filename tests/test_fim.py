@@ -13,14 +13,14 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from bytelm import ByteLM, Completion, TableLM
+from bytelm import ByteLM, Carry, Completion, Prefix, TableLM
 from bytelm.cover.cover_cache import CoverCache
 from bytelm.cover.prefix import Prompt
 from bytelm.errors import (
@@ -30,7 +30,7 @@ from bytelm.errors import (
     NoInfillFormatError,
     UnreachablePrefixError,
 )
-from bytelm.fim import FORMATS, FIMFormat, Mode, declared, find_format, read_format
+from bytelm.fim import CARRIED, FORMATS, FIMFormat, Mode, carried_from, declared, find_format, read_format
 from bytelm.tokenizer.tokenizer_json import read_vocab
 from tests.cover.test_prefix import with_template
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer, sentencepiece_bpe_tokenizer
@@ -227,7 +227,7 @@ def test_the_prompt_is_the_published_one(name: str, mode: Any) -> None:
     model, lm = model_of(name)
     expected = published_ids(name, mode)
 
-    lm.infill(P, S, mode=mode, max_bytes=1, seed=0, temperature=0)
+    lm.infill(P, S, mode=mode, carry="none", max_bytes=1, seed=0, temperature=0)
 
     assert expected in model.seen
     fixed = len(expected) - (0 if mode == "psm" else len(encoded(name, P, opens=True)))
@@ -243,7 +243,7 @@ def test_the_row_is_that_of_the_prompt_by_hand(name: str, mode: Any, prefix: str
     _, lm = model_of(name)
     plain = plain_of(name)
 
-    row = first_row(lm, prefix, suffix, mode=mode)
+    row = first_row(lm, prefix, suffix, mode=mode, carry="none")
 
     np.testing.assert_allclose(row, plain.next_byte_logprobs(by_hand(name, mode, prefix, suffix)), atol=1e-9, rtol=0)
 
@@ -290,6 +290,84 @@ def test_formats_of_real_tokenizers(load_tokenizer: Callable[[str], Any], tokeni
         assert find_format(vocab).name == expected
 
 
+# ---- the carried line
+
+LINES = "a = 1\n\tret"
+CARRIED_PARTS = {"line": "\tret", "word": "\tret", "none": ""}
+BEHIND_A_SENTINEL = [(name, mode) for name, mode in ORDERS if PUBLISHED[name][mode][-1] != "P"]
+
+
+@pytest.mark.parametrize(("name", "mode"), BEHIND_A_SENTINEL)
+@pytest.mark.parametrize("carry", get_args(Carry))
+def test_the_line_is_carried_behind_the_sentinel(name: str, mode: Any, carry: Carry) -> None:
+    """The middle goes on from a text behind the last sentinel, as from any prefix, and begins at the cursor."""
+    carried = CARRIED_PARTS[carry]
+    kept = LINES.removesuffix(carried)
+    _, lm = model_of(name)
+    prompt: Prefix = [*published_ids(name, mode, kept, S), carried]
+    options: dict[str, Any] = {"seed": 3, "max_bytes": 9}
+
+    row = first_row(lm, LINES, S, mode=mode, carry=carry)
+    done = lm.infill(LINES, S, mode=mode, carry=carry, **options)
+
+    np.testing.assert_allclose(row, plain_of(name).next_byte_logprobs(prompt), atol=1e-9, rtol=0)
+    assert done.bytes == plain_of(name).sample(prompt, **options).bytes
+    batch = lm.infill_batch([(LINES, S)], mode=mode, carry=carry, **options)
+    assert [each.bytes for each in batch if isinstance(each, Completion)] == [done.bytes]
+    assert "".join(lm.infill_stream(LINES, S, mode=mode, carry=carry, **options)) == done.text
+
+
+@pytest.mark.parametrize(("name", "mode"), [order for order in ORDERS if order not in BEHIND_A_SENTINEL])
+def test_nothing_is_carried_where_the_middle_goes_on_from_the_prefix(name: str, mode: Any) -> None:
+    """Where prefix and middle are one text already, the carried line changes nothing."""
+    _, lm = model_of(name)
+
+    rows = [first_row(lm, LINES, S, mode=mode, carry=carry) for carry in get_args(Carry)]
+
+    np.testing.assert_array_equal(rows[0], rows[1])
+    np.testing.assert_array_equal(rows[0], rows[2])
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in BEHIND_A_SENTINEL}))
+def test_a_carried_line_that_spells_a_sentinel_stays_text(name: str) -> None:
+    """The ids of the sentinels are in the prompt as often as the format says."""
+    model, lm = model_of(name)
+    mode: Any = "psm" if PUBLISHED[name]["psm"] else "spm"
+    sentinels = [token for token in PUBLISHED[name][mode] if token not in ("P", "S")]
+    spelled = "".join(sentinels).replace("▁", " ") if name in LLAMA_LIKE else "".join(sentinels)
+
+    lm.infill(f"x\n{spelled}", S, mode=mode, max_bytes=1, seed=0)
+
+    ids = [id_of(name, token) for token in sentinels]
+    assert all([token for token in asked if token in ids] == ids for asked in model.seen)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "line", "word"),
+    [
+        ("", "", ""),
+        ("x = 1\n", "", ""),
+        ("x = 1\r\n    if a", "    if a", " a"),
+        ("x = ", "x = ", " "),
+        ("x\n\t\t", "\t\t", "\t\t"),
+        ("foo(bar, ba", "foo(bar, ba", " ba"),
+        ("x\n日本", "日本", "日本"),
+        ("a" * CARRIED, "a" * CARRIED, "a" * CARRIED),
+        ("b " + "a" * CARRIED, "a" * CARRIED, "a" * CARRIED),
+        ("long " * 99 + "wo", " wo", " wo"),
+        ("é" * 200, "é" * 128, "é" * 128),
+        ("x" + "日" * 99, "日" * 85, "日" * 85),
+    ],
+)
+def test_what_is_carried(prefix: str, line: str, word: str) -> None:
+    """The last line or word, with the white space before it; of a long line the last word, of a long word its end."""
+    data = prefix.encode()
+
+    assert data[carried_from(data, "line") :].decode() == line
+    assert data[carried_from(data, "word") :].decode() == word
+    assert carried_from(data, "none") == len(data)
+
+
 # ---- text and sentinels
 
 
@@ -303,7 +381,7 @@ def test_text_that_spells_a_sentinel_stays_text(name: str, mode: Any) -> None:
         sentinels, ended = sentinels.replace("▁", " "), ended.replace("▁", " ")
     prefix, suffix = f"a{sentinels}", f"b{ended}"
 
-    lm.infill(prefix, suffix, mode=mode, max_bytes=1, seed=0)
+    lm.infill(prefix, suffix, mode=mode, carry="none", max_bytes=1, seed=0)
 
     asked = max(model.seen, key=len)
     if mode == "psm":
@@ -341,7 +419,7 @@ def test_the_middle_may_spell_a_sentinel() -> None:
         done = len(context) - context.index(begin) - 1
         return {spelled[done] if done < len(spelled) else end: 1.0}
 
-    done = ByteLM(TableLM(tokenizer, table=written)).infill("a", "b", seed=0)
+    done = ByteLM(TableLM(tokenizer, table=written)).infill("a", "b", carry="none", seed=0)
 
     assert len(ids) == len(middle)
     assert (done.text, done.finish_reason) == (middle, "eot")
@@ -394,7 +472,8 @@ def test_spm_sees_the_token_across_the_cursor() -> None:
 
     done = lm.infill("f: ret", "\n", temperature=0, max_bytes=9)
     assert (done.text, done.bytes, done.finish_reason) == ("urn", b"urn", "eot")
-    assert lm.infill("f: ret", "\n", temperature=0, max_bytes=3, mode="psm").text == "f: "
+    assert lm.infill("f: ret", "\n", temperature=0, max_bytes=3, mode="psm").text == "urn"  # the line is carried
+    assert lm.infill("f: ret", "\n", temperature=0, max_bytes=3, mode="psm", carry="none").text == "f: "
 
 
 def test_left_is_sample_of_the_prefix() -> None:
@@ -417,7 +496,7 @@ def test_the_options_are_those_of_sample(name: str, mode: Any) -> None:
     options: dict[str, Any] = {"seed": 5, "max_bytes": 15, "temperature": 0.8, "top_k": 40, "top_p": 0.9}
     options |= {"min_p": 0.001, "stop": ["a", "\n"], "n": 3}
 
-    actual = lm.infill(P, S, mode=mode, **options)
+    actual = lm.infill(P, S, mode=mode, carry="none", **options)
     expected = plain.sample(by_hand(name, mode), **options)
 
     assert isinstance(actual, list)
@@ -469,7 +548,8 @@ def test_every_end_of_middle_endedthe_text(name: str, end: str) -> None:
             return {prompt[len(context)]: 1.0}
         return {piece: 1.0} if len(context) == start else {id_of(name, end): 0.5, piece: 0.5}
 
-    done = ByteLM(TableLM(tokenizer, table=written, eot_ids=())).infill(prefix, S, temperature=1, seed=0, max_bytes=99)
+    lm = ByteLM(TableLM(tokenizer, table=written, eot_ids=()))
+    done = lm.infill(prefix, S, carry="none", temperature=1, seed=0, max_bytes=99)
 
     assert done.finish_reason == "eot"
     assert set(done.text) == {";"}
@@ -483,7 +563,7 @@ def test_no_other_special_token_is_an_end() -> None:
     ends = [id_of(name, end) for end in PUBLISHED[name]["ends"]]
 
     row = lm.next_byte_logprobs(by_hand(name, "psm"))
-    infilled = first_row(lm, P, S, mode="psm")
+    infilled = first_row(lm, P, S, mode="psm", carry="none")
 
     model = TableLM(TOKENIZERS[name], seed=3, temperature=2.0)
     probs = np.exp(model.next_token_logprobs([published_ids(name, "psm")])[0])
@@ -502,7 +582,7 @@ def test_a_format_of_ones_own_is_one_line() -> None:
     mine = FIMFormat("mine", psm=("<a>", "{prefix}", "<b>", "{suffix}", "<c>"), ends=("<end>",))
 
     np.testing.assert_allclose(
-        first_row(lm, P, S, format=mine),
+        first_row(lm, P, S, format=mine, carry="none"),
         lm.next_byte_logprobs([a, P, b, S, c, ""]),
         atol=1e-9,
     )
@@ -524,7 +604,7 @@ def test_a_name_overrides_what_is_found() -> None:
     """StarCoder's tokens are found as StarCoder2's where there is a file separator; the name says otherwise."""
     model, lm = model_of("starcoder2")
     ends, file_sep = (id_of("starcoder2", end) for end in ("<|endoftext|>", "<fim_pad>")), "<file_sep>"
-    row = first_row(lm, P, S, mode="psm", format="starcoder")
+    row = first_row(lm, P, S, mode="psm", format="starcoder", carry="none")
     probs = np.exp(model.next_token_logprobs([published_ids("starcoder2", "psm")])[0])
 
     assert np.exp(row[256]) == pytest.approx(sum(probs[end] for end in ends))
@@ -553,6 +633,7 @@ def test_bad_arguments() -> None:
     cases: list[tuple[type[Exception], dict[str, Any], str]] = [
         (InvalidArgumentError, {"mode": "middle"}, "auto, spm, psm, left"),
         (InvalidArgumentError, {"format": "cobol"}, "cobol"),
+        (InvalidArgumentError, {"carry": "page"}, "line, word, none"),
         (InvalidTypeError, {"format": 3}, "format"),
         (InvalidArgumentError, {"temperature": -1}, "temperature"),
         (InvalidArgumentError, {"n": 0}, "n must"),
@@ -576,13 +657,16 @@ def test_an_order_that_is_not_known_is_refused(name: str, mode: Any) -> None:
 
 
 def test_a_cursor_inside_a_character() -> None:
-    """SPM goes on from a cut prefix; PSM refuses it and names SPM, and no order takes a suffix that begins cut."""
+    """A cut prefix goes on, unless nothing of it is carried; no order takes a suffix that begins cut."""
     _, lm = model_of("starcoder")
 
-    done = lm.infill(b"caf\xc3", " x", seed=0, max_bytes=1)
-    assert 0x80 <= done.bytes[0] < 0xC0
+    for mode in ("spm", "psm"):
+        done = lm.infill(b"caf\xc3", " x", mode=mode, seed=0, max_bytes=1)
+        assert 0x80 <= done.bytes[0] < 0xC0
     with pytest.raises(UnreachablePrefixError, match="mode='spm'"):
-        lm.infill(b"caf\xc3", " x", mode="psm")
+        lm.infill(b"caf\xc3", " x", mode="psm", carry="none")
+    with pytest.raises(UnreachablePrefixError, match="carry='line'"):
+        model_of("granite")[1].infill(b"caf\xc3", " x", carry="none")
     modes: tuple[Mode, ...] = ("psm", "spm")
     for mode in modes:
         with pytest.raises(UnreachablePrefixError, match="suffix is not UTF-8 at byte 0"):

@@ -33,7 +33,7 @@ from bytelm.cover.cover import Cover
 from bytelm.cover.cover_cache import CoverCache
 from bytelm.cover.prefix import Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.errors import UnreachablePrefixError
-from bytelm.fim import FIMFormat, Mode, declared, end_ids, find_format, infill_prompt
+from bytelm.fim import Carry, FIMFormat, Mode, declared, end_ids, find_format, infill_prompt
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.room import Asked, left_out, refuse_overflow, windows
 from bytelm.inference.rows import RowReader, RowStore
@@ -344,8 +344,10 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         sides: Sequence[tuple[Text, Text]],
         mode: Mode,
         format: str | FIMFormat | None,  # noqa: A002
+        carry: Carry = "line",
     ) -> tuple[ByteLM, list[Prefix]]:
         one_of("mode", mode, get_args(Mode))
+        one_of("carry", carry, get_args(Carry))
         lm, form = self, None
         if mode != "left":
             form = find_format(self.viability.vocab, format)
@@ -359,7 +361,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
                 prompts.append(
                     [prefix]
                     if form is None
-                    else infill_prompt(lm.viability.vocab, form, prefix, suffix, mode=mode, before=bos_ids)
+                    else infill_prompt(lm.viability.vocab, form, prefix, suffix, mode=mode, carry=carry, before=bos_ids)
                 )
         return lm, prompts
 

@@ -33,7 +33,7 @@ from bytelm.cli.cursor import (
 )
 from bytelm.cli.io import STDIN, argument_bytes, read_file
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
-from bytelm.fim import FIMFormat, Mode, read_format
+from bytelm.fim import Carry, FIMFormat, Mode, read_format
 from bytelm.symbols import is_continuation
 
 
@@ -90,6 +90,13 @@ def infill(
             "given.",
         ),
     ] = None,
+    carry: Annotated[
+        Carry,
+        typer.Option(
+            help="In PSM, what is put behind the last sentinel of the text before the cursor: its last line, its last "
+            "word, or nothing."
+        ),
+    ] = "line",
     escapes: opt.EscapesOption = False,
     sampling: opt.Sampling = opt.SAMPLING,
     n: opt.NumberOption = 1,
@@ -130,9 +137,9 @@ def infill(
             err=True,
         )
     if n == 1 and not (as_json or in_place):
-        opt.show_pieces(lm.infill_stream(left, right, mode=mode, format=form, params=params))
+        opt.show_pieces(lm.infill_stream(left, right, mode=mode, format=form, carry=carry, params=params))
         return
-    done = lm.infill(left, right, mode=mode, format=form, params=params, n=n, progress=True)
+    done = lm.infill(left, right, mode=mode, format=form, carry=carry, params=params, n=n, progress=True)
     completions = done if isinstance(done, list) else [done]
     if in_place and path is not None:
         text, middle = before + after, _whole_characters(completions[0].bytes)

@@ -43,7 +43,7 @@ from bytelm.ensemble.place import Combination, EnsemblePlace
 from bytelm.ensemble.scoring import EnsembleScoring
 from bytelm.ensemble.state import EnsembleState
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
-from bytelm.fim import FIMFormat, Mode
+from bytelm.fim import Carry, FIMFormat, Mode
 from bytelm.inference.room import Asked
 from bytelm.inference.scheduler import Scheduler, Step, blamed, together
 from bytelm.inference.text_scoring import WINDOW
@@ -250,8 +250,9 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
         sides: Sequence[tuple[Text, Text]],
         mode: Mode,
         format: str | FIMFormat | None,  # noqa: A002
+        carry: Carry = "line",
     ) -> tuple[Ensemble, list[Prefix]]:
-        found = self._each(lambda member, _: member.infilling(sides, mode, format), self.members)
+        found = self._each(lambda member, _: member.infilling(sides, mode, format, carry), self.members)
         ensemble = Ensemble([infiller for infiller, _ in found], combine=self.combine, alpha=self.alpha)
         ensemble.weights = self.weights
         return ensemble, [Prompts(each) for each in zip(*(prompts for _, prompts in found), strict=True)]

@@ -18,7 +18,7 @@ from bytelm.arguments import Number, Text, shown, stride_of
 from bytelm.cover.chat import begun, check_messages
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
-from bytelm.fim import FIMFormat, Mode
+from bytelm.fim import Carry, FIMFormat, Mode
 from bytelm.inference.room import Asked
 from bytelm.inference.scheduler import Step
 from bytelm.sampling.completion import Completion
@@ -38,6 +38,7 @@ class InfillOptions(CallOptions, total=False):
 
     mode: Mode
     format: str | FIMFormat | None
+    carry: Carry
 
 
 class ChatOptions(CallOptions, total=False):
@@ -180,6 +181,7 @@ class ByteModel(Sampler[P, L]):
         *,
         mode: Mode = "auto",
         format: str | FIMFormat | None = None,  # noqa: A002 - as the contract names it
+        carry: Carry = "line",
         n: int = 1,
         **options: Unpack[CallOptions],
     ) -> Completion | list[Completion]:
@@ -188,11 +190,12 @@ class ByteModel(Sampler[P, L]):
         Args:
             prefix: What stands before the cursor, which may be anywhere. Text never becomes a special token.
             suffix: What stands behind it. Either may be empty.
-            mode: ``"spm"`` (suffix first; the cursor's boundary is exact), ``"psm"`` (prefix first, encoded by
-                itself), ``"auto"`` (SPM where the format has it, else PSM), or ``"left"``: the prefix alone, for any
-                model.
+            mode: ``"spm"`` (suffix first; the cursor's boundary is exact), ``"psm"`` (prefix first), ``"auto"`` (SPM
+                where the format has it, else PSM), or ``"left"``: the prefix alone, for any model.
             format: A name in `bytelm.fim.FORMATS` or a `FIMFormat`; by default found by the tokenizer's tokens, in an
                 ensemble by those of each member.
+            carry: In PSM, the part of the prefix that is put behind the last sentinel, so that the middle goes on from
+                it exactly: the last ``"line"``, the last ``"word"``, or ``"none"`` (bytelm/fim.py).
             n: As for `sample`.
             options: As for `sample`.
 
@@ -201,7 +204,7 @@ class ByteModel(Sampler[P, L]):
             InvalidArgumentError: An argument out of range, or an order that the format does not have.
             UnreachablePrefixError: No token sequence spells one of the texts.
         """
-        lm, prompts = self.infilling([(prefix, suffix)], mode, format)
+        lm, prompts = self.infilling([(prefix, suffix)], mode, format, carry)
         return lm.sample(prompts[0], n=n, **options)
 
     def infill_batch(
@@ -210,6 +213,7 @@ class ByteModel(Sampler[P, L]):
         *,
         mode: Mode = "auto",
         format: str | FIMFormat | None = None,  # noqa: A002 - as in `infill`
+        carry: Carry = "line",
         n: int = 1,
         **options: Unpack[CallOptions],
     ) -> list[Completion] | list[list[Completion]]:
@@ -219,10 +223,11 @@ class ByteModel(Sampler[P, L]):
             sides: Pairs of prefix and suffix.
             mode: As for `infill`.
             format: As for `infill`.
+            carry: As for `infill`.
             n: As for `sample_batch`.
             options: As for `sample`.
         """
-        lm, prompts = self.infilling(pairs_of(sides), mode, format)
+        lm, prompts = self.infilling(pairs_of(sides), mode, format, carry)
         return lm.sample_batch(prompts, n=n, **options)
 
     def infill_stream(
@@ -232,10 +237,11 @@ class ByteModel(Sampler[P, L]):
         *,
         mode: Mode = "auto",
         format: str | FIMFormat | None = None,  # noqa: A002 - as in `infill`
+        carry: Carry = "line",
         **options: Unpack[CallOptions],
     ) -> CompletionStream:
         """Complete what stands between two texts, piece by piece: `stream` with the arguments of `infill`."""
-        lm, prompts = self.infilling([(prefix, suffix)], mode, format)
+        lm, prompts = self.infilling([(prefix, suffix)], mode, format, carry)
         return lm.stream(prompts[0], **options)
 
     @abstractmethod
@@ -244,6 +250,7 @@ class ByteModel(Sampler[P, L]):
         sides: Sequence[tuple[Text, Text]],
         mode: Mode,
         format: str | FIMFormat | None,  # noqa: A002
+        carry: Carry = "line",
     ) -> tuple[ByteModel[Any, Any], list[Prefix]]:
         """What `infill` samples: a model that ends where a middle does, and a prompt for each pair of texts."""
 

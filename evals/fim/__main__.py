@@ -49,6 +49,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_engine_options(parser)
     add("--benchmark", choices=[*PUBLISHED, "cursor"], default="random-span")
     add("--mode", choices=["auto", "spm", "psm", "left"], default="auto", help="as for infill (default %(default)s)")
+    add("--carry", choices=["line", "word", "none"], default="line", help="as for infill (default %(default)s)")
     add("--method", default=",".join(METHODS), help="which methods (default all: %(default)s)")
     add(
         "--temperature", type=float, default=0.0, help="of bytes for byte, of tokens for the others (default 0, greedy)"
@@ -164,6 +165,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> tuple[Line, list[L
     filler = _open(options)
     settings = Settings(
         mode=options.mode,
+        carry=options.carry,
         temperature=options.temperature,
         max_bytes=options.max_bytes,
         stops=benchmark.stops,
@@ -237,7 +239,7 @@ def header_of(
             "model": Path(options.model).name,
             "model_sha256": digest_of_model(model),
             "dtype": str(getattr(model, "dtype", None)),
-            "format": filler.format_name(options.mode),
+            "format": filler.format_name(options.mode, options.carry),
             "methods": options.method,
             "samples": options.samples,
             "counted": options.count,

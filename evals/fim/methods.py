@@ -28,7 +28,7 @@ from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
 
 from bytelm import ByteLM
 from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
-from bytelm.fim import Mode, find_format
+from bytelm.fim import Carry, Mode, find_format, is_sentinel
 from bytelm.healing import Healing, TokenCompleter, TokenCompletion, infill_completer
 from evals.fim.problems import Problem
 from evals.report.clocked import Clocked
@@ -54,6 +54,7 @@ class Settings:
 
     Attributes:
         mode: As for `ByteLM.infill`.
+        carry: As for `ByteLM.infill`.
         temperature: See the head of this module.
         max_bytes: New bytes, at most.
         stops: Texts that end a completion and are no part of it.
@@ -62,6 +63,7 @@ class Settings:
     """
 
     mode: Mode = "auto"
+    carry: Carry = "line"
     temperature: float = 0.0
     max_bytes: int = 256
     stops: tuple[str, ...] = ()
@@ -104,8 +106,8 @@ class Filler:
         self.lm = ByteLM(self.clocked)
         self._cached = ""  # the problem whose prompt may be in the engine's cache
 
-    def format_name(self, mode: Mode) -> str:
-        """The infill format and the order in it that a mode takes, for the record.
+    def format_name(self, mode: Mode, carry: Carry = "none") -> str:
+        """The infill format, the order in it that a mode takes, and what is carried there, for the record.
 
         Raises:
             NoInfillFormatError: The tokenizer has no fill-in-the-middle tokens, and the mode needs them.
@@ -114,7 +116,9 @@ class Filler:
         if mode == "left":
             return "left"
         form = find_format(self.lm.viability.vocab)
-        return f"{form.name} {'spm' if form.order(mode) == form.spm else 'psm'}"
+        order = form.order(mode)
+        carried = f"+{carry}" if carry != "none" and is_sentinel(order[-1]) else ""
+        return f"{form.name} {'spm' if order == form.spm else 'psm'}{carried}"
 
     def complete(
         self, problem: Problem, method: Method, settings: Settings, sample: int = 0, *, counted: bool = True
@@ -134,11 +138,15 @@ class Filler:
         finish: Finish
         try:
             if method == "byte":
-                done = self.lm.infill(problem.prefix, problem.suffix, mode=settings.mode, **options)
+                done = self.lm.infill(
+                    problem.prefix, problem.suffix, mode=settings.mode, carry=settings.carry, **options
+                )
                 # A prompt's nodes are evaluated in one request, so the first call settles the first byte.
                 completion, finish, deciding = done.bytes, done.finish_reason, 1
             else:
-                completer, prompt = infill_completer(self.lm, problem.prefix, problem.suffix, mode=settings.mode)
+                completer, prompt = infill_completer(
+                    self.lm, problem.prefix, problem.suffix, mode=settings.mode, carry=settings.carry
+                )
                 start = time.perf_counter()  # not counted: other programs encode a prompt in no time
                 drawn = completer.sample(prompt, healing=HEALING[method], **options)
                 completion, finish, deciding = drawn.bytes, drawn.finish_reason, _deciding(completer, drawn)

@@ -119,7 +119,7 @@ class Encoder:
     def encode(self, hole: Hole, mode: Mode) -> Sample:
         """The tokens of a hole in one order, and where its middle begins."""
         sides = hole.prefix.encode(), hole.suffix.encode()
-        prompt = infill_prompt(self.vocab, self.form, *sides, mode=mode, before=self._bos_ids)
+        prompt = infill_prompt(self.vocab, self.form, *sides, mode=mode, carry="none", before=self._bos_ids)
         *before, open_end = prompt
         ids: list[int] = []
         for segment in before:

@@ -160,7 +160,7 @@ def test_a_format_of_ones_own_is_a_file(run: Run, lm: Writer, file: Path, tmp_pa
 
 def test_every_option_reaches_the_model(run: Run, lm: Writer, file: Path) -> None:
     """The options of the command are those of `ByteLM.infill`; --stop-at adds to --stop."""
-    words = "--seed 7 --max-bytes 40 --temperature 0.7 --top-k 9 --top-p 0.8 --min-p 0.05 --mode psm --format starcoder"
+    words = "--seed 7 --max-bytes 40 --temperature 0.7 --top-k 9 --top-p 0.8 --min-p 0.05 --mode psm --carry word --format starcoder"
     run(str(file), "--at", "2:8", *words.split(), "--stop", "a", "--stop", "e", "--stop-at", "newline")
     run(str(file), "--at", "2:8", "--stop-at", "blank-line")
     run(str(file), "--at", "2:8")
@@ -169,9 +169,9 @@ def test_every_option_reaches_the_model(run: Run, lm: Writer, file: Path) -> Non
         seed=7, max_bytes=40, temperature=0.7, top_k=9, top_p=0.8, min_p=0.05, stop=[b"a", b"e", b"\n", b"\r\n"]
     )
     sides = {"prefix": BEFORE, "suffix": AFTER}
-    assert lm.asked[0] == {**sides, "mode": "psm", "format": "starcoder", "params": params}
+    assert lm.asked[0] == {**sides, "mode": "psm", "format": "starcoder", "carry": "word", "params": params}
     assert {b"\n\n", b"\r\n\r\n"} <= set(lm.asked[1]["params"].stops)
-    assert lm.asked[2] == {**sides, "mode": "auto", "format": None, "params": SamplingParams()}
+    assert lm.asked[2] == {**sides, "mode": "auto", "format": None, "carry": "line", "params": SamplingParams()}
 
 
 def test_as_json_and_several(run: Run, file: Path) -> None:

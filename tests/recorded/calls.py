@@ -151,7 +151,17 @@ TINY: Final = (
     call("stream-stop", "gpt2", "stream", CODE, seed=29, stop=[" the", "WWW"], top_p=0.95, max_bytes=60),
     # one model: in the middle
     call("infill-spm", "fim", "infill", "def f(x):\n    ret", "\n\nprint(f(1))\n", mode="spm", seed=30, max_bytes=40),
-    call("infill-psm", "fim", "infill", "def f(x):\n    ret", "\n\nprint(f(1))\n", mode="psm", seed=31, max_bytes=40),
+    call(
+        "infill-psm",
+        "fim",
+        "infill",
+        "def f(x):\n    ret",
+        "\n\nprint(f(1))\n",
+        mode="psm",
+        carry="none",
+        seed=31,
+        max_bytes=40,
+    ),
     call("infill-left", "fim", "infill", FOX, " over the dog", mode="left", seed=32, max_bytes=40),
     call("infill-of-two", "fim", "infill", "the th", " the", mode="auto", n=2, seed=33, top_k=9, max_bytes=25),
     # one model: numbers

@@ -337,7 +337,7 @@ class Level:
         if self.by_bytes:
             return self.read(self._ready(state), int(self.class_of[byte]))
         partial = self._states[state].partial
-        inner = self._inner(partial, byte)
+        inner = self.utf8.next(partial, byte)
         if inner is None:
             return DEAD
         ready = self._ready(state)
@@ -364,16 +364,10 @@ class Level:
             begun: The character that the state is inside of.
             byte: What is read.
         """
-        inner = int(self.class_of[byte]) if self.by_bytes else self._inner(begun, byte)
+        inner = int(self.class_of[byte]) if self.by_bytes else self.utf8.next(begun, byte)
         if isinstance(inner, Partial):
             return inner.key
         return None if inner == NO_CLASS else inner
-
-    def _inner(self, begun: Partial | None, byte: int) -> Partial | int | None:
-        """The character that is begun after one more byte, or its class if it is whole; None if there is none."""
-        if begun:
-            return self.utf8.inner(begun, byte)
-        return int(self.class_of[byte]) if byte < 0x80 else self.utf8.lead(byte)
 
     def origin(self, state: int) -> int:
         """The state before the character that a state is inside of, with no boundary there; else `DEAD`."""

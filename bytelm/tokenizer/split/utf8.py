@@ -46,13 +46,19 @@ class Utf8:
     def __init__(self, class_of: UInt16[np.ndarray, " points"]) -> None:
         self.class_of = class_of
 
+    def next(self, begun: Partial | None, byte: int) -> Partial | int | None:
+        """The character that is begun after one more byte, or its class if it is whole; None if there is none."""
+        if begun:
+            return self._inner(begun, byte)
+        return int(self.class_of[byte]) if byte < 0x80 else self._lead(byte)
+
     @kept()
-    def lead(self, byte: int) -> Partial | None:
+    def _lead(self, byte: int) -> Partial | None:
         """The character that a lead byte begins."""
         points = completions(bytes([byte])) if byte >= 0xC0 else range(0)
         return self._partial(missing(bytes([byte])), points.start, points.stop - 1) if points else None
 
-    def inner(self, partial: Partial, byte: int) -> Partial | int | None:
+    def _inner(self, partial: Partial, byte: int) -> Partial | int | None:
         """After one more byte: a longer beginning, or the class of the whole character (`NO_CLASS`: none)."""
         if not is_continuation(byte):
             return None

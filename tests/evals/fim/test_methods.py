@@ -29,7 +29,7 @@ PSM = [name for name, mode in ORDERS if mode == "psm"]
 def test_tokens_go_on_from_the_published_prompt(name: str, mode: Any) -> None:
     """Without healing the first row asked for is that after the published prompt, token by token."""
     model, lm = model_of(name)
-    completer, prompt = infill_completer(lm, P, S, mode=mode)
+    completer, prompt = infill_completer(lm, P, S, mode=mode, carry="none")
 
     completer.sample(prompt, max_bytes=1)
 
@@ -52,9 +52,9 @@ def test_in_spm_healing_takes_back_the_end_of_the_prefix(name: str) -> None:
 
 @pytest.mark.parametrize("name", PSM)
 def test_in_psm_there_is_nothing_to_heal(name: str) -> None:
-    """After a sentinel the three token-level methods are one."""
+    """After a sentinel the three token-level methods are one, where nothing is carried."""
     _, lm = model_of(name)
-    completer, prompt = infill_completer(lm, P, S, mode="psm")
+    completer, prompt = infill_completer(lm, P, S, mode="psm", carry="none")
     ways: tuple[Healing, ...] = ("none", "one", "many")
 
     drawn = [completer.sample(prompt, healing=way, temperature=1.0, seed=3, max_bytes=9) for way in ways]
@@ -64,6 +64,19 @@ def test_in_psm_there_is_nothing_to_heal(name: str) -> None:
     row = completer.next_byte_logprobs(prompt)
     for way in ways[1:]:
         np.testing.assert_array_equal(completer.next_byte_logprobs(prompt, healing=way), row)
+
+
+@pytest.mark.parametrize("name", PSM)
+def test_in_psm_healing_takes_back_the_end_of_the_carried_line(name: str) -> None:
+    """The last token of what is carried is taken away and written again."""
+    model, lm = model_of(name)
+    completer, prompt = infill_completer(lm, "x\n  ret", S, mode="psm")
+
+    done = completer.sample(prompt, healing="one", max_bytes=5)
+
+    assert prompt == b"  ret"
+    assert done.backed_up
+    assert model.seen[0] == (*published_ids(name, "psm", "x\n", S), *encoded(name, "  ret", opens=False)[:-1])
 
 
 @pytest.mark.parametrize("name", [name for name in SPM if name in LLAMA_LIKE])
@@ -85,7 +98,7 @@ def test_a_space_that_begins_a_middle_is_kept(name: str) -> None:
     prompt_ids = published_ids(name, "psm")
     piece = encoded(name, " the", opens=False)[0]
     model = TableLM(TOKENIZERS[name], table=lambda ids: {piece: 1.0} if len(ids) == len(prompt_ids) else {2: 1.0})
-    completer, prompt = infill_completer(ByteLM(model), P, S, mode="psm")
+    completer, prompt = infill_completer(ByteLM(model), P, S, mode="psm", carry="none")
 
     assert completer.sample(prompt, max_bytes=1).bytes == b" "
 
@@ -101,7 +114,7 @@ def test_every_end_of_a_middle_ends_tokens_too(name: str, end: str, healing: Hea
         return {prompt_ids[len(ids)]: 1.0} if len(ids) < len(prompt_ids) else {id_of(name, end): 1.0}
 
     lm = ByteLM(TableLM(TOKENIZERS[name], table=written, eot_ids=()))
-    completer, prompt = infill_completer(lm, "x", S, mode=mode)
+    completer, prompt = infill_completer(lm, "x", S, mode=mode, carry="none")
     done = completer.sample(prompt, healing=healing)
 
     assert (done.bytes, done.finish_reason) == (b"", "eot")
@@ -125,7 +138,7 @@ def test_bad_modes_are_infills_own_errors() -> None:
     with pytest.raises(InvalidArgumentError, match="no spm order"):
         infill_completer(model_of("granite")[1], P, S, mode="spm")
     with pytest.raises(UnreachablePrefixError):
-        infill_completer(model_of("starcoder")[1], b"caf\xc3", S, mode="psm")
+        infill_completer(model_of("starcoder")[1], b"caf\xc3", S, mode="psm", carry="none")
 
 
 # ---- with their costs
@@ -240,18 +253,19 @@ def test_a_stop_that_belongs_to_the_middle_is_put_back() -> None:
 
 
 def test_what_a_method_cannot_take_is_refused() -> None:
-    """Inside a character tokens cannot go on, and PSM has no prompt: an empty completion that says so."""
+    """Inside a character tokens cannot go on, and PSM without a carried line has no prompt: an empty completion that says so."""
     tokenizer = byte_bpe_tokenizer(eos="<|endoftext|>", special=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"))
     filler = Filler(TableLM(tokenizer, seed=1))
     inside = Problem("a", "a", b"caf\xc3", b"\xa9", b"\n")
-    finishes = {
-        (mode, method): filler.complete(inside, method, Settings(mode=mode, max_bytes=2)).finish
-        for mode in ("left", "spm", "psm")
-        for method in METHODS
-    }
-
-    refused = {key for key, finish in finishes.items() if finish == "refused"}
-    assert refused == {("left", "token"), ("spm", "token"), *(("psm", method) for method in METHODS)}
+    for carry in ("line", "none"):
+        refused = {
+            (mode, method)
+            for mode in ("left", "spm", "psm")
+            for method in METHODS
+            if filler.complete(inside, method, Settings(mode=mode, carry=carry, max_bytes=2)).finish == "refused"
+        }
+        in_psm = METHODS if carry == "none" else ("token",)
+        assert refused == {("left", "token"), ("spm", "token"), *(("psm", method) for method in in_psm)}
 
 
 def test_the_first_byte_is_settled_by_the_call_that_goes_beyond_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,6 +297,8 @@ def test_formats_are_named_with_their_order(filler: Filler) -> None:
         "starcoder psm",
         "left",
     ]
+    carried = [filler.format_name(mode, "line") for mode in ("spm", "psm", "left")]
+    assert carried == ["starcoder spm", "starcoder psm+line", "left"]
     with pytest.raises(NoInfillFormatError, match="mode='left'"):
         Filler(TableLM(default_tokenizer(), seed=0)).format_name("auto")
 

@@ -150,7 +150,8 @@ def test_a_run_goes_on_with_its_own_settings_only(here: Path, capsys: pytest.Cap
     changes = {
         "seed is 1 and was 0": ["--seed", "1"],
         "max_bytes is 5 and was 4": ["--max-bytes", "5"],
-        "format is 'starcoder psm'": ["--mode", "psm"],
+        "format is 'starcoder psm+line'": ["--mode", "psm"],
+        "carry is 'none'": ["--carry", "none"],
         "methods is": ["--method", "byte"],
         "temperature is 0.5": ["--temperature", "0.5"],
         "data is": ["--before", "50"],

@@ -100,7 +100,7 @@ def test_samples_are_what_infill_asks(tokenizer: Any, *, bos: bool) -> None:
         hole = cut(text, Random(trial), Holes())
         for mode in MODES:
             sides = hole.prefix.encode(), hole.suffix.encode()
-            prompt = infill_prompt(encoder.vocab, encoder.form, *sides, mode=mode, before=before)
+            prompt = infill_prompt(encoder.vocab, encoder.form, *sides, mode=mode, carry="none", before=before)
             sample = encoder.encode(hole, mode)
             last = prompt[-1]
             assert isinstance(last, bytes)
