@@ -198,9 +198,9 @@ def _infilling(vocab: Vocab) -> Iterator[Remark]:
         return
     orders = []
     if form.spm:
-        orders.append("SPM, exact at any cursor" if form.exact_at_cursor else "SPM, with a token's end at the cursor")
+        orders.append("SPM, exact at any cursor" if form.exact_at_cursor else "SPM, exact behind a carried line")
     if form.psm:
-        orders.append("PSM, with a token's end at the cursor")
+        orders.append("PSM, exact behind a carried line")
     present = {token.content for token in vocab.added}
     ends = [token for token in form.ends if token in present]
     text = f"{form.name}: {'; '.join(orders)}; sentinels {' '.join(form.sentinels)}; ends {' '.join(ends) or 'none'}"

@@ -114,7 +114,7 @@ def test_the_normal_form_is_named() -> None:
         (
             ("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>"),
             "ok",
-            ["seed-coder: SPM, with a token's end at the cursor; sentinels <[fim-suffix]> <[fim-prefix]>"],
+            ["seed-coder: SPM, exact behind a carried line; sentinels <[fim-suffix]> <[fim-prefix]>"],
         ),
         (("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), "ok", ["qwen2.5-coder: PSM,"]),
         ((), "note", ["no known format", "mode='left'"]),
