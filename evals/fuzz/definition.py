@@ -181,10 +181,13 @@ class Definition:
         spelled = self.spelled(ids)
         cut = unfinished(spelled)
         heads = self._heads(spelled, dict.fromkeys([*self.alphabet, *completions(cut)]) if cut else ())
+        most = SEARCHED_BYTES // (1 + sum(map(len, heads)))
         for goings in self._searched():
-            most = SEARCHED_BYTES // (1 + sum(map(len, heads)))
-            texts = [head + going for head in heads for going in goings[:most]]
-            texts += [head + rest for head in heads for rest in self._rests(head)][:SEARCHED_BYTES]
+            texts = [
+                head + going
+                for head in heads
+                for going in itertools.islice(self._rests(head) if goings is None else goings, most)
+            ]
             # A token may begin inside the character that another one ends inside.
             if cut:
                 texts += [
@@ -219,8 +222,8 @@ class Definition:
             found += (example(regex, rng, characters) for _ in range(MATCHES))
         return list(dict.fromkeys(found))
 
-    def _searched(self) -> Iterator[list[str]]:
-        """Ever more goings-on: what is likely to show something, then what chance finds."""
+    def _searched(self) -> Iterator[list[str] | None]:
+        """Ever more goings-on: what is likely to show something, then (None) `_rests`, then what chance finds."""
         own = [*self.case.alphabet, *self.case.goings]
         tokens = [data.decode(errors="ignore") for data in self.token_bytes.values() if len(data) > 1]
         yield [
@@ -231,6 +234,7 @@ class Definition:
             *(token + after for token in tokens for after in ("", *own)),
             *(c * size + after for c in own for size in range(2, 10) for after in ("", *own)),
         ]
+        yield None
         rng = Random(0)
         pool = [*own * (1 + 16 // len(own)), *(kind[0] for kind in KINDS.values()), *"12. \n'sA_\u0301"]
         yield ["".join(rng.choices(pool, k=rng.randint(2, 8))) for _ in range(self.searched)]
