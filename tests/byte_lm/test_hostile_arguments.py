@@ -73,6 +73,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "progress": lambda value: lm().sample("a", progress=value, max_bytes=1),
     "prefixes": lambda value: lm().sample_batch(value, max_bytes=1),
     "mode": lambda value: lm().infill("a", "b", mode=value, max_bytes=1),
+    "carry": lambda value: lm().infill("a", "b", carry=value, max_bytes=1),
     "messages": lambda value: lm().chat(value, max_bytes=1),
     "spell": lambda value: lm().spell(value),
     "advance": lambda value: lm().state("a").advance(value),

@@ -445,10 +445,10 @@ def test_in_the_middle_and_in_a_chat() -> None:
         return scores
 
     options: Any = {"format": form, "level": "token", "temperature": 0, "engine_options": {"logits_processor": [third]}}
-    middle = lm.infill("the qui", " fox", **options)
+    middle = lm.infill("the qui", " fox", carry="none", **options)
     assert middle.finish_reason == "eot"
     assert len(middle.bytes) >= 2
-    assert "".join(lm.infill_stream("the qui", " fox", **options)) == middle.text
+    assert "".join(lm.infill_stream("the qui", " fox", carry="none", **options)) == middle.text
     talk = [{"role": "user", "content": "the "}, {"role": "assistant", "content": "ret"}]
     answer = lm.chat(talk, continue_final_message=True, level="token", temperature=0, max_bytes=9)
     prefix = lm.chat_prefix(talk, continue_final_message=True)
