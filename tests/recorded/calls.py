@@ -222,7 +222,7 @@ REAL_CALLS: Final = (
     call("demo-state", "demo", "state", FRANCE, moves=(("advance", "nce is"), ("rollback", 4), ("advance", "e, "))),
     call("demo-fim-spm", "demo-fim", "infill", *ADD, mode="spm", temperature=0, max_bytes=40),
     call("demo-fim-spm-plain", "demo-fim", "infill", *MEAN, mode="spm", n=2, seed=11, max_bytes=30),
-    call("demo-fim-psm", "demo-fim", "infill", *ADD, mode="psm", seed=12, max_bytes=40),
+    call("demo-fim-psm", "demo-fim", "infill", *ADD, mode="psm", carry="none", seed=12, max_bytes=40),
     call("demo-fim-left", "demo-fim", "infill", *MEAN, mode="left", seed=13, stop="\n", max_bytes=40),
     call("demo-gemma-greedy", "demo-gemma", "sample", FRANCE, temperature=0, max_bytes=30),
     call("demo-gemma-plain", "demo-gemma", "sample", TALE, seed=14, max_bytes=40),
