@@ -21,7 +21,7 @@ The carried line
     Where a sentinel stands between prefix and middle, the last line of the prefix is taken from it and put behind the
     sentinel. The model is told of a hole that begins with that line, and the line is the byte prefix: the middle is
     drawn from P(middle | prefix without the line, suffix, the hole's text begins with the line), exactly, and begins at
-    the cursor. A model sees holes that begin with a line far more often than holes that begin inside a token.
+    the cursor. A model that was trained on holes that begin with a line has learned such prompts.
     Of a line longer than `CARRIED` bytes only the last word is carried, and of that no more than as many bytes.
     At the start of a line there is nothing to carry.
 
