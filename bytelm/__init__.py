@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bytelm.sampling.byte_model import ByteModel, ChatOptions, InfillOptions
     from bytelm.sampling.completion import Completion, FinishReason
     from bytelm.sampling.completion_stream import CompletionStream
+    from bytelm.sampling.likeliest import Ending, Endings
     from bytelm.sampling.params import CallOptions, Level, LogitsProcessor, SamplingOptions, SamplingParams
     from bytelm.sampling.state import ByteState
     from bytelm.token_lm import Abilities, TokenLM, Usage
@@ -39,10 +40,10 @@ __version__ = "0.1.0"
 # fmt: off
 __all__ = [
     "Abilities", "Attribution", "ByteLM", "ByteModel", "ByteState", "BytelmError", "BytelmWarning", "CallOptions",
-    "Carry", "ChatOptions", "Combine", "Completion", "CompletionStream", "CoverItem", "Ensemble", "EnsembleState",
-    "FIMFormat", "FinishReason", "InfillOptions", "JobUsage", "LeakWarning", "Level", "LogitsProcessor", "Mode",
-    "Number", "Prefix", "Prompt", "Prompts", "SamplingOptions", "SamplingParams", "TableLM", "Text", "TokenLM", "Usage",
-    "Weights",
+    "Carry", "ChatOptions", "Combine", "Completion", "CompletionStream", "CoverItem", "Ending", "Endings", "Ensemble",
+    "EnsembleState", "FIMFormat", "FinishReason", "InfillOptions", "JobUsage", "LeakWarning", "Level",
+    "LogitsProcessor", "Mode", "Number", "Prefix", "Prompt", "Prompts", "SamplingOptions", "SamplingParams", "TableLM",
+    "Text", "TokenLM", "Usage", "Weights",
 ]
 # fmt: on
 _WHERE: Final = {
@@ -61,6 +62,7 @@ _WHERE: Final = {
     "sampling.byte_model": "ByteModel ChatOptions InfillOptions",
     "sampling.completion": "Completion FinishReason",
     "sampling.completion_stream": "CompletionStream",
+    "sampling.likeliest": "Ending Endings",
     "sampling.params": "CallOptions Level LogitsProcessor SamplingOptions SamplingParams",
     "sampling.state": "ByteState",
     "token_lm": "Abilities TokenLM Usage",

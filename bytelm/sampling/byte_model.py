@@ -23,6 +23,7 @@ from bytelm.inference.room import Asked
 from bytelm.inference.scheduler import Step
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.completion_stream import CompletionStream
+from bytelm.sampling.likeliest import Endings, LikeliestOptions
 from bytelm.sampling.params import CallOptions
 from bytelm.sampling.place import Place
 from bytelm.sampling.sampler import Sampler
@@ -243,6 +244,20 @@ class ByteModel(Sampler[P, L]):
         """Complete what stands between two texts, piece by piece: `stream` with the arguments of `infill`."""
         lm, prompts = self.infilling([(prefix, suffix)], mode, format, carry)
         return lm.stream(prompts[0], **options)
+
+    def infill_likeliest(
+        self,
+        prefix: Text,
+        suffix: Text,
+        *,
+        mode: Mode = "auto",
+        format: str | FIMFormat | None = None,  # noqa: A002 - as in `infill`
+        carry: Carry = "line",
+        **options: Unpack[LikeliestOptions],
+    ) -> Endings:
+        """The likeliest texts between two texts: `likeliest` with the arguments of `infill`."""
+        lm, prompts = self.infilling([(prefix, suffix)], mode, format, carry)
+        return lm.likeliest(prompts[0], **options)
 
     @abstractmethod
     def infilling(

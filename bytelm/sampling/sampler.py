@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final, Literal, TypeVar, Unpack, overload
 
-from bytelm.arguments import integer, likely_meant, seed_of
+from bytelm.arguments import Text, integer, likely_meant, seed_of, switch
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.inference.scheduler import Outcome, Step, blamed
 from bytelm.sampling.completion import Completion, random_stream
 from bytelm.sampling.completion_stream import CompletionStream, Drawn
+from bytelm.sampling.likeliest import Endings, Search, Searching
 from bytelm.sampling.params import CallOptions, params_of
 from bytelm.sampling.place import Place
 from bytelm.sampling.steps import ByteSteps
@@ -113,6 +114,49 @@ class Sampler(ByteSteps[P, L]):
         if drawing is not None:
             return CompletionStream(drawing.written(place, random))
         return CompletionStream(Drawn(self.generation(place, prompt, chosen, random), self.scheduler.run_one))
+
+    def likeliest(
+        self,
+        prefix: Prefix,
+        *,
+        n: int = 5,
+        stop: Text | Sequence[Text] = "\n",
+        max_bytes: int = 256,
+        max_calls: int | None = 256,
+        progress: bool = False,
+    ) -> Endings:
+        r"""The n likeliest endings of a prefix, each with its exact probability, the likeliest first.
+
+        An ending is what `sample` can return with the same ``stop`` and ``max_bytes``: what is written up to a stop
+        string, up to the end of text, or up to ``max_bytes``. Its probability is that of all ways to end there. No
+        ending that is missing is likelier than the last one returned (likeliest.py), unless ``max_calls`` ends the
+        search: then `Endings.missing_logprob` bounds what is missing.
+
+        Args:
+            prefix: As for `sample`.
+            n: How many.
+            stop: One text or several, before which an ending ends.
+            max_bytes: Of an ending, at most.
+            max_calls: Model calls, at most; None: no limit. Where there are many endings and none is likely, a search
+                without a limit may not end.
+            progress: Whether to show a bar on a terminal once it takes two seconds.
+
+        Raises:
+            InvalidArgumentError: An argument out of range, before the model runs.
+            UnreachablePrefixError: No token sequence spells the prefix.
+            ContextOverflowError: The prefix does not fit in the model's context.
+            ModelError: The model gives the prefix probability 0.
+
+        >>> [ending.text for ending in lm.likeliest("The capital of Fra", n=3, stop=" ")]  # doctest: +SKIP
+        ['nce', 'nche', 'ncs']
+        """
+        search = Search.of(n=n, stop=stop, max_bytes=max_bytes, max_calls=max_calls)
+        prompt = self.prompt(prefix)
+        place = self.place(prompt, keep=True)
+        self.check_room(prompt)
+        step = Searching(place, search).run()
+        (outcome,) = self.scheduler.run([step], label="searching", progress=switch("progress", progress))
+        return replace(outcome.result, usage=outcome.usage)
 
     def _complete(self, prefixes: Sequence[Prefix], options: CallOptions, *, n: int) -> list[Completion]:
         """N completions of each prefix, one after another in one list."""
