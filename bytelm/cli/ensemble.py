@@ -22,6 +22,7 @@ from bytelm.ensemble.combine import ALPHA, Combine, weights_of
 from bytelm.ensemble.model import Ensemble
 from bytelm.errors import BytelmError
 from bytelm.sampling.completion import Completion
+from bytelm.sampling.params import SamplingParams
 
 _SHARE: Final = "The driver of a byte has the largest share in its probability."
 DRIVERS: Final[dict[Combine, str]] = {
@@ -94,15 +95,20 @@ def ensemble(
         raise typer.BadParameter("give the text as TEXT or by --prompt, not both")
     if stream and (n > 1 or show_members):
         raise typer.BadParameter("--stream prints one completion as it comes: leave out -n and --show-members")
+    if sampling.likeliest and (stream or show_members):
+        raise typer.BadParameter("--likeliest draws nothing: leave out --stream and --show-members")
     if show_members and n > 1:
         raise typer.BadParameter(f"--show-members explains one completion; got -n {n}")
     data = read_text(text if prompt is None else prompt, file, escapes=escapes, keep_newline=keep_newline)
-    params = sampling.params()
+    search = sampling.search(n) if sampling.likeliest else None
+    params = sampling.params() if search is None else SamplingParams()
     texts = {"normalize": normalize, "replace": replace}
     loaded = {name: opt.load(name, device, dtype, engine, texts) for name in dict.fromkeys(names)}
     members = [loaded[name] for name in names]
     lm = Ensemble(members, weights=numbers, combine=combine, alpha=alpha)
-    if show_members:
+    if search is not None:
+        opt.show_endings(lm.likeliest(data, **search), as_json=as_json)
+    elif show_members:
         written = lm.sample(data, params=params, progress=True)
         alone = [member.sample(data, params=params, progress=True) for member in members]
         told = lm.explain(written.bytes, prefix=data, progress=True)
@@ -114,7 +120,7 @@ def ensemble(
         pieces = lm.stream(data, params=params)
         for piece in pieces:
             print_json({"text": piece})
-        opt.tell_cut(pieces.completion)
+        opt.tell_cut(pieces.completion.bytes)
     elif n == 1 and not as_json:
         opt.show_pieces(lm.stream(data, params=params))
     else:

@@ -34,6 +34,7 @@ from bytelm.cli.cursor import (
 from bytelm.cli.io import STDIN, argument_bytes, read_file
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.fim import Carry, FIMFormat, Mode, read_format
+from bytelm.sampling.params import SamplingParams
 from bytelm.symbols import is_continuation
 
 
@@ -110,6 +111,7 @@ def infill(
       bytelm infill add.py --at 2:8 --temperature 0 --stop-at newline
       bytelm infill add.py --at 2:8 --in-place
       bytelm infill -e --prefix "def add(a, b):\\n    ret" --suffix "\\n\\nprint(add(1, 2))\\n"
+      bytelm infill add.py --at 2:8 --likeliest -n 5
       git show :add.py | bytelm infill --stdin --offset 22 --json
       bytelm infill -m demo --prefix "The capital of Fra" --mode left --max-bytes 3
     """
@@ -126,9 +128,10 @@ def infill(
             "--mode left completes what is before it"
         )
     form = _format(format_)
-    params = sampling.params(STOPS[stop_at])
+    search = sampling.search(n, STOPS[stop_at]) if sampling.likeliest else None
+    params = sampling.params(STOPS[stop_at]) if search is None else SamplingParams()
     lm = model.load()
-    size = default_window(lm.abilities.context_length, params.max_bytes) if window_ is None else window_
+    size = default_window(lm.abilities.context_length, sampling.max_bytes) if window_ is None else window_
     left, right = window(before, b"" if mode == "left" else after, size)
     if len(left) < len(before) or (mode != "left" and len(right) < len(after)):
         typer.echo(
@@ -136,17 +139,29 @@ def infill(
             f"behind it {len(right)} (--window {size})",
             err=True,
         )
+    if search is not None:
+        endings = lm.infill_likeliest(left, right, mode=mode, format=form, carry=carry, **search)
+        if in_place and path is not None and endings:
+            _insert(path, before, endings[0].bytes, after)
+        if as_json or not in_place:
+            opt.show_endings(endings, as_json=as_json)
+        return
     if n == 1 and not (as_json or in_place):
         opt.show_pieces(lm.infill_stream(left, right, mode=mode, format=form, carry=carry, params=params))
         return
     done = lm.infill(left, right, mode=mode, format=form, carry=carry, params=params, n=n, progress=True)
     completions = done if isinstance(done, list) else [done]
     if in_place and path is not None:
-        text, middle = before + after, _whole_characters(completions[0].bytes)
-        opt.tell_cut(completions[0])
-        replace(path, text, before + with_line_ends_of(text, middle) + after)
+        opt.tell_cut(completions[0].bytes)
+        _insert(path, before, completions[0].bytes, after)
     if as_json or not in_place:
         opt.show_completions(done, as_json=as_json)
+
+
+def _insert(path: Path, before: bytes, middle: bytes, after: bytes) -> None:
+    """Put a middle into a file: its whole characters, with the file's line ends."""
+    text = before + after
+    replace(path, text, before + with_line_ends_of(text, _whole_characters(middle)) + after)
 
 
 def _format(given: str | None) -> str | FIMFormat | None:

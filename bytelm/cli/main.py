@@ -113,9 +113,10 @@ def sample(
       bytelm sample "The capital of Fra" --max-bytes 20 --temperature 0
       bytelm sample -e "def fibonacci(n):\\n    ret" --stop "\\n\\n" --seed 1
       git diff | bytelm sample -n 3 --json
+      bytelm sample "The capital of Fra" --likeliest -n 5 --stop " "
     """
     prompt = read_text(text, file, escapes=escapes, keep_newline=keep_newline)
-    complete(model, lambda _: prompt, sampling.params(), n=n, as_json=as_json)
+    complete(model, lambda _: prompt, sampling, n=n, as_json=as_json)
 
 
 @command()
@@ -154,19 +155,23 @@ def chat(
     complete(
         model,
         lambda lm: lm.chat_prefix(messages, continue_final_message=begin is not None),
-        sampling.params(),
+        sampling,
         n=n,
         as_json=as_json,
     )
 
 
 def complete(
-    model: opt.Model, prefix: Callable[[ByteLM], Prefix], params: SamplingParams, *, n: int, as_json: bool
+    model: opt.Model, prefix: Callable[[ByteLM], Prefix], sampling: opt.Sampling, *, n: int, as_json: bool
 ) -> None:
     """Load a model and print its completions: one as it comes, several or JSON at the end."""
+    search = sampling.search(n) if sampling.likeliest else None
+    params = sampling.params() if search is None else SamplingParams()
     lm = model.load()
     prompt = prefix(lm)
-    if n == 1 and not as_json:
+    if search is not None:
+        opt.show_endings(lm.likeliest(prompt, **search), as_json=as_json)
+    elif n == 1 and not as_json:
         opt.show_pieces(lm.stream(prompt, params=params))
     else:
         opt.show_completions(lm.sample(prompt, params=params, n=n, progress=True), as_json=as_json)

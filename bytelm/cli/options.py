@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -21,11 +22,13 @@ from typer.core import TyperCommand, TyperOption
 
 from bytelm.byte_lm.model import ByteLM
 from bytelm.cli.io import argument_bytes, note, print_json
+from bytelm.cli.tables import bar, columns, show_bytes, show_prob
 from bytelm.engines.choice import Engine
 from bytelm.packaged import PACKAGED, packaged_directory
 from bytelm.progress import Bar
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.completion_stream import CompletionStream
+from bytelm.sampling.likeliest import Endings, LikeliestOptions
 from bytelm.sampling.params import Level, SamplingParams
 from bytelm.symbols import unfinished
 
@@ -96,6 +99,17 @@ EngineOptionOption = Annotated[
         "or text. May be given again.",
     ),
 ]
+LikeliestOption = Annotated[
+    bool,
+    typer.Option(
+        "--likeliest",
+        help="Draw nothing: list the -n likeliest completions with their probabilities. Up to the end of the line, "
+        "where no other stop is given.",
+    ),
+]
+MaxCallsOption = Annotated[
+    int, typer.Option(min=1, help="With --likeliest: model calls, at most; what is then left open is told.")
+]
 NumberOption = Annotated[int, typer.Option("-n", min=1, help="How many completions.")]
 
 
@@ -130,14 +144,40 @@ class Sampling:
     seed: SeedOption = None
     level: LevelOption = "byte"
     engine_option: EngineOptionOption = None
+    likeliest: LikeliestOption = False
+    max_calls: MaxCallsOption = 256
 
     def params(self, stops: Sequence[bytes] = ()) -> SamplingParams:
         """As the library takes them, with more stop strings."""
-        given = [argument_bytes(stop, escapes=True) for stop in self.stop or []]  # a line end is what is asked for most
-        options = {name: value for name, value in vars(self).items() if name != "engine_option"}
+        options = {name: value for name, value in vars(self).items() if name in SAMPLING_FIELDS}
         return SamplingParams(
-            **{**options, "stop": [*given, *stops], "engine_options": engine_options(self.engine_option)}
+            **{**options, "stop": self._stops(stops), "engine_options": engine_options(self.engine_option)}
         )
+
+    def search(self, n: int, stops: Sequence[bytes] = ()) -> LikeliestOptions:
+        """What a search for the n likeliest takes.
+
+        Raises:
+            typer.BadParameter: An option says how to draw.
+        """
+        searching = {"likeliest", "max_calls", "max_bytes", "stop"}
+        for field in fields(self):
+            if field.name not in searching and getattr(self, field.name) != field.default:
+                name = field.name.replace("_", "-")
+                raise typer.BadParameter(f"--likeliest draws nothing, so there is nothing for --{name} to do")
+        return {
+            "n": n,
+            "stop": self._stops(stops) or "\n",
+            "max_bytes": self.max_bytes,
+            "max_calls": self.max_calls,
+            "progress": True,
+        }
+
+    def _stops(self, more: Sequence[bytes]) -> list[bytes]:
+        return [*(argument_bytes(stop, escapes=True) for stop in self.stop or []), *more]  # mostly a line end
+
+
+SAMPLING_FIELDS: Final = frozenset(field.name for field in fields(SamplingParams))
 
 
 def engine_options(given: Sequence[str] | None) -> dict[str, Any] | None:
@@ -248,15 +288,15 @@ def show_pieces(stream: CompletionStream) -> None:
         sys.stdout.flush()
     if sys.stdout.isatty():
         typer.echo()
-    tell_cut(stream.completion)
+    tell_cut(stream.completion.bytes)
 
 
-def tell_cut(done: Completion) -> None:
+def tell_cut(written: bytes) -> None:
     """Say which bytes a text lacks because they only begin a character, as --max-bytes may have it."""
-    if cut := unfinished(done.bytes):
+    if cut := unfinished(written):
         note(
             f"the completion ends inside a character, and its last bytes are left out: {cut.hex(' ')}, {len(cut)} of "
-            f"{len(done.bytes)}"
+            f"{len(written)}"
         )
 
 
@@ -276,4 +316,34 @@ def show_completions(done: Completion | list[Completion], *, as_json: bool) -> N
             )
         else:
             typer.echo(f"[{number}] {completion.text}")
-            tell_cut(completion)
+            tell_cut(completion.bytes)
+
+
+def show_endings(endings: Endings, *, as_json: bool) -> None:
+    """The likeliest endings: each as one line of JSON, or as a table whose last line bounds all others."""
+    if as_json:
+        for ending in endings:
+            print_json(
+                {
+                    "text": ending.text,
+                    "hex": ending.bytes.hex(),
+                    "logprob": ending.logprob,
+                    "complete": ending.complete,
+                    "certified": endings.certified,
+                    "missing_logprob": endings.missing_logprob,
+                }
+            )
+    else:
+        rows = []
+        for ending in endings:
+            prob = math.exp(ending.logprob)
+            shown = f"'{show_bytes(ending.bytes)}'{'' if ending.complete else '…'}"
+            rows.append([shown, show_prob(prob), bar(prob)])
+        if endings.missing_logprob > -math.inf:
+            rows.append(["any other, at most", show_prob(math.exp(endings.missing_logprob)), ""])
+        typer.echo(columns(rows, right=[False, True]))
+    if not endings.certified:
+        note(
+            f"the search ended after {endings.usage.calls} model calls, before it was certain that no other completion "
+            "is likelier: raise --max-calls, or give a --stop that comes sooner"
+        )

@@ -31,7 +31,7 @@ from bytelm.byte_lm.fingerprint import digest_of_model
 from bytelm.errors import InvalidArgumentError
 from evals.fim.cursors import load_cursors
 from evals.fim.figures import check_k, figures
-from evals.fim.methods import METHODS, Filler, Method, Settings, open_filler
+from evals.fim.methods import DEFAULT_METHODS, METHODS, Filler, Method, Settings, open_filler
 from evals.fim.problems import PUBLISHED, Benchmark, Problem, load_published, with_middle
 from evals.report.command import add_engine_options, at_least, chosen, command, set_threads, words_of
 from evals.report.progress import bar
@@ -50,7 +50,11 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--benchmark", choices=[*PUBLISHED, "cursor"], default="random-span")
     add("--mode", choices=["auto", "spm", "psm", "left"], default="auto", help="as for infill (default %(default)s)")
     add("--carry", choices=["line", "word", "none"], default="line", help="as for infill (default %(default)s)")
-    add("--method", default=",".join(METHODS), help="which methods (default all: %(default)s)")
+    add(
+        "--method",
+        default=",".join(DEFAULT_METHODS),
+        help="which methods: some of " + ", ".join(METHODS) + " (default %(default)s)",
+    )
     add(
         "--temperature", type=float, default=0.0, help="of bytes for byte, of tokens for the others (default 0, greedy)"
     )
@@ -110,6 +114,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--temperature must be 0 or more, and finite; got {options.temperature}")
     if options.temperature == 0 and options.samples > 1:
         parser.error("at --temperature 0 all samples of a problem are the same: leave --samples at 1, or raise it")
+    if options.temperature > 0 and "likeliest" in options.method:
+        parser.error(f"the method likeliest draws nothing: leave out --temperature; got {options.temperature}")
     try:
         options.k = [int(k) for k in options.k.split(",")]
     except ValueError:

@@ -4,11 +4,14 @@ The four
     *byte*: `ByteLM.infill`. *token*, *heal*, *align*: `TokenCompleter` with healing "none", "one", "many", on the same
     prompt as `ByteLM.infill`, so that only the method differs. In PSM the middle begins after a sentinel: there is
     nothing to heal, and these three are the same.
+A fifth, which is not run unless it is asked for
+    *likeliest*: the likeliest completion of all, by `ByteLM.infill_likeliest`, within ``MOST_CALLS`` model calls. Where
+    these end the search it is the likeliest that was found; where none was, the end is "spent".
 Temperature
     Of bytes for *byte*, of tokens for the others. At 0 both are greedy, one by bytes, the other by tokens.
 Cost of one completion
     *calls*: forward passes. *fed*: tokens run through the model, the prompt included. *first_s*: seconds until the end
-    of the model call that decided the first new byte. *seconds*: the whole; *byte* includes reading the prompt, the
+    of the model call that decided the first new byte; of all calls, for *likeliest*. *seconds*: the whole; *byte* includes reading the prompt, the
     others do not. The engine's cache is emptied before each completion, so counts do not depend on what was run before.
     *tokens*: the length of the completion in canonical tokens, encoded by itself. It is not the difference between the
     tokens of whole and prefix: a token across the cursor would count as none, and still has to be written.
@@ -33,9 +36,11 @@ from bytelm.healing import Healing, TokenCompleter, TokenCompletion, infill_comp
 from evals.fim.problems import Problem
 from evals.report.clocked import Clocked
 
-Method: TypeAlias = Literal["token", "heal", "align", "byte"]
-Finish: TypeAlias = Literal["eot", "stop", "length", "refused"]
+Method: TypeAlias = Literal["token", "heal", "align", "byte", "likeliest"]
+Finish: TypeAlias = Literal["eot", "stop", "length", "refused", "spent"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
+DEFAULT_METHODS: Final[tuple[Method, ...]] = ("token", "heal", "align", "byte")
+MOST_CALLS: Final = 64
 HEALING: Final[dict[Method, Healing]] = {"token": "none", "heal": "one", "align": "many"}
 
 
@@ -143,6 +148,20 @@ class Filler:
                 )
                 # A prompt's nodes are evaluated in one request, so the first call settles the first byte.
                 completion, finish, deciding = done.bytes, done.finish_reason, 1
+            elif method == "likeliest":
+                found = self.lm.infill_likeliest(
+                    problem.prefix,
+                    problem.suffix,
+                    mode=settings.mode,
+                    carry=settings.carry,
+                    n=1,
+                    stop=stops,
+                    max_bytes=settings.max_bytes,
+                    max_calls=MOST_CALLS,
+                )
+                completion, finish, deciding = b"", "spent", 0
+                for ending in found:
+                    completion, finish = ending.bytes, "stop" if ending.complete else "length"
             else:
                 completer, prompt = infill_completer(
                     self.lm, problem.prefix, problem.suffix, mode=settings.mode, carry=settings.carry

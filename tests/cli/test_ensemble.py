@@ -141,6 +141,17 @@ def test_the_members_beside_the_ensemble(run: Run, lms: dict[str, ByteLM], combi
     assert len(table) == 12 + count
 
 
+def test_the_likeliest_of_an_ensemble(run: Run, lms: dict[str, ByteLM]) -> None:
+    endings = Ensemble(list(lms.values())).likeliest("the ", n=2, stop="e", max_bytes=2)
+
+    done = run("-m", "a", "-m", "b", "the ", "--likeliest", "-n", "2", "--stop", "e", "--max-bytes", "2", "--json")
+
+    assert [(each["text"], each["logprob"]) for each in done.records] == [
+        (ending.text, pytest.approx(ending.logprob)) for ending in endings
+    ]
+    assert run("-m", "a", "the ", "--likeliest", "--stream").code == 2
+
+
 def test_alpha_is_the_ensembles(run: Run, lms: dict[str, ByteLM]) -> None:
     """A contrast writes what is plausible, and with --alpha 0 whatever the ratio prefers."""
     words = (PROMPT, *BOTH, "--weights", "1,-1", "--combine", "product", "--temperature", "0")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bytelm import ByteLM, Completion, SamplingParams, TableLM
+from bytelm import ByteLM, Completion, Ending, Endings, SamplingParams, TableLM
 from bytelm.cli import main as cli
 from bytelm.cli import options
 from bytelm.fim import FIMFormat
@@ -51,6 +51,11 @@ class Writer:
             raise KeyboardInterrupt
         done = Completion(self.middle.decode(errors="replace"), self.middle, -1.5, "eot", JobUsage())
         return done if n == 1 else [done] * n
+
+    def infill_likeliest(self, prefix: bytes, suffix: bytes, **options: Any) -> Endings:
+        self.asked.append({"prefix": prefix, "suffix": suffix, **options})
+        ending = Ending(self.middle.decode(errors="replace"), self.middle, -1.5, complete=True)
+        return Endings((ending,), -2.0, certified=True, usage=JobUsage())
 
     def infill_stream(self, prefix: bytes, suffix: bytes, **options: Any) -> Pieces:
         self.asked.append({"prefix": prefix, "suffix": suffix, **options})
@@ -103,6 +108,20 @@ def test_a_character_that_is_cut_is_said(run: Run, lm: Writer, file: Path) -> No
     assert run(str(file), "--at", "2:8", "--json").records[0]["hex"] == lm.middle.hex()
     assert run(str(file), "--at", "2:8", "--in-place").err == told
     assert file.read_bytes() == BEFORE + b"a" + AFTER
+
+
+def test_the_likeliest_middles(run: Run, lm: Writer, file: Path) -> None:
+    """They are listed, or the likeliest of all goes into the file; what ends a line is what --stop-at says."""
+    lm.middle = b"urn x"
+
+    done = run(str(file), "--at", "2:8", "--likeliest", "-n", "2", "--carry", "word")
+
+    assert done.out.splitlines()[0].split()[:3] == ["'urn", "x'", "0.2231"]
+    asked = {"n": 2, "stop": "\n", "max_bytes": 256, "max_calls": 256, "progress": True}
+    assert lm.asked == [{"prefix": BEFORE, "suffix": AFTER, "mode": "auto", "format": None, "carry": "word", **asked}]
+    run(str(file), "--at", "2:8", "--likeliest", "--stop-at", "newline", "--in-place")
+    assert lm.asked[-1]["stop"] == [b"\n", b"\r\n"]
+    assert file.read_bytes() == BEFORE + b"urn x" + AFTER
 
 
 # ---- where the cursor is

@@ -21,7 +21,7 @@ from rich.cells import cell_len
 from bytelm import ByteLM, TableLM
 from bytelm.cli import main as cli
 from bytelm.cli import options
-from bytelm.cli.tables import show_byte
+from bytelm.cli.tables import show_byte, show_bytes, show_prob
 from bytelm.errors import ModelError
 from bytelm.healing import completer_of
 from bytelm.symbols import unfinished
@@ -137,6 +137,51 @@ def test_several_completions_are_numbered(run: Run) -> None:
 
     assert done.out.startswith("[1] ")
     assert "\n[2] " in done.out
+
+
+def test_the_likeliest_are_a_table_that_ends_with_a_bound(run: Run, lm: ByteLM) -> None:
+    """What the library finds, to the end of the line where no stop is given; the last line bounds all others."""
+    endings = lm.likeliest("the ", n=3, max_bytes=2)
+
+    done = run("sample", "the ", "--likeliest", "-n", "3", "--max-bytes", "2")
+
+    rows = done.out.splitlines()
+    assert [re.findall(r"\d\.\d{4}", row)[-1] for row in rows] == [
+        show_prob(math.exp(logprob)) for logprob in (*(ending.logprob for ending in endings), endings.missing_logprob)
+    ]
+    assert [row.startswith(f"'{show_bytes(e.bytes)}'…") for row, e in zip(rows, endings, strict=False)] == [
+        not ending.complete for ending in endings
+    ]
+    assert rows[-1].startswith("any other, at most")
+    assert done.err == ""
+
+
+def test_the_likeliest_as_json(run: Run, lm: ByteLM) -> None:
+    """One object a line, with what is certain of all of them."""
+    endings = lm.likeliest("the ", n=2, stop="e", max_bytes=3)
+
+    done = run("sample", "the ", "--likeliest", "-n", "2", "--stop", "e", "--max-bytes", "3", "--json")
+
+    assert [(each["text"], each["hex"], each["logprob"]) for each in done.records] == [
+        (ending.text, ending.bytes.hex(), pytest.approx(ending.logprob)) for ending in endings
+    ]
+    assert {(each["certified"], each["missing_logprob"]) for each in done.records} == {(True, endings.missing_logprob)}
+
+
+def test_a_search_that_was_ended_says_so(run: Run) -> None:
+    done = run("sample", "the ", "--likeliest", "--max-calls", "1", "--max-bytes", "60")
+
+    assert "after 1 model calls" in done.err
+    assert "raise --max-calls" in done.err
+    assert done.code == 0
+
+
+@pytest.mark.parametrize("option", [("--top-k", "3"), ("--temperature", "0.5"), ("--seed", "1"), ("--level", "token")])
+def test_there_is_nothing_to_draw(run: Run, option: tuple[str, str]) -> None:
+    done = run("sample", "the ", "--likeliest", *option)
+
+    assert done.code == 2
+    assert f"nothing for {option[0]} to do" in done.err
 
 
 def test_next_as_json_is_the_row(run: Run, lm: ByteLM) -> None:

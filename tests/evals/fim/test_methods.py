@@ -15,7 +15,8 @@ from bytelm.byte_lm.fingerprint import digest_of_model
 from bytelm.engines.transformers.engine import TransformersLM
 from bytelm.errors import InvalidArgumentError, NoInfillFormatError, UnreachablePrefixError
 from bytelm.healing import Healing, completer_of, infill_completer
-from evals.fim.methods import HEALING, METHODS, Filler, Method, Settings, Spent, Written, seed_of
+from evals.fim.methods import DEFAULT_METHODS as METHODS
+from evals.fim.methods import HEALING, Filler, Method, Settings, Spent, Written, seed_of
 from evals.fim.problems import Problem
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer, tiny_model
 from tests.test_fim import LLAMA_LIKE, ORDERS, PUBLISHED, TOKENIZERS, P, S, encoded, id_of, model_of, published_ids
@@ -183,6 +184,21 @@ def test_a_filler_writes_what_the_methods_do(filler: Filler, method: Method, mod
     cost = spent(written)
     assert (cost.calls, cost.fed) == (used.calls, used.tokens_fed)
     assert 0 < cost.first_s <= cost.seconds
+
+
+@pytest.mark.parametrize("mode", ["spm", "psm", "left"])
+def test_the_method_likeliest(filler: Filler, mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes the likeliest middle of all, at its cost; what it could not find within its calls is empty."""
+    settings = Settings(mode=mode, max_bytes=2, stops=("e",))
+    (best,) = filler.lm.infill_likeliest(P, S, mode=mode, n=1, stop="e", max_bytes=2)
+
+    written = filler.complete(PROBLEM, "likeliest", settings)
+
+    assert (written.completion, written.finish) == (best.bytes, "stop" if best.complete else "length")
+    assert spent(written).calls > 0
+    monkeypatch.setattr("evals.fim.methods.MOST_CALLS", 1)
+    cut = filler.complete(PROBLEM, "likeliest", Settings(mode=mode, max_bytes=60))
+    assert (cut.completion, cut.finish, spent(cut).calls) == (b"", "spent", 1)
 
 
 def test_the_cost_does_not_depend_on_what_ran_before(filler: Filler) -> None:

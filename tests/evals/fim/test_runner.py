@@ -18,7 +18,8 @@ import pytest
 from bytelm import TableLM
 from evals.fim import __main__ as fim
 from evals.fim import summary
-from evals.fim.methods import METHODS, Filler
+from evals.fim.methods import DEFAULT_METHODS as METHODS
+from evals.fim.methods import Filler
 from evals.fim.problems import PUBLISHED
 from evals.report.records import read_records
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer, tiny_model
