@@ -148,7 +148,7 @@ class Sampler(ByteSteps[P, L]):
             ModelError: The model gives the prefix probability 0.
 
         >>> [ending.text for ending in lm.likeliest("The capital of Fra", n=3, stop=" ")]  # doctest: +SKIP
-        ['nce', 'nche', 'ncs']
+        ['nce', 'nce,', 'nce)']
         """
         search = Search.of(n=n, stop=stop, max_bytes=max_bytes, max_calls=max_calls)
         prompt = self.prompt(prefix)
