@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from bytelm.sampling.byte_model import ByteModel, ChatOptions, InfillOptions
     from bytelm.sampling.completion import Completion, FinishReason
     from bytelm.sampling.completion_stream import CompletionStream
-    from bytelm.sampling.likeliest import Ending, Endings
+    from bytelm.sampling.endings import Ending, Endings
+    from bytelm.sampling.likeliest import LikeliestOptions
     from bytelm.sampling.params import CallOptions, Level, LogitsProcessor, SamplingOptions, SamplingParams
     from bytelm.sampling.state import ByteState
     from bytelm.token_lm import Abilities, TokenLM, Usage
@@ -62,7 +63,8 @@ _WHERE: Final = {
     "sampling.byte_model": "ByteModel ChatOptions InfillOptions",
     "sampling.completion": "Completion FinishReason",
     "sampling.completion_stream": "CompletionStream",
-    "sampling.likeliest": "Ending Endings",
+    "sampling.endings": "Ending Endings",
+    "sampling.likeliest": "LikeliestOptions",
     "sampling.params": "CallOptions Level LogitsProcessor SamplingOptions SamplingParams",
     "sampling.state": "ByteState",
     "token_lm": "Abilities TokenLM Usage",

@@ -28,7 +28,8 @@ from bytelm.packaged import PACKAGED, packaged_directory
 from bytelm.progress import Bar
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.completion_stream import CompletionStream
-from bytelm.sampling.likeliest import Endings, LikeliestOptions
+from bytelm.sampling.endings import Endings
+from bytelm.sampling.likeliest import LikeliestOptions
 from bytelm.sampling.params import Level, SamplingParams
 from bytelm.symbols import unfinished
 

@@ -23,7 +23,8 @@ from bytelm.inference.room import Asked
 from bytelm.inference.scheduler import Step
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.completion_stream import CompletionStream
-from bytelm.sampling.likeliest import Endings, LikeliestOptions
+from bytelm.sampling.endings import Endings
+from bytelm.sampling.likeliest import LikeliestOptions
 from bytelm.sampling.params import CallOptions
 from bytelm.sampling.place import Place
 from bytelm.sampling.sampler import Sampler

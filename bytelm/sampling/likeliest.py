@@ -39,9 +39,9 @@ import contextlib
 import heapq
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypedDict, TypeVar, overload
+from typing import Final, TypedDict, TypeVar
 
 import numpy as np
 from jaxtyping import Float64
@@ -51,6 +51,7 @@ from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
 from bytelm.inference.envelope import SLACK
 from bytelm.inference.scheduler import JobUsage, Step, together
 from bytelm.lemma import log_sum
+from bytelm.sampling.endings import Ending, Endings, ranked
 from bytelm.sampling.place import Place
 from bytelm.sampling.text_stream import text_of
 from bytelm.symbols import EOT, SYMBOLS
@@ -59,56 +60,6 @@ T = TypeVar("T")
 
 WIDTH: Final = 8
 LOOSE: Final = 0.5  # a bound of which less than this share is known for certain is made tighter before it is followed
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """One way for a text to end.
-
-    Attributes:
-        text: The bytes as text, as in `Completion`.
-        bytes: What stands before the stop string or the end of text.
-        logprob: ln P(bytes, and then an end | prefix); of one that is not ``complete``, ln P(bytes | prefix).
-        complete: Whether the text ends there. If not, it was cut at ``max_bytes`` or where the model's context ends.
-    """
-
-    text: str
-    bytes: bytes
-    logprob: float
-    complete: bool
-
-
-@dataclass(frozen=True)
-class Endings(Sequence[Ending]):
-    """The likeliest endings of a text, the likeliest first.
-
-    Attributes:
-        endings: Of those that there are, as many as were asked for; fewer where ``max_calls`` ended the search.
-        missing_logprob: No ending that is missing is likelier than this; −∞ where none is missing.
-        certified: Whether these are the likeliest for certain: as many as were asked for or as there are, and none that
-            is missing is likelier than the last.
-        usage: What the search cost.
-    """
-
-    endings: tuple[Ending, ...]
-    missing_logprob: float
-    certified: bool
-    usage: JobUsage
-
-    def __len__(self) -> int:
-        return len(self.endings)
-
-    @overload
-    def __getitem__(self, index: int) -> Ending: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Ending, ...]: ...
-
-    def __getitem__(self, index: int | slice) -> Ending | tuple[Ending, ...]:
-        return self.endings[index]
-
-    def __iter__(self) -> Iterator[Ending]:
-        return iter(self.endings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,8 +321,8 @@ class Searching:
     # ---- what it came to
 
     def _endings(self) -> Endings:
-        ranked = ranked_with_ties(self._found)
-        best, others = tuple(ranked[: self.search.n]), ranked[self.search.n :]
+        endings = ranked(self._found)
+        best, others = tuple(endings[: self.search.n]), endings[self.search.n :]
         bounds = (*(bound for bound, _ in self._under_way), *(-key for key, _, _ in self._heap), self._left_out)
         missing = max(max(bounds) - self._start, max((ending.logprob for ending in others), default=-math.inf))
         enough = len(best) == self.search.n and missing <= best[-1].logprob + SLACK
@@ -395,14 +346,3 @@ def begun(step: Step[None]) -> Step[None] | None:
                 return
 
     return rest()
-
-
-def ranked_with_ties(endings: Sequence[Ending]) -> list[Ending]:
-    """Endings, the likeliest first; those that differ by rounding alone in the order of their bytes."""
-    groups: list[list[Ending]] = []
-    for ending in sorted(endings, key=lambda each: -each.logprob):
-        if groups and groups[-1][0].logprob - ending.logprob <= SLACK:
-            groups[-1].append(ending)
-        else:
-            groups.append([ending])
-    return [ending for group in groups for ending in sorted(group, key=lambda each: each.bytes)]

@@ -17,7 +17,8 @@ from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.inference.scheduler import Outcome, Step, blamed
 from bytelm.sampling.completion import Completion, random_stream
 from bytelm.sampling.completion_stream import CompletionStream, Drawn
-from bytelm.sampling.likeliest import Endings, Search, Searching
+from bytelm.sampling.endings import Endings
+from bytelm.sampling.likeliest import Search, Searching
 from bytelm.sampling.params import CallOptions, params_of
 from bytelm.sampling.place import Place
 from bytelm.sampling.steps import ByteSteps
