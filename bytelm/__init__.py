@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from bytelm.ensemble.combine import Combine, Weights
     from bytelm.ensemble.model import Ensemble
     from bytelm.ensemble.state import EnsembleState
-    from bytelm.errors import BytelmError, BytelmWarning, LeakWarning
-    from bytelm.fim import Carry, FIMFormat, Mode
+    from bytelm.errors import BytelmError, BytelmWarning, LeakWarning, LeftOutWarning
+    from bytelm.fim import Carry, Context, FIMFormat, InfillSettings, Mode, OtherFiles
     from bytelm.inference.scheduler import JobUsage
     from bytelm.inference.scoring import CoverItem
     from bytelm.sampling.byte_model import ByteModel, ChatOptions, InfillOptions
@@ -41,10 +41,11 @@ __version__ = "0.1.0"
 # fmt: off
 __all__ = [
     "Abilities", "Attribution", "ByteLM", "ByteModel", "ByteState", "BytelmError", "BytelmWarning", "CallOptions",
-    "Carry", "ChatOptions", "Combine", "Completion", "CompletionStream", "CoverItem", "Ending", "Endings", "Ensemble",
-    "EnsembleState", "FIMFormat", "FinishReason", "InfillOptions", "JobUsage", "LeakWarning", "Level",
-    "LogitsProcessor", "Mode", "Number", "Prefix", "Prompt", "Prompts", "SamplingOptions", "SamplingParams", "TableLM",
-    "Text", "TokenLM", "Usage", "Weights",
+    "Carry", "ChatOptions", "Combine", "Completion", "CompletionStream", "Context", "CoverItem", "Ending", "Endings",
+    "Ensemble", "EnsembleState", "FIMFormat", "FinishReason", "InfillOptions", "InfillSettings", "JobUsage",
+    "LeakWarning", "LeftOutWarning", "Level", "LikeliestOptions", "LogitsProcessor", "Mode", "Number", "OtherFiles",
+    "Prefix", "Prompt", "Prompts", "SamplingOptions", "SamplingParams", "TableLM", "Text", "TokenLM", "Usage",
+    "Weights",
 ]
 # fmt: on
 _WHERE: Final = {
@@ -56,8 +57,8 @@ _WHERE: Final = {
     "ensemble.combine": "Combine Weights",
     "ensemble.model": "Ensemble",
     "ensemble.state": "EnsembleState",
-    "errors": "BytelmError BytelmWarning LeakWarning",
-    "fim": "Carry FIMFormat Mode",
+    "errors": "BytelmError BytelmWarning LeakWarning LeftOutWarning",
+    "fim": "Carry Context FIMFormat InfillSettings Mode OtherFiles",
     "inference.scheduler": "JobUsage",
     "inference.scoring": "CoverItem",
     "sampling.byte_model": "ByteModel ChatOptions InfillOptions",

@@ -117,5 +117,9 @@ class LeakWarning(BytelmWarning):
     """More than half of a row that was drawn from is on tokens that are no text there and end none."""
 
 
+class LeftOutWarning(BytelmWarning):
+    """Of the other files that a model was to be shown some do not fit in its context."""
+
+
 class ContractError(BytelmError, AssertionError):
     """An engine breaks a rule of `TokenLM`; the message lists the rules, and what shows it."""

@@ -46,7 +46,8 @@ from bytelm.arguments import Number, bytes_of, one_of, token_ids_of
 from bytelm.byte_lm.model import ByteLM
 from bytelm.cover.prefix import Prompt, bos_ids_of
 from bytelm.errors import BytelmError, InvalidArgumentError
-from bytelm.fim import Carry, FIMFormat, Mode
+from bytelm.fim import Carry, Context, FIMFormat, InfillSettings, Mode
+from bytelm.fim.files import context_of
 from bytelm.inference.scheduler import Request, Scheduler, Step
 from bytelm.inference.turns import in_its_turn
 from bytelm.sampling.completion import FinishReason
@@ -319,6 +320,7 @@ def infill_completer(
     mode: Mode = "auto",
     format: str | FIMFormat | None = None,  # noqa: A002 - as `ByteLM.infill` names it
     carry: Carry = "line",
+    context: Context | None = None,
 ) -> tuple[TokenCompleter, bytes]:
     """The token-level methods on the very prompt that `ByteLM.infill` completes, and its last text.
 
@@ -331,6 +333,7 @@ def infill_completer(
         mode: As for `ByteLM.infill`.
         format: As for `ByteLM.infill`.
         carry: As for `ByteLM.infill`.
+        context: As for `ByteLM.infill`.
 
     Returns:
         A completer, and the prompt for its `sample`: the prefix; where the middle begins after a sentinel, what is
@@ -341,7 +344,8 @@ def infill_completer(
         InvalidArgumentError: As for `ByteLM.infill`.
         UnreachablePrefixError: A text that is encoded by itself has no encoding.
     """
-    inside, (prompt,) = lm.infilling([(prefix, suffix)], mode, format, carry)  # the prompt that `ByteLM.infill` has
+    how = InfillSettings(mode, format, carry, context_of(context))
+    inside, (prompt,) = lm.infilling([(prefix, suffix)], how)  # the prompt that `ByteLM.infill` has
     read = inside.prompt(prompt)
     return completer_at(inside, read), read.text
 

@@ -22,18 +22,19 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
-from bytelm.arguments import Text, eot_ids_of, fspath, one_of, switch, token_ids_of
+from bytelm.arguments import Text, eot_ids_of, fspath, switch, token_ids_of
 from bytelm.byte_lm.fingerprint import digest_of_model, digest_of_vocab
+from bytelm.byte_lm.infilling import fitting_prompt
 from bytelm.cover.chat import chat_segments
 from bytelm.cover.cover import Cover
 from bytelm.cover.cover_cache import CoverCache
 from bytelm.cover.prefix import Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.errors import UnreachablePrefixError
-from bytelm.fim import Carry, FIMFormat, Mode, declared, end_ids, find_format, infill_prompt
+from bytelm.fim import FIMFormat, InfillSettings, declared, end_ids, find_format
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.room import Asked, left_out, refuse_overflow, windows
 from bytelm.inference.rows import RowReader, RowStore
@@ -339,30 +340,16 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
             )
 
     @in_its_turn
-    def infilling(  # noqa: D102
-        self,
-        sides: Sequence[tuple[Text, Text]],
-        mode: Mode,
-        format: str | FIMFormat | None,  # noqa: A002
-        carry: Carry = "line",
-    ) -> tuple[ByteLM, list[Prefix]]:
-        one_of("mode", mode, get_args(Mode))
-        one_of("carry", carry, get_args(Carry))
-        lm, form = self, None
-        if mode != "left":
-            form = find_format(self.viability.vocab, format)
-            lm = self._infiller(form)
-            form.order(mode)  # says of all pairs alike what cannot be
+    def infilling(self, sides: Sequence[tuple[Text, Text]], how: InfillSettings) -> tuple[ByteLM, list[Prefix]]:  # noqa: D102
+        form = None if how.mode in ("left", "chat") else find_format(self.viability.vocab, how.format)
+        lm = self if form is None else self._infiller(form)
+        if form is not None:
+            form.order(how.mode)  # says of all pairs alike what cannot be
         prompts: list[Prefix] = []
         for name, (before, behind) in zip(names_of(len(sides)), sides, strict=True):
             with blamed(name):
-                prefix, suffix = self.bytes_of(before, "prefix"), self.bytes_of(behind, "suffix")
-                bos_ids = self.prompts.bos_ids
-                prompts.append(
-                    [prefix]
-                    if form is None
-                    else infill_prompt(lm.viability.vocab, form, prefix, suffix, mode=mode, carry=carry, before=bos_ids)
-                )
+                texts = self.bytes_of(before, "prefix"), self.bytes_of(behind, "suffix")
+                prompts.append(fitting_prompt(lm, form, how, *texts))
         return lm, prompts
 
     def engine_drawing(self, params: SamplingParams) -> EngineDrawing | None:  # noqa: D102

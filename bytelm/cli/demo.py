@@ -20,7 +20,7 @@ from jaxtyping import Float64
 
 from bytelm.byte_lm.model import ByteLM
 from bytelm.cli.tables import Bar, bar, columns, show_byte, show_bytes
-from bytelm.fim import Mode
+from bytelm.fim import InfillSettings, Mode
 from bytelm.healing import Healing, infill_completer
 
 PROMPT: Final = b"def fibonacci(n):\n    ret"
@@ -62,7 +62,9 @@ def compare(
     """
     mode: Mode = "left" if suffix is None else "auto"
     completer, text = infill_completer(lm, prompt, suffix or b"", mode=mode)
-    inside, (asked,) = lm.infilling([(prompt, suffix or b"")], mode, None)  # the prompt that the others complete
+    inside, (asked,) = lm.infilling(
+        [(prompt, suffix or b"")], InfillSettings(mode)
+    )  # the prompt that the others complete
     healings: list[tuple[str, Healing]] = [("by tokens", "none"), ("by token healing", "many")]
     if completer.back_up(text, healing="one") != completer.back_up(text, healing="many"):
         healings.insert(1, ("by one-token healing", "one"))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import codecs
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,7 +33,8 @@ from bytelm.cli.cursor import (
 )
 from bytelm.cli.io import STDIN, argument_bytes, read_file
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
-from bytelm.fim import Carry, FIMFormat, Mode, read_format
+from bytelm.fim import Carry, FIMFormat, Mode, OtherFiles, read_format
+from bytelm.fim.files import UNNAMED
 from bytelm.sampling.params import SamplingParams
 from bytelm.symbols import is_continuation
 
@@ -81,7 +82,11 @@ def infill(
         ),
     ] = None,
     mode: Annotated[
-        Mode, typer.Option(help="The order that the model reads; left: the prefix alone, for any model.")
+        Mode,
+        typer.Option(
+            help="The order that the model reads; left: the prefix alone, for any model; chat: a message with the "
+            "hole, for chat models that know no order."
+        ),
     ] = "auto",
     format_: Annotated[
         str | None,
@@ -98,6 +103,14 @@ def infill(
             "word, or nothing."
         ),
     ] = "line",
+    context: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="OTHER",
+            help="Another file that the model is shown, in front of the text; may be given again, the nearest last. "
+            "What does not fit is left out from the first on.",
+        ),
+    ] = None,
     escapes: opt.EscapesOption = False,
     sampling: opt.Sampling = opt.SAMPLING,
     n: opt.NumberOption = 1,
@@ -112,6 +125,7 @@ def infill(
       bytelm infill add.py --at 2:8 --in-place
       bytelm infill -e --prefix "def add(a, b):\\n    ret" --suffix "\\n\\nprint(add(1, 2))\\n"
       bytelm infill add.py --at 2:8 --likeliest -n 5
+      bytelm infill add.py --at 2:8 --context tests/test_add.py --context numbers.py
       git show :add.py | bytelm infill --stdin --offset 22 --json
       bytelm infill -m demo --prefix "The capital of Fra" --mode left --max-bytes 3
     """
@@ -127,7 +141,7 @@ def infill(
             "the cursor is inside a character, so that what is behind it is no text that a model could be shown: "
             "--mode left completes what is before it"
         )
-    form = _format(format_)
+    form, others = _format(format_), _others(context, path)
     search = sampling.search(n, STOPS[stop_at]) if sampling.likeliest else None
     params = sampling.params(STOPS[stop_at]) if search is None else SamplingParams()
     lm = model.load()
@@ -139,23 +153,51 @@ def infill(
             f"behind it {len(right)} (--window {size})",
             err=True,
         )
+    how: dict[str, Any] = {"mode": mode, "format": form, "carry": carry, "context": others}
     if search is not None:
-        endings = lm.infill_likeliest(left, right, mode=mode, format=form, carry=carry, **search)
+        endings = lm.infill_likeliest(left, right, **how, **search)
         if in_place and path is not None and endings:
             _insert(path, before, endings[0].bytes, after)
         if as_json or not in_place:
             opt.show_endings(endings, as_json=as_json)
         return
     if n == 1 and not (as_json or in_place):
-        opt.show_pieces(lm.infill_stream(left, right, mode=mode, format=form, carry=carry, params=params))
+        opt.show_pieces(lm.infill_stream(left, right, **how, params=params))
         return
-    done = lm.infill(left, right, mode=mode, format=form, carry=carry, params=params, n=n, progress=True)
+    done = lm.infill(left, right, **how, params=params, n=n, progress=True)
     completions = done if isinstance(done, list) else [done]
     if in_place and path is not None:
         opt.tell_cut(completions[0].bytes)
         _insert(path, before, completions[0].bytes, after)
     if as_json or not in_place:
         opt.show_completions(done, as_json=as_json)
+
+
+def _others(paths: list[Path] | None, path: Path | None) -> OtherFiles | None:
+    """The other files, by their names from here on; and of which file and folder they stand in front."""
+    here = Path.cwd()
+
+    def name(file: Path) -> str:
+        full = file.resolve()
+        return (full.relative_to(here) if full.is_relative_to(here) else file).as_posix()
+
+    files = []
+    for other in paths or []:
+        if other == STDIN:
+            raise typer.BadParameter("--context names files; standard input has the text itself")
+        data = read_file(other)
+        try:
+            check_text(data, f"--context {other}")
+            files.append((name(other), data))
+        except InvalidArgumentError as error:
+            raise typer.BadParameter(str(error)) from None
+    if not files:
+        return None
+    try:
+        mine = UNNAMED if path is None or path == STDIN else name(path)
+        return OtherFiles(files, name=mine, repository=here.name or "project")
+    except InvalidArgumentError as error:
+        raise typer.BadParameter(f"--context: {error}") from None
 
 
 def _insert(path: Path, before: bytes, middle: bytes, after: bytes) -> None:

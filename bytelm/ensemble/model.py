@@ -43,7 +43,7 @@ from bytelm.ensemble.place import Combination, EnsemblePlace
 from bytelm.ensemble.scoring import EnsembleScoring
 from bytelm.ensemble.state import EnsembleState
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
-from bytelm.fim import Carry, FIMFormat, Mode
+from bytelm.fim import InfillSettings
 from bytelm.inference.room import Asked
 from bytelm.inference.scheduler import Scheduler, Step, blamed, together
 from bytelm.inference.text_scoring import WINDOW
@@ -245,14 +245,8 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
                 with blamed(name_of(i)), suppress(UnreachablePrefixError):
                     member.check_room(own.extended(prompt.text), text, asked=asked, end=end)
 
-    def infilling(  # noqa: D102
-        self,
-        sides: Sequence[tuple[Text, Text]],
-        mode: Mode,
-        format: str | FIMFormat | None,  # noqa: A002
-        carry: Carry = "line",
-    ) -> tuple[Ensemble, list[Prefix]]:
-        found = self._each(lambda member, _: member.infilling(sides, mode, format, carry), self.members)
+    def infilling(self, sides: Sequence[tuple[Text, Text]], how: InfillSettings) -> tuple[Ensemble, list[Prefix]]:  # noqa: D102
+        found = self._each(lambda member, _: member.infilling(sides, how), self.members)
         ensemble = Ensemble([infiller for infiller, _ in found], combine=self.combine, alpha=self.alpha)
         ensemble.weights = self.weights
         return ensemble, [Prompts(each) for each in zip(*(prompts for _, prompts in found), strict=True)]

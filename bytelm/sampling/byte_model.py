@@ -18,14 +18,15 @@ from bytelm.arguments import Number, Text, shown, stride_of
 from bytelm.cover.chat import begun, check_messages
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
-from bytelm.fim import Carry, FIMFormat, Mode
+from bytelm.fim import Carry, Context, FIMFormat, InfillSettings, Mode
+from bytelm.fim.files import context_of
 from bytelm.inference.room import Asked
 from bytelm.inference.scheduler import Step
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.completion_stream import CompletionStream
 from bytelm.sampling.endings import Endings
 from bytelm.sampling.likeliest import LikeliestOptions
-from bytelm.sampling.params import CallOptions
+from bytelm.sampling.params import CallOptions, params_of
 from bytelm.sampling.place import Place
 from bytelm.sampling.sampler import Sampler
 from bytelm.sampling.state import ByteState
@@ -41,6 +42,7 @@ class InfillOptions(CallOptions, total=False):
     mode: Mode
     format: str | FIMFormat | None
     carry: Carry
+    context: Context | None
 
 
 class ChatOptions(CallOptions, total=False):
@@ -184,6 +186,7 @@ class ByteModel(Sampler[P, L]):
         mode: Mode = "auto",
         format: str | FIMFormat | None = None,  # noqa: A002 - as the contract names it
         carry: Carry = "line",
+        context: Context | None = None,
         n: int = 1,
         **options: Unpack[CallOptions],
     ) -> Completion | list[Completion]:
@@ -193,11 +196,15 @@ class ByteModel(Sampler[P, L]):
             prefix: What stands before the cursor, which may be anywhere. Text never becomes a special token.
             suffix: What stands behind it. Either may be empty.
             mode: ``"spm"`` (suffix first; the cursor's boundary is exact), ``"psm"`` (prefix first), ``"auto"`` (SPM
-                where the format has it, else PSM), or ``"left"``: the prefix alone, for any model.
+                where the format has it, else PSM), ``"left"``: the prefix alone, for any model, or ``"chat"``: a
+                message with the hole and an answer that begins with the last line, for chat models without sentinels.
             format: A name in `bytelm.fim.FORMATS` or a `FIMFormat`; by default found by the tokenizer's tokens, in an
                 ensemble by those of each member.
             carry: In PSM, the part of the prefix that is put behind the last sentinel, so that the middle goes on from
-                it exactly: the last ``"line"``, the last ``"word"``, or ``"none"`` (bytelm/fim.py).
+                it exactly: the last ``"line"``, the last ``"word"``, or ``"none"`` (bytelm/fim/prompt.py).
+            context: Other files that the model is shown: pairs of a name and a text, the nearest last, or an
+                `OtherFiles`, which also names this file. What does not fit is left out from the first on, with a
+                `LeftOutWarning`.
             n: As for `sample`.
             options: As for `sample`.
 
@@ -206,7 +213,8 @@ class ByteModel(Sampler[P, L]):
             InvalidArgumentError: An argument out of range, or an order that the format does not have.
             UnreachablePrefixError: No token sequence spells one of the texts.
         """
-        lm, prompts = self.infilling([(prefix, suffix)], mode, format, carry)
+        how = InfillSettings(mode, format, carry, context_of(context), params_of(options).max_bytes)
+        lm, prompts = self.infilling([(prefix, suffix)], how)
         return lm.sample(prompts[0], n=n, **options)
 
     def infill_batch(
@@ -216,6 +224,7 @@ class ByteModel(Sampler[P, L]):
         mode: Mode = "auto",
         format: str | FIMFormat | None = None,  # noqa: A002 - as in `infill`
         carry: Carry = "line",
+        context: Context | None = None,
         n: int = 1,
         **options: Unpack[CallOptions],
     ) -> list[Completion] | list[list[Completion]]:
@@ -226,10 +235,12 @@ class ByteModel(Sampler[P, L]):
             mode: As for `infill`.
             format: As for `infill`.
             carry: As for `infill`.
+            context: As for `infill`.
             n: As for `sample_batch`.
             options: As for `sample`.
         """
-        lm, prompts = self.infilling(pairs_of(sides), mode, format, carry)
+        how = InfillSettings(mode, format, carry, context_of(context), params_of(options).max_bytes)
+        lm, prompts = self.infilling(pairs_of(sides), how)
         return lm.sample_batch(prompts, n=n, **options)
 
     def infill_stream(
@@ -240,10 +251,12 @@ class ByteModel(Sampler[P, L]):
         mode: Mode = "auto",
         format: str | FIMFormat | None = None,  # noqa: A002 - as in `infill`
         carry: Carry = "line",
+        context: Context | None = None,
         **options: Unpack[CallOptions],
     ) -> CompletionStream:
         """Complete what stands between two texts, piece by piece: `stream` with the arguments of `infill`."""
-        lm, prompts = self.infilling([(prefix, suffix)], mode, format, carry)
+        how = InfillSettings(mode, format, carry, context_of(context), params_of(options).max_bytes)
+        lm, prompts = self.infilling([(prefix, suffix)], how)
         return lm.stream(prompts[0], **options)
 
     def infill_likeliest(
@@ -254,19 +267,17 @@ class ByteModel(Sampler[P, L]):
         mode: Mode = "auto",
         format: str | FIMFormat | None = None,  # noqa: A002 - as in `infill`
         carry: Carry = "line",
+        context: Context | None = None,
         **options: Unpack[LikeliestOptions],
     ) -> Endings:
         """The likeliest texts between two texts: `likeliest` with the arguments of `infill`."""
-        lm, prompts = self.infilling([(prefix, suffix)], mode, format, carry)
+        how = InfillSettings(mode, format, carry, context_of(context), options.get("max_bytes", 256))
+        lm, prompts = self.infilling([(prefix, suffix)], how)
         return lm.likeliest(prompts[0], **options)
 
     @abstractmethod
     def infilling(
-        self,
-        sides: Sequence[tuple[Text, Text]],
-        mode: Mode,
-        format: str | FIMFormat | None,  # noqa: A002
-        carry: Carry = "line",
+        self, sides: Sequence[tuple[Text, Text]], how: InfillSettings
     ) -> tuple[ByteModel[Any, Any], list[Prefix]]:
         """What `infill` samples: a model that ends where a middle does, and a prompt for each pair of texts."""
 

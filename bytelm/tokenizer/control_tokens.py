@@ -14,8 +14,8 @@ Text, and so not here
     ``text_tokens``.
 
 Sources
-    FIM and repository: the formats in bytelm/fim.py; the model cards of StarCoder, StarCoder2, Qwen2.5-Coder (whose
-    example ends a middle at ``<|fim_prefix|>``, ``<|fim_suffix|>``, ``<|fim_pad|>``, ``<|repo_name|>`` and
+    FIM and repository: the formats in bytelm/fim/known.py; the model cards of StarCoder, StarCoder2, Qwen2.5-Coder
+    (whose example ends a middle at ``<|fim_prefix|>``, ``<|fim_suffix|>``, ``<|fim_pad|>``, ``<|repo_name|>`` and
     ``<|file_sep|>``), DeepSeek-Coder, CodeGemma, Granite, Seed-Coder; llama.cpp's src/llama-vocab.cpp, which makes the
     same tokens control tokens by their names.
     Chat and tool: the chat templates of ChatML, Llama 3, Gemma, Phi, GLM, Granite, Command R, DeepSeek, Mistral.

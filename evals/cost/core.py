@@ -99,7 +99,7 @@ def work_of(case: str, engine: Any, batch: int, size: int) -> tuple[list[Replaye
 
 def _can_infill(lm: Any) -> bool:
     try:
-        lm.infilling([("", "")], "auto", None)
+        lm.infill("", "", max_bytes=0)
     except BytelmError:
         return False
     return True

@@ -30,7 +30,8 @@ from torch.utils.data import IterableDataset
 
 from bytelm.cover.prefix import bos_ids_of
 from bytelm.errors import ContextOverflowError, NoInfillFormatError, UnsupportedTokenizerError
-from bytelm.fim import PREFIX, SUFFIX, FIMFormat, declared, end_ids, find_format, infill_prompt
+from bytelm.fim import FIMFormat, declared, end_ids, find_format, infill_prompt
+from bytelm.fim.format import PREFIX, SUFFIX
 from bytelm.tokenizer.tokenizer_json import read_vocab
 from bytelm.tokenizer.vocab import Vocab
 from evals.fim_finetune.corpus import Function

@@ -23,6 +23,7 @@ from bytelm.errors import (
     LeakWarning,
     NotFinishedError,
 )
+from bytelm.fim import InfillSettings
 from bytelm.sampling.params import ELSEWHERE
 from bytelm.sampling.steps import ByteSteps
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer
@@ -144,7 +145,7 @@ def test_infill_batch_is_infill_of_each(lm: ByteLM) -> None:
     """Several pairs of texts together: item i is its middle, with the random numbers of (seed, i)."""
     sides: list[tuple[str, str]] = [("the ", "x"), ("a", "")]
     for model in models(lm):
-        inside, prompts = model.infilling(sides, "left", None)
+        inside, prompts = model.infilling(sides, InfillSettings("left"))
         done = model.infill_batch(sides, mode="left", max_bytes=5, seed=4)
         first = model.infill(*sides[0], mode="left", max_bytes=5, seed=4)
 

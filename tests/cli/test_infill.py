@@ -15,7 +15,7 @@ import pytest
 from bytelm import ByteLM, Completion, Ending, Endings, SamplingParams, TableLM
 from bytelm.cli import main as cli
 from bytelm.cli import options
-from bytelm.fim import FIMFormat
+from bytelm.fim import FIMFormat, OtherFiles
 from bytelm.inference.scheduler import JobUsage
 from tests.cli.test_main import Done, Run, Stdin
 from tests.support.tiny import byte_bpe_tokenizer
@@ -117,11 +117,43 @@ def test_the_likeliest_middles(run: Run, lm: Writer, file: Path) -> None:
     done = run(str(file), "--at", "2:8", "--likeliest", "-n", "2", "--carry", "word")
 
     assert done.out.splitlines()[0].split()[:3] == ["'urn", "x'", "0.2231"]
-    asked = {"n": 2, "stop": "\n", "max_bytes": 256, "max_calls": 256, "progress": True}
+    asked = {"context": None, "n": 2, "stop": "\n", "max_bytes": 256, "max_calls": 256, "progress": True}
     assert lm.asked == [{"prefix": BEFORE, "suffix": AFTER, "mode": "auto", "format": None, "carry": "word", **asked}]
     run(str(file), "--at", "2:8", "--likeliest", "--stop-at", "newline", "--in-place")
     assert lm.asked[-1]["stop"] == [b"\n", b"\r\n"]
     assert file.read_bytes() == BEFORE + b"urn x" + AFTER
+
+
+def test_other_files_in_view(run: Run, lm: Writer, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their names from the folder where the command runs, byte for byte, in the order given."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "a.py").write_bytes(b"A = 1\r\n")
+    (tmp_path / "b.py").write_bytes("# é".encode())
+
+    assert run("code.py", "--at", "2:8", "--context", "lib/a.py", "--context", str(tmp_path / "b.py")).code == 0
+
+    shown = lm.asked[-1]["context"]
+    assert shown == OtherFiles(
+        [("lib/a.py", b"A = 1\r\n"), ("b.py", "# é".encode())], name="code.py", repository=tmp_path.name
+    )
+    run("--prefix", "a", "--context", "b.py")
+    assert lm.asked[-1]["context"].name == "untitled"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"), [(b"caf\xe9", "is not text"), (b"a\0b", "is not text"), (None, "No such file")]
+)
+def test_a_context_that_is_no_text(run: Run, file: Path, tmp_path: Path, data: bytes | None, said: str) -> None:
+    other = tmp_path / "other.bin"
+    if data is not None:
+        other.write_bytes(data)
+
+    done = run(str(file), "--at", "2:8", "--context", str(other))
+
+    assert done.code in (1, 2)
+    assert said in done.err.replace("\n", " ")
+    assert run(str(file), "--at", "2:8", "--context", "-").code == 2
 
 
 # ---- where the cursor is
@@ -187,7 +219,7 @@ def test_every_option_reaches_the_model(run: Run, lm: Writer, file: Path) -> Non
     params = SamplingParams(
         seed=7, max_bytes=40, temperature=0.7, top_k=9, top_p=0.8, min_p=0.05, stop=[b"a", b"e", b"\n", b"\r\n"]
     )
-    sides = {"prefix": BEFORE, "suffix": AFTER}
+    sides = {"prefix": BEFORE, "suffix": AFTER, "context": None}
     assert lm.asked[0] == {**sides, "mode": "psm", "format": "starcoder", "carry": "word", "params": params}
     assert {b"\n\n", b"\r\n\r\n"} <= set(lm.asked[1]["params"].stops)
     assert lm.asked[2] == {**sides, "mode": "auto", "format": None, "carry": "line", "params": SamplingParams()}

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from bytelm import ByteLM, TableLM
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
+from bytelm.fim import InfillSettings
 from bytelm.testing.tokenizers.trial import TokenizerTrial
 from bytelm.tokenizer.tokenizer_json import read_vocab
 from bytelm.tokenizer.viability.viability import Viability
@@ -159,7 +160,7 @@ def test_text_tokens_are_text_whatever_their_names_say() -> None:
     assert text.logprob("<|file_sep|>", prefix="x") == pytest.approx(np.log(0.5))
     assert text.viability.vocab.encode("[CALL]") == (ids["[CALL]"],)
     assert text.viability.vocab.encode("<|fim_middle|>") == usual.viability.vocab.encode("<|fim_middle|>")
-    assert text.infilling([("a", "b")], "psm", None)[0].viability.vocab.encode("[CALL]") == (ids["[CALL]"],)
+    assert text.infilling([("a", "b")], InfillSettings("psm"))[0].viability.vocab.encode("[CALL]") == (ids["[CALL]"],)
 
 
 def test_what_text_tokens_cannot_be() -> None:

@@ -18,8 +18,19 @@ from bytelm.healing import Healing, completer_of, infill_completer
 from evals.fim.methods import DEFAULT_METHODS as METHODS
 from evals.fim.methods import HEALING, Filler, Method, Settings, Spent, Written, seed_of
 from evals.fim.problems import Problem
+from tests.fim.test_formats import (
+    LLAMA_LIKE,
+    ORDERS,
+    PUBLISHED,
+    TOKENIZERS,
+    P,
+    S,
+    encoded,
+    id_of,
+    model_of,
+    published_ids,
+)
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer, tiny_model
-from tests.test_fim import LLAMA_LIKE, ORDERS, PUBLISHED, TOKENIZERS, P, S, encoded, id_of, model_of, published_ids
 from tests.test_healing import EOT, S_RET, FakeLM, N, T, U, byte_level
 
 SPM = [name for name, form in PUBLISHED.items() if form["spm"] and form["spm"][-1] == "P"]

@@ -30,7 +30,17 @@ from bytelm.errors import (
     NoInfillFormatError,
     UnreachablePrefixError,
 )
-from bytelm.fim import CARRIED, FORMATS, FIMFormat, Mode, carried_from, declared, find_format, read_format
+from bytelm.fim import (
+    CARRIED,
+    FORMATS,
+    FIMFormat,
+    InfillSettings,
+    Mode,
+    carried_from,
+    declared,
+    find_format,
+    read_format,
+)
 from bytelm.tokenizer.tokenizer_json import read_vocab
 from tests.cover.test_prefix import with_template
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer, sentencepiece_bpe_tokenizer
@@ -412,7 +422,7 @@ def test_the_middle_may_spell_a_sentinel() -> None:
     tokenizer = TOKENIZERS[name]
     ids = [tokenizer.get_vocab()[piece] for piece in middle]  # a byte each, where no merge is known
     begin, end = id_of(name, "<|fim_middle|>"), id_of(name, "<|endoftext|>")
-    undeclared = ByteLM(TableLM(tokenizer)).infilling([("", "")], "auto", name)[0].viability
+    undeclared = ByteLM(TableLM(tokenizer)).infilling([("", "")], InfillSettings(format=name))[0].viability
     spelled = undeclared.vocab.encode(middle)
 
     def written(context: tuple[int, ...]) -> dict[int, float]:
@@ -749,12 +759,12 @@ def test_a_file_that_is_no_format_is_told_by_its_field(tmp_path: Path, text: str
 
 
 def test_the_way_to_a_missing_order_can_be_followed() -> None:
-    """A format of one's own is not to be looked up among those known."""
+    """The message names the field that is missing."""
     mine = FIMFormat("mine", psm=("<a>", "{prefix}", "<b>", "{suffix}", "<c>"))
 
-    with pytest.raises(InvalidArgumentError, match=r"replace\(it, spm"):
+    with pytest.raises(InvalidArgumentError, match=r"replace\(form, spm"):
         mine.order("spm")
-    with pytest.raises(InvalidArgumentError, match=r"replace\(FORMATS\['granite'\], spm"):
+    with pytest.raises(InvalidArgumentError, match=r"replace\(form, spm"):
         FORMATS["granite"].order("spm")
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from bytelm import ByteLM
 from bytelm.engines.transformers.engine import TransformersLM
+from bytelm.fim import InfillSettings
 from bytelm.healing import Healing, infill_completer
 from tests.support.tiny import byte_bpe_tokenizer, tiny_model
 
@@ -105,7 +106,7 @@ def trained() -> ByteLM:
 
 
 def byte_row(prefix: str, suffix: str) -> np.ndarray:
-    inside, (prompt,) = trained().infilling([(prefix, suffix)], "spm", None)
+    inside, (prompt,) = trained().infilling([(prefix, suffix)], InfillSettings("spm"))
     row: np.ndarray = np.exp(inside.next_byte_logprobs(prompt))
     return row
 
