@@ -2,7 +2,8 @@
 
 Sources
     For each format what its maker, or the evaluation harness of its time, runs. Qwen2.5-Coder's ends are those of its
-    model card; Seed-Coder's order is in arXiv:2506.03524, section 2.2.
+    model card; Seed-Coder's order is in arXiv:2506.03524, section 2.2; Mellum's order and files are those of its model
+    card; Granite 4's are its tokenizer's tokens in the order of Granite's cards; GLM's order is that of Zed.
     Other files: Qwen2.5-Coder as in its maker's example Qwen2.5-Coder-repolevel-fim.py; StarCoder2 as in
     arXiv:2402.19173, section 5.1; CodeGemma's maker publishes the token between files and no place for names, so they
     are comments; Codestral as Continue's template has it.
@@ -42,6 +43,7 @@ def _three(
 _BARS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 _UNDERSCORES = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
 _HYPHENS = ("<fim-prefix>", "<fim-suffix>", "<fim-middle>")
+_CODE = ("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>")
 _DEEPSEEK = ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")  # hole: the suffix begins; end: the middle begins
 
 _STARCODER_FILES = ("<fim_pad>", "<reponame>", "<filename>", "<gh_stars>")
@@ -61,6 +63,15 @@ _KNOWN = (
         this_file=("<file_sep>",),
         prefix_head="{name}\n",
     ),
+    # Suffix first, and the middle begins behind a token of its own, as Seed-Coder's.
+    FIMFormat(
+        "mellum",
+        spm=("<fim_suffix>", SUFFIX, "<fim_prefix>", PREFIX, "<fim_middle>"),
+        ends=("<|endoftext|>", *_STARCODER_FILES),
+        marks=("<filename>", "<assistant>"),
+        file=("<filename>", "{name}\n{text}\n"),
+        this_file=("<filename>", "{name}\n"),
+    ),
     _three("granite", _UNDERSCORES, ends=("<|end_of_text|>", *_STARCODER_FILES), marks=("<|end_of_text|>",)),
     _three("starcoder", _UNDERSCORES, ends=("<|endoftext|>", *_STARCODER_FILES), spm=True),
     _three("deepseek-coder", _DEEPSEEK, ends=("<｜end▁of▁sentence｜>", "<|EOT|>"), spm=True),
@@ -72,6 +83,12 @@ _KNOWN = (
         file=("{comment} {name}\n{text}", "<|file_separator|>"),
     ),
     _three(
+        "granite4",
+        _BARS,
+        ends=("<|end_of_text|>", *_BARS, "<|fim_pad|>", "<|reponame|>", "<|filename|>"),
+        marks=("<|end_of_text|>",),
+    ),
+    _three(
         "qwen2.5-coder",
         _BARS,
         ends=("<|endoftext|>", "<|im_end|>", *_BARS, "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"),
@@ -79,6 +96,7 @@ _KNOWN = (
         file=("<|file_sep|>", "{name}\n{text}\n"),
         this_file=("<|file_sep|>", "{name}\n"),
     ),
+    _three("glm", _CODE, ends=("<|endoftext|>", *_CODE)),
     # No middle token: the middle goes on from the prefix.
     FIMFormat(
         "codestral",

@@ -34,6 +34,7 @@ FIM: Final = frozenset(
     {
         *("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|fim_pad|>"),
         *("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<fim_pad>"),
+        *("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),
         *("<fim-prefix>", "<fim-suffix>", "<fim-middle>", "<fim-pad>"),
         *("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
         *("▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"),
@@ -47,6 +48,7 @@ FIM: Final = frozenset(
 REPOSITORY: Final = frozenset(
     {
         *("<|repo_name|>", "<|file_sep|>", "<|file_separator|>", "<|fim_repo|>"),
+        *("<|reponame|>", "<|filename|>"),
         *("<repo_name>", "<reponame>", "<file_sep>", "<filename>", "<gh_stars>"),
         *("<issue_start>", "<issue_comment>", "<issue_closed>"),
         *("<jupyter_start>", "<jupyter_text>", "<jupyter_code>", "<jupyter_output>", "<jupyter_script>"),

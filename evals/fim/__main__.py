@@ -48,7 +48,12 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--model", default="demo", help="a folder, a hub id or a packaged model (default %(default)s)")
     add_engine_options(parser)
     add("--benchmark", choices=[*PUBLISHED, "cursor"], default="random-span")
-    add("--mode", choices=["auto", "spm", "psm", "left"], default="auto", help="as for infill (default %(default)s)")
+    add(
+        "--mode",
+        choices=["auto", "spm", "psm", "left", "chat"],
+        default="auto",
+        help="as for infill (default %(default)s)",
+    )
     add("--carry", choices=["line", "word", "none"], default="line", help="as for infill (default %(default)s)")
     add(
         "--method",

@@ -118,8 +118,8 @@ class Filler:
             NoInfillFormatError: The tokenizer has no fill-in-the-middle tokens, and the mode needs them.
             InvalidArgumentError: The format has no such order.
         """
-        if mode == "left":
-            return "left"
+        if mode in ("left", "chat"):
+            return mode if mode == "left" else f"chat+{carry}"
         form = find_format(self.lm.viability.vocab)
         order = form.order(mode)
         carried = f"+{carry}" if carry != "none" and is_sentinel(order[-1]) else ""

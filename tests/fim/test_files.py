@@ -39,6 +39,11 @@ TOKENS = {
         *("<repo_name>", "library-system", "<file_sep>", "lib/a.py\nA = 1\n", "<file_sep>", "b.rs\nlet b;"),
         *("<file_sep>", "<fim_prefix>", "<fim_suffix>", S, "<fim_middle>", "main.py\n" + P),
     ],
+    # Mellum: its model card.
+    ("mellum", "spm"): [
+        *("<filename>", "lib/a.py\nA = 1\n\n", "<filename>", "b.rs\nlet b;\n", "<filename>", "main.py\n"),
+        *("<fim_suffix>", S, "<fim_prefix>", "if x:\n", "<fim_middle>", "    ret"),
+    ],
     ("codegemma", "psm"): [
         *("<bos>", "# lib/a.py\nA = 1\n", "<|file_separator|>", "// b.rs\nlet b;", "<|file_separator|>"),
         *("<|fim_prefix|>", "if x:\n", "<|fim_suffix|>", S, "<|fim_middle|>", "    ret"),

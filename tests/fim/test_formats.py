@@ -111,6 +111,28 @@ PUBLISHED: dict[str, Published] = {
         "spm": None,
         "ends": ["<|end_of_text|>", "<fim_pad>", "<reponame>", "<filename>", "<gh_stars>"],
     },
+    "mellum": {
+        "eos": "<|endoftext|>",
+        "psm": None,
+        "spm": ["<fim_suffix>", "S", "<fim_prefix>", "P", "<fim_middle>"],
+        "ends": ["<|endoftext|>", "<fim_pad>", "<reponame>", "<filename>", "<gh_stars>"],
+        "more": ["<assistant>"],
+    },
+    "granite4": {
+        "eos": "<|end_of_text|>",
+        "psm": ["<|fim_prefix|>", "P", "<|fim_suffix|>", "S", "<|fim_middle|>"],
+        "spm": None,
+        "ends": [
+            *("<|end_of_text|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|fim_pad|>"),
+            *("<|reponame|>", "<|filename|>"),
+        ],
+    },
+    "glm": {
+        "eos": "<|endoftext|>",
+        "psm": ["<|code_prefix|>", "P", "<|code_suffix|>", "S", "<|code_middle|>"],
+        "spm": None,
+        "ends": ["<|endoftext|>", "<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"],
+    },
     "seed-coder": {
         "bos": "<[begin▁of▁sentence]>",
         "eos": "<[end▁of▁sentence]>",
@@ -126,7 +148,7 @@ LLAMA_LIKE = ("codellama", "codestral")
 def tokenizer_of(name: str) -> Any:
     """A tiny tokenizer of the model's family that holds the tokens of its format, and BOS in front of a text."""
     form = PUBLISHED[name]
-    tokens = dict.fromkeys([*(form["psm"] or []), *(form["spm"] or []), *form["ends"]])
+    tokens = dict.fromkeys([*(form["psm"] or []), *(form["spm"] or []), *form["ends"], *form.get("more", [])])
     names = [token for token in tokens if token not in ("P", "S", form.get("bos"), form.get("eos"))]
     if name in LLAMA_LIKE or name == "codegemma":
         llama = name in LLAMA_LIKE
