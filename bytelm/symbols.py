@@ -21,6 +21,9 @@ def leak_of(logprobs: Float64[np.ndarray, "257"]) -> float:
     return max(0.0, 1.0 - float(np.exp(logprobs).sum()))
 
 
+CONTINUATIONS: Final = range(0x80, 0xC0)
+
+
 def is_continuation(byte: int) -> bool:
     """Whether a byte lies inside a UTF-8 character: characters begin with other bytes."""
     return byte & 0xC0 == 0x80

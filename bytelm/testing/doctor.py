@@ -194,8 +194,8 @@ def _infilling(vocab: Vocab) -> Iterator[Remark]:
         form = find_format(vocab)
     except NoInfillFormatError:
         text = (
-            "the tokenizer has the tokens of no known format; mode='left' completes the prefix alone, mode='chat' asks a "
-            "chat model"
+            "the tokenizer has the tokens of no known format; mode='left' completes the prefix alone, mode='chat' asks "
+            "a chat model"
         )
         yield Remark("fill in the middle", "note", text)
         return

@@ -36,6 +36,7 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from bytelm.errors import UnsupportedTokenizerError
+from bytelm.symbols import CONTINUATIONS
 from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.split.char_classes import NO_CLASS, char_classes
 from bytelm.tokenizer.split.derivatives import (
@@ -357,17 +358,20 @@ class Level:
         inside_added = self.added and any(h.kind == "match" for h in known.hypotheses)
         return self._decided(self._options(state), cut=False, added=inside_added)
 
-    def read_as(self, begun: Partial | None, byte: int) -> int | bytes | None:
-        """Equal for bytes that lead from a state to the same one; None for those that lead nowhere.
+    @kept()
+    def read_as(self, begun: Partial | None) -> tuple[int | bytes | None, ...]:
+        """For each byte what is equal for bytes that lead from a state to the same one; None if it leads nowhere.
 
         Args:
             begun: The character that the state is inside of.
-            byte: What is read.
         """
-        inner = int(self.class_of[byte]) if self.by_bytes else self.utf8.next(begun, byte)
-        if isinstance(inner, Partial):
-            return inner.key
-        return None if inner == NO_CLASS else inner
+        if self.by_bytes:
+            return tuple(None if each == NO_CLASS else each for each in self.class_of[:256].tolist())
+        keys: list[int | bytes | None] = [None] * 256
+        for byte in CONTINUATIONS if begun else range(256):
+            inner = self.utf8.next(begun, byte)
+            keys[byte] = inner.key if isinstance(inner, Partial) else None if inner == NO_CLASS else inner
+        return tuple(keys)
 
     def origin(self, state: int) -> int:
         """The state before the character that a state is inside of, with no boundary there; else `DEAD`."""

@@ -166,16 +166,21 @@ class Threads:
         looked_at = instructions_of(f)
         if not looked_at.isdisjoint(self._entangled) or not all(map(self._is_near, looked_at)):
             return f
-        rows: dict[Condition, list[Condition]] = {}
+        rows: dict[Condition, tuple[Condition, ...]] = {}
         queue: list[Condition] = [f]
         for g in queue:
             if g not in rows:
-                rows[g] = [self.derive(g, char_class) for char_class in range(len(self.atoms_of))]
+                rows[g] = self._derivatives(g)
                 queue += rows[g]
             if len(rows) > _MOST_DERIVATIVES:
                 self._entangled |= looked_at
                 return f
         return self._named.setdefault(_smallest_automaton(f, rows), f)
+
+    @kept()
+    def _derivatives(self, f: Condition) -> tuple[Condition, ...]:
+        """`derive` for each class."""
+        return tuple(self.derive(f, char_class) for char_class in range(len(self.atoms_of)))
 
     @kept()
     def _is_near(self, at: int) -> bool:
@@ -224,26 +229,29 @@ def instructions_of(f: Condition) -> set[int]:
     return set().union(*map(instructions_of, [f[1]] if f[0] == "not" else f[1]))
 
 
-def _smallest_automaton(f: Condition, rows: dict[Condition, list[Condition]]) -> _Automaton:
+def _smallest_automaton(f: Condition, rows: dict[Condition, tuple[Condition, ...]]) -> _Automaton:
     """What a condition says of every text, after Moore: of the conditions among ``rows``, those alike are one state.
 
     The states are numbered in the order in which the classes lead to them.
     """
-    part = {g: int(holds_at_end(g)) for g in rows}
+    place = {g: i for i, g in enumerate(rows)}  # by numbers from here on: a condition is slow to hash
+    after = [[place[h] for h in row] for row in rows.values()]
+    ends = [holds_at_end(g) for g in rows]
+    part = [int(end) for end in ends]
     size = 0
-    while size < (size := len(set(part.values()))):
+    while size < (size := len(set(part))):
         numbers: dict[tuple[int, ...], int] = {}
-        part = {g: numbers.setdefault((part[g], *(part[h] for h in after)), len(numbers)) for g, after in rows.items()}
-    example = {number: g for g, number in part.items()}
-    order = {part[f]: 0}
+        part = [numbers.setdefault((part[i], *[part[j] for j in row]), len(numbers)) for i, row in enumerate(after)]
+    example = {number: i for i, number in enumerate(part)}
+    order = {part[place[f]]: 0}
     states = []
-    for number in (queue := [part[f]]):
-        g = example[number]
-        for h in rows[g]:
-            if part[h] not in order:
-                order[part[h]] = len(order)
-                queue.append(part[h])
-        states.append((holds_at_end(g), tuple(order[part[h]] for h in rows[g])))
+    for number in (queue := [part[place[f]]]):
+        i = example[number]
+        for j in after[i]:
+            if part[j] not in order:
+                order[part[j]] = len(order)
+                queue.append(part[j])
+        states.append((ends[i], tuple(order[part[j]] for j in after[i])))
     return tuple(states)
 
 

@@ -131,12 +131,13 @@ class ProductAutomaton:
             for level, state in zip(self.levels, states, strict=True)
         )
 
-    def read_as(self, begun: tuple[Begun, ...], byte: int) -> tuple[int | bytes | None, ...]:
-        """Equal for bytes that lead to the same states; None where a level reads on to none."""
-        return tuple(
-            INACTIVE if isinstance(inside, int) else level.read_as(inside, byte)
+    def read_as(self, begun: tuple[Begun, ...]) -> list[tuple[int | bytes | None, ...]]:
+        """For each byte what is equal for bytes that lead to the same states; None where a level reads on to none."""
+        each = [
+            (INACTIVE,) * 256 if isinstance(inside, int) else level.read_as(inside)
             for level, inside in zip(self.levels, begun, strict=True)
-        )
+        ]
+        return list(zip(*each, strict=True))
 
     def before_character(self, states: States) -> States:
         """Where the levels stood before the character that these states are inside of, with no cut before it."""

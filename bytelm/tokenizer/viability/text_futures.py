@@ -149,7 +149,8 @@ class TextFutures:
         if self._allowed is not None and inside:
             return []  # of longer characters it is not known yet what they become
         found = [byte for byte in range(256 if self._allowed is None else 128) if is_continuation(byte) == inside]
-        alike = {self._automaton.read_as(begun, byte): bytes([byte]) for byte in found}
+        read_as = self._automaton.read_as(begun)
+        alike = {read_as[byte]: bytes([byte]) for byte in found}
         return [byte for key, byte in alike.items() if None not in key]
 
     def _read(self, states: States, char_class: int) -> States | None:
