@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -84,6 +85,10 @@ class Definition:
                 raise TimeoutError(f"{size} times {unit!r} takes more than {RUN_SECONDS} s")
 
     def _spelled(self, content: str, token: dict[str, Any] | None) -> bytes:
+        if token is not None and token["normalized"]:  # it is found in normalized text, and stands for it
+            for step in steps_of(self.case.spec["normalizer"]):
+                if step["type"] in ("NFC", "NFD"):
+                    content = unicodedata.normalize(step["type"], content)
         if self.byte_level:
             known = all(c in _BYTE_OF for c in content)
             return bytes(_BYTE_OF[c] for c in content) if known else content.encode()
