@@ -85,6 +85,13 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--after", type=int, default=512, metavar="BYTES", help="cursor: of the suffix, at most (default %(default)s)")
     add(
+        "--context",
+        type=int,
+        default=0,
+        metavar="N",
+        help="cursor: other files in view, the beginnings of those next to the cursor's by name (default 0)",
+    )
+    add(
         "--count",
         type=int,
         metavar="N",
@@ -125,6 +132,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.k = [int(k) for k in options.k.split(",")]
     except ValueError:
         parser.error(f"--k takes whole numbers with commas between them; got {options.k!r}")
+    if options.context and options.benchmark != "cursor":
+        parser.error(f"--context is for --benchmark cursor: {options.benchmark} has no other files")
     if options.compare is None:
         if options.execute and (
             options.benchmark == "cursor" or (options.mode == "left" and options.benchmark != "single-line")
@@ -222,6 +231,7 @@ def load(options: argparse.Namespace) -> Benchmark:
             limit=options.limit,
             before=options.before,
             after=options.after,
+            context=options.context,
             seed=options.seed,
         )
     if len(options.data) > 1:

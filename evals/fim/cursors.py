@@ -8,6 +8,8 @@ Rules
     The prefix is the text before the cursor, at most ``before`` bytes. The suffix begins with the line end and has at
     most ``after`` bytes. Both are cut at the beginning of a line, or of a character if they are within one line.
     Files that are not UTF-8 text are left out and counted.
+    With ``context`` a cursor has other files of its PATH in view: the beginnings of those next to its own by name. They
+    are no file that it needs, but what an editor without an index would show.
 
 Does not
     Know code from data, or what a model has seen in training: choose the files accordingly.
@@ -18,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +30,7 @@ from evals.fim.problems import Benchmark, Problem
 from evals.report.errors import DataError
 
 DEFAULT_CURSORS: Final = 300
+CONTEXT_BYTES: Final = 1024  # of each other file
 MOST_BYTES: Final = 4 << 20  # of a file: larger ones are data
 
 
@@ -46,6 +49,7 @@ def load_cursors(
     limit: int | None = None,
     before: int = 1024,
     after: int = 512,
+    context: int = 0,
     seed: int = 0,
 ) -> Benchmark:
     """Seeded cursors in files of the user.
@@ -56,6 +60,7 @@ def load_cursors(
         limit: How many cursors in all; None for `DEFAULT_CURSORS`.
         before: Bytes of the prefix, at most.
         after: Bytes of the suffix, at most.
+        context: Other files of the same PATH that a cursor has in view.
         seed: Of the cursors.
 
     Raises:
@@ -63,7 +68,12 @@ def load_cursors(
         DataError: A path is not there or has no line to put a cursor in, or two have the same name.
     """
     limit = DEFAULT_CURSORS if limit is None else limit
-    for name, value, least in (("--limit", limit, 1), ("--before", before, 1), ("--after", after, 0)):
+    for name, value, least in (
+        ("--limit", limit, 1),
+        ("--before", before, 1),
+        ("--after", after, 0),
+        ("--context", context, 0),
+    ):
         if value < least:
             raise InvalidArgumentError(f"{name} must be at least {least}; got {value}")
     if not paths:
@@ -85,6 +95,8 @@ def load_cursors(
         found = _cursors(sources, wanted, random.Random(f"{seed}/{place}"), before=before, after=after)
         if wanted and not found:
             raise DataError(f"{path} has no line of UTF-8 text to put a cursor in (--glob is {glob!r})")
+        if context:
+            found = [replace(problem, context=beside(sources, problem.group, context)) for problem in found]
         problems.update((problem.id, problem) for problem in found)
     data = {
         "paths": names,
@@ -94,8 +106,17 @@ def load_cursors(
         "sha256": digest.hexdigest(),
         "files": files,
         "files_left_out": left_out,
+        **({"context": context} if context else {}),
     }
     return Benchmark("cursor", tuple(problems.values()), data, stops=("\r\n", "\n"))
+
+
+def beside(sources: Sequence[Source], name: str, count: int) -> tuple[tuple[str, bytes], ...]:
+    """The beginnings of the files next to one by their names, the nearest last."""
+    names = [source.name for source in sources]
+    at = names.index(name)
+    nearest = sorted((place for place in range(len(names)) if place != at), key=lambda place: (abs(place - at), place))
+    return tuple((names[place], first_part(sources[place].text, CONTEXT_BYTES)) for place in reversed(nearest[:count]))
 
 
 def _sources(path: Path, glob: str) -> tuple[list[Source], int]:

@@ -144,7 +144,12 @@ class Filler:
         try:
             if method == "byte":
                 done = self.lm.infill(
-                    problem.prefix, problem.suffix, mode=settings.mode, carry=settings.carry, **options
+                    problem.prefix,
+                    problem.suffix,
+                    mode=settings.mode,
+                    carry=settings.carry,
+                    context=problem.files,
+                    **options,
                 )
                 # A prompt's nodes are evaluated in one request, so the first call settles the first byte.
                 completion, finish, deciding = done.bytes, done.finish_reason, 1
@@ -154,6 +159,7 @@ class Filler:
                     problem.suffix,
                     mode=settings.mode,
                     carry=settings.carry,
+                    context=problem.files,
                     n=1,
                     stop=stops,
                     max_bytes=settings.max_bytes,
@@ -164,7 +170,12 @@ class Filler:
                     completion, finish = ending.bytes, "stop" if ending.complete else "length"
             else:
                 completer, prompt = infill_completer(
-                    self.lm, problem.prefix, problem.suffix, mode=settings.mode, carry=settings.carry
+                    self.lm,
+                    problem.prefix,
+                    problem.suffix,
+                    mode=settings.mode,
+                    carry=settings.carry,
+                    context=problem.files,
                 )
                 start = time.perf_counter()  # not counted: other programs encode a prompt in no time
                 drawn = completer.sample(prompt, healing=HEALING[method], **options)

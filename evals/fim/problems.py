@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bytelm.errors import InvalidArgumentError
+from bytelm.fim import OtherFiles
 from bytelm.symbols import is_continuation
 from bytelm.tokenizer.disk_cache import cache_folder, read_bytes, write_bytes
 from evals.report.errors import DataError
@@ -54,6 +55,7 @@ class Problem:
         suffix: The text after the middle.
         test: Program text to append to the three, which fails unless the middle is right; or None.
         entry: The name of the function that the test calls.
+        context: Other files in view: names and texts, the nearest last.
     """
 
     id: str
@@ -63,6 +65,12 @@ class Problem:
     suffix: bytes
     test: str | None = None
     entry: str = ""
+    context: tuple[tuple[str, bytes], ...] = ()
+
+    @property
+    def files(self) -> OtherFiles | None:
+        """The other files, as `infill` takes them."""
+        return OtherFiles(self.context, name=self.group) if self.context else None
 
     @property
     def cursor(self) -> str:

@@ -302,6 +302,28 @@ def test_windows_of_cursors(tree: Path) -> None:
     assert max(len(p.suffix) for p in benchmark.problems) <= 4
 
 
+def test_other_files_in_view(tmp_path: Path) -> None:
+    """The beginnings of the files next to the cursor's by name, the nearest last, and never its own."""
+    for name in "abcde":
+        (tmp_path / f"{name}.py").write_text(f"{name} = 1\n" * 500)
+
+    problems = load_cursors([tmp_path], limit=30, context=3).problems
+
+    shown = {Path(problem.group).stem: problem.files for problem in problems}
+    assert {name: [Path(other).stem for other, _ in files.files] for name, files in shown.items() if files} == {
+        "a": ["d", "c", "b"],
+        "b": ["d", "c", "a"],
+        "c": ["a", "d", "b"],
+        "d": ["b", "e", "c"],
+        "e": ["b", "c", "d"],
+    }
+    assert all(
+        len(text) <= 1024 and text.endswith(b"\n") for files in shown.values() if files for _, text in files.files
+    )
+    assert all(files.name.endswith(f"{name}.py") for name, files in shown.items() if files)
+    assert load_cursors([tmp_path], limit=3).problems[0].files is None
+
+
 def test_bad_cursors(tree: Path, tmp_path: Path) -> None:
     """No path, a path that is not there, one without text, and numbers out of range are refused."""
     with pytest.raises(DataError, match="--data"):

@@ -301,6 +301,8 @@ def test_a_run_under_way_says_so(capsys: pytest.CaptureFixture[str]) -> None:
         (["--benchmark", "humaneval"], "invalid choice: 'humaneval'"),
         (["--method", "byte,magic"], "no method is called magic"),
         (["--mode", "middle"], "invalid choice: 'middle'"),
+        (["--temperature", "0.5", "--method", "byte,likeliest"], "the method likeliest draws nothing"),
+        (["--context", "2", "--benchmark", "single-line"], "--context is for --benchmark cursor"),
         (["--temperature", "-1"], "--temperature must be 0 or more"),
         (["--max-bytes", "0"], "--max-bytes must be at least 1"),
         (["--samples", "3"], "all samples of a problem are the same"),
