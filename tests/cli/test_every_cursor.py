@@ -50,12 +50,13 @@ TEXTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["psm", "spm"])
+@pytest.mark.parametrize(("mode", "every"), [("psm", 1), ("spm", 7)])
 @pytest.mark.parametrize("name", TEXTS)
 def test_the_text_around_the_cursor_stays(
     lm: ByteLM,
     name: str,
     mode: str,
+    every: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -88,7 +89,7 @@ def test_the_text_around_the_cursor_stays(
         capsys.readouterr()
         return exit_.value.code
 
-    for at in range(0, len(data) + 1, stride):
+    for at in range(0, len(data) + 1, stride * every):
         before, after = data[:at], data[at:]
         between = not (after and is_continuation(after[0])) and not (before.endswith(b"\r") and after.startswith(b"\n"))
 

@@ -317,9 +317,8 @@ def test_other_files_in_view(tmp_path: Path) -> None:
         "d": ["b", "e", "c"],
         "e": ["b", "c", "d"],
     }
-    assert all(
-        len(text) <= 1024 and text.endswith(b"\n") for files in shown.values() if files for _, text in files.files
-    )
+    texts = [text for problem in problems for _, text in problem.context]
+    assert all(len(text) <= 1024 and text.endswith(b"\n") for text in texts)
     assert all(files.name.endswith(f"{name}.py") for name, files in shown.items() if files)
     assert load_cursors([tmp_path], limit=3).problems[0].files is None
 
