@@ -25,7 +25,7 @@ Rules
 
 Cost
     One model call a round, for the ``WIDTH`` texts of the greatest bounds that need one. A text whose bound is above
-    the last ending has to be looked at in any case, so all but the last rounds cost what one text at a time would.
+    the last ending has to be looked at in any case; what a round asks for beyond those is the price of few calls.
     Where endings are many and all unlikely, the tree above the n-th is large: ``max_calls`` bounds the search, and what
     it leaves open is told.
 
@@ -137,7 +137,7 @@ class Branch:
     def __init__(self, place: Place, text: bytes, search: Search) -> None:
         self.place, self.text = place, text
         self.stops = search.stops_after(text)
-        # Whatever a byte completes a stop string of ended before it.
+        # A byte that completes a stop string leads to no longer text: the ending stands before the string.
         self._taken = {stop[-1] for stop in search.stops if (text + stop[-1:]).endswith(stop)}
         self._first = sorted({stop[0] for stop in self.stops})
         self.look()

@@ -6,6 +6,9 @@ Figures: figures.py. The results file: report/records.py. The tables: summary.py
 Resuming
     Each sample is a line of ``--out``, written when it is done. After a kill at any moment the same command with
     ``--resume`` runs what is missing. The lines are the same as without a break, except times.
+Modes
+    ``--mode all --out NAME.jsonl`` runs every mode that the model knows, each with a file of its own (NAME-spm.jsonl and
+    so on), and shows the tables that ``--compare`` shows of them.
 Memory
     ``--workers N`` starts N processes, each with its own model.
 Execution
@@ -16,6 +19,7 @@ Execution
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import sys
@@ -25,10 +29,12 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, get_args
 
 from bytelm.byte_lm.fingerprint import digest_of_model
-from bytelm.errors import InvalidArgumentError
+from bytelm.engines.choice import Engine
+from bytelm.errors import InvalidArgumentError, NoInfillFormatError
+from bytelm.fim import Mode
 from evals.fim.cursors import load_cursors
 from evals.fim.figures import check_k, figures
 from evals.fim.methods import DEFAULT_METHODS, METHODS, Filler, Method, Settings, open_filler
@@ -38,6 +44,8 @@ from evals.report.progress import bar
 from evals.report.records import Line, command_of, exit_status, kept_lines, key_of, read_records
 from evals.report.surroundings import processor, versions
 
+ALL: Final = "all"  # modes
+
 Task = tuple[Problem, Method, int, bool]  # the last: whether its cost is counted
 
 
@@ -46,13 +54,15 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = command("evals.fim", __doc__)
     add = parser.add_argument
     add("--model", default="demo", help="a folder, a hub id or a packaged model (default %(default)s)")
+    add("--engine", choices=get_args(Engine), default="transformers", help="what runs the model (default %(default)s)")
     add_engine_options(parser)
     add("--benchmark", choices=[*PUBLISHED, "cursor"], default="random-span")
     add(
         "--mode",
-        choices=["auto", "spm", "psm", "left", "chat"],
+        choices=[*get_args(Mode), ALL],
         default="auto",
-        help="as for infill (default %(default)s)",
+        help="as for infill (default %(default)s); all: spm, psm and left, as far as the model knows them, one after "
+        "the other and then side by side",
     )
     add("--carry", choices=["line", "word", "none"], default="line", help="as for infill (default %(default)s)")
     add(
@@ -144,6 +154,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
             )
         if options.execute and options.out is None:
             parser.error("--execute needs --out: what passed is kept there")
+        if options.mode == ALL and (options.out is None or options.execute):
+            parser.error("--mode all needs --out, in whose place each mode has a file, and takes no --execute")
     return options
 
 
@@ -171,18 +183,35 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
     else:
         if options.execute:
             check_k(options.k, options.samples)
-        header, lines = run(options, words)
-        summaries = [summary.of(header, lines, ks=options.k)]
+        if options.mode == ALL:
+            summaries = summary.compared(run_all(options, words), ks=options.k)
+        else:
+            header, lines = run(options, words, _open(options))
+            summaries = [summary.of(header, lines, ks=options.k)]
     print(json.dumps(summaries, indent=1)) if options.json else summary.show(summaries, short=options.short)
     if options.plot:
         summary.plot(summaries, options.plot)
     return 0
 
 
-def run(options: argparse.Namespace, words: Sequence[str]) -> tuple[Line, list[Line]]:
+def run_all(options: argparse.Namespace, words: Sequence[str]) -> list[tuple[str, Line, list[Line]]]:
+    """Run each mode that the model knows, with a file for each; their names, headers and lines."""
+    filler, runs = _open(options), []
+    for mode in ("spm", "psm", "left"):
+        try:
+            filler.format_name(mode)
+        except (NoInfillFormatError, InvalidArgumentError) as error:
+            print(f"--mode {mode} is left out: {error}", file=sys.stderr)
+            continue
+        out = options.out.with_stem(f"{options.out.stem}-{mode}")
+        own = argparse.Namespace(**{**vars(options), "mode": mode, "out": out})
+        runs.append((str(out), *run(own, words, filler)))
+    return runs
+
+
+def run(options: argparse.Namespace, words: Sequence[str], filler: Filler) -> tuple[Line, list[Line]]:
     """Draw the missing completions and, if asked for, run them; the header and all lines."""
     benchmark = load(options)
-    filler = _open(options)
     settings = Settings(
         mode=options.mode,
         carry=options.carry,
@@ -243,7 +272,15 @@ def load(options: argparse.Namespace) -> Benchmark:
 
 def _open(options: argparse.Namespace) -> Filler:
     set_threads(options.threads)
-    return open_filler(options.model, device=options.device, dtype=options.dtype)
+    return open_filler(options.model, engine=options.engine, device=options.device, dtype=options.dtype)
+
+
+def _digest_of_file(path: Path) -> str | None:
+    """The sha256 of a model that is one file."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def header_of(
@@ -258,7 +295,8 @@ def header_of(
             "data": benchmark.data,
             "problems": len(benchmark.problems),
             "model": Path(options.model).name,
-            "model_sha256": digest_of_model(model),
+            "model_sha256": digest_of_model(model) or _digest_of_file(Path(options.model)),
+            **({} if options.engine == "transformers" else {"engine": options.engine}),
             "dtype": str(getattr(model, "dtype", None)),
             "format": filler.format_name(options.mode, options.carry),
             "methods": options.method,

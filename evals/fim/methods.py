@@ -207,10 +207,12 @@ def seed_of(seed: int, problem: str, sample: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{problem}/{sample}".encode()).digest()[:7])
 
 
-def open_filler(model: str, *, device: str | None = None, dtype: str | None = None) -> Filler:
+def open_filler(
+    model: str, *, engine: str = "transformers", device: str | None = None, dtype: str | None = None
+) -> Filler:
     """Load a model by name, as `ByteLM.from_pretrained` does.
 
     Raises:
         ModelError: It cannot be loaded.
     """
-    return Filler(ByteLM.from_pretrained(model, device=device, dtype=dtype).token_lm)
+    return Filler(ByteLM.from_pretrained(model, engine=engine, device=device, dtype=dtype).token_lm)

@@ -69,6 +69,33 @@ def test_every_sample_is_a_line(here: Path) -> None:
     assert all("\n" not in line["completion"] for line in lines)
 
 
+def test_all_modes_with_one_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each mode has a file of its own, and what is printed is what --compare prints of them."""
+    assert fim.main([*CURSOR, "--mode", "all", "--out", "run.jsonl"]) == 0
+    shown = capsys.readouterr().out
+
+    files = [f"run-{mode}.jsonl" for mode in ("spm", "psm", "left")]
+    assert [read_records(Path(file))[0]["settings"]["mode"] for file in files] == ["spm", "psm", "left"]
+    assert fim.main(["--compare", *files]) == 0
+    assert capsys.readouterr().out == shown
+    before = {file: Path(file).read_bytes() for file in files}
+    assert fim.main([*CURSOR, "--mode", "all", "--out", "run.jsonl", "--resume"]) == 0
+    assert {file: Path(file).read_bytes() for file in files} == before
+    del here
+
+
+def test_a_mode_that_the_model_does_not_know_is_left_out(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model without sentinels has left mode alone, and why is said."""
+    monkeypatch.setattr(fim, "open_filler", lambda *_, **__: Filler(TableLM(default_tokenizer(), seed=0)))
+
+    assert fim.main([*CURSOR, "--mode", "all", "--out", "run.jsonl"]) == 0
+
+    assert [path.name for path in sorted(here.glob("run*.jsonl"))] == ["run-left.jsonl"]
+    assert "--mode spm is left out: " in capsys.readouterr().err
+
+
 def test_costs_are_counted_at_some_problems(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--count: of so many problems the lines have costs, the table tells how many; all have the same completions."""
     del here
@@ -302,6 +329,7 @@ def test_a_run_under_way_says_so(capsys: pytest.CaptureFixture[str]) -> None:
         (["--method", "byte,magic"], "no method is called magic"),
         (["--mode", "middle"], "invalid choice: 'middle'"),
         (["--temperature", "0.5", "--method", "byte,likeliest"], "the method likeliest draws nothing"),
+        (["--mode", "all"], "--mode all needs --out"),
         (["--context", "2", "--benchmark", "single-line"], "--context is for --benchmark cursor"),
         (["--temperature", "-1"], "--temperature must be 0 or more"),
         (["--max-bytes", "0"], "--max-bytes must be at least 1"),
