@@ -113,6 +113,10 @@ class MissingDependencyError(BytelmError, ImportError):
     """An optional dependency is not installed; the message names the extra to install."""
 
 
+class BusyError(BytelmError):
+    """As many requests wait as may wait; ask again later."""
+
+
 class LeakWarning(BytelmWarning):
     """More than half of a row that was drawn from is on tokens that are no text there and end none."""
 
