@@ -47,7 +47,8 @@ class FIMFormat:
         prefix_head: Where other files are shown, a text with the place ``{name}`` in front of the prefix.
 
     Raises:
-        InvalidArgumentError: An order without one of the texts, or an SPM order whose suffix does not come first.
+        InvalidArgumentError: An order without one of the texts, an SPM order whose suffix does not come first, or a file
+            without its text.
         InvalidTypeError: A field of another type, such as one string where there are to be several.
 
     >>> mine = FIMFormat("mine", psm=("<PRE>", "{prefix}", "<SUF>", "{suffix}", "<MID>"), ends=("<EOT>",))
@@ -80,6 +81,8 @@ class FIMFormat:
             self._demand(in_order, "spm", f"hold {SUFFIX!r} before {PREFIX!r}, behind which the middle begins")
         if self.psm:
             self._demand(is_sentinel(self.psm[-1]), "psm", "end with a sentinel, after which the middle begins")
+        if self.file:
+            self._demand(any("{text}" in part for part in self.file), "file", "hold '{text}' where the text stands")
         if not (self.psm or self.spm):
             raise InvalidArgumentError(f"the format {self.name!r} has neither a psm nor an spm order: give one of them")
 
