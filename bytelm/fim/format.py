@@ -47,8 +47,8 @@ class FIMFormat:
         prefix_head: Where other files are shown, a text with the place ``{name}`` in front of the prefix.
 
     Raises:
-        InvalidArgumentError: An order without one of the texts, an SPM order whose suffix does not come first, or a file
-            without its text.
+        InvalidArgumentError: An order without one of the texts, an SPM order whose suffix does not come first, or a
+            file without its text.
         InvalidTypeError: A field of another type, such as one string where there are to be several.
 
     >>> mine = FIMFormat("mine", psm=("<PRE>", "{prefix}", "<SUF>", "{suffix}", "<MID>"), ends=("<EOT>",))

@@ -126,7 +126,7 @@ def test_a_format_of_ones_own_says_how_files_are_written() -> None:
 
 
 def test_a_format_whose_files_lack_their_text_is_refused() -> None:
-    with pytest.raises(InvalidArgumentError, match="file of the format 'mine' must hold '{text}'"):
+    with pytest.raises(InvalidArgumentError, match=r"file of the format .mine. must hold .\{text\}."):
         FIMFormat("mine", psm=("<a>", "{prefix}", "<b>", "{suffix}", "<c>"), file=("<f>", "{name}\n"))
 
 
