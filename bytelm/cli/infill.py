@@ -174,7 +174,7 @@ def infill(
 
 
 def _others(paths: list[Path] | None, path: Path | None) -> OtherFiles | None:
-    """The other files, by their names from here on; and of which file and folder they stand in front."""
+    """The other files, by their names from here on, and the file's. No folder's name, or texts would depend on it."""
     here = Path.cwd()
 
     def name(file: Path) -> str:
@@ -195,7 +195,7 @@ def _others(paths: list[Path] | None, path: Path | None) -> OtherFiles | None:
         return None
     try:
         mine = UNNAMED if path is None or path == STDIN else name(path)
-        return OtherFiles(files, name=mine, repository=here.name or "project")
+        return OtherFiles(files, name=mine)
     except InvalidArgumentError as error:
         raise typer.BadParameter(f"--context: {error}") from None
 

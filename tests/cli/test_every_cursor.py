@@ -1,4 +1,7 @@
-"""A cursor at every byte of a text that has everything: nothing crashes, and the text around it stays as it was."""
+"""Cursors all over a text that has everything: nothing crashes, and the text around them stays as it was.
+
+Every fifth byte in PSM and every seventh in SPM, which falls on each kind of place; with ``every`` at 1, on each byte.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ TEXTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "every"), [("psm", 1), ("spm", 7)])
+@pytest.mark.parametrize(("mode", "every"), [("psm", 5), ("spm", 7)])
 @pytest.mark.parametrize("name", TEXTS)
 def test_the_text_around_the_cursor_stays(
     lm: ByteLM,

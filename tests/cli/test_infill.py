@@ -134,9 +134,7 @@ def test_other_files_in_view(run: Run, lm: Writer, file: Path, tmp_path: Path, m
     assert run("code.py", "--at", "2:8", "--context", "lib/a.py", "--context", str(tmp_path / "b.py")).code == 0
 
     shown = lm.asked[-1]["context"]
-    assert shown == OtherFiles(
-        [("lib/a.py", b"A = 1\r\n"), ("b.py", "# é".encode())], name="code.py", repository=tmp_path.name
-    )
+    assert shown == OtherFiles([("lib/a.py", b"A = 1\r\n"), ("b.py", "# é".encode())], name="code.py")
     run("--prefix", "a", "--context", "b.py")
     assert lm.asked[-1]["context"].name == "untitled"
 
