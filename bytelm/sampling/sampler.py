@@ -18,9 +18,8 @@ from bytelm.inference.scheduler import Outcome, Step, blamed
 from bytelm.sampling.completion import Completion, random_stream
 from bytelm.sampling.completion_stream import CompletionStream, Drawn
 from bytelm.sampling.endings import Endings
-from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.likeliest import Search, Searching
-from bytelm.sampling.params import CallOptions, SamplingParams, params_of
+from bytelm.sampling.params import CallOptions, params_of
 from bytelm.sampling.place import Place
 from bytelm.sampling.steps import ByteSteps
 
@@ -115,22 +114,6 @@ class Sampler(ByteSteps[P, L]):
         place = self.place(prompt)
         self.check_room(prompt)
         return CompletionStream(drawing.written(place, random_stream(seed_of(chosen.seed), 0)))
-
-    def begin(self, prefix: Prefix, params: SamplingParams) -> ByteGeneration:
-        """A completion of which nothing is drawn yet, for those who run its steps themselves.
-
-        Args:
-            prefix: As for `sample`.
-            params: How to draw, and when to end.
-
-        Raises:
-            UnreachablePrefixError: No token sequence spells the prefix.
-            ContextOverflowError: It does not fit in the model's context.
-        """
-        prompt = self.prompt(prefix)
-        place = self.place(prompt)
-        self.check_room(prompt)
-        return self.generation(place, prompt, params, random_stream(seed_of(params.seed), 0))
 
     def likeliest(
         self,

@@ -16,12 +16,14 @@ from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
+from bytelm.arguments import seed_of
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError
 from bytelm.inference.room import Asked
 from bytelm.inference.scheduler import Scheduler, Step
 from bytelm.inference.text_scoring import TextScoring
 from bytelm.inference.turns import turn_at
+from bytelm.sampling.completion import random_stream
 from bytelm.sampling.engine_batch import EngineDrawing
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.params import SamplingParams
@@ -160,6 +162,22 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
             random: The item's random numbers.
         """
         return ByteGeneration(place, params, random, lambda text, eot: self.scored(prompt, text, eot=eot))
+
+    def begin(self, prefix: Prefix, params: SamplingParams) -> ByteGeneration:
+        """A completion of which nothing is drawn yet, for those who run its steps themselves.
+
+        Args:
+            prefix: As for `sample`.
+            params: How to draw, and when to end.
+
+        Raises:
+            UnreachablePrefixError: No token sequence spells the prefix.
+            ContextOverflowError: It does not fit in the model's context.
+        """
+        prompt = self.prompt(prefix)
+        place = self.place(prompt)
+        self.check_room(prompt)
+        return self.generation(place, prompt, params, random_stream(seed_of(params.seed), 0))
 
     def answer(self, step: Step[T], *, label: str = "evaluating", progress: bool = False) -> T:
         """Run a step of this model, and return what it comes to."""
