@@ -196,6 +196,18 @@ def parse_tables(spec: dict[str, Any], text_tokens: Collection[str] = (), normal
     return Tables(spec, pieces, merges, tuple(token_bytes), order)
 
 
+def _check_alike(added: Collection[AddedToken], backend: Tokenizer) -> None:
+    """Refuse added tokens that are one text once it is normalized: which of them is found is left to chance."""
+    found: dict[str, str] = {}
+    for content in (token.content for token in added if token.normalized):
+        other = found.setdefault(backend.normalizer.normalize_str(content) if backend.normalizer else content, content)
+        if other != content:
+            raise UnsupportedTokenizerError(
+                f"the added tokens {other!r} and {content!r} are one text once it is normalized, and which of them the "
+                "tokenizer finds changes from run to run; declare one of them normalized=False"
+            )
+
+
 def _vocab_of(tables: Tables, backend: Tokenizer) -> Vocab:
     spec = tables.spec
     model = spec["model"]
@@ -206,6 +218,7 @@ def _vocab_of(tables: Tables, backend: Tokenizer) -> Vocab:
         AddedToken(**{k: t[k] for k in ("id", "content", "special", "normalized", "lstrip", "rstrip", "single_word")})
         for t in spec["added_tokens"]
     )
+    _check_alike(added, backend)
     fallback = bool(model.get("byte_fallback"))
     if byte_level and (marks or metaspace):
         raise UnsupportedTokenizerError(

@@ -15,6 +15,7 @@ from bytelm.errors import BytelmError, InvalidTypeError, UnreachablePrefixError,
 from bytelm.tokenizer.tokenizer_json import read_vocab
 from bytelm.tokenizer.viability.viability import Viability
 from bytelm.tokenizer.vocab import byte_alphabet
+from tests.support.tiny import sentencepiece_bpe_tokenizer
 
 
 def byte_level(**parts: Any) -> Tokenizer:
@@ -266,3 +267,15 @@ def test_what_is_no_tokenizer_is_a_type_error() -> None:
         read_vocab(Slow())
     assert issubclass(InvalidTypeError, TypeError)
     assert issubclass(InvalidTypeError, BytelmError)
+
+
+def test_added_tokens_that_are_one_text_are_refused() -> None:
+    """Which of them the tokenizer finds changes from one process to the next, so there is nothing to be exact about."""
+    tokenizer = sentencepiece_bpe_tokenizer(prepend=False)
+    tokenizer.add_tokens([AddedToken("  ", normalized=True), AddedToken("▁▁", normalized=True)])
+
+    with pytest.raises(UnsupportedTokenizerError, match="'  ' and '▁▁' are one text once it is normalized"):
+        read_vocab(tokenizer)
+    other = sentencepiece_bpe_tokenizer(prepend=False)
+    other.add_tokens([AddedToken("  ", normalized=True), AddedToken("▁▁", normalized=False)])
+    read_vocab(other)
