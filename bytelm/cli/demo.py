@@ -62,9 +62,8 @@ def compare(
     """
     mode: Mode = "left" if suffix is None else "auto"
     completer, text = infill_completer(lm, prompt, suffix or b"", mode=mode)
-    inside, (asked,) = lm.infilling(
-        [(prompt, suffix or b"")], InfillSettings(mode)
-    )  # the prompt that the others complete
+    how = InfillSettings(mode)
+    inside, (asked,) = lm.infilling([(prompt, suffix or b"")], how)  # the prompt that the others complete
     healings: list[tuple[str, Healing]] = [("by tokens", "none"), ("by token healing", "many")]
     if completer.back_up(text, healing="one") != completer.back_up(text, healing="many"):
         healings.insert(1, ("by one-token healing", "one"))

@@ -49,7 +49,7 @@ from jaxtyping import Float64
 from bytelm.arguments import Text, integer, stops_of
 from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
 from bytelm.inference.envelope import SLACK
-from bytelm.inference.scheduler import JobUsage, Step, together
+from bytelm.inference.scheduler import JobUsage, Request, Step, changed, together
 from bytelm.lemma import log_sum
 from bytelm.sampling.endings import Ending, Endings, ranked
 from bytelm.sampling.place import Place
@@ -304,19 +304,13 @@ class Searching:
 
     def _counted(self, step: Step[T]) -> Step[T]:
         """The same step, as far as the calls go."""
-        rows = None
-        while True:
-            try:
-                request = step.send(rows)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            if self._calls == self.search.max_calls:
-                step.close()
-                raise _SpentError
-            self._calls += 1
-            done = 0.0 if self.search.max_calls is None else self._calls / self.search.max_calls
-            rows = yield replace(request, done=done)
+        return changed(step, self._count)
+
+    def _count(self, request: Request) -> Request:
+        if self._calls == self.search.max_calls:
+            raise _SpentError
+        self._calls += 1
+        return replace(request, done=0.0 if self.search.max_calls is None else self._calls / self.search.max_calls)
 
     # ---- what it came to
 
