@@ -90,7 +90,7 @@ def ensemble(
       bytelm ensemble -m demo -m demo-gemma "2 + 2 =" --show-members --temperature 0 --max-bytes 8
     """
     names = models or []
-    numbers = _checked_weights(names, weights, combine)
+    numbers = checked_weights(names, weights, combine)
     if text is not None and prompt is not None:
         raise typer.BadParameter("give the text as TEXT or by --prompt, not both")
     if stream and (n > 1 or show_members):
@@ -127,7 +127,7 @@ def ensemble(
         opt.show_completions(lm.sample(data, params=params, n=n, progress=True), as_json=as_json)
 
 
-def _checked_weights(names: list[str], given: str | None, combine: Combine) -> list[float] | None:
+def checked_weights(names: list[str], given: str | None, combine: Combine) -> list[float] | None:
     """The weights that the user gave, one for each model."""
     if not names:
         raise typer.BadParameter("no model: name each member with -m")

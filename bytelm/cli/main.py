@@ -32,6 +32,7 @@ from bytelm.cli.ensemble import ensemble
 from bytelm.cli.eval import SETTINGS, evaluate
 from bytelm.cli.infill import infill
 from bytelm.cli.io import argument_bytes, fail, print_json, read_text, tell, utf8, utf8_streams
+from bytelm.cli.serve import serve
 from bytelm.cli.tables import bar, columns, show_byte, show_bytes, show_cover, show_prob
 from bytelm.cover.prefix import Prefix
 from bytelm.errors import BytelmError
@@ -179,6 +180,7 @@ def complete(
 
 command()(opt.grouped(infill))
 command()(opt.grouped(ensemble))
+command()(serve)
 app.command("eval", context_settings=SETTINGS)(evaluate)
 
 

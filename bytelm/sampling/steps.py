@@ -163,12 +163,13 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
         """
         return ByteGeneration(place, params, random, lambda text, eot: self.scored(prompt, text, eot=eot))
 
-    def begin(self, prefix: Prefix, params: SamplingParams) -> ByteGeneration:
+    def begin(self, prefix: Prefix, params: SamplingParams, *, index: int = 0) -> ByteGeneration:
         """A completion of which nothing is drawn yet, for those who run its steps themselves.
 
         Args:
             prefix: As for `sample`.
             params: How to draw, and when to end.
+            index: Its place among several with one seed, as in `sample` with ``n``.
 
         Raises:
             UnreachablePrefixError: No token sequence spells the prefix.
@@ -177,7 +178,7 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
         prompt = self.prompt(prefix)
         place = self.place(prompt)
         self.check_room(prompt)
-        return self.generation(place, prompt, params, random_stream(seed_of(params.seed), 0))
+        return self.generation(place, prompt, params, random_stream(seed_of(params.seed), index))
 
     def answer(self, step: Step[T], *, label: str = "evaluating", progress: bool = False) -> T:
         """Run a step of this model, and return what it comes to."""

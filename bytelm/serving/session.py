@@ -147,7 +147,7 @@ class Session:
         return LiveStream(self, lambda: self._infilling(prefix, suffix, dict(options)))
 
     async def call(self, ask: Callable[[ByteModel[Any, Any]], T]) -> T:
-        """Ask the model something else, between two rounds: a score, a row, the likeliest endings.
+        """Ask the model something else, between two rounds: a row, a cover, an explanation.
 
         Args:
             ask: Called with the model in the engine thread, where the other requests wait for it.
@@ -155,16 +155,19 @@ class Session:
         >>> row = await session.call(lambda lm: lm.next_byte_logprobs("ti"))  # doctest: +SKIP
         """
 
-        def begin() -> Step[T]:
-            answer = ask(self.model)
+        def asked(lm: ByteModel[Any, Any]) -> Step[T]:
+            yield from ()
+            return ask(lm)
 
-            def step() -> Step[T]:
-                yield from ()
-                return answer
+        return await self.run(asked)
 
-            return step()
+    async def run(self, step: Callable[[ByteModel[Any, Any]], Step[T]]) -> T:
+        """What a step comes to (sampling/steps.py) that runs among the other requests, and shares their calls.
 
-        found: T = (await self._answered(begin)).result[0]
+        Args:
+            step: Called with the model in the engine thread.
+        """
+        found: T = (await self._answered(lambda: step(self.model))).result[0]
         return found
 
     async def close(self) -> None:
@@ -349,9 +352,14 @@ class LiveStream(AsyncIterator[str]):
             raise NotFinishedError("the completion has not ended: take all pieces of the stream first")
         return self._completion
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is written: it is complete, has failed, or was closed."""
+        return self._ticket.future.done()
+
     async def aclose(self) -> None:
         """End it, if it has not ended."""
-        if not self._ticket.future.done():
+        if not self.ended:
             self._session.leave(self._ticket)
             self._ticket.future.cancel()
 

@@ -1,0 +1,161 @@
+r"""The command ``bytelm serve``: a model, or several as one, behind the protocols that editors and clients speak.
+
+Rules
+    The server listens before it says so: one line on standard error, with an address that can be clicked. Standard
+    output stays empty. Logs go to standard error, as JSON with ``--json``.
+    It listens on this machine alone unless ``--host`` says otherwise; then it says what is missing if nobody needs a
+    key. Ctrl-C and SIGTERM let what runs end, for so many seconds, and a second one ends it at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from typing import Annotated, Any, Final
+
+import typer
+
+from bytelm.cli import options as opt
+from bytelm.cli.ensemble import checked_weights
+from bytelm.cli.io import note
+from bytelm.ensemble.combine import ALPHA, Combine
+from bytelm.ensemble.model import Ensemble
+from bytelm.errors import InvalidArgumentError, MissingDependencyError
+from bytelm.fim import Mode
+from bytelm.sampling.byte_model import ByteModel
+
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+GRACE: Final = 20  # seconds that what runs may take to end
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help=f"{opt.MODEL_HELP} Given more than once: all of them as one."),
+    ] = None,
+    combine: Annotated[Combine, typer.Option(help="With several models: how they are one.")] = "mixture",
+    weights: Annotated[
+        str | None, typer.Option(metavar="W,W,…", help="With several models: one number for each.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 is all of this machine's.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: any that is free.")] = 8080,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(envvar="BYTELM_API_KEY", help="A key that requests must give; may be given again."),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="Web pages of this origin may ask; * is all. May be given again.")
+    ] = None,
+    mode: Annotated[Mode, typer.Option(help="How holes are put to the model, as for infill.")] = "auto",
+    sentinel_text: Annotated[
+        bool,
+        typer.Option(
+            "--sentinel-text/--no-sentinel-text",
+            help="Read a whole prompt that is written in a known fill-in-the-middle format as its prefix and suffix.",
+        ),
+    ] = True,
+    max_bytes: Annotated[int, typer.Option(min=1, help="New bytes of a completion, at most.")] = 4096,
+    max_n: Annotated[int, typer.Option("--max-n", min=1, help="Completions of a request, at most.")] = 16,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request, at most.")] = 4 * 2**20,
+    max_prompt: Annotated[int, typer.Option(min=1, help="Bytes of a prompt, at most.")] = 2**20,
+    max_running: Annotated[int, typer.Option(min=1, help="Completions that run together, at most.")] = 64,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Completions that wait for their turn, at most.")] = 1024,
+    timeout: Annotated[float | None, typer.Option(min=0.0, help="Seconds of a completion, at most.")] = None,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Log requests with their texts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Log as JSON, one object a line.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Log errors only, not each request.")] = False,
+    device: opt.DeviceOption = None,
+    dtype: opt.DtypeOption = None,
+    engine: opt.EngineOption = "transformers",
+    normalize: opt.NormalizeOption = False,
+    replace_by: Annotated[
+        str | None, typer.Option("--replace", help="Read this in place of characters that the tokenizer cannot spell.")
+    ] = None,
+    context_length: opt.ContextOption = None,
+) -> None:
+    """Serve a model over HTTP: OpenAI's protocol, llama.cpp's, ollama's, our own, and a page to try it on.
+
+    \b
+    Examples:
+      bytelm serve
+      bytelm serve -m demo-fim --port 8012
+      bytelm serve -m demo -m demo-gemma --combine bayes
+      bytelm serve -m path/to/model --host 0.0.0.0 --api-key "$KEY"
+    """
+    try:
+        import uvicorn
+
+        from bytelm.serving.app import JsonLines, ServerSettings, create_app
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"bytelm serve needs {error.name}: pip install 'bytelm[serve]'", name=error.name
+        ) from None
+    names = models or ["demo-fim"]
+    numbers = checked_weights(names, weights, combine) if len(names) > 1 else None
+    settings = ServerSettings(
+        name=" + ".join(names),
+        api_keys=tuple(api_key or ()),
+        cors_origins=tuple(cors_origin or ()),
+        max_body=max_body,
+        max_prompt=max_prompt,
+        max_bytes=max_bytes,
+        default_bytes=min(256, max_bytes),
+        max_n=max_n,
+        max_running=max_running,
+        max_waiting=max_waiting,
+        seconds=timeout,
+        sentinel_text=sentinel_text,
+        mode=mode,
+        log_prompts=log_prompts,
+    )
+    if host not in LOOPBACK and not settings.api_keys:
+        note(f"whoever reaches {host} can ask this server: --api-key asks for a key")
+    level = logging.WARNING if quiet and not log_prompts else logging.INFO
+    log_to_stderr(JsonLines() if as_json else None, level=level)
+    listening = bound(host, port)
+    texts: dict[str, Any] = {"normalize": normalize, "replace": replace_by, "context_length": context_length}
+    loaded = {name: opt.load(name, device, dtype, engine, texts) for name in dict.fromkeys(names)}
+    members = [loaded[name] for name in names]
+    lm: ByteModel[Any, Any] = members[0]
+    if len(members) > 1:
+        lm = Ensemble(members, weights=numbers, combine=combine, alpha=ALPHA)
+    config = uvicorn.Config(
+        create_app(lm, settings),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=GRACE,
+        server_header=False,
+    )
+    listening.listen()
+    place, number = listening.getsockname()[:2]
+    shown = f"[{place}]" if ":" in place else place
+    typer.echo(f"bytelm serves {settings.name} at http://{shown}:{number}/", err=True)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that nobody else has."""
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise InvalidArgumentError(
+            f"cannot listen at {host}, port {port}: {error.strerror}; give another --host or --port (0: any free port)"
+        ) from None
+    return listening
+
+
+def log_to_stderr(formatter: logging.Formatter | None, *, level: int) -> None:
+    """Let the server's logs go to standard error; a disk that is full loses them, and no request."""
+    logging.raiseExceptions = False
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter or logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name in ("bytelm.serve", "uvicorn.error"):
+        log = logging.getLogger(name)
+        log.handlers, log.propagate = [handler], False
+        log.setLevel(level if name == "bytelm.serve" else logging.WARNING)

@@ -1,0 +1,396 @@
+"""OpenAI's protocol, and Mistral's fill in the middle: ``/v1/completions``, ``/v1/chat/completions``, ``/v1/models``.
+
+Rules
+    A token is a byte: ``max_tokens``, ``usage`` and ``logprobs`` count bytes. A prompt may be a list of them, in which
+    256 at the beginning is the model's start token (`ByteModel.start_prefix`).
+    ``suffix`` makes an infill. ``echo`` puts the prompt in front; with ``logprobs`` each of its bytes has its own.
+    ``logprobs`` end with the end of text where that ended a completion.
+    In a chat a last message of the assistant goes on where it ends.
+    Whatever ``model`` says, there is one model.
+    In a stream the chunk that says why it ended stands before ``[DONE]``.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from bytelm.arguments import shown
+from bytelm.errors import InvalidArgumentError
+from bytelm.sampling.text_stream import text_of
+from bytelm.serving.asks import Answer, Ask, Prompting, after, answers, pieces
+from bytelm.serving.exchange import Body, Fault, Int, Service, event, finite, post, streamed
+from bytelm.serving.options import Drawing, many, prompting
+from bytelm.serving.scores import Scored, scored, spelled
+from bytelm.symbols import EOT
+
+DONE: Final = "data: [DONE]\n\n"
+MOST_LOGPROBS: Final = 257
+
+_KINDS: Final = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+def error_form(fault: Fault) -> dict[str, Any]:
+    """An error as OpenAI's clients read it."""
+    kind = _KINDS.get(fault.status, "invalid_request_error" if fault.status < 500 else "server_error")
+    return {"error": {"message": fault.message, "type": kind, "param": fault.field, "code": fault.kind}}
+
+
+class StreamOptions(Body):
+    """``stream_options``."""
+
+    include_usage: bool | None = None
+
+
+class Sampled(Drawing):
+    """What completions and chats have in common."""
+
+    temperature: float | None = None
+    n: Int | None = None
+    max_tokens: Int | None = None
+    seed: Int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+
+class CompletionBody(Sampled):
+    """``POST /v1/completions``."""
+
+    prompt: str | list[str] | list[Int] | list[list[Int]] = ""
+    suffix: str | None = None
+    echo: bool | None = None
+    logprobs: Int | None = None
+
+
+class TextPart(Body):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Body):
+    """One message of a chat."""
+
+    role: str
+    content: str | list[TextPart] | None = None
+
+    @property
+    def text(self) -> str:
+        """Its content in one piece."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class ChatBody(Sampled):
+    """``POST /v1/chat/completions``."""
+
+    messages: list[Message]
+    max_completion_tokens: Int | None = None
+    logprobs: bool | None = None
+    top_logprobs: Int | None = None
+
+
+class HoleBody(Sampled):
+    """``POST /v1/fim/completions``, as Mistral has it."""
+
+    prompt: str
+    suffix: str | None = None
+    random_seed: Int | None = None
+
+
+# ---- completions
+
+
+async def complete(service: Service, body: CompletionBody) -> Response:
+    """Complete prompts."""
+    settings = service.settings
+    prompts = prompts_of(body.prompt)
+    n = many("n", body.n, settings)
+    if len(prompts) > settings.max_n:
+        raise InvalidArgumentError(f"prompt has at most {settings.max_n} prompts here; got {len(prompts)}")
+    top = top_of(body.logprobs)
+    params = body.params(settings, max_bytes=body.max_tokens, temperature=body.temperature, seed=body.seed)
+    if body.suffix and top is not None and body.echo:
+        raise InvalidArgumentError("logprobs with echo score a text from its beginning; a hole has none: leave one out")
+    asks = [
+        Ask(
+            _behind_start(text) if start else prompting(text, body.suffix, settings, room=params.max_bytes),
+            params,
+            n=n,
+            first=place * n,
+            seconds=settings.seconds,
+        )
+        for place, (start, text) in enumerate(prompts)
+    ]
+    if body.stream:
+        if top is not None:
+            raise InvalidArgumentError("logprobs are not in a stream: ask without stream")
+        echoed = [text_of(text) if body.echo else "" for _, text in prompts for _ in range(n)]
+        usage = bool(body.stream_options and body.stream_options.include_usage)
+        events = completion_events(service, asks, echoed, [text for _, text in prompts], usage=usage)
+        return await streamed(events, lambda fault: event(error_form(fault)))
+    done = await answers(service.session, asks, service.metrics)
+    choices = []
+    for place, answer in enumerate(done):
+        start, text = prompts[place // n]
+        shown = (text_of(text) if body.echo else "") + answer.text
+        lists = None
+        if top is not None:
+            before = Scoring(text, asks[place // n].prompt, start=start, echo=bool(body.echo))
+            lists = await logprob_lists(service, before, answer, top=top)
+        choices.append({"text": shown, "index": place, "logprobs": lists, "finish_reason": reason(answer)})
+    given = sum(len(text) for _, text in prompts)
+    frame = head("cmpl", "text_completion", service)
+    return JSONResponse({**frame, "choices": choices, "usage": usage_of(given, done)})
+
+
+def prompts_of(given: str | list[str] | list[int] | list[list[int]]) -> list[tuple[bool, bytes]]:
+    """Each prompt as bytes, and whether the start token stands in front of it."""
+    if isinstance(given, str):
+        return [(False, given.encode())]
+    if not given or isinstance(given[0], int):
+        return [_of_ids(given)]
+    return [(False, each.encode()) if isinstance(each, str) else _of_ids(each) for each in given]
+
+
+def _of_ids(ids: Sequence[Any]) -> tuple[bool, bytes]:
+    start = bool(ids) and ids[0] == EOT
+    rest = ids[1:] if start else ids
+    if wrong := [each for each in rest if not 0 <= each < 256]:
+        raise InvalidArgumentError(
+            "a token is a byte here, from 0 to 255, and 256 at the beginning is the model's start token; got "
+            f"{shown(wrong[0])}"
+        )
+    return start, bytes(rest)
+
+
+def _behind_start(text: bytes) -> Prompting:
+    return lambda lm: (lm, lm.start_prefix(text))
+
+
+def top_of(asked: int | None) -> int | None:
+    """How many of the likeliest bytes are told."""
+    if asked is not None and not 0 <= asked <= MOST_LOGPROBS:
+        raise InvalidArgumentError(f"logprobs is from 0 to {MOST_LOGPROBS}; got {asked}")
+    return asked
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What is scored with a completion.
+
+    Attributes:
+        text: The prompt.
+        prompt: Makes the prompt of the completion.
+        start: Whether the start token stands in front.
+        echo: Whether the prompt is scored too.
+    """
+
+    text: bytes
+    prompt: Prompting
+    start: bool
+    echo: bool
+
+
+async def logprob_lists(service: Service, scoring: Scoring, answer: Answer, *, top: int) -> dict[str, Any]:
+    """The lists that ``logprobs`` asks for."""
+    start, echo, end = scoring.start, scoring.echo, answer.finish == "eot"
+    tokens: list[str] = []
+    logprobs: list[float | None] = []
+    tops: list[dict[str, float] | None] = []
+    if start and echo:
+        tokens, logprobs, tops = [spelled(EOT)], [None], [None]
+    before = _behind_start(b"") if start else after([b""])
+    prompt, data = (before, scoring.text + answer.bytes) if echo else (scoring.prompt, answer.bytes)
+    found = await service.session.run(scored(prompt, data, top=max(top, 1), end=end))
+    offset, offsets = 0, [0] * len(tokens)
+    for each in found:
+        tokens.append(spelled(each.symbol))
+        logprobs.append(finite(each.logprob))
+        tops.append({spelled(symbol): value for symbol, value in each.top if finite(value) is not None})
+        offsets.append(offset)
+        offset += each.symbol < 0x80 or 0xC0 <= each.symbol < EOT  # a character begins
+    return {"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": tops, "text_offset": offsets}
+
+
+async def completion_events(
+    service: Service, asks: list[Ask], echoed: list[str], prompts: list[bytes], *, usage: bool
+) -> AsyncIterator[str]:
+    """A stream of completions."""
+    frame = head("cmpl", "text_completion", service)
+
+    def chunk(place: int, text: str, finish: str | None = None) -> str:
+        choice = {"text": text, "index": place, "logprobs": None, "finish_reason": finish}
+        return event({**frame, "choices": [choice]})
+
+    for place, text in enumerate(echoed):
+        if text:
+            yield chunk(place, text)
+    done: list[Answer] = []
+    async for place, piece in pieces(service.session, asks, service.metrics):
+        if isinstance(piece, Answer):
+            done.append(piece)
+            yield chunk(place, "", reason(piece))
+        elif piece:
+            yield chunk(place, piece)
+    if usage:
+        yield event({**frame, "choices": [], "usage": usage_of(sum(map(len, prompts)), done)})
+    yield DONE
+
+
+# ---- chats
+
+
+async def chat(service: Service, body: ChatBody) -> Response:
+    """Write the assistant's turn, or the rest of one."""
+    settings = service.settings
+    n = many("n", body.n, settings)
+    asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    params = body.params(
+        settings, max_bytes=asked, temperature=body.temperature, seed=body.seed, default=settings.max_bytes
+    )
+    top = top_of(body.top_logprobs or 0) if body.logprobs else None
+    prompt = chatting(body.messages)
+    ask = Ask(prompt, params, n=n, seconds=settings.seconds)
+    given = sum(len(message.text.encode()) for message in body.messages)
+    if given > settings.max_prompt:
+        raise InvalidArgumentError(f"a chat has at most {settings.max_prompt} bytes here; got {given}")
+    if body.stream:
+        if top is not None:
+            raise InvalidArgumentError("logprobs are not in a stream: ask without stream")
+        usage = bool(body.stream_options and body.stream_options.include_usage)
+        return await streamed(chat_events(service, ask, given, usage=usage), lambda fault: event(error_form(fault)))
+    done = await answers(service.session, [ask], service.metrics)
+    choices = []
+    for place, answer in enumerate(done):
+        lists = None
+        if top is not None:
+            step = scored(prompt, answer.bytes, top=top, end=answer.finish == "eot")
+            lists = {"content": [chat_logprob(each, top) for each in await service.session.run(step)], "refusal": None}
+        message = {"role": "assistant", "content": answer.text, "refusal": None}
+        choices.append({"index": place, "message": message, "logprobs": lists, "finish_reason": reason(answer)})
+    return JSONResponse(
+        {**head("chatcmpl", "chat.completion", service), "choices": choices, "usage": usage_of(given, done)}
+    )
+
+
+def chatting(messages: Sequence[Message]) -> Prompting:
+    """The prompt of a chat; a last message of the assistant goes on."""
+    told = [{"role": message.role, "content": message.text} for message in messages]
+    goes_on = bool(messages) and messages[-1].role == "assistant"
+    return lambda lm: (lm, lm.chat_prefix(told, continue_final_message=goes_on))
+
+
+def chat_logprob(found: Scored, top: int) -> dict[str, Any]:
+    """One byte of a chat's ``logprobs``."""
+
+    def told(symbol: int, logprob: float) -> dict[str, Any]:
+        bytes_ = [] if symbol == EOT else [symbol]
+        return {"token": spelled(symbol), "logprob": max(logprob, -9999.0), "bytes": bytes_}
+
+    return {**told(found.symbol, found.logprob), "top_logprobs": [told(*each) for each in found.top[:top]]}
+
+
+async def chat_events(service: Service, ask: Ask, given: int, *, usage: bool) -> AsyncIterator[str]:
+    """A stream of a chat's turns."""
+    frame = head("chatcmpl", "chat.completion.chunk", service)
+
+    def chunk(place: int, delta: dict[str, str], finish: str | None = None) -> str:
+        choice = {"index": place, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return event({**frame, "choices": [choice]})
+
+    begun: set[int] = set()
+    done: list[Answer] = []
+    async for place, piece in pieces(service.session, [ask], service.metrics):
+        if place not in begun:
+            begun.add(place)
+            yield chunk(place, {"role": "assistant", "content": ""})
+        if isinstance(piece, Answer):
+            done.append(piece)
+            yield chunk(place, {}, reason(piece))
+        elif piece:
+            yield chunk(place, {"content": piece})
+    if usage:
+        yield event({**frame, "choices": [], "usage": usage_of(given, done)})
+    yield DONE
+
+
+# ---- Mistral's
+
+
+async def fill(service: Service, body: HoleBody) -> Response:
+    """Fill in a hole; the answer is put as a chat's."""
+    settings = service.settings
+    params = body.params(
+        settings,
+        max_bytes=body.max_tokens,
+        temperature=body.temperature,
+        seed=body.seed if body.random_seed is None else body.random_seed,
+    )
+    n = many("n", body.n, settings)
+    made = prompting(body.prompt, body.suffix or None, settings, room=params.max_bytes)
+    ask = Ask(made, params, n=n, seconds=settings.seconds)
+    given = len(body.prompt.encode()) + len((body.suffix or "").encode())
+    if body.stream:
+        return await streamed(chat_events(service, ask, given, usage=True), lambda fault: event(error_form(fault)))
+    done = await answers(service.session, [ask], service.metrics)
+    choices = [
+        {"index": place, "message": {"role": "assistant", "content": each.text}, "finish_reason": reason(each)}
+        for place, each in enumerate(done)
+    ]
+    frame = head("fim", "chat.completion", service)
+    return JSONResponse({**frame, "choices": choices, "usage": usage_of(given, done)})
+
+
+# ---- what all answers have
+
+
+def head(kind: str, named: str, service: Service) -> dict[str, Any]:
+    """The fields that stand before the choices."""
+    name = service.settings.name
+    return {"id": f"{kind}-{uuid.uuid4().hex}", "object": named, "created": int(time.time()), "model": name}
+
+
+def reason(answer: Answer) -> str:
+    """Why a completion ended, in OpenAI's words."""
+    return "length" if answer.finish in ("length", "time") else "stop"
+
+
+def usage_of(given: int, done: Sequence[Answer]) -> dict[str, int]:
+    """``usage``, in bytes."""
+    written = sum(len(answer.bytes) for answer in done)
+    return {"prompt_tokens": given, "completion_tokens": written, "total_tokens": given + written}
+
+
+def routes(service: Service) -> list[Route]:
+    """The paths of this protocol."""
+
+    async def models(request: Request) -> Response:
+        del request
+        return JSONResponse({"object": "list", "data": [_model(service)]})
+
+    async def model(request: Request) -> Response:
+        del request
+        return JSONResponse(_model(service))
+
+    return [
+        post("/v1/completions", service, CompletionBody, complete, error_form),
+        post("/v1/chat/completions", service, ChatBody, chat, error_form),
+        post("/v1/fim/completions", service, HoleBody, fill, error_form),
+        post("/fim/completions", service, HoleBody, fill, error_form),
+        Route("/v1/models", models),
+        Route("/v1/models/{name:path}", model),
+    ]
+
+
+def _model(service: Service) -> dict[str, Any]:
+    return {"id": service.settings.name, "object": "model", "created": 0, "owned_by": "bytelm"}

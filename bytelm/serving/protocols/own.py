@@ -1,0 +1,379 @@
+"""Our own protocol, under ``/bytelm/``: what no other one has words for. Rows, covers, endings, who drove an ensemble.
+
+Rules
+    A text is a string, or ``{"base64": …}`` where it is no UTF-8; what is written comes back as both.
+    A log-probability is a natural log, and null for −∞.
+    The page at ``/`` asks by this protocol alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Final
+
+import numpy as np
+from pydantic import AfterValidator
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from bytelm.byte_lm.model import ByteLM
+from bytelm.ensemble.model import Ensemble
+from bytelm.errors import InvalidArgumentError, NoInfillFormatError
+from bytelm.fim import find_format
+from bytelm.inference.scheduler import Step
+from bytelm.lemma import log_sum
+from bytelm.sampling.byte_model import ByteModel
+from bytelm.sampling.endings import Endings
+from bytelm.sampling.likeliest import Search, Searching
+from bytelm.serving.asks import Answer, Ask, answers, pieces
+from bytelm.serving.exchange import Body, Fault, Int, Service, event, finite, post, streamed
+from bytelm.serving.options import Drawing, many, prompting
+from bytelm.serving.protocols.llama_cpp import context_of
+from bytelm.symbols import EOT, leak_of
+from bytelm.token_lm import checked_rows
+
+MOST_TOKENS: Final = 4096  # bytes of a text whose canonical tokens are scored: a row for each is held
+LN2: Final = math.log(2.0)
+
+
+def error_form(fault: Fault) -> dict[str, Any]:
+    """An error as this protocol has it."""
+    return {"error": {"type": fault.kind, "message": fault.message}}
+
+
+class Encoded(Body):
+    """Bytes that are no UTF-8."""
+
+    base64: str
+
+
+def _bytes(given: str | Encoded) -> bytes:
+    if isinstance(given, str):
+        return given.encode()
+    try:
+        return base64.b64decode(given.base64, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"base64: {error}") from None
+
+
+Text = Annotated[str | Encoded, AfterValidator(_bytes)]
+
+
+class NextBody(Body):
+    """``POST /bytelm/next``."""
+
+    prefix: Text = ""
+    top: Int = 12
+
+
+class LogprobsBody(Body):
+    """``POST /bytelm/logprobs``."""
+
+    text: Text
+    prefix: Text = ""
+    tokens: bool = False
+
+
+class CoverBody(Body):
+    """``POST /bytelm/cover``."""
+
+    prefix: Text
+    top: Int = 20
+
+
+class LikeliestBody(Body):
+    """``POST /bytelm/likeliest``."""
+
+    prefix: Text
+    suffix: Text | None = None
+    n: Int = 5
+    stop: str | list[str] = "\n"
+    max_bytes: Int = 64
+    max_calls: Int = 256
+
+
+class ExplainBody(Body):
+    """``POST /bytelm/explain``."""
+
+    text: Text
+    prefix: Text = ""
+
+
+class SampleBody(Drawing):
+    """``POST /bytelm/sample``."""
+
+    prefix: Text = ""
+    suffix: Text | None = None
+    max_bytes: Int | None = None
+    temperature: float | None = None
+    seed: Int | None = None
+    n: Int | None = None
+    stream: bool = False
+
+
+def given(text: Any) -> bytes:
+    """The bytes of a text of a request; of one that was left out none."""
+    return text if isinstance(text, bytes) else b""
+
+
+def shown(symbol: int) -> str:
+    r"""A byte for a reader.
+
+    >>> shown(0x6E), shown(0xC3), shown(256)
+    ('n', '\\xc3', 'end of text')
+    """
+    return "end of text" if symbol == EOT else chr(symbol) if symbol < 0x80 else f"\\x{symbol:02x}"
+
+
+def shown_text(data: bytes) -> str:
+    """Bytes for a reader; those that are no UTF-8 as escapes."""
+    return data.decode("utf-8", "backslashreplace")
+
+
+async def next_byte(service: Service, body: NextBody) -> Response:
+    """The likeliest next bytes."""
+    prefix = given(body.prefix)
+    row = await service.session.call(lambda lm: lm.next_byte_logprobs([prefix]))
+    likeliest = np.argsort(-row, kind="stable")[: max(body.top, 1)].tolist()
+    rest = [value for symbol, value in enumerate(row.tolist()) if symbol not in likeliest]
+    symbols = [
+        {"byte": None if symbol == EOT else symbol, "shown": shown(symbol), "logprob": finite(float(row[symbol]))}
+        for symbol in likeliest
+    ]
+    left = finite(log_sum(rest)) if rest else None
+    return JSONResponse({"symbols": symbols, "rest_logprob": left, "leak": leak_of(row)})
+
+
+async def logprobs(service: Service, body: LogprobsBody) -> Response:
+    """The log-probability of each byte of a text, and of each of its tokens."""
+    text, prefix = given(body.text), given(body.prefix)
+    if len(text) > service.settings.max_prompt:
+        raise InvalidArgumentError(f"a text has at most {service.settings.max_prompt} bytes here; got {len(text)}")
+
+    def steps(lm: ByteModel[Any, Any]) -> Step[np.ndarray]:
+        prompt = lm.prompt([prefix])
+        lm.check_room(prompt, text, asked="bytes")
+        scoring = yield from lm.along(prompt, text)
+        return (yield from scoring.all_logprobs(text))
+
+    found = await service.session.run(steps)
+    tokens = await service.session.call(lambda lm: tokens_of(lm, prefix, text)) if body.tokens else None
+    told = [
+        {"byte": byte, "shown": shown(byte), "logprob": finite(value)}
+        for byte, value in zip(text, found.tolist(), strict=True)
+    ]
+    total = float(found.sum())
+    return JSONResponse(
+        {
+            "logprob": finite(total),
+            "bits_per_byte": finite(-total / LN2 / len(text)) if text else None,
+            "bytes": told,
+            "tokens": tokens,
+        }
+    )
+
+
+def tokens_of(lm: ByteModel[Any, Any], prefix: bytes, text: bytes) -> list[dict[str, Any]] | None:
+    """The canonical tokens of a text by itself, with their log-probabilities; None for an ensemble.
+
+    Where a prefix stands before it, or the text ends inside a character, or is long, there are none either.
+    """
+    if not isinstance(lm, ByteLM) or prefix or len(text) > MOST_TOKENS:
+        return None
+    read = lm.prompt([text])
+    try:
+        ids = lm.prompts.encoded(read.text, dummy_prefix=read.dummy_prefix)
+    except InvalidArgumentError:
+        return None
+    before = [(*read.context, *ids[:at]) for at in range(len(ids))]
+    found: list[dict[str, Any]] = []
+    at = 0
+    hidden = len(lm.spell(ids)) - len(read.text)
+    for start in range(0, len(ids), 32):
+        some = before[start : start + 32]
+        rows = checked_rows(lm.token_lm.next_token_logprobs(some), len(some), lm.token_lm.vocab_size)
+        for token, row in zip(ids[start : start + 32], rows, strict=True):
+            piece = lm.spell([token])
+            if at == 0:
+                piece = piece[hidden:]
+            end = at + len(piece)
+            logprob = finite(float(row[token]))
+            found.append({"id": token, "shown": shown_text(piece), "start": at, "end": end, "logprob": logprob})
+            at = end
+    return found
+
+
+async def cover(service: Service, body: CoverBody) -> Response:
+    """The token sequences that may spell a prefix."""
+    prefix = given(body.prefix)
+
+    def ask(lm: ByteModel[Any, Any]) -> dict[str, Any]:
+        members = [_cover(model, prefix, max(body.top, 1), service.settings.name) for model in lm.models]
+        return {"logprob": finite(lm.logprob(prefix)), "members": members}
+
+    return JSONResponse(await service.session.call(ask))
+
+
+def _cover(lm: ByteLM, prefix: bytes, top: int, name: str) -> dict[str, Any]:
+    items = lm.cover([prefix])
+    total = log_sum([item.logprob for item in items])
+    told = [
+        {
+            "token_ids": list(item.token_ids),
+            "tokens": [shown_text(lm.spell([token])) for token in item.token_ids],
+            "logprob": finite(item.logprob),
+            "share": math.exp(item.logprob - total) if math.isfinite(total) else 0.0,
+        }
+        for item in items[:top]
+    ]
+    return {"name": name, "logprob": finite(total), "items": told, "left_out": max(len(items) - top, 0)}
+
+
+async def likeliest(service: Service, body: LikeliestBody) -> Response:
+    """The likeliest endings."""
+    settings = service.settings
+    search = Search.of(
+        n=many("n", body.n, settings),
+        stop=body.stop,
+        max_bytes=min(body.max_bytes, settings.max_bytes),
+        max_calls=body.max_calls,
+    )
+    suffix = None if body.suffix is None else given(body.suffix)
+    prompt = prompting(given(body.prefix), suffix, settings, room=search.max_bytes)
+
+    def steps(lm: ByteModel[Any, Any]) -> Step[Endings]:
+        model, prefix = prompt(lm)
+        read = model.prompt(prefix)
+        place = model.place(read, keep=True)
+        model.check_room(read)
+        return (yield from Searching(place, search).run())
+
+    found = await service.session.run(steps)
+    endings = [
+        {"text": each.text, "base64": _base64(each.bytes), "logprob": each.logprob, "complete": each.complete}
+        for each in found
+    ]
+    missing = finite(found.missing_logprob)
+    return JSONResponse({"endings": endings, "missing_logprob": missing, "certified": found.certified})
+
+
+async def explain(service: Service, body: ExplainBody) -> Response:
+    """Who of an ensemble drove each byte."""
+    text, prefix = given(body.text), given(body.prefix)
+
+    def ask(lm: ByteModel[Any, Any]) -> dict[str, Any]:
+        if not isinstance(lm, Ensemble):
+            raise InvalidArgumentError("only an ensemble has members to tell of; this server has one model")
+        told = lm.explain(text, prefix=[prefix])
+        rows = [
+            {
+                "byte": byte,
+                "shown": shown(byte),
+                "logprob": finite(float(told.logprobs[at])),
+                "members": [
+                    {"logprob": finite(float(logprob)), "weight": float(weight)}
+                    for logprob, weight in zip(told.member_logprobs[:, at], told.weights[:, at], strict=True)
+                ],
+                "driver": told.drivers[at],
+            }
+            for at, byte in enumerate(told.text)
+        ]
+        return {"combine": lm.combine, "members": names_of(service), "bytes": rows}
+
+    return JSONResponse(await service.session.call(ask))
+
+
+async def sample(service: Service, body: SampleBody) -> Response:
+    """Complete a text, or fill in a hole."""
+    settings = service.settings
+    params = body.params(settings, max_bytes=body.max_bytes, temperature=body.temperature, seed=body.seed)
+    suffix = None if body.suffix is None else given(body.suffix)
+    prompt = prompting(given(body.prefix), suffix, settings, room=params.max_bytes)
+    ask = Ask(prompt, params, n=many("n", body.n, settings), seconds=settings.seconds)
+    if body.stream:
+        if ask.n > 1:
+            raise InvalidArgumentError(f"a stream holds one completion; got n = {ask.n}")
+        return await streamed(events(service, ask), lambda fault: event(error_form(fault)))
+    done = await answers(service.session, [ask], service.metrics)
+    return JSONResponse({"completions": [completion(each) for each in done]})
+
+
+async def events(service: Service, ask: Ask) -> AsyncIterator[str]:
+    """A stream of one completion."""
+    async for _, piece in pieces(service.session, [ask], service.metrics):
+        if isinstance(piece, Answer):
+            yield event({"completion": completion(piece)})
+        elif piece:
+            yield event({"text": piece})
+
+
+def completion(answer: Answer) -> dict[str, Any]:
+    """A completion as this protocol has it."""
+    logprob = None if answer.logprob is None else finite(answer.logprob)
+    finish = "time" if answer.finish == "time" else answer.finish
+    usage = {"calls": answer.usage.calls, "tokens_fed": answer.usage.tokens_fed}
+    return {
+        "text": answer.text,
+        "base64": _base64(answer.bytes),
+        "logprob": logprob,
+        "finish_reason": finish,
+        "usage": usage,
+    }
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def names_of(service: Service) -> list[str]:
+    """What the members are called: by the server's name, which joins them with a plus."""
+    names = service.settings.name.split(" + ")
+    count = len(service.session.model.members) if isinstance(service.session.model, Ensemble) else 1
+    return names if len(names) == count else [f"member {i}" for i in range(count)]
+
+
+def modes_of(lm: ByteModel[Any, Any]) -> list[str]:
+    """The modes of `infill` that all models know."""
+    modes = {"left", "psm", "spm"}
+    for model in lm.models:
+        try:
+            form = find_format(model.viability.vocab)
+        except NoInfillFormatError:
+            return ["left"]
+        modes &= {"left", *(["psm"] if form.psm else []), *(["spm"] if form.spm else [])}
+    return sorted(modes)
+
+
+def routes(service: Service) -> list[Route]:
+    """The paths of this protocol."""
+    session, settings = service.session, service.settings
+
+    async def model(request: Request) -> Response:
+        del request
+        lm = session.model
+        limits = {"max_bytes": settings.max_bytes, "n": settings.max_n, "prompt_bytes": settings.max_prompt}
+        return JSONResponse(
+            {
+                "name": settings.name,
+                "members": names_of(service),
+                "combine": lm.combine if isinstance(lm, Ensemble) else None,
+                "modes": modes_of(lm),
+                "chat": all(getattr(each.tokenizer, "chat_template", None) for each in lm.models),
+                "context_length": context_of(service) or None,
+                "limits": limits,
+            }
+        )
+
+    return [
+        Route("/bytelm/model", model),
+        post("/bytelm/next", service, NextBody, next_byte, error_form),
+        post("/bytelm/logprobs", service, LogprobsBody, logprobs, error_form),
+        post("/bytelm/cover", service, CoverBody, cover, error_form),
+        post("/bytelm/likeliest", service, LikeliestBody, likeliest, error_form),
+        post("/bytelm/explain", service, ExplainBody, explain, error_form),
+        post("/bytelm/sample", service, SampleBody, sample, error_form),
+    ]
