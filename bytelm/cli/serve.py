@@ -9,6 +9,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import sys
@@ -132,7 +133,8 @@ def serve(
     listening.listen()
     place, number = listening.getsockname()[:2]
     shown = f"[{place}]" if ":" in place else place
-    typer.echo(f"bytelm serves {settings.name} at http://{shown}:{number}/", err=True)
+    with contextlib.suppress(OSError):  # a full disk behind standard error
+        typer.echo(f"bytelm serves {settings.name} at http://{shown}:{number}/", err=True)
     uvicorn.Server(config).run(sockets=[listening])
 
 

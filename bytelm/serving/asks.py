@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
@@ -229,9 +229,9 @@ async def answers(session: Session, asks: list[Ask], metrics: Metrics) -> list[A
         return [task.result() for task in tasks]
 
 
-async def pieces(session: Session, asks: list[Ask], metrics: Metrics) -> AsyncIterator[Piece]:
+async def pieces(session: Session, asks: list[Ask], metrics: Metrics) -> AsyncGenerator[Piece]:
     """The pieces of all completions as they come, each with the completion's place; behind its last its answer."""
-    queue: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue()
+    queue: asyncio.Queue[Piece | Exception] = asyncio.Queue()
 
     async def forward(place: int, writing: Writing) -> None:
         try:
@@ -248,11 +248,10 @@ async def pieces(session: Session, asks: list[Ask], metrics: Metrics) -> AsyncIt
             left = len(tasks)
             while left:
                 piece = await queue.get()
-                if isinstance(piece, BaseException):
+                if isinstance(piece, Exception):
                     raise piece
-                if piece is not None:
-                    left -= isinstance(piece[1], Answer)
-                    yield piece
+                left -= isinstance(piece[1], Answer)
+                yield piece
         finally:
             for task in tasks:
                 task.cancel()

@@ -16,7 +16,7 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
@@ -25,6 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from bytelm.errors import (
     BusyError,
@@ -219,7 +220,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def streamed(
-    events: AsyncIterator[str], told: Callable[[Fault], str], *, media_type: str = "text/event-stream"
+    events: AsyncGenerator[str], told: Callable[[Fault], str], *, media_type: str = "text/event-stream"
 ) -> Response:
     """A stream of events, which has begun: an error before its first event has a status of its own.
 
@@ -228,10 +229,7 @@ async def streamed(
         told: How an error is sent.
         media_type: Of the stream.
     """
-    try:
-        head = await anext(events)
-    except StopAsyncIteration:
-        head = ""
+    head = await anext(events, "")
 
     async def body() -> AsyncIterator[str]:
         try:
@@ -240,17 +238,23 @@ async def streamed(
                 yield event
         except Exception as error:  # noqa: BLE001 - told to the client, and to the log where it is the server's
             yield told(fault_of(error))
-        finally:
-            await _closed(events)
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(body(), media_type=media_type, headers=headers)
+    return _Stream(events, body(), media_type=media_type, headers=headers)
 
 
-async def _closed(events: AsyncIterator[str]) -> None:
-    close: Callable[[], Awaitable[None]] | None = getattr(events, "aclose", None)
-    if close is not None:
-        await asyncio.shield(close())
+class _Stream(StreamingResponse):
+    """A stream whose events end with it, also where the client goes before the first of them is sent."""
+
+    def __init__(self, events: AsyncGenerator[str], *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._events.aclose()
 
 
 def event(value: Any) -> str:

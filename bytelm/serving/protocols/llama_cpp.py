@@ -14,7 +14,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
@@ -164,7 +164,7 @@ async def written(service: Service, body: Written, plain: Ask, given: int) -> Re
     return JSONResponse(told[0] if ask.n == 1 else told)
 
 
-async def events(service: Service, body: Written, ask: Ask, given: int) -> AsyncIterator[str]:
+async def events(service: Service, body: Written, ask: Ask, given: int) -> AsyncGenerator[str]:
     """A stream of completions."""
     count = 0
     async for place, piece in pieces(service.session, [ask], service.metrics):

@@ -10,7 +10,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -107,7 +107,7 @@ async def written(service: Service, ask: Ask, given: int, *, stream: bool, chat:
         times = {"total_duration": spent, "load_duration": 0, "eval_duration": spent}
         return {"done": True, "done_reason": reason(answer), **counts, **times}
 
-    async def lines() -> AsyncIterator[str]:
+    async def lines() -> AsyncGenerator[str]:
         async for _, piece in pieces(service.session, [ask], service.metrics):
             if isinstance(piece, Answer):
                 yield line({**told(""), **last(piece)})

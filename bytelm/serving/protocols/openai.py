@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -224,7 +224,7 @@ async def logprob_lists(service: Service, scoring: Scoring, answer: Answer, *, t
 
 async def completion_events(
     service: Service, asks: list[Ask], echoed: list[str], prompts: list[bytes], *, usage: bool
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str]:
     """A stream of completions."""
     frame = head("cmpl", "text_completion", service)
 
@@ -300,7 +300,7 @@ def chat_logprob(found: Scored, top: int) -> dict[str, Any]:
     return {**told(found.symbol, found.logprob), "top_logprobs": [told(*each) for each in found.top[:top]]}
 
 
-async def chat_events(service: Service, ask: Ask, given: int, *, usage: bool) -> AsyncIterator[str]:
+async def chat_events(service: Service, ask: Ask, given: int, *, usage: bool) -> AsyncGenerator[str]:
     """A stream of a chat's turns."""
     frame = head("chatcmpl", "chat.completion.chunk", service)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -36,7 +36,8 @@ from bytelm.serving.protocols.llama_cpp import context_of
 from bytelm.symbols import EOT, leak_of
 from bytelm.token_lm import checked_rows
 
-MOST_TOKENS: Final = 4096  # bytes of a text whose canonical tokens are scored: a row for each is held
+MOST_TOKENS: Final = 4096  # bytes of a text whose canonical tokens are scored, or that is explained: others wait for it
+MOST_CALLS: Final = 1024  # of a search
 LN2: Final = math.log(2.0)
 
 
@@ -137,7 +138,14 @@ def shown_text(data: bytes) -> str:
 async def next_byte(service: Service, body: NextBody) -> Response:
     """The likeliest next bytes."""
     prefix = given(body.prefix)
-    row = await service.session.call(lambda lm: lm.next_byte_logprobs([prefix]))
+
+    def steps(lm: ByteModel[Any, Any]) -> Step[np.ndarray]:
+        prompt = lm.prompt([prefix])
+        lm.check_room(prompt)
+        scoring = yield from lm.along(prompt, b"")
+        return (yield from scoring.rows(b"", end=True))
+
+    (row,) = await service.session.run(steps)
     likeliest = np.argsort(-row, kind="stable")[: max(body.top, 1)].tolist()
     rest = [value for symbol, value in enumerate(row.tolist()) if symbol not in likeliest]
     symbols = [
@@ -240,7 +248,7 @@ async def likeliest(service: Service, body: LikeliestBody) -> Response:
         n=many("n", body.n, settings),
         stop=body.stop,
         max_bytes=min(body.max_bytes, settings.max_bytes),
-        max_calls=body.max_calls,
+        max_calls=min(body.max_calls, MOST_CALLS),
     )
     suffix = None if body.suffix is None else given(body.suffix)
     prompt = prompting(given(body.prefix), suffix, settings, room=search.max_bytes)
@@ -264,6 +272,8 @@ async def likeliest(service: Service, body: LikeliestBody) -> Response:
 async def explain(service: Service, body: ExplainBody) -> Response:
     """Who of an ensemble drove each byte."""
     text, prefix = given(body.text), given(body.prefix)
+    if len(text) > MOST_TOKENS:
+        raise InvalidArgumentError(f"a text of at most {MOST_TOKENS} bytes is explained at a time; got {len(text)}")
 
     def ask(lm: ByteModel[Any, Any]) -> dict[str, Any]:
         if not isinstance(lm, Ensemble):
@@ -302,7 +312,7 @@ async def sample(service: Service, body: SampleBody) -> Response:
     return JSONResponse({"completions": [completion(each) for each in done]})
 
 
-async def events(service: Service, ask: Ask) -> AsyncIterator[str]:
+async def events(service: Service, ask: Ask) -> AsyncGenerator[str]:
     """A stream of one completion."""
     async for _, piece in pieces(service.session, [ask], service.metrics):
         if isinstance(piece, Answer):
