@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -98,6 +99,7 @@ def test_a_full_disk_for_logs_costs_no_request() -> None:
                 first = text_of(ask(port, max_tokens=3))
                 break
             assert server.poll() is None
+            time.sleep(0.2)
         before = psutil.Process(server.pid).memory_info().rss
         with httpx2.Client(timeout=60) as client:
             statuses = {client.post(url(port), json=body(max_tokens="x")).status_code for _ in range(300)}
