@@ -113,6 +113,10 @@ class MissingDependencyError(BytelmError, ImportError):
     """An optional dependency is not installed; the message names the extra to install."""
 
 
+class ClosedError(ModelError):
+    """A session was closed, and takes no more requests."""
+
+
 class BusyError(BytelmError):
     """As many requests wait as may wait; ask again later."""
 

@@ -202,10 +202,15 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
 
         Their probabilities sum to P(prefix | context). The cover of the empty prefix is the empty sequence.
         """
+        return self.answer(self.covered(prefix))
+
+    def covered(self, prefix: Prefix) -> Step[list[CoverItem]]:
+        """The step of `cover`, to run beside others."""
         prompt = self.prompt(prefix)
         self.check_room(prompt, asked="text", end=False)
         step = cover_items(self._cover(prompt), context=prompt.context, reader=self._reader)
-        return sorted(self.answer(step), key=lambda item: (-item.logprob, item.token_ids))
+        items = yield from on(self.token_lm, step)
+        return sorted(items, key=lambda item: (-item.logprob, item.token_ids))
 
     def spell(self, token_ids: Sequence[int]) -> bytes:
         """The bytes that tokens spell, a hidden leading space included.

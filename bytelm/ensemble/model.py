@@ -127,8 +127,11 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
             prefix: What stands before them.
             progress: Whether to show a bar on a terminal once it takes two seconds.
         """
-        prompt, data = self._scoring(text, prefix, asked="rows")
-        return self.answer(self._explained(prompt, data), label="explaining", progress=progress)
+        return self.answer(self.explained(text, prefix=prefix), label="explaining", progress=progress)
+
+    def explained(self, text: Text, *, prefix: Prefix = b"") -> Step[Attribution]:
+        """The step of `explain`, to run beside others."""
+        return self._explained(*self._scoring(text, prefix, asked="rows"))
 
     def state(self, prefix: Prefix) -> EnsembleState:
         """A place in a text that can be moved about byte by byte: see `EnsembleState`."""

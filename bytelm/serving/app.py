@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -32,17 +33,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.serving.exchange import LOG, ErrorForm, Fault, Service, compact, error_response, fault_of
 from bytelm.serving.metrics import Metrics
-from bytelm.serving.protocols import llama_cpp, ollama, openai, own
+from bytelm.serving.protocols import llama_cpp, ollama, openai, openai_chat, own
+from bytelm.serving.protocols.llama_cpp import shortest_context
 from bytelm.serving.session import Session
-from bytelm.serving.settings import ServerSettings
+from bytelm.serving.settings import BYTES_A_TOKEN, ServerSettings
 
 __all__ = ["ServerSettings", "create_app"]
 
 PAGE: Final = files("bytelm.serving") / "page"
 KINDS: Final = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript"}
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 PUBLIC: Final = ("/health", "/v1/health", "/", "/page/")
 POLICY: Final = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-PROTOCOLS: Final = (openai, llama_cpp, ollama, own)
+PROTOCOLS: Final = (openai, openai_chat, llama_cpp, ollama, own)
 
 
 def create_app(model: ByteModel[Any, Any], settings: ServerSettings | None = None) -> Starlette:
@@ -56,6 +59,8 @@ def create_app(model: ByteModel[Any, Any], settings: ServerSettings | None = Non
     >>> uvicorn.run(app, port=8080)  # doctest: +SKIP
     """
     settings = settings or ServerSettings()
+    if settings.max_prompt is None and (length := shortest_context(model)):
+        settings = replace(settings, max_prompt=BYTES_A_TOKEN * length)
     session = Session(model, max_running=settings.max_running, max_waiting=settings.max_waiting)
     metrics = Metrics(session)
     service = Service(session, settings, metrics)
@@ -73,7 +78,7 @@ def create_app(model: ByteModel[Any, Any], settings: ServerSettings | None = Non
     async def failed(request: Request, error: Exception) -> Response:
         return error_response(fault_of(error), form_of(request.url.path))
 
-    gates = [Middleware(Counted, metrics=metrics), Middleware(OwnOrigin, allowed=settings.cors_origins)]
+    gates = [Middleware(Counted, metrics=metrics), Middleware(OwnOrigin, settings=settings)]
     if settings.cors_origins:
         allowed: dict[str, Any] = {"allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
         gates.append(Middleware(CORSMiddleware, allow_origins=settings.cors_origins, **allowed))
@@ -140,20 +145,30 @@ class Counted:
 class OwnOrigin:
     """Turns away what a web page of another origin sends: a browser sends it without asking anybody."""
 
-    def __init__(self, app: ASGIApp, allowed: tuple[str, ...]) -> None:
-        self.app, self.allowed = app, allowed
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+        self.app, self.settings = app, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         if scope["type"] == "http":
             headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
             origin = headers.get(b"origin")
-            known = origin is None or origin in self.allowed or "*" in self.allowed
-            if not known and urlsplit(origin).netloc != headers.get(b"host"):
+            if origin is not None and not self.known(origin, headers.get(b"host", "")):
                 fault = Fault(403, "ForeignOrigin", f"pages of {origin:.80} may not ask this server (--cors-origin)")
                 await error_response(fault, form_of(scope["path"]))(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+    def known(self, origin: str, host: str) -> bool:
+        """Whether a page of this origin may ask."""
+        if origin in self.settings.cors_origins or "*" in self.settings.cors_origins:
+            return True
+        try:
+            split = urlsplit(origin)
+            named = not self.settings.loopback or split.hostname in LOOPBACK
+        except ValueError:
+            return False
+        return named and split.netloc == host
 
 
 class Keyed:

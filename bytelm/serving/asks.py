@@ -86,7 +86,8 @@ class Answer:
         bytes: The same as bytes. Where time or indentation cut it, those of the text.
         logprob: Of the bytes, a natural log; None where it was cut.
         usage: What it cost; nothing where it was cut, as then nobody knows.
-        seconds: How long it took.
+        first_seconds: How long the first text took, and with it the prompt.
+        seconds: How long all took.
     """
 
     text: str
@@ -94,6 +95,7 @@ class Answer:
     bytes: bytes
     logprob: float | None
     usage: JobUsage
+    first_seconds: float
     seconds: float
 
 
@@ -141,7 +143,8 @@ class Writing(AsyncIterator[str]):
     def __init__(self, session: Session, ask: Ask, index: int, metrics: Metrics) -> None:
         self._ask, self._metrics = ask, metrics
         self._since = time.monotonic()
-        self._last: float | None = None
+        self._first: float | None = None  # when the first piece came
+        self._last = self._since
         self._cut = Cut(ask.indent)
         self._text: list[str] = []
         self.answer: Answer | None = None
@@ -174,8 +177,8 @@ class Writing(AsyncIterator[str]):
             self._metrics.written(len(done.bytes))
             raise
         now = time.monotonic()
-        self._metrics.piece(now - (self._last or self._since), first=self._last is None)
-        self._last = now
+        self._metrics.piece(now - self._last, first=self._first is None)
+        self._first, self._last = self._first or now, now
         shown = self._cut.shown(piece)
         self._text.append(shown)
         if self._cut.ended:
@@ -195,10 +198,12 @@ class Writing(AsyncIterator[str]):
         return ""
 
     def _answered(self, done: Completion | None, finish: Finish) -> Answer:
-        text, seconds = "".join(self._text), time.monotonic() - self._since
+        now = time.monotonic()
+        took = (self._first or now) - self._since, now - self._since
         if done is None:
-            return Answer(text, finish, text.encode(), None, JobUsage(), seconds)
-        return Answer(done.text, finish, done.bytes, done.logprob, done.usage, seconds)
+            text = "".join(self._text)
+            return Answer(text, finish, text.encode(), None, JobUsage(), *took)
+        return Answer(done.text, finish, done.bytes, done.logprob, done.usage, *took)
 
     async def whole(self) -> Answer:
         """Take all pieces."""
@@ -220,7 +225,7 @@ Piece: TypeAlias = tuple[int, str | Answer]
 async def answers(session: Session, asks: list[Ask], metrics: Metrics) -> list[Answer]:
     """The completions of all asks, in their order."""
     async with AsyncExitStack() as stack:
-        writings = [await _entered(stack, session, ask, index, metrics) for ask in asks for index in range(ask.n)]
+        writings = _begun(stack, session, asks, metrics)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(writing.whole()) for writing in writings]
@@ -242,7 +247,7 @@ async def pieces(session: Session, asks: list[Ask], metrics: Metrics) -> AsyncGe
             queue.put_nowait(error)
 
     async with AsyncExitStack() as stack:
-        writings = [await _entered(stack, session, ask, index, metrics) for ask in asks for index in range(ask.n)]
+        writings = _begun(stack, session, asks, metrics)
         tasks = [asyncio.ensure_future(forward(place, writing)) for place, writing in enumerate(writings)]
         try:
             left = len(tasks)
@@ -257,7 +262,11 @@ async def pieces(session: Session, asks: list[Ask], metrics: Metrics) -> AsyncGe
                 task.cancel()
 
 
-async def _entered(stack: AsyncExitStack, session: Session, ask: Ask, index: int, metrics: Metrics) -> Writing:
-    writing = Writing(session, ask, index, metrics)
-    stack.push_async_callback(writing.aclose)
-    return writing
+def _begun(stack: AsyncExitStack, session: Session, asks: list[Ask], metrics: Metrics) -> list[Writing]:
+    """All completions of some asks, each of which is dropped at the end if it has not ended by then."""
+    writings = []
+    for ask in asks:
+        for index in range(ask.n):
+            writings.append(Writing(session, ask, index, metrics))
+            stack.push_async_callback(writings[-1].aclose)
+    return writings

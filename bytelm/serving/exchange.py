@@ -30,10 +30,10 @@ from starlette.types import Receive, Scope, Send
 from bytelm.errors import (
     BusyError,
     BytelmError,
+    ClosedError,
     ContextOverflowError,
     InvalidArgumentError,
     InvalidTypeError,
-    ModelError,
     NoInfillFormatError,
     UnreachablePrefixError,
 )
@@ -100,13 +100,10 @@ Answering: TypeAlias = Callable[[Service, B], Coroutine[Any, Any, Response]]
 
 _BLAME: Final = (
     (BusyError, 429),
+    (ClosedError, 503),
     (NoInfillFormatError, 400),
     ((InvalidArgumentError, InvalidTypeError, UnreachablePrefixError, ContextOverflowError), 400),
 )
-
-
-class ClosedError(ModelError):
-    """The server is about to stop."""
 
 
 def fault_of(error: BaseException) -> Fault:
@@ -119,8 +116,6 @@ def fault_of(error: BaseException) -> Fault:
     for classes, status in _BLAME:
         if isinstance(error, classes):
             return Fault(status, kind, str(error))
-    if isinstance(error, ClosedError):
-        return Fault(503, kind, str(error))
     LOG.error("a request failed: %s", error, exc_info=error)
     told = str(error) if isinstance(error, BytelmError) else "the server failed; its log says why"
     return Fault(500, kind, told)

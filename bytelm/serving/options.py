@@ -141,6 +141,18 @@ def many(name: str, n: int | None, settings: ServerSettings) -> int:
     return count
 
 
+def check_size(settings: ServerSettings, *texts: str | bytes) -> int:
+    """See that a prompt is not too long, and how many bytes it has.
+
+    Raises:
+        InvalidArgumentError: It is longer than the server takes.
+    """
+    size = sum(len(bytes_of(text, "prompt")) for text in texts)
+    if settings.max_prompt is not None and size > settings.max_prompt:
+        raise InvalidArgumentError(f"prompt has at most {settings.max_prompt} bytes here; got {size}")
+    return size
+
+
 def prompting(
     prompt: str | bytes,
     suffix: str | bytes | None,
@@ -154,8 +166,7 @@ def prompting(
     Raises:
         InvalidArgumentError: It is longer than the server takes.
     """
-    if (size := sum(len(bytes_of(text)) for text in (prompt, suffix or b""))) > settings.max_prompt:
-        raise InvalidArgumentError(f"a prompt has at most {settings.max_prompt} bytes here; got {size}")
+    check_size(settings, prompt, suffix or b"")
     if suffix is None and settings.sentinel_text and isinstance(prompt, str):
         prompt, suffix = parts_of(prompt)
     if suffix is None:

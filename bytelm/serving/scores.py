@@ -14,14 +14,20 @@ from typing import Any, Final
 
 import numpy as np
 
-from bytelm.inference.scheduler import Step
+from bytelm.byte_lm.model import ByteLM
+from bytelm.errors import UnreachablePrefixError
+from bytelm.inference.scheduler import Request, Step
 from bytelm.inference.text_scoring import WINDOW
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.serving.asks import Prompting
+from bytelm.serving.exchange import finite
 from bytelm.symbols import EOT
 
 END: Final = "<|bytelm-end-of-text|>"
 """The end of text, where a protocol wants a token's text."""
+
+ROWS: Final = 32  # of tokens that are asked for at a time
+MOST_TOKENS: Final = 4096  # bytes of a text whose canonical tokens are scored
 
 _PRINTED: Final = frozenset(string.printable)
 
@@ -74,3 +80,38 @@ def spelled(symbol: int) -> str:
     if symbol == EOT:
         return END
     return chr(symbol) if chr(symbol) in _PRINTED else f"bytes:\\x{symbol:02x}"
+
+
+def shown_text(data: bytes) -> str:
+    """Bytes for a reader; those that are no UTF-8 as escapes."""
+    return data.decode("utf-8", "backslashreplace")
+
+
+def tokens_of(lm: ByteModel[Any, Any], prefix: bytes, text: bytes) -> Step[list[dict[str, Any]] | None]:
+    """The canonical tokens of a text by itself, with their log-probabilities; None for an ensemble.
+
+    Where a prefix stands before it, or the text ends inside a character, or is long, there are none either.
+    """
+    if not isinstance(lm, ByteLM) or prefix or len(text) > MOST_TOKENS:
+        return None
+    read = lm.prompt([text])
+    try:
+        ids = lm.prompts.encoded(read.text, dummy_prefix=read.dummy_prefix)
+    except UnreachablePrefixError:
+        return None
+    before = [(*read.context, *ids[:at]) for at in range(len(ids))]
+    found: list[dict[str, Any]] = []
+    at = 0
+    hidden = len(lm.spell(ids)) - len(read.text)
+    for start in range(0, len(ids), ROWS):
+        some = before[start : start + ROWS]
+        rows = yield Request(tuple(some))
+        for token, row in zip(ids[start : start + ROWS], rows, strict=True):
+            piece = lm.spell([token])
+            if at == 0:
+                piece = piece[hidden:]
+            end = at + len(piece)
+            logprob = finite(float(row[token]))
+            found.append({"id": token, "shown": shown_text(piece), "start": at, "end": end, "logprob": logprob})
+            at = end
+    return found

@@ -32,7 +32,7 @@ from typing import Any, Final, Self, TypeVar, Unpack
 
 from bytelm.arguments import Text, integer
 from bytelm.cover.prefix import Prefix
-from bytelm.errors import BusyError, InvalidArgumentError, ModelError, NotFinishedError
+from bytelm.errors import BusyError, ClosedError, InvalidArgumentError, NotFinishedError
 from bytelm.fim import InfillSettings
 from bytelm.fim.files import context_of
 from bytelm.inference.scheduler import Jobs, Outcome, Scheduler, Step, close_all
@@ -222,13 +222,13 @@ class Session:
 
         Raises:
             BusyError: Too many wait.
-            ModelError: The session is closed.
+            ClosedError: The session is closed.
         """
         loop = asyncio.get_running_loop()
         ticket = _Ticket(next(self._numbers), begin, loop, loop.create_future())
         with self._changed:
             if self._closing or not self._thread.is_alive():
-                raise ModelError("the session is closed: it takes no more requests")
+                raise ClosedError("the session is closed: it takes no more requests")
             if len(self._waiting) >= self.max_waiting:
                 raise BusyError(
                     f"{len(self._waiting)} requests wait already, and {len(self._running)} run: ask again later, or "
@@ -241,7 +241,10 @@ class Session:
     def leave(self, ticket: _Ticket) -> None:
         """Drop a request, before the next step."""
         with self._changed:
-            self._left.add(ticket)
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+            else:
+                self._left.add(ticket)
             self._changed.notify()
 
     # ---- the engine thread
@@ -258,7 +261,7 @@ class Session:
             self._closing = True
             left, self._waiting = [*self._tickets.values(), *self._waiting], deque()
         for ticket in left:
-            ticket.settle(None, error or ModelError("the session was closed"))
+            ticket.settle(None, error or ClosedError("the session was closed"))
         close_all(self._running)
 
     def _admitted(self) -> bool:
@@ -267,7 +270,6 @@ class Session:
             while not (self._running or self._waiting or self._closing):
                 self._changed.wait()
             left, self._left = self._left, set()
-            self._waiting = deque(ticket for ticket in self._waiting if ticket not in left)
             free = self.max_running - len(self._running)
             arrived = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
         for ticket in left:

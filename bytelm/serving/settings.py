@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from bytelm.arguments import integer
 from bytelm.errors import InvalidArgumentError
 from bytelm.fim import Mode
 from bytelm.serving.session import MAX_RUNNING, MAX_WAITING
+
+BYTES_A_TOKEN: Final = 8  # more than texts have on average, but for those of white space alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +21,11 @@ class ServerSettings:
         name: What the server calls its model. The name that a request gives is not looked at.
         api_keys: One of them must be given with each request; none: nothing is asked.
         cors_origins: Web pages of these origins may read answers; ``"*"`` is all.
+        loopback: Whether it listens on this machine alone: then a page that asks must come from it by name too, so that
+            no page gets here by a name that it has made to mean this machine.
         max_body: Bytes of a request, at most.
-        max_prompt: Bytes of a prompt, at most.
+        max_prompt: Bytes of a prompt, at most; None: `BYTES_A_TOKEN` for each token of the context. To find that a text
+            does not fit takes time in which others wait.
         max_bytes: New bytes of a completion, at most.
         default_bytes: New bytes where a request does not say how many.
         max_n: Completions of a request, at most.
@@ -39,8 +45,9 @@ class ServerSettings:
     name: str = "bytelm"
     api_keys: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
+    loopback: bool = False
     max_body: int = 4 * 2**20
-    max_prompt: int = 2**20
+    max_prompt: int | None = None
     max_bytes: int = 4096
     default_bytes: int = 256
     max_n: int = 16
@@ -56,7 +63,7 @@ class ServerSettings:
     def __post_init__(self) -> None:
         counts = ("max_body", "max_prompt", "max_bytes", "default_bytes", "max_n", "max_running", "max_waiting")
         for name in counts:
-            if integer(name, getattr(self, name)) < 1:
+            if getattr(self, name) is not None and integer(name, getattr(self, name)) < 1:
                 raise InvalidArgumentError(f"{name} must be at least 1; got {getattr(self, name)}")
         if any(not key for key in self.api_keys):
             raise InvalidArgumentError("an API key is empty: anybody could give it")

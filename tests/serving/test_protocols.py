@@ -160,6 +160,18 @@ def test_a_suffix_makes_an_infill(client: TestClient, lm: ByteLM) -> None:
     assert found["/bytelm/sample"]["completions"][0]["text"] == expected
 
 
+def test_mistrals_stream_is_what_its_clients_read(client: TestClient) -> None:
+    """Every chunk has one choice with a content that is text, and the last one the reason and the usage."""
+    body = {"prompt": PREFIX, "suffix": SUFFIX, "max_tokens": 6, "temperature": 0, "stream": True}
+
+    *chunks, done = events(client.post("/v1/fim/completions", json=body).text)
+
+    assert done == "[DONE]"
+    assert all(isinstance(each["choices"][0]["delta"]["content"], str) for each in chunks)
+    assert chunks[-1]["choices"][0]["finish_reason"] in ("stop", "length")
+    assert chunks[-1]["usage"]["prompt_tokens"] == len(PREFIX + SUFFIX)
+
+
 @pytest.mark.parametrize(
     "prompt",
     [
@@ -175,9 +187,10 @@ def test_sentinels_as_text_are_read_as_a_hole(client: TestClient, serve: Serve, 
     body = {"prompt": prompt, "temperature": 0, "n_predict": 8}
 
     meant = client.post("/completion", json=body).json()["content"]
+    by_openai = client.post("/v1/completions", json={**body, "max_tokens": 8}).json()["choices"][0]["text"]
     plain = serve(sentinel_text=False).post("/completion", json=body).json()["content"]
 
-    assert meant == lm.infill(PREFIX, SUFFIX, temperature=0, max_bytes=8).text
+    assert meant == by_openai == lm.infill(PREFIX, SUFFIX, temperature=0, max_bytes=8).text
     assert plain == lm.sample([prompt], temperature=0, max_bytes=8).text
 
 
@@ -337,6 +350,15 @@ def test_the_cover_is_the_librarys(client: TestClient, lm: ByteLM) -> None:
     assert [each["token_ids"] for each in member["items"]] == [list(item.token_ids) for item in items[:2]]
     assert member["left_out"] == max(len(items) - 2, 0)
     assert told["logprob"] == pytest.approx(lm.logprob(PROMPT))
+
+
+def test_the_covers_of_an_ensemble_have_the_members_names(serve: Serve, lm: ByteLM) -> None:
+    """Each member has its own cover under its own name, and so have the models of an ensemble of ensembles."""
+    told = serve(Ensemble([lm, lm]), name="a + b").post("/bytelm/cover", json={"prefix": PROMPT}).json()
+    nested = serve(Ensemble([lm, Ensemble([lm, lm])]), name="a + b").post("/bytelm/cover", json={"prefix": "a"}).json()
+
+    assert [each["name"] for each in told["members"]] == ["a", "b"]
+    assert len(nested["members"]) == 3
 
 
 def test_the_likeliest_endings(client: TestClient, lm: ByteLM) -> None:

@@ -73,7 +73,8 @@ def test_what_is_no_request_is_refused(serve: Serve, path: str, data: bytes, sta
     ("path", "body", "said"),
     [
         ("/v1/completions", {"prompt": "a", "max_tokens": "7"}, "max_tokens"),
-        ("/v1/completions", {"prompt": "a", "temperature": -1}, "temperature"),
+        ("/v1/completions", {"prompt": "a", "temperature": -1}, '"param": "temperature"'),
+        ("/v1/completions", {"prompt": "a", "max_tokens": -5}, '"param": "max_tokens"'),
         ("/v1/completions", {"prompt": "a", "temperature": "1"}, "temperature"),
         ("/v1/completions", {"prompt": "a", "top_p": 1.5}, "top_p"),
         ("/v1/completions", {"prompt": "a", "n": 1000}, "n is from 1 to 16"),
@@ -95,7 +96,13 @@ def test_what_is_no_request_is_refused(serve: Serve, path: str, data: bytes, sta
         ("/api/generate", {"prompt": "a", "format": "json"}, "format"),
         ("/bytelm/sample", {"prefix": {"base64": "?"}}, "base64"),
         ("/bytelm/sample", {"prefix": "a", "n": 2, "stream": True}, "stream"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a" * 2**17}]}, "bytes"),
         ("/bytelm/likeliest", {"prefix": "a", "max_calls": 0}, "max_calls"),
+        ("/bytelm/likeliest", {"prefix": "a" * 2**17}, "bytes"),
+        ("/bytelm/next", {"prefix": "a" * 2**17}, "bytes"),
+        ("/bytelm/next", {"prefix": "a", "top": -7}, "top"),
+        ("/bytelm/cover", {"prefix": "a" * 2**17}, "bytes"),
+        ("/bytelm/logprobs", {"text": "a", "prefix": "a" * 2**17}, "bytes"),
         ("/bytelm/likeliest", {"prefix": "a", "stop": [""]}, "stop"),
     ],
 )
@@ -179,6 +186,29 @@ def test_pages_of_other_origins_are_turned_away(serve: Serve) -> None:
     assert answer.status_code == 200
     assert answer.headers["access-control-allow-origin"] == "https://evil.example"
     assert "access-control-allow-origin" not in closed.post("/v1/completions", json=body, headers=own).headers
+
+
+def test_a_name_that_was_made_to_mean_this_machine_does_not_help(serve: Serve) -> None:
+    """Where the server listens on this machine alone, a page must come from it by name too."""
+    body, rebound = {"prompt": "a", "max_tokens": 1}, {"Origin": "http://evil.example", "Host": "evil.example"}
+    local = {"Origin": "http://127.0.0.1:8080", "Host": "127.0.0.1:8080"}
+
+    client = serve(loopback=True)
+
+    assert client.post("/v1/completions", json=body, headers=rebound).status_code == 403
+    assert client.post("/v1/completions", json=body, headers=local).status_code == 200
+    assert serve().post("/v1/completions", json=body, headers=rebound).status_code == 200  # a public name
+
+
+def test_a_server_that_stops_says_503(lm: ByteLM) -> None:
+    """What comes to a server whose session is closed is told so."""
+    app = create_app(lm)
+    with TestClient(app):
+        pass
+
+    answer = TestClient(app, raise_server_exceptions=False).post("/v1/completions", json={"prompt": "a"})
+
+    assert answer.status_code == 503
 
 
 def test_nothing_of_a_prompt_is_logged_unless_asked(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:

@@ -232,6 +232,30 @@ def test_too_many_are_refused_at_once(lm: ByteLM) -> None:
     assert [told(done) for done in run(work())] == [told(lm.sample("a", seed=i, max_bytes=3)) for i in range(3)]
 
 
+def test_who_leaves_the_queue_leaves_room_in_it_at_once() -> None:
+    """A request that is given up while it waits takes no place any more, though the engine is at work."""
+    lm = lm_of()
+    engine = lm.token_lm
+    assert isinstance(engine, Counting)
+    engine.open.clear()
+
+    async def work() -> list[Completion]:
+        async with Session(lm, max_running=1, max_waiting=1) as session:
+            first = asyncio.create_task(session.sample("a", seed=0, max_bytes=3))
+            await until(lambda: session.running == 1)
+            leaves = asyncio.create_task(session.sample("a", seed=1))
+            await until(lambda: session.waiting == 1)
+            leaves.cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            second = asyncio.create_task(session.sample("a", seed=2, max_bytes=3))
+            await until(lambda: session.waiting == 1)
+            engine.open.set()
+            return await asyncio.gather(first, second)
+
+    assert [told(done) for done in run(work())] == [told(lm.sample("a", seed=i, max_bytes=3)) for i in (0, 2)]
+
+
 def test_closing_serves_those_that_were_let_in(lm: ByteLM) -> None:
     async def work() -> list[Completion]:
         session = Session(lm, max_running=1)

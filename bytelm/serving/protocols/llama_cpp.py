@@ -27,6 +27,7 @@ from bytelm.arguments import shown
 from bytelm.errors import InvalidArgumentError
 from bytelm.fim import OtherFiles
 from bytelm.fim.files import UNNAMED
+from bytelm.sampling.byte_model import ByteModel
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.text_stream import text_of
 from bytelm.serving.asks import Answer, Ask, answers, pieces
@@ -179,6 +180,8 @@ async def events(service: Service, body: Written, ask: Ask, given: int) -> Async
 def whole(service: Service, ask: Ask, place: int, answer: Answer, given: int) -> dict[str, Any]:
     """All fields of an answer."""
     settings, params, count = service.settings, ask.params, len(answer.bytes)
+    fed, prompt_ms = answer.usage.tokens_fed or 0, 1000 * answer.first_seconds
+    predicted_ms = 1000 * answer.seconds - prompt_ms
     return {
         "index": place,
         "content": answer.text,
@@ -189,7 +192,7 @@ def whole(service: Service, ask: Ask, place: int, answer: Answer, given: int) ->
         "tokens_predicted": count,
         "tokens_evaluated": given,
         "generation_settings": {
-            "n_ctx": context_of(service),
+            "n_ctx": shortest_context(service.session.model),
             "n_predict": params.max_bytes,
             "temperature": params.temperature,
             "top_k": params.top_k or 0,
@@ -204,12 +207,15 @@ def whole(service: Service, ask: Ask, place: int, answer: Answer, given: int) ->
         "stopping_word": "",
         "tokens_cached": given + count,
         "timings": {
-            "prompt_n": answer.usage.tokens_fed or 0,
-            "calls": answer.usage.calls,
+            "prompt_n": fed,
+            "prompt_ms": prompt_ms,
+            "prompt_per_token_ms": prompt_ms / max(fed, 1),
+            "prompt_per_second": 1000 * fed / max(prompt_ms, 1e-6),
             "predicted_n": count,
-            "predicted_ms": 1000 * answer.seconds,
-            "predicted_per_token_ms": 1000 * answer.seconds / max(count, 1),
-            "predicted_per_second": count / max(answer.seconds, 1e-9),
+            "predicted_ms": predicted_ms,
+            "predicted_per_token_ms": predicted_ms / max(count, 1),
+            "predicted_per_second": 1000 * count / max(predicted_ms, 1e-6),
+            "calls": answer.usage.calls,
         },
         "status": "ok",
     }
@@ -259,15 +265,16 @@ def _bytes_of(part: int | str) -> bytes:
 # ---- what the server is
 
 
-def context_of(service: Service) -> int:
-    """The tokens of the smallest context; 0 if none is known. Each holds at least a byte."""
-    lengths = (abilities_of(engine).context_length for engine in service.session.model.engines)
+def shortest_context(lm: ByteModel[Any, Any]) -> int:
+    """The tokens of the shortest context; 0 if none is known. Each holds at least a byte."""
+    lengths = (abilities_of(engine).context_length for engine in lm.engines)
     return min((length for length in lengths if length is not None), default=0)
 
 
 def routes(service: Service) -> list[Route]:
     """The paths of this protocol."""
     session, settings = service.session, service.settings
+    size = shortest_context(session.model)
 
     async def health(request: Request) -> Response:
         del request
@@ -281,7 +288,10 @@ def routes(service: Service) -> list[Route]:
         del request
         return JSONResponse(
             {
-                "default_generation_settings": {"n_ctx": context_of(service), "params": {"n_predict": -1}},
+                "default_generation_settings": {
+                    "n_ctx": size,
+                    "params": {"n_predict": -1},
+                },
                 "total_slots": settings.max_running,
                 "model_path": settings.name,
                 "chat_template": "",
@@ -292,7 +302,7 @@ def routes(service: Service) -> list[Route]:
 
     async def slots(request: Request) -> Response:
         del request
-        running, size = session.running, context_of(service)
+        running = session.running
         since = {"n_ctx": size, "speculative": False}
         return JSONResponse([{"id": i, "is_processing": i < running, **since} for i in range(settings.max_running)])
 

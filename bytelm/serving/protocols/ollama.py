@@ -23,8 +23,10 @@ from bytelm.sampling.params import SamplingParams
 from bytelm.serving.asks import Answer, Ask, answers, pieces
 from bytelm.serving.exchange import Body, Fault, Int, Service, line, post, streamed
 from bytelm.serving.options import Drawing, prompting
-from bytelm.serving.protocols.llama_cpp import context_of
-from bytelm.serving.protocols.openai import Message, chatting, reason
+from bytelm.serving.protocols.llama_cpp import shortest_context
+from bytelm.serving.protocols.openai import reason
+from bytelm.serving.protocols.openai_chat import Message, chatting
+from bytelm.serving.sentinel_text import parts_of
 
 TEMPERATURE: Final = 0.8  # the protocol's own, where a request has none
 TEMPLATE: Final = "{{ .Prompt }}{{ .Suffix }}"
@@ -77,7 +79,8 @@ async def generate(service: Service, body: GenerateBody) -> Response:
     body.check()
     params = (body.options or Options()).drawn(service)
     prompt = prompting(body.prompt, body.suffix or None, service.settings, room=params.max_bytes)
-    if not (body.raw or body.suffix) and has_template(service):
+    hole = bool(body.suffix) or (service.settings.sentinel_text and parts_of(body.prompt)[1] is not None)
+    if not (body.raw or hole) and has_template(service):
         said = [Message(role="system", content=body.system)] if body.system else []
         prompt = chatting([*said, Message(role="user", content=body.prompt)])
     given = len((body.prompt + (body.suffix or "")).encode())
@@ -133,13 +136,17 @@ def now() -> str:
 async def show(service: Service, body: ShowBody) -> Response:
     """What the model can do."""
     del body
+    size = shortest_context(service.session.model)
     return JSONResponse(
         {
             "modelfile": "",
             "parameters": "",
             "template": TEMPLATE,
             "details": _details(),
-            "model_info": {"general.architecture": "bytelm", "bytelm.context_length": context_of(service)},
+            "model_info": {
+                "general.architecture": "bytelm",
+                "bytelm.context_length": size,
+            },
             "capabilities": ["completion", "insert"],
         }
     )

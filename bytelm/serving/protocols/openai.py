@@ -1,11 +1,10 @@
-"""OpenAI's protocol, and Mistral's fill in the middle: ``/v1/completions``, ``/v1/chat/completions``, ``/v1/models``.
+"""OpenAI's completions and models: ``/v1/completions``, ``/v1/models``; and what its chats share with them.
 
 Rules
     A token is a byte: ``max_tokens``, ``usage`` and ``logprobs`` count bytes. A prompt may be a list of them, in which
     256 at the beginning is the model's start token (`ByteModel.start_prefix`).
     ``suffix`` makes an infill. ``echo`` puts the prompt in front; with ``logprobs`` each of its bytes has its own.
     ``logprobs`` end with the end of text where that ended a completion.
-    In a chat a last message of the assistant goes on where it ends.
     Whatever ``model`` says, there is one model.
     In a stream the chunk that says why it ended stands before ``[DONE]``.
 """
@@ -16,23 +15,25 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bytelm.arguments import shown
+from bytelm.arguments import bytes_of, shown
 from bytelm.errors import InvalidArgumentError
 from bytelm.sampling.text_stream import text_of
 from bytelm.serving.asks import Answer, Ask, Prompting, after, answers, pieces
-from bytelm.serving.exchange import Body, Fault, Int, Service, event, finite, post, streamed
-from bytelm.serving.options import Drawing, many, prompting
-from bytelm.serving.scores import Scored, scored, spelled
+from bytelm.serving.exchange import Body, Fault, Int, Service, event, post, streamed
+from bytelm.serving.options import Drawing, check_size, many, prompting
+from bytelm.serving.scores import scored, spelled
+from bytelm.serving.settings import ServerSettings
 from bytelm.symbols import EOT
 
 DONE: Final = "data: [DONE]\n\n"
 MOST_LOGPROBS: Final = 257
+LEAST: Final = -9999.0  # what the protocol has for −∞: clients sum these
 
 _KINDS: Final = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -40,7 +41,15 @@ _KINDS: Final = {401: "authentication_error", 404: "not_found_error", 429: "rate
 def error_form(fault: Fault) -> dict[str, Any]:
     """An error as OpenAI's clients read it."""
     kind = _KINDS.get(fault.status, "invalid_request_error" if fault.status < 500 else "server_error")
-    return {"error": {"message": fault.message, "type": kind, "param": fault.field, "code": fault.kind}}
+    return {
+        "error": {"message": fault.message, "type": kind, "param": fault.field or _named(fault), "code": fault.kind}
+    }
+
+
+def _named(fault: Fault) -> str | None:
+    """The field that a message about a value begins with."""
+    first = fault.message.partition(" ")[0]
+    return first if first in {*CompletionBody.model_fields, "max_completion_tokens", "top_logprobs"} else None
 
 
 class StreamOptions(Body):
@@ -69,44 +78,6 @@ class CompletionBody(Sampled):
     logprobs: Int | None = None
 
 
-class TextPart(Body):
-    """A part of a message."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(Body):
-    """One message of a chat."""
-
-    role: str
-    content: str | list[TextPart] | None = None
-
-    @property
-    def text(self) -> str:
-        """Its content in one piece."""
-        if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
-        return self.content or ""
-
-
-class ChatBody(Sampled):
-    """``POST /v1/chat/completions``."""
-
-    messages: list[Message]
-    max_completion_tokens: Int | None = None
-    logprobs: bool | None = None
-    top_logprobs: Int | None = None
-
-
-class HoleBody(Sampled):
-    """``POST /v1/fim/completions``, as Mistral has it."""
-
-    prompt: str
-    suffix: str | None = None
-    random_seed: Int | None = None
-
-
 # ---- completions
 
 
@@ -118,12 +89,13 @@ async def complete(service: Service, body: CompletionBody) -> Response:
     if len(prompts) > settings.max_n:
         raise InvalidArgumentError(f"prompt has at most {settings.max_n} prompts here; got {len(prompts)}")
     top = top_of(body.logprobs)
-    params = body.params(settings, max_bytes=body.max_tokens, temperature=body.temperature, seed=body.seed)
+    most = most_bytes(body.max_tokens)
+    params = body.params(settings, max_bytes=most, temperature=body.temperature, seed=body.seed)
     if body.suffix and top is not None and body.echo:
         raise InvalidArgumentError("logprobs with echo score a text from its beginning; a hole has none: leave one out")
     asks = [
         Ask(
-            _behind_start(text) if start else prompting(text, body.suffix, settings, room=params.max_bytes),
+            _behind_start(settings, text) if start else prompting(text, body.suffix, settings, room=params.max_bytes),
             params,
             n=n,
             first=place * n,
@@ -131,35 +103,36 @@ async def complete(service: Service, body: CompletionBody) -> Response:
         )
         for place, (start, text) in enumerate(prompts)
     ]
+    texts = [bytes_of(text) for _, text in prompts]
     if body.stream:
         if top is not None:
             raise InvalidArgumentError("logprobs are not in a stream: ask without stream")
-        echoed = [text_of(text) if body.echo else "" for _, text in prompts for _ in range(n)]
+        echoed = [text_of(text) if body.echo else "" for text in texts for _ in range(n)]
         usage = bool(body.stream_options and body.stream_options.include_usage)
-        events = completion_events(service, asks, echoed, [text for _, text in prompts], usage=usage)
+        events = completion_events(service, asks, echoed, texts, usage=usage)
         return await streamed(events, lambda fault: event(error_form(fault)))
     done = await answers(service.session, asks, service.metrics)
     choices = []
     for place, answer in enumerate(done):
-        start, text = prompts[place // n]
-        shown = (text_of(text) if body.echo else "") + answer.text
+        start, text = prompts[place // n][0], texts[place // n]
+        written = (text_of(text) if body.echo else "") + answer.text
         lists = None
         if top is not None:
             before = Scoring(text, asks[place // n].prompt, start=start, echo=bool(body.echo))
             lists = await logprob_lists(service, before, answer, top=top)
-        choices.append({"text": shown, "index": place, "logprobs": lists, "finish_reason": reason(answer)})
-    given = sum(len(text) for _, text in prompts)
+        choices.append({"text": written, "index": place, "logprobs": lists, "finish_reason": reason(answer)})
+    given = sum(map(len, texts))
     frame = head("cmpl", "text_completion", service)
     return JSONResponse({**frame, "choices": choices, "usage": usage_of(given, done)})
 
 
-def prompts_of(given: str | list[str] | list[int] | list[list[int]]) -> list[tuple[bool, bytes]]:
-    """Each prompt as bytes, and whether the start token stands in front of it."""
+def prompts_of(given: str | list[str] | list[int] | list[list[int]]) -> list[tuple[bool, str | bytes]]:
+    """Each prompt, and whether the start token stands in front of it."""
     if isinstance(given, str):
-        return [(False, given.encode())]
+        return [(False, given)]
     if not given or isinstance(given[0], int):
         return [_of_ids(given)]
-    return [(False, each.encode()) if isinstance(each, str) else _of_ids(each) for each in given]
+    return [(False, each) if isinstance(each, str) else _of_ids(each) for each in given]
 
 
 def _of_ids(ids: Sequence[Any]) -> tuple[bool, bytes]:
@@ -167,13 +140,21 @@ def _of_ids(ids: Sequence[Any]) -> tuple[bool, bytes]:
     rest = ids[1:] if start else ids
     if wrong := [each for each in rest if not 0 <= each < 256]:
         raise InvalidArgumentError(
-            "a token is a byte here, from 0 to 255, and 256 at the beginning is the model's start token; got "
+            "prompt holds bytes, from 0 to 255, and at its beginning 256, the model's start token; got "
             f"{shown(wrong[0])}"
         )
     return start, bytes(rest)
 
 
-def _behind_start(text: bytes) -> Prompting:
+def most_bytes(max_tokens: int | None) -> int | None:
+    """New bytes, at most. Here a number below 0 has no meaning."""
+    if max_tokens is not None and max_tokens < 0:
+        raise InvalidArgumentError(f"max_tokens must be 0 or more; got {max_tokens}")
+    return max_tokens
+
+
+def _behind_start(settings: ServerSettings, text: str | bytes) -> Prompting:
+    check_size(settings, text)
     return lambda lm: (lm, lm.start_prefix(text))
 
 
@@ -209,14 +190,14 @@ async def logprob_lists(service: Service, scoring: Scoring, answer: Answer, *, t
     tops: list[dict[str, float] | None] = []
     if start and echo:
         tokens, logprobs, tops = [spelled(EOT)], [None], [None]
-    before = _behind_start(b"") if start else after([b""])
+    before = _behind_start(service.settings, b"") if start else after([b""])
     prompt, data = (before, scoring.text + answer.bytes) if echo else (scoring.prompt, answer.bytes)
     found = await service.session.run(scored(prompt, data, top=max(top, 1), end=end))
     offset, offsets = 0, [0] * len(tokens)
     for each in found:
         tokens.append(spelled(each.symbol))
-        logprobs.append(finite(each.logprob))
-        tops.append({spelled(symbol): value for symbol, value in each.top if finite(value) is not None})
+        logprobs.append(max(each.logprob, LEAST))
+        tops.append({spelled(symbol): max(value, LEAST) for symbol, value in each.top})
         offsets.append(offset)
         offset += each.symbol < 0x80 or 0xC0 <= each.symbol < EOT  # a character begins
     return {"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": tops, "text_offset": offsets}
@@ -245,110 +226,6 @@ async def completion_events(
     if usage:
         yield event({**frame, "choices": [], "usage": usage_of(sum(map(len, prompts)), done)})
     yield DONE
-
-
-# ---- chats
-
-
-async def chat(service: Service, body: ChatBody) -> Response:
-    """Write the assistant's turn, or the rest of one."""
-    settings = service.settings
-    n = many("n", body.n, settings)
-    asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    params = body.params(
-        settings, max_bytes=asked, temperature=body.temperature, seed=body.seed, default=settings.max_bytes
-    )
-    top = top_of(body.top_logprobs or 0) if body.logprobs else None
-    prompt = chatting(body.messages)
-    ask = Ask(prompt, params, n=n, seconds=settings.seconds)
-    given = sum(len(message.text.encode()) for message in body.messages)
-    if given > settings.max_prompt:
-        raise InvalidArgumentError(f"a chat has at most {settings.max_prompt} bytes here; got {given}")
-    if body.stream:
-        if top is not None:
-            raise InvalidArgumentError("logprobs are not in a stream: ask without stream")
-        usage = bool(body.stream_options and body.stream_options.include_usage)
-        return await streamed(chat_events(service, ask, given, usage=usage), lambda fault: event(error_form(fault)))
-    done = await answers(service.session, [ask], service.metrics)
-    choices = []
-    for place, answer in enumerate(done):
-        lists = None
-        if top is not None:
-            step = scored(prompt, answer.bytes, top=top, end=answer.finish == "eot")
-            lists = {"content": [chat_logprob(each, top) for each in await service.session.run(step)], "refusal": None}
-        message = {"role": "assistant", "content": answer.text, "refusal": None}
-        choices.append({"index": place, "message": message, "logprobs": lists, "finish_reason": reason(answer)})
-    return JSONResponse(
-        {**head("chatcmpl", "chat.completion", service), "choices": choices, "usage": usage_of(given, done)}
-    )
-
-
-def chatting(messages: Sequence[Message]) -> Prompting:
-    """The prompt of a chat; a last message of the assistant goes on."""
-    told = [{"role": message.role, "content": message.text} for message in messages]
-    goes_on = bool(messages) and messages[-1].role == "assistant"
-    return lambda lm: (lm, lm.chat_prefix(told, continue_final_message=goes_on))
-
-
-def chat_logprob(found: Scored, top: int) -> dict[str, Any]:
-    """One byte of a chat's ``logprobs``."""
-
-    def told(symbol: int, logprob: float) -> dict[str, Any]:
-        bytes_ = [] if symbol == EOT else [symbol]
-        return {"token": spelled(symbol), "logprob": max(logprob, -9999.0), "bytes": bytes_}
-
-    return {**told(found.symbol, found.logprob), "top_logprobs": [told(*each) for each in found.top[:top]]}
-
-
-async def chat_events(service: Service, ask: Ask, given: int, *, usage: bool) -> AsyncGenerator[str]:
-    """A stream of a chat's turns."""
-    frame = head("chatcmpl", "chat.completion.chunk", service)
-
-    def chunk(place: int, delta: dict[str, str], finish: str | None = None) -> str:
-        choice = {"index": place, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return event({**frame, "choices": [choice]})
-
-    begun: set[int] = set()
-    done: list[Answer] = []
-    async for place, piece in pieces(service.session, [ask], service.metrics):
-        if place not in begun:
-            begun.add(place)
-            yield chunk(place, {"role": "assistant", "content": ""})
-        if isinstance(piece, Answer):
-            done.append(piece)
-            yield chunk(place, {}, reason(piece))
-        elif piece:
-            yield chunk(place, {"content": piece})
-    if usage:
-        yield event({**frame, "choices": [], "usage": usage_of(given, done)})
-    yield DONE
-
-
-# ---- Mistral's
-
-
-async def fill(service: Service, body: HoleBody) -> Response:
-    """Fill in a hole; the answer is put as a chat's."""
-    settings = service.settings
-    params = body.params(
-        settings,
-        max_bytes=body.max_tokens,
-        temperature=body.temperature,
-        seed=body.seed if body.random_seed is None else body.random_seed,
-    )
-    n = many("n", body.n, settings)
-    made = prompting(body.prompt, body.suffix or None, settings, room=params.max_bytes)
-    ask = Ask(made, params, n=n, seconds=settings.seconds)
-    given = len(body.prompt.encode()) + len((body.suffix or "").encode())
-    if body.stream:
-        return await streamed(chat_events(service, ask, given, usage=True), lambda fault: event(error_form(fault)))
-    done = await answers(service.session, [ask], service.metrics)
-    choices = [
-        {"index": place, "message": {"role": "assistant", "content": each.text}, "finish_reason": reason(each)}
-        for place, each in enumerate(done)
-    ]
-    frame = head("fim", "chat.completion", service)
-    return JSONResponse({**frame, "choices": choices, "usage": usage_of(given, done)})
 
 
 # ---- what all answers have
@@ -384,9 +261,6 @@ def routes(service: Service) -> list[Route]:
 
     return [
         post("/v1/completions", service, CompletionBody, complete, error_form),
-        post("/v1/chat/completions", service, ChatBody, chat, error_form),
-        post("/v1/fim/completions", service, HoleBody, fill, error_form),
-        post("/fim/completions", service, HoleBody, fill, error_form),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
     ]

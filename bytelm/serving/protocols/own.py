@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Final
 
 import numpy as np
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -24,19 +24,20 @@ from bytelm.byte_lm.model import ByteLM
 from bytelm.ensemble.model import Ensemble
 from bytelm.errors import InvalidArgumentError, NoInfillFormatError
 from bytelm.fim import find_format
-from bytelm.inference.scheduler import Step
+from bytelm.inference.scheduler import Step, together
+from bytelm.inference.scoring import CoverItem
 from bytelm.lemma import log_sum
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.sampling.endings import Endings
 from bytelm.sampling.likeliest import Search, Searching
 from bytelm.serving.asks import Answer, Ask, answers, pieces
 from bytelm.serving.exchange import Body, Fault, Int, Service, event, finite, post, streamed
-from bytelm.serving.options import Drawing, many, prompting
-from bytelm.serving.protocols.llama_cpp import context_of
+from bytelm.serving.options import Drawing, check_size, many, prompting
+from bytelm.serving.protocols.llama_cpp import shortest_context
+from bytelm.serving.scores import shown_text, tokens_of
 from bytelm.symbols import EOT, leak_of
-from bytelm.token_lm import checked_rows
 
-MOST_TOKENS: Final = 4096  # bytes of a text whose canonical tokens are scored, or that is explained: others wait for it
+MOST_EXPLAINED: Final = 4096  # bytes of a text: rows of all members are held
 MOST_CALLS: Final = 1024  # of a search
 LN2: Final = math.log(2.0)
 
@@ -68,7 +69,7 @@ class NextBody(Body):
     """``POST /bytelm/next``."""
 
     prefix: Text = ""
-    top: Int = 12
+    top: Annotated[Int, Field(ge=1)] = 12
 
 
 class LogprobsBody(Body):
@@ -83,7 +84,7 @@ class CoverBody(Body):
     """``POST /bytelm/cover``."""
 
     prefix: Text
-    top: Int = 20
+    top: Annotated[Int, Field(ge=1)] = 20
 
 
 class LikeliestBody(Body):
@@ -130,14 +131,10 @@ def shown(symbol: int) -> str:
     return "end of text" if symbol == EOT else chr(symbol) if symbol < 0x80 else f"\\x{symbol:02x}"
 
 
-def shown_text(data: bytes) -> str:
-    """Bytes for a reader; those that are no UTF-8 as escapes."""
-    return data.decode("utf-8", "backslashreplace")
-
-
 async def next_byte(service: Service, body: NextBody) -> Response:
     """The likeliest next bytes."""
     prefix = given(body.prefix)
+    check_size(service.settings, prefix)
 
     def steps(lm: ByteModel[Any, Any]) -> Step[np.ndarray]:
         prompt = lm.prompt([prefix])
@@ -146,7 +143,7 @@ async def next_byte(service: Service, body: NextBody) -> Response:
         return (yield from scoring.rows(b"", end=True))
 
     (row,) = await service.session.run(steps)
-    likeliest = np.argsort(-row, kind="stable")[: max(body.top, 1)].tolist()
+    likeliest = np.argsort(-row, kind="stable")[: body.top].tolist()
     rest = [value for symbol, value in enumerate(row.tolist()) if symbol not in likeliest]
     symbols = [
         {"byte": None if symbol == EOT else symbol, "shown": shown(symbol), "logprob": finite(float(row[symbol]))}
@@ -159,8 +156,7 @@ async def next_byte(service: Service, body: NextBody) -> Response:
 async def logprobs(service: Service, body: LogprobsBody) -> Response:
     """The log-probability of each byte of a text, and of each of its tokens."""
     text, prefix = given(body.text), given(body.prefix)
-    if len(text) > service.settings.max_prompt:
-        raise InvalidArgumentError(f"a text has at most {service.settings.max_prompt} bytes here; got {len(text)}")
+    check_size(service.settings, prefix, text)
 
     def steps(lm: ByteModel[Any, Any]) -> Step[np.ndarray]:
         prompt = lm.prompt([prefix])
@@ -169,7 +165,7 @@ async def logprobs(service: Service, body: LogprobsBody) -> Response:
         return (yield from scoring.all_logprobs(text))
 
     found = await service.session.run(steps)
-    tokens = await service.session.call(lambda lm: tokens_of(lm, prefix, text)) if body.tokens else None
+    tokens = await service.session.run(lambda lm: tokens_of(lm, prefix, text)) if body.tokens else None
     told = [
         {"byte": byte, "shown": shown(byte), "logprob": finite(value)}
         for byte, value in zip(text, found.tolist(), strict=True)
@@ -185,49 +181,25 @@ async def logprobs(service: Service, body: LogprobsBody) -> Response:
     )
 
 
-def tokens_of(lm: ByteModel[Any, Any], prefix: bytes, text: bytes) -> list[dict[str, Any]] | None:
-    """The canonical tokens of a text by itself, with their log-probabilities; None for an ensemble.
-
-    Where a prefix stands before it, or the text ends inside a character, or is long, there are none either.
-    """
-    if not isinstance(lm, ByteLM) or prefix or len(text) > MOST_TOKENS:
-        return None
-    read = lm.prompt([text])
-    try:
-        ids = lm.prompts.encoded(read.text, dummy_prefix=read.dummy_prefix)
-    except InvalidArgumentError:
-        return None
-    before = [(*read.context, *ids[:at]) for at in range(len(ids))]
-    found: list[dict[str, Any]] = []
-    at = 0
-    hidden = len(lm.spell(ids)) - len(read.text)
-    for start in range(0, len(ids), 32):
-        some = before[start : start + 32]
-        rows = checked_rows(lm.token_lm.next_token_logprobs(some), len(some), lm.token_lm.vocab_size)
-        for token, row in zip(ids[start : start + 32], rows, strict=True):
-            piece = lm.spell([token])
-            if at == 0:
-                piece = piece[hidden:]
-            end = at + len(piece)
-            logprob = finite(float(row[token]))
-            found.append({"id": token, "shown": shown_text(piece), "start": at, "end": end, "logprob": logprob})
-            at = end
-    return found
-
-
 async def cover(service: Service, body: CoverBody) -> Response:
     """The token sequences that may spell a prefix."""
     prefix = given(body.prefix)
+    check_size(service.settings, prefix)
 
-    def ask(lm: ByteModel[Any, Any]) -> dict[str, Any]:
-        members = [_cover(model, prefix, max(body.top, 1), service.settings.name) for model in lm.models]
-        return {"logprob": finite(lm.logprob(prefix)), "members": members}
+    def steps(lm: ByteModel[Any, Any]) -> Step[tuple[float, list[list[CoverItem]]]]:
+        items = yield from together([model.covered([prefix]) for model in lm.models])
+        total = yield from lm.scored(lm.prompt([b""]), prefix)
+        return total, items
 
-    return JSONResponse(await service.session.call(ask))
+    total, found = await service.session.run(steps)
+    models, names = service.session.model.models, names_of(service)
+    if len(models) != len(names):  # an ensemble of ensembles
+        names = [f"model {i}" for i in range(len(models))]
+    members = [_cover(*each, body.top) for each in zip(models, found, names, strict=True)]
+    return JSONResponse({"logprob": finite(total), "members": members})
 
 
-def _cover(lm: ByteLM, prefix: bytes, top: int, name: str) -> dict[str, Any]:
-    items = lm.cover([prefix])
+def _cover(lm: ByteLM, items: list[CoverItem], name: str, top: int) -> dict[str, Any]:
     total = log_sum([item.logprob for item in items])
     told = [
         {
@@ -272,29 +244,29 @@ async def likeliest(service: Service, body: LikeliestBody) -> Response:
 async def explain(service: Service, body: ExplainBody) -> Response:
     """Who of an ensemble drove each byte."""
     text, prefix = given(body.text), given(body.prefix)
-    if len(text) > MOST_TOKENS:
-        raise InvalidArgumentError(f"a text of at most {MOST_TOKENS} bytes is explained at a time; got {len(text)}")
+    check_size(service.settings, prefix, text)
+    if len(text) > MOST_EXPLAINED:
+        raise InvalidArgumentError(f"a text of at most {MOST_EXPLAINED} bytes is explained at a time; got {len(text)}")
 
-    def ask(lm: ByteModel[Any, Any]) -> dict[str, Any]:
-        if not isinstance(lm, Ensemble):
-            raise InvalidArgumentError("only an ensemble has members to tell of; this server has one model")
-        told = lm.explain(text, prefix=[prefix])
-        rows = [
-            {
-                "byte": byte,
-                "shown": shown(byte),
-                "logprob": finite(float(told.logprobs[at])),
-                "members": [
-                    {"logprob": finite(float(logprob)), "weight": float(weight)}
-                    for logprob, weight in zip(told.member_logprobs[:, at], told.weights[:, at], strict=True)
-                ],
-                "driver": told.drivers[at],
-            }
-            for at, byte in enumerate(told.text)
-        ]
-        return {"combine": lm.combine, "members": names_of(service), "bytes": rows}
+    lm = service.session.model
+    if not isinstance(lm, Ensemble):
+        raise InvalidArgumentError("only an ensemble has members to tell of; this server has one model")
 
-    return JSONResponse(await service.session.call(ask))
+    told = await service.session.run(lambda _: lm.explained(text, prefix=[prefix]))
+    rows = [
+        {
+            "byte": byte,
+            "shown": shown(byte),
+            "logprob": finite(float(told.logprobs[at])),
+            "members": [
+                {"logprob": finite(float(logprob)), "weight": float(weight)}
+                for logprob, weight in zip(told.member_logprobs[:, at], told.weights[:, at], strict=True)
+            ],
+            "driver": told.drivers[at],
+        }
+        for at, byte in enumerate(told.text)
+    ]
+    return JSONResponse({"combine": lm.combine, "members": names_of(service), "bytes": rows})
 
 
 async def sample(service: Service, body: SampleBody) -> Response:
@@ -373,7 +345,7 @@ def routes(service: Service) -> list[Route]:
                 "combine": lm.combine if isinstance(lm, Ensemble) else None,
                 "modes": modes_of(lm),
                 "chat": all(getattr(each.tokenizer, "chat_template", None) for each in lm.models),
-                "context_length": context_of(service) or None,
+                "context_length": shortest_context(service.session.model) or None,
                 "limits": limits,
             }
         )
