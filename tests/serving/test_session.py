@@ -251,7 +251,7 @@ def test_who_leaves_the_queue_leaves_room_in_it_at_once() -> None:
             second = asyncio.create_task(session.sample("a", seed=2, max_bytes=3))
             await until(lambda: session.waiting == 1)
             engine.open.set()
-            return await asyncio.gather(first, second)
+            return [*await asyncio.gather(first, second)]
 
     assert [told(done) for done in run(work())] == [told(lm.sample("a", seed=i, max_bytes=3)) for i in (0, 2)]
 
