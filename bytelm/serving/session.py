@@ -71,12 +71,7 @@ class _Ticket:
             elif outcome is not None:
                 self.future.set_result(outcome)
 
-        self.tell(tell)
-
-    def tell(self, what: Callable[[], None]) -> None:
-        """Run something where the asker runs; nothing if its event loop is no more."""
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(what)
+        tell_loop(self.loop, tell)
 
 
 class Session:
@@ -318,17 +313,18 @@ class LiveStream(AsyncIterator[str]):
         self._session = session
         self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self._completion: Completion | None = None
-        self._ticket = ticket = session.enter(lambda: self._step(make(), ticket))
-        ticket.future.add_done_callback(lambda _: self._pieces.put_nowait(None))
+        self._loop = asyncio.get_running_loop()
+        self._ticket = session.enter(lambda: self._step(make()))  # which may begin before this line ends
+        self._ticket.future.add_done_callback(lambda _: self._pieces.put_nowait(None))
 
-    def _step(self, generation: ByteGeneration, ticket: _Ticket) -> Step[Completion]:
+    def _step(self, generation: ByteGeneration) -> Step[Completion]:
         text, shown = TextStream(generation.prompt), 0
         while generation.finish_reason is None:
             yield from generation.step()
             new = generation.settled(shown)
             shown += len(new)
             if piece := text.show(new):
-                ticket.tell(lambda piece=piece: self._pieces.put_nowait(piece))  # type: ignore[misc]
+                tell_loop(self._loop, lambda piece=piece: self._pieces.put_nowait(piece))  # type: ignore[misc]
         return (yield from generation.completion())
 
     def __aiter__(self) -> LiveStream:
@@ -370,6 +366,12 @@ class LiveStream(AsyncIterator[str]):
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def tell_loop(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
+    """Run something where an asker runs; nothing if its event loop is no more."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(what)
 
 
 def guarded(begin: _Begin) -> Step[_Guarded]:

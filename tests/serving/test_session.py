@@ -232,6 +232,24 @@ def test_too_many_are_refused_at_once(lm: ByteLM) -> None:
     assert [told(done) for done in run(work())] == [told(lm.sample("a", seed=i, max_bytes=3)) for i in range(3)]
 
 
+def test_a_stream_may_begin_before_it_is_made(lm: ByteLM) -> None:
+    """The engine thread may be so quick that the stream writes before its asker has it in hand."""
+
+    class Quick(Session):
+        def enter(self, begin: Any) -> Any:
+            ticket = super().enter(begin)
+            while not ticket.future.done() and not self.running:
+                time.sleep(0.001)
+            time.sleep(0.05)
+            return ticket
+
+    async def work() -> list[str]:
+        async with Quick(lm) as session, session.stream("the qui", seed=1, max_bytes=12) as pieces:
+            return [piece async for piece in pieces]
+
+    assert "".join(run(work())) == lm.sample("the qui", seed=1, max_bytes=12).text
+
+
 def test_who_leaves_the_queue_leaves_room_in_it_at_once() -> None:
     """A request that is given up while it waits takes no place any more, though the engine is at work."""
     lm = lm_of()
