@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import sys
+import warnings
 from typing import Annotated, Any, Final
 
 import typer
@@ -118,6 +119,7 @@ def serve(
     )
     if host not in LOOPBACK and not settings.api_keys:
         note(f"whoever reaches {host} can ask this server: --api-key asks for a key")
+    log_warnings(texts=log_prompts)
     level = logging.WARNING if quiet and not log_prompts else logging.INFO
     log_to_stderr(JsonLines() if as_json else None, level=level)
     listening = bound(host, port)
@@ -161,6 +163,16 @@ def bound(host: str, port: int) -> socket.socket:
     return listening
 
 
+def log_warnings(*, texts: bool) -> None:
+    """Let warnings go to the log: their kind alone, for they may quote a prompt, or all of them."""
+
+    def told(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        what = str(message) if texts else "a request gave cause to it; --log-prompts shows its text"
+        logging.getLogger("bytelm.serve").warning("%s: %s", category.__name__, what)
+
+    warnings.showwarning = told
+
+
 def log_to_stderr(formatter: logging.Formatter | None, *, level: int) -> None:
     """Let the server's logs go to standard error; a disk that is full loses them, and no request."""
     logging.raiseExceptions = False
@@ -170,3 +182,4 @@ def log_to_stderr(formatter: logging.Formatter | None, *, level: int) -> None:
         log = logging.getLogger(name)
         log.handlers, log.propagate = [handler], False
         log.setLevel(level if name == "bytelm.serve" else logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each client that has gone

@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from bytelm import ByteLM, TableLM
-from bytelm.errors import InvalidArgumentError
+from bytelm.cli.serve import log_warnings
+from bytelm.errors import InvalidArgumentError, LeakWarning
 from bytelm.serving.app import JsonLines, ServerSettings, create_app
 from tests.serving.conftest import SENTINELS, Serve
 from tests.support.tiny import byte_bpe_tokenizer
@@ -224,6 +226,20 @@ def test_nothing_of_a_prompt_is_logged_unless_asked(serve: Serve, caplog: pytest
     assert "my secret" in caplog.text
     record = next(each for each in caplog.records if hasattr(each, "told"))
     assert json.loads(JsonLines().format(record))["path"] == "/v1/completions"
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_a_warning_is_logged_by_its_kind(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, texts: bool
+) -> None:
+    """A warning may quote a prompt: the log has its kind, and its text if prompts are logged."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    log_warnings(texts=texts)
+
+    warnings.showwarning(LeakWarning("after b'my secret' 57% is lost"), LeakWarning, "file.py", 1)
+
+    assert "LeakWarning" in caplog.text
+    assert ("my secret" in caplog.text) == texts
 
 
 # ---- models that fail
