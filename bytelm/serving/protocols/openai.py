@@ -3,8 +3,8 @@
 Rules
     A token is a byte: ``max_tokens``, ``usage`` and ``logprobs`` count bytes. A prompt may be a list of them, in which
     256 at the beginning is the model's start token (`ByteModel.start_prefix`).
-    ``suffix`` makes an infill. ``echo`` puts the prompt in front; with ``logprobs`` each of its bytes has its own.
-    ``logprobs`` end with the end of text where that ended a completion.
+    ``suffix`` makes an infill, unless it is empty. ``echo`` puts the prompt in front; with ``logprobs`` each of its
+    bytes has its own. ``logprobs`` end with the end of text where that ended a completion.
     Whatever ``model`` says, there is one model.
     In a stream the chunk that says why it ended stands before ``[DONE]``.
 """
@@ -95,7 +95,9 @@ async def complete(service: Service, body: CompletionBody) -> Response:
         raise InvalidArgumentError("logprobs with echo score a text from its beginning; a hole has none: leave one out")
     asks = [
         Ask(
-            _behind_start(settings, text) if start else prompting(text, body.suffix, settings, room=params.max_bytes),
+            _behind_start(settings, text)
+            if start
+            else prompting(text, body.suffix or None, settings, room=params.max_bytes),
             params,
             n=n,
             first=place * n,
