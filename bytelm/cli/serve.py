@@ -96,7 +96,7 @@ def serve(
         from bytelm.serving.app import LOOPBACK, JsonLines, ServerSettings, create_app
     except ImportError as error:
         raise MissingDependencyError(
-            f"bytelm serve needs {error.name}: pip install 'bytelm[serve]'", name=error.name
+            f"bytelm serve needs {error.name}; in the checkout: pip install '.[serve]'", name=error.name
         ) from None
     names = models or ["demo-fim"]
     numbers = checked_weights(names, weights, combine) if len(names) > 1 else None
