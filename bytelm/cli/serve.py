@@ -24,7 +24,7 @@ from bytelm.cli.ensemble import checked_weights
 from bytelm.cli.io import note
 from bytelm.ensemble.combine import ALPHA, Combine
 from bytelm.ensemble.model import Ensemble
-from bytelm.errors import InvalidArgumentError, MissingDependencyError
+from bytelm.errors import BytelmWarning, InvalidArgumentError, MissingDependencyError
 from bytelm.fim import Mode
 from bytelm.sampling.byte_model import ByteModel
 
@@ -171,6 +171,7 @@ def log_warnings(*, texts: bool) -> None:
         logging.getLogger("bytelm.serve").warning("%s: %s", category.__name__, what)
 
     warnings.showwarning = told
+    warnings.simplefilter("always", BytelmWarning)  # to tell each once, Python keeps the texts of all
 
 
 def log_to_stderr(formatter: logging.Formatter | None, *, level: int) -> None:

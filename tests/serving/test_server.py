@@ -242,6 +242,19 @@ def test_a_warning_is_logged_by_its_kind(
     assert ("my secret" in caplog.text) == texts
 
 
+def test_no_warning_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that warns for years keeps none of the texts that it warned of."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    registry: dict[Any, Any] = {}
+
+    with warnings.catch_warnings():
+        log_warnings(texts=False)
+        for number in range(3):
+            warnings.warn_explicit(LeakWarning(f"after {number}"), LeakWarning, "file.py", 1, registry=registry)
+
+    assert [key for key in registry if key != "version"] == []
+
+
 # ---- models that fail
 
 
