@@ -45,6 +45,7 @@ B = TypeVar("B", bound=BaseModel)
 T = TypeVar("T")
 
 LOG: Final = logging.getLogger("bytelm.serve")
+SSE: Final = "text/event-stream"
 GONE: Final = 499  # nginx's number for a client that did not wait; nobody reads it
 RETRY_SECONDS: Final = 1
 
@@ -215,13 +216,14 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def streamed(
-    events: AsyncGenerator[str], told: Callable[[Fault], str], *, media_type: str = "text/event-stream"
+    events: AsyncGenerator[str], form: ErrorForm, *, put: Callable[[Any], str] | None = None, media_type: str = SSE
 ) -> Response:
     """A stream of events, which has begun: an error before its first event has a status of its own.
 
     Args:
         events: What is sent, one event at a time.
-        told: How an error is sent.
+        form: The protocol's form of an error.
+        put: How JSON is put into the stream: as a server-sent event, if not given.
         media_type: Of the stream.
     """
     head = await anext(events, "")
@@ -229,10 +231,10 @@ async def streamed(
     async def body() -> AsyncIterator[str]:
         try:
             yield head
-            async for event in events:
-                yield event
+            async for each in events:
+                yield each
         except Exception as error:  # noqa: BLE001 - told to the client, and to the log where it is the server's
-            yield told(fault_of(error))
+            yield (put or event)(form(fault_of(error)))
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return _Stream(events, body(), media_type=media_type, headers=headers)

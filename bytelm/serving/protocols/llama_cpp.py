@@ -157,7 +157,7 @@ async def written(service: Service, body: Written, plain: Ask, given: int) -> Re
     if warming:
         ask = replace(ask, params=replace(ask.params, max_bytes=1, temperature=0))
     if body.stream and not warming:
-        return await streamed(events(service, body, ask, given), lambda fault: event(error_form(fault)))
+        return await streamed(events(service, body, ask, given), error_form)
     done = await answers(service.session, [ask], service.metrics)
     if warming:
         done = [replace(each, text="", bytes=b"", finish="length") for each in done]

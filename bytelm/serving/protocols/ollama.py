@@ -118,7 +118,7 @@ async def written(service: Service, ask: Ask, given: int, *, stream: bool, chat:
                 yield line({**told(piece), "done": False})
 
     if stream:
-        return await streamed(lines(), lambda fault: line(error_form(fault)), media_type=LINES)
+        return await streamed(lines(), error_form, put=line, media_type=LINES)
     (answer,) = await answers(service.session, [ask], service.metrics)
     return JSONResponse({**told(answer.text), **last(answer)})
 

@@ -112,7 +112,7 @@ async def complete(service: Service, body: CompletionBody) -> Response:
         echoed = [text_of(text) if body.echo else "" for text in texts for _ in range(n)]
         usage = bool(body.stream_options and body.stream_options.include_usage)
         events = completion_events(service, asks, echoed, texts, usage=usage)
-        return await streamed(events, lambda fault: event(error_form(fault)))
+        return await streamed(events, error_form)
     done = await answers(service.session, asks, service.metrics)
     choices = []
     for place, answer in enumerate(done):

@@ -90,7 +90,7 @@ async def chat(service: Service, body: ChatBody) -> Response:
         if top is not None:
             raise InvalidArgumentError("logprobs are not in a stream: ask without stream")
         usage = bool(body.stream_options and body.stream_options.include_usage)
-        return await streamed(chat_events(service, ask, given, usage=usage), lambda fault: event(error_form(fault)))
+        return await streamed(chat_events(service, ask, given, usage=usage), error_form)
     done = await answers(service.session, [ask], service.metrics)
     choices = []
     for place, answer in enumerate(done):
@@ -166,9 +166,7 @@ async def fill(service: Service, body: HoleBody) -> Response:
     ask = Ask(made, params, n=n, seconds=settings.seconds)
     given = len(body.prompt.encode()) + len((body.suffix or "").encode())
     if body.stream:
-        return await streamed(
-            chat_events(service, ask, given, usage=False, hole=True), lambda fault: event(error_form(fault))
-        )
+        return await streamed(chat_events(service, ask, given, usage=False, hole=True), error_form)
     done = await answers(service.session, [ask], service.metrics)
     choices = [
         {"index": place, "message": {"role": "assistant", "content": each.text}, "finish_reason": reason(each)}

@@ -34,6 +34,7 @@ from bytelm.serving.asks import Answer, Ask, answers, pieces
 from bytelm.serving.exchange import Body, Fault, Int, Service, event, finite, post, streamed
 from bytelm.serving.options import Drawing, check_size, many, prompting
 from bytelm.serving.protocols.llama_cpp import shortest_context
+from bytelm.serving.protocols.ollama import has_template
 from bytelm.serving.scores import shown_text, tokens_of
 from bytelm.symbols import EOT, leak_of
 
@@ -279,7 +280,7 @@ async def sample(service: Service, body: SampleBody) -> Response:
     if body.stream:
         if ask.n > 1:
             raise InvalidArgumentError(f"a stream holds one completion; got n = {ask.n}")
-        return await streamed(events(service, ask), lambda fault: event(error_form(fault)))
+        return await streamed(events(service, ask), error_form)
     done = await answers(service.session, [ask], service.metrics)
     return JSONResponse({"completions": [completion(each) for each in done]})
 
@@ -296,13 +297,12 @@ async def events(service: Service, ask: Ask) -> AsyncGenerator[str]:
 def completion(answer: Answer) -> dict[str, Any]:
     """A completion as this protocol has it."""
     logprob = None if answer.logprob is None else finite(answer.logprob)
-    finish = "time" if answer.finish == "time" else answer.finish
     usage = {"calls": answer.usage.calls, "tokens_fed": answer.usage.tokens_fed}
     return {
         "text": answer.text,
         "base64": _base64(answer.bytes),
         "logprob": logprob,
-        "finish_reason": finish,
+        "finish_reason": answer.finish,
         "usage": usage,
     }
 
@@ -344,7 +344,7 @@ def routes(service: Service) -> list[Route]:
                 "members": names_of(service),
                 "combine": lm.combine if isinstance(lm, Ensemble) else None,
                 "modes": modes_of(lm),
-                "chat": all(getattr(each.tokenizer, "chat_template", None) for each in lm.models),
+                "chat": has_template(service),
                 "context_length": shortest_context(service.session.model) or None,
                 "limits": limits,
             }
