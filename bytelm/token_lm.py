@@ -208,44 +208,64 @@ class TokenSampler(TokenDrawer, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What an engine has on top of `TokenLM`, with the default for what it lacks.
+    """What an engine has on top of `TokenLM`, with the default for what it lacks. It is looked up when it is asked."""
 
-    Attributes:
-        context_length: The longest sequence that it takes, or None if it has no limit or does not tell.
-        usage: Its counters, or None if it does not count.
-        extra_token_cost: The cost of one extra batched token, relative to a separate call.
-        drawer: The engine itself if it can draw tokens (`TokenDrawer`), or None.
-        asks_each_step: Whether `TokenDrawer.draw_tokens` asks for more sequences after each step.
-        sampler: The engine itself if it has a sampler of its own (`TokenSampler`), or None.
-        model: The model that it runs, where there is one in this process: for a fingerprint of its weights.
-        close: Lets go of what it holds (processes, memory); does nothing where it has no such method.
-        clear_cache: Has it forget all rows, and what else it keeps of sequences; the same.
-    """
+    engine: Any
 
-    context_length: int | None
-    usage: Usage | None
-    extra_token_cost: float
-    drawer: TokenDrawer | None
-    asks_each_step: bool
-    sampler: TokenSampler | None
-    model: Any
-    close: Callable[[], None]
-    clear_cache: Callable[[], None]
+    @property
+    def context_length(self) -> int | None:
+        """The longest sequence that it takes, or None if it has no limit or does not tell."""
+        length: int | None = getattr(self.engine, "context_length", None)
+        return length
+
+    @property
+    def usage(self) -> Usage | None:
+        """Its counters, or None if it does not count."""
+        usage: Usage | None = getattr(self.engine, "usage", None)
+        return usage
+
+    @property
+    def extra_token_cost(self) -> float:
+        """The cost of one extra batched token, relative to a separate call."""
+        cost: float = getattr(self.engine, "extra_token_cost", EXTRA_TOKEN_COST)
+        return cost
+
+    @property
+    def drawer(self) -> TokenDrawer | None:
+        """The engine itself if it can draw tokens, or None."""
+        return self.engine if isinstance(self.engine, TokenDrawer) else None
+
+    @property
+    def asks_each_step(self) -> bool:
+        """Whether `TokenDrawer.draw_tokens` asks for more sequences after each step."""
+        return bool(getattr(self.engine, "asks_each_step", False))
+
+    @property
+    def sampler(self) -> TokenSampler | None:
+        """The engine itself if it has a sampler of its own, or None."""
+        return self.engine if isinstance(self.engine, TokenSampler) else None
+
+    @property
+    def model(self) -> Any:
+        """The model that it runs, where there is one in this process: for a fingerprint of its weights."""
+        return getattr(self.engine, "model", None)
+
+    def close(self) -> None:
+        """Have it let go of what it holds (processes, memory), where it has a method for it."""
+        getattr(self.engine, "close", _nothing)()
+
+    def clear_cache(self) -> None:
+        """Have it forget all rows, and what else it keeps of sequences; the same."""
+        getattr(self.engine, "clear_cache", _nothing)()
+
+
+def _nothing() -> None:
+    pass
 
 
 def abilities_of(engine: Any) -> Abilities:
-    """Look up what an engine has on top of `TokenLM`. Nothing else asks an engine for optional attributes."""
-    return Abilities(
-        context_length=getattr(engine, "context_length", None),
-        usage=getattr(engine, "usage", None),
-        extra_token_cost=getattr(engine, "extra_token_cost", EXTRA_TOKEN_COST),
-        drawer=engine if isinstance(engine, TokenDrawer) else None,
-        asks_each_step=bool(getattr(engine, "asks_each_step", False)),
-        sampler=engine if isinstance(engine, TokenSampler) else None,
-        model=getattr(engine, "model", None),
-        close=getattr(engine, "close", lambda: None),
-        clear_cache=getattr(engine, "clear_cache", lambda: None),
-    )
+    """What an engine has on top of `TokenLM`. Nothing else asks an engine for optional attributes."""
+    return Abilities(engine)
 
 
 def revision_of(engine: Any, *, look: bool = False) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from bytelm.cover.cover import Cover, Node
 from bytelm.errors import UnreachablePrefixError
 from bytelm.testing.tokenizers.definition import Definition, Ids
 from bytelm.testing.tokenizers.judge import Judge
-from bytelm.tokenizer.prefix_index import PrefixIndex
+from bytelm.tokenizer.prefix_index import Branch
 from bytelm.tokenizer.viability.boundary import Boundary
 from bytelm.tokenizer.viability.viability import Viability
 from tests.support.hostile import CHANGING, HOSTILE
@@ -219,6 +220,7 @@ def test_text_that_is_changed_is_refused_where_it_changes(subject: Subject, name
 NODES = vars(Cover)["nodes"].fget
 EXTEND = Viability.extend
 MASK = Viability.mask
+BELOW = Branch.below
 
 
 def drops_the_oldest(cover: Cover) -> tuple[Node, ...]:
@@ -246,8 +248,11 @@ def forgets_one_token_in_eight(viability: Viability, boundary: Boundary, lo: int
     return made
 
 
-def takes_exact_for_longer(prefix_index: PrefixIndex, data: bytes, lo: int, hi: int) -> int:
-    return lo
+def takes_exact_for_longer(branch: Branch, byte: int) -> Branch | None:
+    found = copy.copy(BELOW(branch, byte))
+    if found is not None:
+        found.longer = found.lo
+    return found
 
 
 MUTANTS: dict[str, tuple[type, str, Any]] = {
@@ -256,7 +261,7 @@ MUTANTS: dict[str, tuple[type, str, Any]] = {
     "keeps-only-the-canonical": (Viability, "extend", keeps_only_the_canonical),
     "calls-every-pair-unbroken": (Viability, "mask", calls_every_pair_unbroken),
     "forgets-one-token-in-eight": (Viability, "mask", forgets_one_token_in_eight),
-    "takes-exact-for-longer": (PrefixIndex, "equal_to", takes_exact_for_longer),
+    "takes-exact-for-longer": (Branch, "below", takes_exact_for_longer),
 }
 
 

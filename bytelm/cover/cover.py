@@ -22,8 +22,9 @@ Step
     longest token, one for each byte: where many have gathered, they are asked about too.
 
 Cost
-    A few binary searches a node; on real text three to five nodes are alive, all spelled in a window no longer than
-    the longest token. Boundaries of a long run are equal to earlier ones, and their answers are kept (Viability).
+    A node's range is a branch of the vocabulary's trie, and narrows by one look-up; its mask is a part of the one
+    before. On real text three to five nodes are alive, all spelled in a window no longer than the longest token.
+    Boundaries of a long run are equal to earlier ones, and their answers are kept (Viability).
 
 Source
     Our cover is Phan's cover encodings and Vieira's covering; our nodes are the inner frontier of Hayase's tree.
@@ -32,17 +33,17 @@ Source
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
 from bytelm.cover.nodes import Node as AnyNode
-from bytelm.errors import UnreachablePrefixError
+from bytelm.errors import ModelError, UnreachablePrefixError
 from bytelm.symbols import character_from, character_until
 
 if TYPE_CHECKING:
+    from bytelm.tokenizer.prefix_index import Branch
     from bytelm.tokenizer.viability.boundary import Boundary
     from bytelm.tokenizer.viability.viability import Viability
 
@@ -93,15 +94,21 @@ class Node:
         return f"Node({list(self.token_ids)}, end={self.end})"
 
 
-@dataclass(frozen=True, slots=True)
 class _Entry:
-    """A node with its range of ranks, and the mask of a range that holds it."""
+    """A node, the tokens that begin with its leftover, and which of them may follow it, once that was asked."""
 
-    node: Node
-    lo: int
-    hi: int
-    mask: Bool[np.ndarray, " n"] | None
-    base: int
+    __slots__ = ("branch", "mask", "node")
+
+    def __init__(self, node: Node, branch: Branch, mask: Bool[np.ndarray, " n"] | None = None) -> None:
+        self.node = node
+        self.branch = branch
+        self.mask = mask
+
+    def asked(self, viability: Viability) -> Bool[np.ndarray, " n"]:
+        """The mask."""
+        if self.mask is None:
+            self.mask = viability.mask(self.node.boundary, self.branch.lo, self.branch.hi)
+        return self.mask
 
 
 class Cover:
@@ -112,20 +119,22 @@ class Cover:
     [(), (39,), (2797,)]
     """
 
-    __slots__ = ("_dummy_size", "_entries", "_text", "viability")
+    __slots__ = ("_dummy_size", "_ending", "_entries", "_nodes", "_text", "viability")
 
     def __init__(self, viability: Viability, text: bytes, entries: tuple[_Entry, ...], *, dummy_size: int) -> None:
         self.viability = viability
         self._text = text  # with the tokenizer's hidden leading space
         self._entries = entries
         self._dummy_size = dummy_size
+        self._nodes = tuple([entry.node for entry in entries])
+        self._ending: tuple[Node, ...] | None = None
 
     @classmethod
     def empty(cls, viability: Viability, *, dummy_prefix: bool = True) -> Cover:
         """The cover of the empty prefix; ``dummy_prefix``: the tokenizer's hidden leading space applies."""
         root = Node(None, -1, 0, viability.start(dummy_prefix=dummy_prefix))
         hidden = viability.vocab.dummy_prefix if dummy_prefix else b""
-        return cls(viability, b"", (_entry(root, viability),), dummy_size=len(hidden)).advance(hidden)
+        return cls(viability, b"", (_Entry(root, viability.prefix_index.root),), dummy_size=len(hidden)).advance(hidden)
 
     def beyond(self, node: Node, data: bytes) -> Cover:
         """The cover of x and ``data``, where every sequence that covers them begins with a node that ends among them.
@@ -133,14 +142,14 @@ class Cover:
         Raises:
             UnreachablePrefixError: No such sequence spells them.
         """
-        text = self._text + data
-        begun = Cover(self.viability, text[: node.end], (_entry(node, self.viability),), dummy_size=self._dummy_size)
+        text, alone = self._text + data, (_Entry(node, self.viability.prefix_index.root),)
+        begun = Cover(self.viability, text[: node.end], alone, dummy_size=self._dummy_size)
         return begun.advance(text[node.end :])
 
     @property
     def nodes(self) -> tuple[Node, ...]:
         """The boundary nodes, oldest (longest leftover) first."""
-        return tuple(entry.node for entry in self._entries)
+        return self._nodes
 
     @property
     def prefix(self) -> bytes:
@@ -153,10 +162,14 @@ class Cover:
     @property
     def ending(self) -> tuple[Node, ...]:
         """The nodes that spell x and are canonical: the text may end there."""
-        if len(self._text) == self._dummy_size:
-            return tuple(entry.node for entry in self._entries if entry.node.parent is None)
-        at_end = (entry.node for entry in self._entries if entry.node.end == len(self._text))
-        return tuple(node for node in at_end if self.viability.ends_text(node.boundary))
+        if self._ending is None:
+            if len(self._text) == self._dummy_size:
+                found = [node for node in self.nodes if node.parent is None]
+            else:
+                at_end = (node for node in self.nodes if node.end == len(self._text))
+                found = [node for node in at_end if self.viability.ends_text(node.boundary)]
+            self._ending = tuple(found)
+        return self._ending
 
     def leftover(self, node: AnyNode) -> bytes:
         """The bytes of x after a node (at the start of a text, with the hidden leading space)."""
@@ -168,52 +181,60 @@ class Cover:
         Raises:
             UnreachablePrefixError: No token sequence that the tokenizer can emit spells the longer text.
         """
-        cover, last = self, len(data) - 1
-        try:
-            for at, byte in enumerate(data):
-                cover = cover._step(byte, more=at < last)
-        except UnreachablePrefixError:
-            if last == 0:
-                raise
-            cover = self
-            for at, byte in enumerate(data):
-                cover = cover._step(byte, ahead=data[at + 1 : at + 4])  # says at which byte
-        return cover
+        if not data:
+            return self
+        text, entries, last = self._text + data, self._entries, len(data) - 1
+        for at, byte in enumerate(data):
+            entries = self._step(entries, byte, len(self._text) + at + 1, more=at < last)
+            if not entries:
+                raise self._stuck(data)
+        return Cover(self.viability, text, entries, dummy_size=self._dummy_size)
 
-    def _step(self, byte: int, *, more: bool = False, ahead: bytes = b"") -> Cover:
-        """Read a byte; where there are ``more`` to come, a few nodes with nothing viable left may stay until then.
+    def _step(self, entries: tuple[_Entry, ...], byte: int, end: int, *, more: bool = False) -> tuple[_Entry, ...]:
+        """Read a byte, up to where a text ``end`` s; none are left where nothing spells it.
 
-        ``ahead`` is what follows, for the error.
+        Where there are ``more`` to come, a few nodes with nothing viable left may stay until then.
         """
         viability, prefix_index = self.viability, self.viability.prefix_index
-        text = self._text + bytes([byte])
         kept: list[_Entry] = []
         born: list[_Entry] = []
-        crowded = len(self._entries) > _CROWD
-        for entry in self._entries:
-            node = entry.node
-            leftover = text[node.end :]
-            lo, hi = prefix_index.range(leftover, entry.lo, entry.hi)
-            if lo == hi:
+        ask = not more or len(entries) > _CROWD
+        for entry in entries:
+            if (branch := entry.branch.below(byte)) is None:
                 continue
-            mask, base = entry.mask, entry.base
-            if mask is None and (not more or crowded):
-                mask, base = viability.mask(node.boundary, lo, hi), lo
-            longer = prefix_index.equal_to(leftover, lo, hi)
+            node, mask = entry.node, entry.mask
+            lo, longer, hi = branch.lo, branch.longer, branch.hi
+            if mask is not None:
+                whole, mask = mask, mask[lo - entry.branch.lo : hi - entry.branch.lo]
+                if len(mask) < len(whole) >> 3:
+                    mask = mask.copy()  # and let go of the whole
+            elif ask:
+                mask = viability.mask(node.boundary, lo, hi)
             for rank in range(lo, longer):
                 token = int(prefix_index.order[rank])
-                if viability.spelled(node.boundary, token) == leftover if mask is None else mask[rank - base]:
+                if mask[rank - lo] if mask is not None else self._spells(node, token, rank):
                     boundary = viability.extend(node.boundary, token)
                     if boundary is not None:
-                        born.append(_entry(Node(node, token, len(text), boundary), viability))
+                        born.append(_Entry(Node(node, token, end, boundary), prefix_index.root))
             # Before the first byte the root stays: everything is relative to it, and the empty text may end there.
-            first = node.parent is None and len(text) == self._dummy_size
-            if first or (longer < hi if mask is None else mask[longer - base : hi - base].any()):
-                kept.append(_Entry(node, lo, hi, mask, base))
-        if not kept and not born:
-            prefix = text[self._dummy_size :]
-            raise UnreachablePrefixError(self._unreachable(prefix, ahead), prefix=prefix, position=len(prefix) - 1)
-        return Cover(viability, text, (*kept, *born), dummy_size=self._dummy_size)
+            first = node.parent is None and end == self._dummy_size
+            if first or (longer < hi if mask is None else mask[longer - lo :].any()):
+                kept.append(_Entry(node, branch, mask))
+        return (*kept, *born)
+
+    def _spells(self, node: Node, token: int, rank: int) -> bool:
+        return self.viability.spelled(node.boundary, token) == self.viability.prefix_index.spelled[rank]
+
+    def _stuck(self, data: bytes) -> UnreachablePrefixError:
+        """The error of bytes that nothing spells: it says the first of them."""
+        entries = self._entries
+        for at, byte in enumerate(data):
+            entries = self._step(entries, byte, len(self._text) + at + 1)
+            if not entries:
+                prefix = (self._text + data[: at + 1])[self._dummy_size :]
+                message = self._unreachable(prefix, data[at + 1 : at + 4])
+                return UnreachablePrefixError(message, prefix=prefix, position=len(prefix) - 1)
+        raise ModelError("bytes that nothing spells are spelled one by one: the cover is broken")
 
     def _unreachable(self, prefix: bytes, ahead: bytes) -> str:
         at = len(prefix) - 1
@@ -248,9 +269,7 @@ class Cover:
     def viable(self, node: AnyNode) -> tuple[int, int, Bool[np.ndarray, " n"]]:
         """The ranks ``lo:hi`` of the tokens that begin with a node's leftover, and which of them may follow it."""
         entry = self._entry_of(node)
-        if entry.mask is None:
-            return entry.lo, entry.hi, self.viability.mask(entry.node.boundary, entry.lo, entry.hi)
-        return entry.lo, entry.hi, entry.mask[entry.lo - entry.base : entry.hi - entry.base]
+        return entry.branch.lo, entry.branch.hi, entry.asked(self.viability)
 
     def follows(self, node: AnyNode, token_id: int) -> bytes:
         """The bytes of a token, if it may follow a node; or none."""
@@ -264,24 +283,21 @@ class Cover:
                 return entry
         raise KeyError(node)
 
-    def masses(self, node: AnyNode, probs: Float[np.ndarray, " tokens"]) -> Float64[np.ndarray, "256"]:
+    def masses(
+        self, node: AnyNode, probs: Float[np.ndarray, " tokens"], *, first: int = 0
+    ) -> Float64[np.ndarray, "256"]:
         """For each byte b, the mass of the viable tokens that begin with a node's leftover followed by b.
 
         Args:
             node: One of `nodes`.
-            probs: Probabilities of all spellable tokens, in byte order.
+            probs: Probabilities of spellable tokens in byte order; those that begin with the leftover are among them.
+            first: The rank of the first of them.
         """
-        prefix_index = self.viability.prefix_index
-        lo, hi, mask = self.viable(node)
-        weights = probs[lo:hi] * mask
-        depth = len(self._text) - node.end
-        longer = prefix_index.equal_to(self._text[node.end :], lo, hi) if depth else lo
+        entry = self._entry_of(node)
+        branch, mask = entry.branch, entry.asked(self.viability)
+        _, values, starts = branch.parts
         following = np.zeros(256)
-        values, starts = prefix_index.split(longer, hi, depth)
-        if len(values):
-            following[values] = np.add.reduceat(weights, starts - lo, dtype=np.float64)
+        if len(starts):
+            weights = probs[branch.longer - first : branch.hi - first] * mask[branch.longer - branch.lo :]
+            following[values] = np.add.reduceat(weights, starts, dtype=np.float64)
         return following
-
-
-def _entry(node: Node, viability: Viability) -> _Entry:
-    return _Entry(node, 0, len(viability.prefix_index), None, 0)

@@ -45,7 +45,9 @@ class Cover(Protocol):
     def prefix(self) -> bytes: ...  # noqa: D102
     def advance(self, data: bytes) -> Cover: ...  # noqa: D102
     def leftover(self, node: Node) -> bytes: ...  # noqa: D102
-    def masses(self, node: Node, probs: Float[np.ndarray, " tokens"]) -> Float64[np.ndarray, "256"]: ...  # noqa: D102
+    def masses(  # noqa: D102
+        self, node: Node, probs: Float[np.ndarray, " tokens"], *, first: int = 0
+    ) -> Float64[np.ndarray, "256"]: ...
     def viable(self, node: Node) -> tuple[int, int, Bool[np.ndarray, " n"]]: ...  # noqa: D102
     def follows(self, node: Node, token_id: int) -> bytes: ...  # noqa: D102
 

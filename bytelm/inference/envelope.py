@@ -62,13 +62,31 @@ def conditional(envelope: Envelope, least: float, most: float) -> Bounds:
         least: P(x) is no less.
         most: And no more; on the envelope's scale.
     """
+    _, rest = shares(float(envelope.known.sum()), envelope.unknown, least, most)
     if most <= 0:
-        return Bounds(np.zeros(SYMBOLS), np.zeros(SYMBOLS), 0.0)
+        return Bounds(np.zeros(SYMBOLS), np.zeros(SYMBOLS), rest)
     low = envelope.known / most
-    if envelope.unknown == 0 and least == most:
-        return Bounds(low, low, 0.0)
+    if rest == 0:
+        return Bounds(low, low, rest)
     if least <= 0:
-        return Bounds(low, np.where(envelope.known + envelope.extra > 0, 1.0, 0.0), 1.0)
-    high = np.minimum((envelope.known + envelope.extra) / least * (1 + SLACK), 1.0)
-    rest = (float(envelope.known.sum()) + envelope.unknown) / least * (1 + SLACK) - float(low.sum())
-    return Bounds(low, high, max(min(rest, 1.0 - float(low.sum())), SLACK))
+        return Bounds(low, np.where(envelope.known + envelope.extra > 0, 1.0, 0.0), rest)
+    return Bounds(low, np.minimum((envelope.known + envelope.extra) / least * (1 + SLACK), 1.0), rest)
+
+
+def shares(known: float, unknown: float, least: float, most: float) -> tuple[float, float]:
+    """What all symbols together have of P(x) at least, and how much more they can have.
+
+    Args:
+        known: ΣK.
+        unknown: U.
+        least: P(x) is no less.
+        most: And no more; all on one scale.
+    """
+    if most <= 0:
+        return 0.0, 0.0
+    low = known / most
+    if unknown == 0 and least == most:
+        return low, 0.0
+    if least <= 0:
+        return low, 1.0
+    return low, max(min((known + unknown) / least * (1 + SLACK) - low, 1.0 - low), SLACK)

@@ -26,8 +26,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Literal, TypeAlias
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
@@ -40,6 +40,8 @@ from bytelm.lemma import log_sum
 from bytelm.symbols import EOT, SYMBOLS
 
 Purpose: TypeAlias = Literal["row", "mass", "end"]
+
+NOTHING: Final = np.zeros(SYMBOLS)
 
 
 @dataclass(eq=False)
@@ -72,12 +74,16 @@ class Frontier:
     def __post_init__(self) -> None:
         self.opening = not self.cover.prefix
         # In the cover's order, so that sums come out the same however the evaluation went.
-        self.nodes: tuple[Node, ...] = tuple(dict.fromkeys((*self.cover.nodes, *self.cover.ending)))
+        nodes, ending = tuple(self.cover.nodes), self.cover.ending
+        more = [node for node in ending if node not in nodes]
+        self.nodes: tuple[Node, ...] = (*nodes, *more) if more else nodes
         self.weights = dict(self.weights) or {common_ancestor(self.nodes): 0.0}
         self.rows = dict(self.rows)
         self._masses: dict[Node, Float64[np.ndarray, "256"]] = {}
         self._reach: dict[Node, Bool[np.ndarray, "257"]] = {}
         self._front: dict[Node, list[Node]] = {}
+        self._known: tuple[float, Float64[np.ndarray, "257"]] | None = None
+        self._shares: dict[Node, float] | None = None
         if self.settled:
             self._settle()
 
@@ -92,18 +98,29 @@ class Frontier:
         Raises:
             UnreachablePrefixError: No token sequence spells them.
         """
-        return replace(self, cover=self.cover.advance(data), settled=True)
+        return self._of(self.cover.advance(data), self.rows)
 
     def copy(self) -> Frontier:
         """The same frontier, to be evaluated on its own."""
-        twin: Frontier = replace(self, settled=True)
+        twin: Frontier = self._of(self.cover, self.rows)
         twin._masses.update(self._masses)
         twin._reach.update(self._reach)
         return twin
 
     def bare(self) -> Frontier:
         """The same frontier without its rows, to keep: a `copy` of it is what can be evaluated and asked."""
-        return replace(self, rows={}, settled=False)
+        return self._of(self.cover, {}, settled=False)
+
+    def _of(self, cover: Cover, rows: dict[Node, Row], *, settled: bool = True) -> Frontier:
+        return Frontier(
+            cover,
+            context=self.context,
+            reader=self.reader,
+            weights=self.weights,
+            rows=rows,
+            store=self.store,
+            settled=settled,
+        )
 
     # ---- what is known
 
@@ -134,6 +151,7 @@ class Frontier:
             if self.weights[top] > -math.inf and (path or self.row(top) is None):
                 front.setdefault(top, []).append(node)
         self._front = front
+        self._known = self._shares = None
         self.weights = {node: weight for node, weight in self.weights.items() if node in touched}
         self.rows = {node: row for node, row in self.rows.items() if node in touched}
 
@@ -151,8 +169,7 @@ class Frontier:
         masses = self._masses.get(node)
         if masses is None:
             lo, hi, _ = self.cover.viable(node)
-            probs = row.some_probs(lo, hi) if self.cover.leftover(node) else row.probs
-            masses = self._masses[node] = self.cover.masses(node, probs)
+            masses = self._masses[node] = self.cover.masses(node, row.some_probs(lo, hi), first=lo)
         return masses
 
     def log_mass(self) -> float:
@@ -164,6 +181,11 @@ class Frontier:
 
         A cover member either spells just x, and is a node, or goes on beyond x from a node that ends before it does.
         """
+        if self._shares is None:
+            self._shares = self._log_shares()
+        return self._shares
+
+    def _log_shares(self) -> dict[Node, float]:
         shares: dict[Node, float] = {}
         for node in self.nodes:
             log_weight = self.weights.get(node, -math.inf)
@@ -197,12 +219,17 @@ class Frontier:
         """Logarithm of U relative to the anchor: the most that flows through what is wanted and not evaluated."""
         return log_sum(self.weights[top] for top in self._wanted(purpose))
 
-    def _wanted(self, purpose: Purpose) -> dict[Node, list[Node]]:
-        """Under each front node the nodes whose rows a purpose needs, ancestors included."""
+    def _wanted(self, purpose: Purpose, allowed: Bool[np.ndarray, "257"] | None = None) -> dict[Node, list[Node]]:
+        """Under each front node the nodes whose rows a purpose needs, ancestors included.
+
+        Of those that reach none of the ``allowed`` symbols, where such are given, a row needs nothing.
+        """
         wanted: dict[Node, list[Node]] = {}
         ending = set(self.cover.ending) if purpose == "end" else set()
         for top, nodes in self._front.items():
             for node in nodes:
+                if allowed is not None and not (self._reached([node]) & allowed).any():
+                    continue
                 path = path_down(top, node)
                 if purpose == "mass" and not self.cover.leftover(node):
                     path.pop()  # its weight is all that P(x) needs of it
@@ -215,12 +242,17 @@ class Frontier:
         return max((self.weights.get(node, -math.inf) for node in (*self.nodes, *self._front)), default=-math.inf)
 
     def known(self) -> tuple[float, Float64[np.ndarray, "257"]]:
-        """A log-scale, and K in multiples of its exponential."""
+        """A log-scale, and K in multiples of its exponential. Not to be written to."""
+        if self._known is None:
+            self._known = self._sum_known()
+        return self._known
+
+    def _sum_known(self) -> tuple[float, Float64[np.ndarray, "257"]]:
         scale = self._scale()
         known = np.zeros(SYMBOLS)
         if scale == -math.inf:
             return scale, known
-        alive, ending = set(self.cover.nodes), set(self.cover.ending)
+        alive, ending = self.cover.nodes, self.cover.ending
         for node in self.nodes:
             log_weight = self.weights.get(node, -math.inf)
             if log_weight == -math.inf or (row := self.rows.get(node)) is None:
@@ -232,17 +264,31 @@ class Frontier:
                 known[EOT] += weight * row.eot
         return scale, known
 
-    def envelope(self) -> tuple[float, Envelope]:
-        """A log-scale, and in multiples of its exponential K and what can come on top of it for each symbol."""
+    def envelope(self, allowed: Bool[np.ndarray, "257"] | None = None) -> tuple[float, Envelope]:
+        """A log-scale, and in multiples of its exponential K and what can come on top of it for each symbol.
+
+        With ``allowed``, of these symbols alone: the others have nothing, and what reaches none of them is left out.
+        """
         scale, known = self.known()
+        if allowed is not None:
+            known = known * allowed
+        if not self._front:
+            return scale, Envelope(known, NOTHING, NOTHING, 0.0)
         extra, elsewhere, unknown = np.zeros(SYMBOLS), np.zeros(SYMBOLS), 0.0
         for top, nodes in self._front.items():
             weight = math.exp(self.weights[top] - scale)
             reach = self._reached(nodes)
+            if allowed is not None and not (reach := reach & allowed).any():
+                continue
             unknown += weight
             extra += weight * reach
             elsewhere += weight * (reach.sum() > reach)
         return scale, Envelope(known, extra, elsewhere, unknown)
+
+    def held(self) -> tuple[float, float, float]:
+        """A log-scale, and in multiples of its exponential ΣK and U."""
+        scale, known = self.known()
+        return scale, float(known.sum()), sum(math.exp(self.weights[top] - scale) for top in self._front)
 
     def _reached(self, nodes: Iterable[Node]) -> Bool[np.ndarray, "257"]:
         """The symbols that some of these nodes can come to next."""
@@ -264,21 +310,25 @@ class Frontier:
 
     # ---- what is asked for, and told
 
-    def missing(self, share: float = 0.0, purpose: Purpose = "row") -> tuple[Node, ...]:
+    def missing(
+        self, share: float = 0.0, purpose: Purpose = "row", allowed: Bool[np.ndarray, "257"] | None = None
+    ) -> tuple[Node, ...]:
         """The nodes to evaluate: the heaviest front node with all that is known to hang on it, and others with it.
 
         Args:
             share: Front nodes are asked for too if they hold at least this share of all that can be; 0 takes all.
             purpose: What the rows are for: the next byte, P(x), or P(x, end of text).
+            allowed: The symbols that may come next; None: all. Nodes that reach none of them are left out.
         """
-        wanted = self._wanted(purpose)
+        wanted = self._wanted(purpose, allowed)
         if not wanted:
             return ()
         heaviest = max(wanted, key=self.weights.__getitem__)
         least = -math.inf
         if share > 0:
             scale, known = self.known()
-            whole = known.sum() + sum(math.exp(self.weights[top] - scale) for top in self._front)
+            whole = known.sum() if allowed is None else known.sum(where=allowed)
+            whole += sum(math.exp(self.weights[top] - scale) for top in (self._front if allowed is None else wanted))
             if whole > 0:
                 least = min(math.log(share * whole) + scale, self.weights[heaviest])
         chosen = {
@@ -291,7 +341,7 @@ class Frontier:
         if not chosen:
             # Their rows have reached the store since, through another frontier that shares it.
             self._settle()
-            return self.missing(share, purpose)
+            return self.missing(share, purpose, allowed)
         return tuple(sorted(chosen, key=lambda node: node.depth))
 
     def sequences(self, nodes: Iterable[Node]) -> tuple[tuple[int, ...], ...]:

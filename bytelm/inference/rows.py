@@ -41,11 +41,12 @@ class Row:
         eot: The probability that the text ends.
     """
 
-    __slots__ = ("_probs", "_reader", "eot", "logprobs")
+    __slots__ = ("_probs", "_reader", "_wide", "eot", "logprobs")
 
     def __init__(self, reader: RowReader, logprobs: Float[np.ndarray, " vocab"]) -> None:
         self._reader = reader
         self._probs: Float[np.ndarray, " tokens"] | None = None
+        self._wide: bool | None = None
         self.logprobs = logprobs
         self.eot = reader.eot(logprobs)
 
@@ -53,12 +54,19 @@ class Row:
     def probs(self) -> Float[np.ndarray, " tokens"]:
         """Probabilities of the spellable tokens in byte order, made when they are first asked for."""
         if self._probs is None:
-            self._probs = self._reader.probs(self.logprobs)
+            self._probs = self.some_probs(0, len(self._reader.order))
         return self._probs
 
-    def some_probs(self, lo: int, hi: int) -> Float[np.ndarray, " tokens"]:
-        """The same for a range of ranks; the others may be 0."""
-        return self._reader.probs(self.logprobs, ranks=(lo, hi)) if self._probs is None else self._probs
+    def some_probs(self, lo: int, hi: int) -> Float[np.ndarray, " n"]:
+        """The same of a range of ranks."""
+        if self._probs is not None:
+            return self._probs[lo:hi]
+        if self._wide is None:
+            self._wide = too_small(self.logprobs)
+        probs = self._reader.some_probs(self.logprobs, lo, hi, wide=self._wide)
+        if hi - lo == len(self._reader.order):
+            self._probs = probs
+        return probs
 
     @property
     def nbytes(self) -> int:
@@ -110,7 +118,7 @@ class RowReader:
         self.eot_ids = np.array(sorted(eot_ids), np.int64)
         self.everything: Float64[np.ndarray, " tokens"] = np.ones(len(order))
         self.ends = frozenset(self.eot_ids.tolist())
-        self._ends: Int64[np.ndarray, " ends"] = np.flatnonzero(np.isin(order, self.eot_ids))
+        self._ends: list[int] = np.flatnonzero(np.isin(order, self.eot_ids)).tolist()
 
     def read(self, row: Float[np.ndarray, " vocab"]) -> Row:
         """Read one row of natural log-probabilities, by token id; it is not to be written to any more."""
@@ -127,15 +135,30 @@ class RowReader:
             row: Natural log-probabilities, by token id.
             ranks: Read only the tokens of these ranks, where no others are asked about; the others are 0.
         """
-        wide = np.float64 if too_small(row) else row.dtype
+        size, wide = len(self.order), too_small(row)
         if ranks is None:
-            probs = np.take(row, self._order).astype(wide, copy=False)
-            np.exp(probs, out=probs)
-        else:
-            lo, hi = ranks
-            probs = np.zeros(len(self.order), wide)
-            np.exp(row[self._order[lo:hi]], out=probs[lo:hi], dtype=wide)
-        probs[self._ends] = 0.0
+            return self.some_probs(row, 0, size, wide=wide)
+        lo, hi = ranks
+        probs = np.zeros(size, np.float64 if wide else row.dtype)
+        probs[lo:hi] = self.some_probs(row, lo, hi, wide=wide)
+        return probs
+
+    def some_probs(self, row: Float[np.ndarray, " vocab"], lo: int, hi: int, *, wide: bool) -> Float[np.ndarray, " n"]:
+        """Probabilities of the tokens of a range of ranks.
+
+        Args:
+            row: Natural log-probabilities, by token id.
+            lo: The first rank.
+            hi: The end of the ranks.
+            wide: Whether they are to have double precision: `too_small`, of the row.
+        """
+        probs = row.take(self._order[lo:hi])
+        if wide:
+            probs = probs.astype(np.float64, copy=False)
+        np.exp(probs, out=probs)
+        for rank in self._ends:
+            if lo <= rank < hi:
+                probs[rank - lo] = 0.0
         return probs
 
     def eot(self, row: Float[np.ndarray, " vocab"]) -> float:

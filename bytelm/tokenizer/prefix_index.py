@@ -6,9 +6,12 @@ Rules
     A range's first ranks are the tokens that equal the prefix (several where ids share their bytes).
     A token may have two ranks: its own, and one with the bytes that it spells first in a text. After no sequence may
     both follow.
+    Byte by byte, ranges are the nodes of a trie (`Branch`): each is made, and split by its next byte, when it is first
+    asked for, and kept.
 
 Cost
-    A range is two binary searches; the split of a range by its next byte is linear in the range, in numpy.
+    A range is two binary searches, or one look at its branch; a split is linear in the range, in numpy, once.
+    Branches of one token are not kept: so there are no more of them than tokens.
 """
 
 from __future__ import annotations
@@ -37,13 +40,14 @@ class PrefixIndex:
         spelled: Bytes at each rank, sorted.
         longest: Bytes of the longest token.
         missing: At each rank, how many bytes complete the character that the token ends inside of; 0 at its end.
+        root: The branch of all tokens.
 
     >>> prefix_index = PrefixIndex([b"a", b"ab", None, b"b"])
     >>> prefix_index.range(b"a"), [int(i) for i in prefix_index.order]
     ((0, 2), [0, 1, 3])
     """
 
-    __slots__ = ("_flat", "_offsets", "_roots", "lengths", "longest", "missing", "order", "own", "rank", "spelled")
+    __slots__ = ("_flat", "_offsets", "lengths", "longest", "missing", "order", "own", "rank", "root", "spelled")
 
     def __init__(
         self,
@@ -71,7 +75,7 @@ class PrefixIndex:
         self.longest = int(self.lengths.max(initial=0))
         self._flat: UInt8[np.ndarray, " total"] = np.frombuffer(b"".join(self.spelled), np.uint8)
         self._offsets: Int64[np.ndarray, " tokens+1"] = np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64)))
-        self._roots = self._split(0, len(order), 0)
+        self.root = Branch(self, 0, 0, len(order))
         self.missing = self._missing()
 
     def __len__(self) -> int:
@@ -88,26 +92,13 @@ class PrefixIndex:
 
     def equal_to(self, data: bytes, lo: int, hi: int) -> int:
         """The end of the run of tokens at ``lo`` that are exactly ``data``, in a range of tokens that begin with it."""
-        while lo < hi and len(self.spelled[lo]) == len(data):
+        return self.longer_than(len(data), lo, hi)
+
+    def longer_than(self, depth: int, lo: int, hi: int) -> int:
+        """Where the tokens of more than ``depth`` bytes begin, in a range of tokens that have so many in common."""
+        while lo < hi and len(self.spelled[lo]) == depth:
             lo += 1
         return lo
-
-    def split(self, lo: int, hi: int, depth: int) -> tuple[UInt8[np.ndarray, " parts"], Int64[np.ndarray, " parts"]]:
-        """Split a range of tokens longer than ``depth`` by their byte at ``depth``.
-
-        Returns:
-            The bytes that occur, ascending, and the rank at which each one's tokens begin.
-        """
-        if lo == 0 and hi == len(self.spelled) and depth == 0:
-            return self._roots
-        return self._split(lo, hi, depth)
-
-    def _split(self, lo: int, hi: int, depth: int) -> tuple[UInt8[np.ndarray, " parts"], Int64[np.ndarray, " parts"]]:
-        if hi <= lo:
-            return np.zeros(0, np.uint8), np.zeros(0, np.int64)
-        column = self.bytes_at(slice(lo, hi), depth)
-        starts = np.concatenate(([0], np.flatnonzero(column[1:] != column[:-1]) + 1))
-        return column[starts], starts + lo
 
     def bytes_at(self, ranks: slice | Int64[np.ndarray, " n"], depth: int) -> UInt8[np.ndarray, " n"]:
         """The byte at ``depth`` of some tokens, all of which have to be longer than ``depth``."""
@@ -125,6 +116,70 @@ class PrefixIndex:
             out[at] = np.where((byte >= 0xC0) & (size > back), size - back, 0)
             inside[at] = is_continuation(byte)
         return out
+
+
+class Branch:
+    """The tokens that begin with some bytes: a node of the vocabulary's trie.
+
+    Args:
+        index: The vocabulary.
+        depth: Bytes that the tokens have in common.
+        lo: The first rank.
+        hi: The end of the ranks.
+
+    Attributes:
+        lo: As given.
+        longer: Where those begin that have more bytes; the ones before it are exactly these bytes.
+        hi: As given.
+
+    >>> branch = PrefixIndex([b"a", b"ab", None, b"b"]).root.below(ord("a"))
+    >>> branch.lo, branch.longer, branch.hi, branch.parts[0]
+    (0, 1, 2, b'b')
+    """
+
+    __slots__ = ("_below", "_depth", "_index", "_parts", "hi", "lo", "longer")
+
+    def __init__(self, index: PrefixIndex, depth: int, lo: int, hi: int) -> None:
+        self.lo, self.hi = lo, hi
+        self.longer = index.longer_than(depth, lo, hi)
+        self._index, self._depth = index, depth
+        self._below: dict[int, Branch | None] = {}
+        self._parts: tuple[bytes, Int64[np.ndarray, " parts"], Int64[np.ndarray, " parts"]] | None = None
+
+    @property
+    def parts(self) -> tuple[bytes, Int64[np.ndarray, " parts"], Int64[np.ndarray, " parts"]]:
+        """The longer tokens by their next byte.
+
+        Returns:
+            The bytes that occur, ascending; the same as numbers; and where each one's tokens begin, from ``longer`` on.
+        """
+        if self._parts is None:
+            column = self._index.bytes_at(slice(self.longer, self.hi), self._depth)
+            starts = np.flatnonzero(np.append(True, column[1:] != column[:-1])[: len(column)])
+            values = column[starts]
+            self._parts = values.tobytes(), values.astype(np.int64), starts
+        return self._parts
+
+    def below(self, byte: int) -> Branch | None:
+        """Those that go on with a byte; None if there are none."""
+        try:
+            return self._below[byte]
+        except KeyError:
+            found = self._find(byte)
+        if found is None or found.hi - found.lo > 1:
+            self._below[byte] = found
+        return found
+
+    def _find(self, byte: int) -> Branch | None:
+        index, depth, first, hi = self._index, self._depth, self.longer, self.hi
+        if hi - first <= 1:
+            return Branch(index, depth + 1, first, hi) if hi > first and index.spelled[first][depth] == byte else None
+        values, _, starts = self.parts
+        at = values.find(byte)
+        if at < 0:
+            return None
+        end = first + int(starts[at + 1]) if at + 1 < len(starts) else hi
+        return Branch(index, depth + 1, first + int(starts[at]), end)
 
 
 def unpacked(bits: UInt8[np.ndarray, " bytes"], lo: int, hi: int) -> Bool[np.ndarray, " n"]:

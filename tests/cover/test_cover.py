@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from bytelm.cover.cover import Cover
 from bytelm.errors import UnreachablePrefixError, UnsupportedTokenizerError
 from bytelm.testing.tokenizers.definition import Ids
-from bytelm.tokenizer.prefix_index import PrefixIndex
+from bytelm.tokenizer.prefix_index import Branch
 from bytelm.tokenizer.split.vocab_walk import ProductAutomaton
 from bytelm.tokenizer.viability.viability import Viability
 from tests.support.hostile import NOT_UTF8
@@ -263,7 +263,7 @@ def test_a_long_run_costs_what_ordinary_text_does(run: bytes, monkeypatch: pytes
 
         monkeypatch.setattr(of, name, counting)
 
-    counted(PrefixIndex, "range")
+    counted(Branch, "below")
     counted(ProductAutomaton, "read")
 
     def cost(text: bytes) -> int:

@@ -584,16 +584,16 @@ def test_the_end_of_the_context(engines: dict[str, Any]) -> None:
 def test_what_a_long_text_costs(smollm2: ByteLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """SmolLM2 through generate: a few rows, and a few steps of the cover, whatever the length of the text."""
     steps = 0
-    step = Cover._step
+    advance = Cover.advance
 
-    def counted(self: Cover, byte: int, *, more: bool = False) -> Cover:
+    def counted(self: Cover, data: bytes) -> Cover:
         nonlocal steps
-        steps += 1
-        return step(self, byte, more=more)
+        steps += len(data)
+        return advance(self, data)
 
     prompts = ["The capital of France is", "def fibonacci(n):"]
     lm = ByteLM(smollm2.token_lm)
-    monkeypatch.setattr(Cover, "_step", counted)
+    monkeypatch.setattr(Cover, "advance", counted)
     completions = lm.sample_batch(prompts, max_bytes=250, seed=2, engine_draws=True)
     leaked = sum(c.usage.redrawn for c in completions)
 

@@ -112,9 +112,10 @@ class ToyCover:
         spelled = self.vocabulary.token_bytes[token] if token < len(self.vocabulary.token_bytes) else None
         return spelled if spelled and self.vocabulary.viable((*node.token_ids, token)) else b""
 
-    def masses(self, node: Node, probs: np.ndarray) -> np.ndarray:
+    def masses(self, node: Node, probs: np.ndarray, *, first: int = 0) -> np.ndarray:
         rest = self.leftover(node)
-        prob = dict(zip(self.vocabulary.prefix_index.order.tolist(), probs.tolist(), strict=True))
+        order = self.vocabulary.prefix_index.order[first : first + len(probs)]
+        prob = dict(zip(order.tolist(), probs.tolist(), strict=True))
         flow = np.zeros(256)
         for token, spelled in self._goes_beyond(node.token_ids, rest):
             flow[spelled[len(rest)]] += prob[token]

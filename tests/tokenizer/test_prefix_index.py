@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bytelm.symbols import missing, unfinished
-from bytelm.tokenizer.prefix_index import PrefixIndex
+from bytelm.tokenizer.prefix_index import Branch, PrefixIndex
 
 token = st.none() | st.binary(min_size=1, max_size=5) | st.text("ab\xff", min_size=1).map(str.encode)
 tokens = st.lists(token, max_size=30)
@@ -29,13 +29,23 @@ def test_a_range_holds_exactly_the_tokens_that_begin_with_a_prefix(
 
 @given(tokens, st.binary(max_size=2))
 def test_a_split_counts_the_tokens_of_each_next_byte(vocabulary: list[bytes | None], prefix: bytes) -> None:
-    """The parts of a range by its next byte cover it without overlap."""
+    """The branch of some bytes is their range; its parts by the next byte cover it without overlap."""
     prefix_index = PrefixIndex(vocabulary)
     lo, hi = prefix_index.range(prefix)
-    lo = prefix_index.equal_to(prefix, lo, hi)
-    values, starts = prefix_index.split(lo, hi, len(prefix))
+    branch: Branch | None = prefix_index.root
+    for byte in prefix:
+        branch = branch and branch.below(byte)
+        assert branch is None or len(branch.parts[0]) == len(branch.parts[2])
 
-    counts = dict(zip(values.tolist(), np.diff([*starts.tolist(), hi]).tolist(), strict=True))
+    assert (branch is None) == (lo == hi and prefix != b"")
+    if branch is None:
+        return
+    assert (branch.lo, branch.hi) == (lo, hi)
+    lo = prefix_index.equal_to(prefix, lo, hi)
+    assert branch.longer == lo
+    values, numbers, starts = branch.parts
+    assert [*values] == numbers.tolist()
+    counts = dict(zip(values, np.diff([*(starts + lo).tolist(), hi]).tolist(), strict=True))
     expected: dict[int, int] = {}
     for data in prefix_index.spelled[lo:hi]:
         expected[data[len(prefix)]] = expected.get(data[len(prefix)], 0) + 1

@@ -72,15 +72,22 @@ class TokenMasks:
             hi: The end of the ranks.
             word: The pre-token so far; None to leave apart what it decides (tokenizer/ignore_merges.py).
         """
+        if hi - lo <= WHOLE and (states, partial, word) not in self._ordinary:
+            fits, *doubts = self._judge(self.automaton.ends_of_tokens(states, lo, hi), partial, lo, word)
+            return fits, doubts[0] if doubts else _NONE
+        bits = self.ordinary_bits(states, partial, word=word)
+        return unpacked(bits[0], lo, hi), unpacked(bits[1], lo, hi) if len(bits) > 1 else _NONE
+
+    def ordinary_bits(
+        self, states: States, partial: bytes, *, word: bytes | None = None
+    ) -> UInt8[np.ndarray, "rows bytes"]:
+        """`ordinary` of the whole vocabulary, as packed bits; without a row of doubts where nothing has any."""
         key = (states, partial, word)
         bits: UInt8[np.ndarray, "rows bytes"] | None = self._ordinary.get(key)
         if bits is None:
-            if hi - lo <= WHOLE:
-                fits, *doubts = self._judge(self.automaton.ends_of_tokens(states, lo, hi), partial, lo, word)
-                return fits, doubts[0] if doubts else _NONE
             ends = self.automaton.ends_of_tokens(states, 0, len(self._prefix_index))
             bits = self._ordinary[key] = np.packbits(self._judge(ends, partial, 0, word), axis=1)
-        return unpacked(bits[0], lo, hi), unpacked(bits[1], lo, hi) if len(bits) > 1 else _NONE
+        return bits
 
     def _judge(
         self, ends: list[Int32[np.ndarray, " n"]], partial: bytes, lo: int, word: bytes | None

@@ -39,27 +39,26 @@ from weakref import WeakSet
 
 import numpy as np
 from cachetools import LRUCache
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, UInt8
 
 from bytelm.errors import UnsupportedTokenizerError
 from bytelm.symbols import unfinished
-from bytelm.tokenizer.added_tokens import AddedTexts, added_pattern, added_texts
+from bytelm.tokenizer.added_tokens import AddedTexts, added_texts
 from bytelm.tokenizer.alphabet import forbidden_points, outside_points
 from bytelm.tokenizer.bpe import read_merges
 from bytelm.tokenizer.ignore_merges import IgnoreMerges
 from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.normal_forms import NormalForm
 from bytelm.tokenizer.prefix_index import PrefixIndex
-from bytelm.tokenizer.split.automaton import Level
-from bytelm.tokenizer.split.regex import compile_pattern
 from bytelm.tokenizer.split.vocab_walk import INACTIVE, ProductAutomaton, States
 from bytelm.tokenizer.tokenizer_json import read_vocab
 from bytelm.tokenizer.viability.boundary import Boundary, Path
 from bytelm.tokenizer.viability.form_futures import FormFutures
+from bytelm.tokenizer.viability.levels import levels_of
 from bytelm.tokenizer.viability.text_futures import TextFutures
 from bytelm.tokenizer.viability.token_futures import TokenFutures
 from bytelm.tokenizer.viability.token_masks import TokenMasks
-from bytelm.tokenizer.vocab import SPACE_MARK, Vocab, byte_alphabet
+from bytelm.tokenizer.vocab import Vocab
 
 _EXTENSIONS: Final = 1 << 12
 _MASKED: Final = 1 << 22  # tokens, in masks of ranges
@@ -84,8 +83,7 @@ class Viability:
         # Spaces are ▁ by the time that a pre-tokenizer sees them.
         self.steps = tuple(step for step in vocab.steps if not (vocab.marks and step.pattern in (" ", r"\ ")))
         self._forbidden = forbidden_points(vocab)
-        self._level_of_added: dict[int, int] = {}  # added token -> the level that matches it
-        levels = self._levels()
+        levels, self._level_of_added = levels_of(vocab, self.steps, forbidden=self._forbidden)
         if vocab.dummy_prefix and any(level.drops(0x20) for level in levels):
             raise UnsupportedTokenizerError(
                 "the tokenizer puts a space in front of a text, and a step of its pre-tokenizer may drop that space: "
@@ -157,34 +155,6 @@ class Viability:
     def added_texts(self) -> AddedTexts:
         """The bytes of the added tokens."""
         return added_texts(self.vocab, self._level_of_added)
-
-    def _levels(self) -> list[Level]:
-        vocab = self.vocab
-        alias = {0x20: ord(SPACE_MARK)} if SPACE_MARK in vocab.pieces and vocab.family == "sentencepiece" else {}
-        alphabet = [ord(c) for c, _ in sorted(byte_alphabet().items(), key=lambda each: each[1])]
-        groups = [[t for t in vocab.added if not t.normalized], [t for t in vocab.added if t.normalized]]
-        levels: list[Level] = []
-        for normalized, group in enumerate(groups):
-            if normalized and not group:
-                continue
-            last = bool(normalized) or not groups[1]
-            pattern, emitted = added_pattern(vocab, group, normalized=bool(normalized), last=last)
-            self._level_of_added |= dict.fromkeys(emitted, len(levels))
-            seen_as = alias if normalized and vocab.marks else {}
-            levels.append(Level(pattern, behavior="Added", invert=False, alias=seen_as, forbidden=self._forbidden))
-        for step in self.steps:
-            pattern = compile_pattern(step.pattern, classes=step.classes)
-            levels.append(
-                Level(
-                    pattern,
-                    behavior=step.behavior,
-                    invert=step.invert,
-                    alias=alias,
-                    forbidden=self._forbidden,
-                    alphabet=alphabet if step.after_bytes else None,
-                )
-            )
-        return levels
 
     # --- one token ---------------------------------------------------------------------------------------------------
 
@@ -308,16 +278,14 @@ class Viability:
 
     @kept(_MASKED, size_of=len)
     def _mask(self, boundary: Boundary, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
-        out, doubts = np.zeros((2, hi - lo), np.bool_)
         if hi <= lo:
-            return out
-        if self._outside is None or not boundary.partial:
-            for states, word, is_cut in self.options(boundary):
-                begun = word if is_cut else None
-                fits, unsure = self._token_masks.ordinary(states, boundary.partial, lo, hi, word=begun)
-                out |= fits if is_cut else fits & self.merges.unbroken_range(boundary.last, lo, hi)
-                doubts |= unsure
-            out &= self._reachable[lo:hi]
+            return np.zeros(0, np.bool_)
+        if self._outside is not None and boundary.partial:
+            out, doubts = np.zeros((2, hi - lo), np.bool_)
+        else:
+            out, doubts = (
+                self._mask_all(boundary) if hi - lo == len(self.prefix_index) else self._mask_some(boundary, lo, hi)
+            )
             self._add_whole_pre_tokens(boundary, out, lo, hi)
         if self._outside is not None:
             self._byte_mask(boundary, out, lo, hi)
@@ -329,6 +297,33 @@ class Viability:
             self.form.narrow(out, lo, hi, tail=boundary.tail, partial=boundary.partial)
             self._ask(boundary, out, np.flatnonzero(out & (doubts | self._stops_there[lo:hi])), lo)
         return out
+
+    def _mask_some(self, boundary: Boundary, lo: int, hi: int) -> Bool[np.ndarray, "2 n"]:
+        """Which tokens of a range may follow as parts of pre-tokens, and the doubts."""
+        out, doubts = both = np.zeros((2, hi - lo), np.bool_)
+        for states, word, is_cut in self.options(boundary):
+            begun = word if is_cut else None
+            fits, unsure = self._token_masks.ordinary(states, boundary.partial, lo, hi, word=begun)
+            out |= fits if is_cut else fits & self.merges.unbroken_range(boundary.last, lo, hi)
+            doubts |= unsure
+        out &= self._reachable[lo:hi]
+        return both
+
+    def _mask_all(self, boundary: Boundary) -> Bool[np.ndarray, "2 n"]:
+        """The same of the whole vocabulary: bits that are kept, put together as bits."""
+        bits = np.zeros((2, len(self._reachable_bits)), np.uint8)
+        for states, word, is_cut in self.options(boundary):
+            begun = word if is_cut else None
+            fits, *doubts = self._token_masks.ordinary_bits(states, boundary.partial, word=begun)
+            bits[0] |= fits if is_cut else fits & self.merges.unbroken_bits(boundary.last)
+            if doubts:
+                bits[1] |= doubts[0]
+        bits[0] &= self._reachable_bits
+        return np.unpackbits(bits, axis=1, count=len(self.prefix_index)).view(np.bool_)
+
+    @cached_property
+    def _reachable_bits(self) -> UInt8[np.ndarray, " bytes"]:
+        return np.packbits(self._reachable)
 
     @cached_property
     def _stops_there(self) -> Bool[np.ndarray, " tokens"]:
