@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from bytelm.arguments import Number, Text
     from bytelm.byte_lm.model import ByteLM
+    from bytelm.constraints import Constraint, ConstraintState
     from bytelm.cover.prefix import Prefix, Prompt, Prompts
     from bytelm.engines.table import TableLM
     from bytelm.ensemble.attribution import Attribution
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from bytelm.errors import BytelmError, BytelmWarning, LeakWarning, LeftOutWarning
     from bytelm.fim import Carry, Context, FIMFormat, InfillSettings, Mode, OtherFiles
     from bytelm.inference.scheduler import JobUsage
+    from bytelm.inference.score import Score, ScoreRow
     from bytelm.inference.scoring import CoverItem
+    from bytelm.inference.units import ScoreBy, WordSpace
     from bytelm.sampling.byte_model import ByteModel, ChatOptions, InfillOptions
     from bytelm.sampling.completion import Completion, FinishReason
     from bytelm.sampling.completion_stream import CompletionStream
@@ -41,16 +44,17 @@ __version__ = "0.1.0"
 # fmt: off
 __all__ = [
     "Abilities", "Attribution", "ByteLM", "ByteModel", "ByteState", "BytelmError", "BytelmWarning", "CallOptions",
-    "Carry", "ChatOptions", "Combine", "Completion", "CompletionStream", "Context", "CoverItem", "Ending", "Endings",
-    "Ensemble", "EnsembleState", "FIMFormat", "FinishReason", "InfillOptions", "InfillSettings", "JobUsage",
-    "LeakWarning", "LeftOutWarning", "Level", "LikeliestOptions", "LogitsProcessor", "Mode", "Number", "OtherFiles",
-    "Prefix", "Prompt", "Prompts", "SamplingOptions", "SamplingParams", "TableLM", "Text", "TokenLM", "Usage",
-    "Weights",
+    "Carry", "ChatOptions", "Combine", "Completion", "CompletionStream", "Constraint", "ConstraintState", "Context",
+    "CoverItem", "Ending", "Endings", "Ensemble", "EnsembleState", "FIMFormat", "FinishReason", "InfillOptions",
+    "InfillSettings", "JobUsage", "LeakWarning", "LeftOutWarning", "Level", "LikeliestOptions", "LogitsProcessor",
+    "Mode", "Number", "OtherFiles", "Prefix", "Prompt", "Prompts", "SamplingOptions", "SamplingParams", "Score",
+    "ScoreBy", "ScoreRow", "TableLM", "Text", "TokenLM", "Usage", "Weights", "WordSpace",
 ]
 # fmt: on
 _WHERE: Final = {
     "arguments": "Number Text",
     "byte_lm.model": "ByteLM",
+    "constraints": "Constraint ConstraintState",
     "cover.prefix": "Prefix Prompt Prompts",
     "engines.table": "TableLM",
     "ensemble.attribution": "Attribution",
@@ -60,7 +64,9 @@ _WHERE: Final = {
     "errors": "BytelmError BytelmWarning LeakWarning LeftOutWarning",
     "fim": "Carry Context FIMFormat InfillSettings Mode OtherFiles",
     "inference.scheduler": "JobUsage",
+    "inference.score": "Score ScoreRow",
     "inference.scoring": "CoverItem",
+    "inference.units": "ScoreBy WordSpace",
     "sampling.byte_model": "ByteModel ChatOptions InfillOptions",
     "sampling.completion": "Completion FinishReason",
     "sampling.completion_stream": "CompletionStream",
@@ -74,6 +80,8 @@ _MODULES: Final = {name: module for module, names in _WHERE.items() for name in 
 
 
 def __getattr__(name: str) -> Any:
+    if name == "constraints":
+        return import_module("bytelm.constraints")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import itertools
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -36,7 +37,7 @@ from bytelm.cover.prefix import Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.errors import UnreachablePrefixError
 from bytelm.fim import FIMFormat, InfillSettings, declared, end_ids, find_format
 from bytelm.inference.frontier import Frontier
-from bytelm.inference.room import Asked, left_out, refuse_overflow, windows
+from bytelm.inference.room import Asked, left_out, refuse_overflow, token_ends, windows
 from bytelm.inference.rows import RowReader, RowStore
 from bytelm.inference.scheduler import Scheduler, Step, blamed, on, present_revision
 from bytelm.inference.scoring import CoverItem, cover_items, in_turn, text_logprob
@@ -220,6 +221,11 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         vocab = self.viability.vocab
         return vocab.spell(tuple(i for i in token_ids_of(token_ids, "token_ids") if i < len(vocab)))
 
+    def byte_spans(self, token_ids: Sequence[int]) -> list[tuple[int, int]]:
+        """Which bytes of ``spell(token_ids)`` each token spells, as (start, end); none where it spells nothing."""
+        ends = itertools.accumulate((len(self.spell([i])) for i in token_ids_of(token_ids, "token_ids")), initial=0)
+        return list(itertools.pairwise(ends))
+
     @in_its_turn
     def pieces(self, prompt: Prompt, data: bytes, stride: int | None) -> list[tuple[Prompt, bytes]]:
         """What is scored after which prompt: one piece, or with a stride as many as the context makes necessary."""
@@ -309,6 +315,8 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         self, prompt: Prompt, text: bytes, *, stride: int | None = None, strict: bool = True
     ) -> Step[ModelScoring]:
         yield from ()  # nothing has to be asked
+        if strict:
+            self._cover(prompt.extended(text))  # says what cannot be spelled before the model runs
         pieces = [
             Piece(functools.partial(self._cover, own), own.context, len(piece))
             for own, piece in self.pieces(prompt, text, stride)
@@ -329,6 +337,11 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
             return 0
         cover = self._cover(replace(prompt, text=whole))
         return left_out(cover, len(prompt.text), room=size - len(prompt.context) - tokens)
+
+    @in_its_turn
+    def token_ends(self, prompt: Prompt, text: bytes) -> list[int]:  # noqa: D102
+        first = len(prompt.text)
+        return [end - first for end in token_ends(self._cover(prompt.extended(text))) if end > first]
 
     @in_its_turn
     def check_room(self, prompt: Prompt, text: bytes = b"", *, asked: Asked = "rows", end: bool = True) -> None:  # noqa: D102

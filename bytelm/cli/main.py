@@ -20,7 +20,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -32,6 +32,7 @@ from bytelm.cli.ensemble import ensemble
 from bytelm.cli.eval import SETTINGS, evaluate
 from bytelm.cli.infill import infill
 from bytelm.cli.io import argument_bytes, fail, print_json, read_text, tell, utf8, utf8_streams
+from bytelm.cli.score import score
 from bytelm.cli.serve import serve
 from bytelm.cli.tables import bar, columns, show_byte, show_bytes, show_cover, show_prob
 from bytelm.cover.prefix import Prefix
@@ -41,8 +42,6 @@ from bytelm.progress import Bar
 from bytelm.sampling.params import SamplingParams
 from bytelm.symbols import EOT
 from bytelm.testing.doctor import examine_model, verify_model
-
-LN2: Final = math.log(2.0)
 
 app = typer.Typer(
     name="bytelm",
@@ -221,58 +220,7 @@ def next_(
     typer.echo(columns(rows, right=[False, True]))
 
 
-@command()
-@opt.grouped
-def score(
-    text: opt.Text = None,
-    file: opt.FileOption = None,
-    escapes: opt.EscapesOption = False,
-    prefix: Annotated[str, typer.Option(help="What stands before the text; it is not scored.")] = "",
-    start: Annotated[
-        bool,
-        typer.Option("--start", help="Put the model's start token (BOS, or an end of text) in front, as lm-eval does."),
-    ] = False,
-    eot: Annotated[bool, typer.Option("--eot", help="The text ends there: score the end too.")] = False,
-    per_byte: Annotated[bool, typer.Option("--per-byte", help="One JSON line for each byte.")] = False,
-    stride: Annotated[
-        int | None,
-        typer.Option(min=1, help="Score a text longer than the model's context in pieces of this many bytes."),
-    ] = None,
-    as_json: opt.JsonOption = False,
-    model: opt.Model = opt.MODEL,
-) -> None:
-    """The log-probability of a text and its bits per byte.
-
-    In front stands what the tokenizer puts there. Where that is nothing, the first token is scored after the model's
-    start token, and the others after the text alone; with --start it stays in front of all of them.
-
-    \b
-    Examples:
-      bytelm score --file README.md
-      bytelm score --prefix "The capital of " "France"
-      bytelm score --per-byte < poem.txt > surprisal.jsonl
-    """
-    if per_byte and eot:
-        raise typer.BadParameter("--per-byte lists bytes; --eot adds the end of the text, which is none")
-    data = read_text(text, file, escapes=escapes, keep_newline=True)  # a text that is measured is measured whole
-    lm = model.load()
-    given = argument_bytes(prefix, escapes=escapes)
-    before = lm.start_prefix(given) if start else given
-    if per_byte:
-        for offset, (value, logprob) in enumerate(
-            zip(data, lm.byte_logprobs(data, prefix=before, stride=stride, progress=True).tolist(), strict=True)
-        ):
-            record = {"offset": offset, "byte": value, "shown": show_byte(value), "logprob": logprob}
-            print_json({**record, "bits": -logprob / LN2})
-        return
-    total = lm.logprob(data, prefix=before, eot=eot, stride=stride, progress=True)
-    bits_per_byte = -total / LN2 / len(data) if data else math.nan
-    if as_json:
-        print_json({"bytes": len(data), "logprob": total, "bits_per_byte": bits_per_byte, "eot": eot})
-        return
-    rows = [["bytes", str(len(data))], ["log-probability", f"{total:.4f} nats"]]
-    rows.append(["bits per byte", f"{bits_per_byte:.4f}" if data else "none: the text is empty"])
-    typer.echo(columns(rows))
+command()(opt.grouped(score))
 
 
 @command()

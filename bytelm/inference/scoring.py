@@ -138,22 +138,27 @@ class Ledger:
         ]
 
     def log_rows(
-        self, covers: Sequence[Cover], *, span: Span = (0.0, 1.0)
-    ) -> Step[tuple[float, Float64[np.ndarray, "covers 257"]]]:
-        """Log-mass of the first cover's prefix x, and for each cover that of its prefix with each symbol behind it.
+        self, covers: Sequence[Cover], *, rows: int, span: Span = (0.0, 1.0)
+    ) -> Step[tuple[list[float], Float64[np.ndarray, "rows 257"]]]:
+        """Log-mass of the prefix of each cover, and for some of them that of the prefix with each symbol behind it.
 
         Args:
-            covers: Of prefixes of one text, each one byte longer than the one before.
+            covers: Of prefixes of one text, in order.
+            rows: Of how many of them, from the first on, the symbols behind are asked for too.
             span: From what share of the job to what share this takes it.
         """
         uses: dict[Node, list[int]] = {}
+        whole: list[list[Node]] = [[] for _ in covers]
         for position, cover in enumerate(covers):
             for node in dict.fromkeys((*cover.nodes, *cover.ending)):
-                uses.setdefault(node, []).append(position)
+                if not cover.leftover(node):
+                    whole[position].append(node)
+                if position < rows or cover.leftover(node):
+                    uses.setdefault(node, []).append(position)
         alive = [set(cover.nodes) for cover in covers]
         ending = [set(cover.ending) for cover in covers]
-        log_rows = np.full((len(covers), SYMBOLS), -np.inf)
-        terms: list[float] = []
+        log_rows = np.full((rows, SYMBOLS), -np.inf)
+        terms: list[list[float]] = [[] for _ in covers]
 
         def read(node: Node, array: Float[np.ndarray, " vocab"]) -> None:
             probs = self.reader.probs(array, ranks=self.reader.prefix_index.range(covers[uses[node][0]].leftover(node)))
@@ -162,16 +167,21 @@ class Ledger:
                 masses = np.zeros(SYMBOLS)
                 if node in alive[position]:
                     masses[:EOT] = covers[position].masses(node, probs)
-                if position == 0 and covers[0].leftover(node) and masses.any():
-                    terms.append(weight + math.log(masses.sum()))
+                if covers[position].leftover(node) and masses.any():
+                    terms[position].append(weight + math.log(masses.sum()))
+                if position >= rows:
+                    continue
                 if node in ending[position]:
                     masses[EOT] = self.reader.eot(array)
                 with np.errstate(divide="ignore"):
                     log_rows[position] = np.logaddexp(log_rows[position], weight + np.log(masses))
 
-        yield from self.weigh(uses, read, span=span)
-        terms += [self.weights[node] for node in uses if uses[node][0] == 0 and not covers[0].leftover(node)]
-        return log_sum(terms) if covers[0].prefix else 0.0, log_rows
+        yield from self.weigh(uses, read, whole=itertools.chain.from_iterable(whole), span=span)
+        for position, nodes in enumerate(whole):
+            terms[position] += [self.weights[node] for node in nodes]
+        # Any text begins with nothing.
+        masses = [log_sum(terms[i]) if cover.prefix else 0.0 for i, cover in enumerate(covers)]
+        return masses, log_rows
 
     def forget(self, cover: Cover) -> None:
         """Keep only the weights that prefixes from this one on can ask about."""

@@ -5,9 +5,14 @@ Rules
     before any of them is there: they are one tree of tokens (scoring.py).
     At each place P(x₁…xᵢ) is taken from the nodes that end there or before; ln P(xᵢ | before) is the difference of two
     logarithms.
+    The entropy of the next byte is that of the row divided by its sum: what leaks is no byte, and is left out. Where
+    the row has no mass there is no entropy and no leak: both are NaN.
+    What is asked at some places alone needs the covers of those places alone.
 
 Cost
-    Three to four rows a token of the text (counted on English and Python).
+    Log-probabilities of all bytes: the nodes whose tokens may go on as the text does, three to four rows a token
+    (counted on English and Python). Rows at all bytes: every node, and so at least a row a byte, as the tokens of each
+    byte prefix are a node. At the ends of words: little more than the tokens of the text.
 """
 
 from __future__ import annotations
@@ -17,20 +22,48 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from bytelm.cover.nodes import Cover, common_ancestor
 from bytelm.errors import UnreachablePrefixError
 from bytelm.inference.rows import RowReader
 from bytelm.inference.scheduler import Step, on
 from bytelm.inference.scoring import Ledger, Span, difference
-from bytelm.symbols import SYMBOLS
+from bytelm.symbols import EOT, SYMBOLS
 from bytelm.token_lm import TokenLM
 
+T = TypeVar("T")
 WINDOW: Final = 1024  # bytes whose covers are kept at a time
+LN2: Final = math.log(2.0)
+
+
+class Readings(NamedTuple):
+    """What the rows at some places of a text say; each array has an entry for a byte, and for the end if asked for.
+
+    Attributes:
+        logprobs: Their sum from one place to the next is the log-probability of the bytes between.
+        entropies: At a place, of the next byte, in bits.
+        leaks: At a place, what the row lacks of 1.
+    """
+
+    logprobs: Float64[np.ndarray, " n"]
+    entropies: Float64[np.ndarray, " n"]
+    leaks: Float64[np.ndarray, " n"]
+
+
+def entropies_and_leaks(
+    rows: Float64[np.ndarray, "n 257"],
+) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+    """The entropy of the next byte in bits, and the leak, of rows of log-probabilities."""
+    probs = np.exp(rows)
+    totals = probs.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropies = np.log(totals) - np.where(probs > 0, probs * rows, 0.0).sum(axis=1) / totals
+    leaks = np.where(totals > 0, np.maximum(1.0 - totals, 0.0), np.nan)
+    return np.maximum(entropies, 0.0) / LN2, leaks
 
 
 class TextScoring(ABC):
@@ -44,13 +77,39 @@ class TextScoring(ABC):
     def logprobs(self, data: bytes, *, end: bool = False) -> Step[Float64[np.ndarray, " n"]]:
         """The log-probability of each of these bytes, given all before it, and with ``end`` of the end after them."""
 
+    def readings(self, data: bytes, places: Bool[np.ndarray, " bytes"], *, end: bool = False) -> Step[Readings]:
+        """What the rows at some of these bytes say, and with ``end`` the row after the last."""
+        del places  # all of them are had here
+        rows = yield from self.rows(data, end=end)
+        return Readings(rows[np.arange(len(rows)), [*data, EOT][: len(rows)]], *entropies_and_leaks(rows))
+
     def all_logprobs(self, text: bytes, *, eot: bool = False, window: int = WINDOW) -> Step[Float64[np.ndarray, " n"]]:
         """The log-probability of each byte of a whole text, window by window, and with ``eot`` of its end."""
-        parts = []
-        for start in range(0, max(len(text), 1), window):
-            end = eot and start + window >= len(text)
-            parts.append((yield from self.logprobs(text[start : start + window], end=end)))
+        parts = yield from _by_window(lambda data, end: self.logprobs(data, end=end), text, end=eot, window=window)
         return np.concatenate(parts)
+
+    def all_rows(self, text: bytes, *, window: int = WINDOW) -> Step[Float64[np.ndarray, "n 257"]]:
+        """The row before each byte of a whole text, and the row at its end."""
+        parts = yield from _by_window(lambda data, end: self.rows(data, end=end), text, end=True, window=window)
+        return np.concatenate(parts)
+
+    def all_readings(
+        self, text: bytes, places: Bool[np.ndarray, " bytes"], *, eot: bool = False, window: int = WINDOW
+    ) -> Step[Readings]:
+        """What the rows at some bytes of a whole text say, window by window, and with ``eot`` the row at its end."""
+        waiting = deque(places[start : start + window] for start in range(0, max(len(text), 1), window))
+        parts = yield from _by_window(
+            lambda data, end: self.readings(data, waiting.popleft(), end=end), text, end=eot, window=window
+        )
+        return Readings(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _by_window(ask: Callable[[bytes, bool], Step[T]], text: bytes, *, end: bool, window: int) -> Step[list[T]]:
+    """What a step says of each window of a text in turn; with ``end`` it is told which is the last."""
+    parts = []
+    for start in range(0, max(len(text), 1), window):
+        parts.append((yield from ask(text[start : start + window], end and start + window >= len(text))))
+    return parts
 
 
 class Piece(NamedTuple):
@@ -100,13 +159,27 @@ class ModelScoring(TextScoring):
         yield from self._along(data, logprobs, self._fill_logprobs)
         return logprobs
 
+    def readings(self, data: bytes, places: Bool[np.ndarray, " bytes"], *, end: bool = False) -> Step[Readings]:  # noqa: D102 - as in `TextScoring`
+        found = np.full((len(data) + end, 3), [-np.inf, np.nan, np.nan])
+        yield from self._along(data, found, self._fill_readings, places)
+        return Readings(*found.T)
+
     def _along(
         self,
         data: bytes,
         found: Float64[np.ndarray, "n ..."],
-        fill: Callable[[Any, bytes, list[Cover], Span], Step[None]],
+        fill: Callable[[Any, bytes, list[int], list[Cover], Span], Step[None]],
+        places: Bool[np.ndarray, " bytes"] | None = None,
     ) -> Step[None]:
-        """Fill in an array that has a place for each byte, piece by piece; with one place more, for the end too."""
+        """Fill in an array that has an entry for each byte, piece by piece; with one entry more, for the end too.
+
+        Args:
+            data: The bytes.
+            found: The array.
+            fill: Fills in a part of it, given the part's bytes, some places in it, and the covers there.
+            places: At which bytes something is asked; None: at all.
+        """
+        places = np.ones(len(data), np.bool_) if places is None else places
         at = 0
         while at < len(found):
             if self._left == 0 and self._pieces:
@@ -115,10 +188,11 @@ class ModelScoring(TextScoring):
             take = len(found) - at if not self._pieces else min(self._left, len(found) - at)
             if self._cover is not None:
                 part = data[at : at + take]
-                covers = self._covers(self._cover, part)
+                stops = sorted({0, len(part), *np.flatnonzero(places[at : at + take]).tolist()})
+                covers = self._covers(self._cover, part, stops)
                 span = (self._scored / self._whole, min((self._scored + take) / self._whole, 1.0))
-                yield from on(self._token_lm, fill(found[at : at + take], part, covers, span))
-                self._cover = covers[-1] if len(covers) > len(part) else None
+                yield from on(self._token_lm, fill(found[at : at + take], part, stops, covers, span))
+                self._cover = covers[-1] if len(covers) == len(stops) else None
                 if self._cover is not None and self._ledger is not None:
                     self._ledger.forget(self._cover)
             self._left -= min(take, self._left)
@@ -138,12 +212,12 @@ class ModelScoring(TextScoring):
             anchor = common_ancestor((*self._cover.nodes, *self._cover.ending))
             self._ledger = Ledger(piece.context, self._reader, anchor)
 
-    def _covers(self, cover: Cover, data: bytes) -> list[Cover]:
-        """This cover and that after each byte, as far as the text can be spelled."""
+    def _covers(self, cover: Cover, data: bytes, stops: Sequence[int]) -> list[Cover]:
+        """This cover and those at some places behind it, as far as the text can be spelled."""
         covers = [cover]
-        for byte in data:
+        for start, end in itertools.pairwise(stops):
             try:
-                covers.append(covers[-1].advance(bytes([byte])))
+                covers.append(covers[-1].advance(data[start:end]))
             except UnreachablePrefixError:
                 if self._strict:
                     raise
@@ -151,21 +225,40 @@ class ModelScoring(TextScoring):
         return covers
 
     def _fill_rows(
-        self, rows: Float64[np.ndarray, "n 257"], data: bytes, covers: list[Cover], span: Span
+        self, rows: Float64[np.ndarray, "n 257"], data: bytes, stops: list[int], covers: list[Cover], span: Span
+    ) -> Step[None]:
+        del data, stops
+        if self._ledger is None:
+            return
+        covers = covers[: len(rows)]
+        masses, log_rows = yield from self._ledger.log_rows(covers, rows=len(covers), span=span)
+        for row, log_row, log_mass in zip(rows, log_rows, masses, strict=False):
+            if log_mass > -math.inf:
+                row[:] = log_row - log_mass
+
+    def _fill_readings(
+        self, found: Float64[np.ndarray, "n 3"], data: bytes, stops: list[int], covers: list[Cover], span: Span
     ) -> Step[None]:
         if self._ledger is None:
             return
-        log_mass, log_rows = yield from self._ledger.log_rows(covers[: len(rows)], span=span)
-        for i, log_row in enumerate(log_rows):
-            if log_mass == -math.inf:
-                break
-            rows[i] = log_row - log_mass
-            if i < len(data):
-                log_mass = float(log_row[data[i]])
+        count = len(stops) - 1 + (len(found) > len(data))
+        masses, log_rows = yield from self._ledger.log_rows(covers, rows=min(count, len(covers)), span=span)
+        # −∞ from the place where the text cannot be spelled any more.
+        masses += [-math.inf] * (len(stops) - len(masses))
+        found[:, 0] = 0.0
+        for stop, (before, after) in zip(stops, itertools.pairwise(masses), strict=False):
+            found[stop, 0] = difference(before, after)
+        for stop, log_row, log_mass in zip(stops, log_rows, masses, strict=False):
+            if log_mass > -math.inf:
+                row = log_row - log_mass
+                (found[stop, 1],), (found[stop, 2],) = entropies_and_leaks(row[None])
+                if stop == len(data):
+                    found[stop, 0] = row[EOT]
 
     def _fill_logprobs(
-        self, logprobs: Float64[np.ndarray, " n"], data: bytes, covers: list[Cover], span: Span
+        self, logprobs: Float64[np.ndarray, " n"], data: bytes, stops: list[int], covers: list[Cover], span: Span
     ) -> Step[None]:
+        del stops
         if self._ledger is None:
             return
         end = len(logprobs) > len(data) and len(covers) > len(data)

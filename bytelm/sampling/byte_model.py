@@ -1,8 +1,8 @@
 """`ByteModel`: what every model over bytes offers, made of the steps that each kind of model has.
 
 Rules
-    The steps are in steps.py, completions in sampler.py. What is here is made of them, once for all kinds: so an
-    ensemble of ensembles, and whatever comes later, offers what one model does.
+    The steps are in steps.py, completions in sampler.py, scores in scorer.py. What is here is made of them, once for
+    all kinds: so an ensemble of ensembles, and whatever comes later, offers what one model does.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ from typing import Any, Literal, TypeVar, Unpack, overload
 import numpy as np
 from jaxtyping import Float64
 
-from bytelm.arguments import Number, Text, shown, stride_of
+from bytelm.arguments import Number, Text, shown
 from bytelm.cover.chat import begun, check_messages
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.fim import Carry, Context, FIMFormat, InfillSettings, Mode
 from bytelm.fim.files import context_of
-from bytelm.inference.room import Asked
-from bytelm.inference.scheduler import Step
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.completion_stream import CompletionStream
 from bytelm.sampling.endings import Endings
 from bytelm.sampling.likeliest import LikeliestOptions
-from bytelm.sampling.params import CallOptions, params_of
+from bytelm.sampling.params import CallOptions, check_on_new, params_on_new
 from bytelm.sampling.place import Place
 from bytelm.sampling.sampler import Sampler
+from bytelm.sampling.scorer import Scorer
 from bytelm.sampling.state import ByteState
 from bytelm.symbols import leak_of
 
@@ -52,10 +51,10 @@ class ChatOptions(CallOptions, total=False):
     template: str | None
 
 
-class ByteModel(Sampler[P, L]):
+class ByteModel(Sampler[P, L], Scorer[P, L]):
     """A language model over bytes. `ByteLM` is one tokenized model, `Ensemble` several byte models."""
 
-    # ---- distributions and scores
+    # ---- distributions
 
     def next_byte_logprobs(self, prefix: Prefix, *, tol: Number = 0.0) -> Float64[np.ndarray, "257"]:
         """Log-probabilities of each byte b after a prefix, and at index 256 of the end of text.
@@ -84,82 +83,6 @@ class ByteModel(Sampler[P, L]):
     def leak(self, prefix: Prefix) -> float:
         """The mass that neither a byte nor the end of text has after a prefix."""
         return leak_of(self.next_byte_logprobs(prefix))
-
-    def logprob(
-        self,
-        text: Text,
-        *,
-        prefix: Prefix = b"",
-        eot: bool = False,
-        stride: int | None = None,
-        progress: bool = False,
-    ) -> float:
-        """Log-probability of a text after a prefix, a natural log: ln P(prefix + text) - ln P(prefix).
-
-        In front of a text stands what its tokenizer puts there. Where that is nothing, the first token is what the
-        model says after its start token (BOS, or else an end of text), and later tokens are read after the text alone,
-        as wherever else. With ``prefix=lm.start_prefix()`` the start token stays in front of all of them: another
-        number, lm-evaluation-harness's (docs/exactness.md).
-
-        Args:
-            text: What is scored.
-            prefix: What stands before it.
-            eot: Whether the text ends there: then the end is scored too.
-            stride: For a text that is longer than the model's context: it is scored in pieces of this many bytes, each
-                given as much before it as the context holds, and the sum is returned. A text that fits is scored as a
-                whole.
-            progress: Whether to show a bar on a terminal once it takes two seconds.
-
-        Raises:
-            UnreachablePrefixError: No token sequence spells them. (In an ensemble a member that cannot spell the text
-                gives it probability 0.)
-            ContextOverflowError: They do not fit in the model's context, and no stride was given; before the model
-                runs.
-        """
-        prompt, data = self._scoring(text, prefix, asked="text" if stride is None else None, end=eot)
-        step = self.scored(prompt, data, eot=eot, stride=stride_of(stride))
-        return self.answer(step, label="scoring", progress=progress)
-
-    def byte_logprobs(
-        self, text: Text, *, prefix: Prefix = b"", stride: int | None = None, progress: bool = False
-    ) -> Float64[np.ndarray, " n"]:
-        """Log-probability of each byte of a text, given the prefix and the bytes before it. Their sum is `logprob`.
-
-        What stands in front of a text without a prefix, the arguments and the errors are those of `logprob`.
-        """
-        prompt, data = self._scoring(text, prefix, asked="bytes" if stride is None else None)
-        stride = stride_of(stride)
-
-        def steps() -> Step[Float64[np.ndarray, " n"]]:
-            scoring = yield from self.along(prompt, data, stride=stride)
-            return (yield from scoring.all_logprobs(data))
-
-        return self.answer(steps(), label="scoring", progress=progress)
-
-    def _scoring(self, text: Text, prefix: Prefix, *, asked: Asked | None, end: bool = False) -> tuple[P, bytes]:
-        prompt, data = self.prompt(prefix), self.bytes_of(text)
-        self.place(prompt)  # says what cannot be spelled of it before the model runs
-        if asked is not None:
-            self.check_room(prompt, data, asked=asked, end=end)
-        return prompt, data
-
-    def start_prefix(self, text: Text = b"") -> Prefix:
-        """The prefix that begins with each model's start token, for texts that are scored as a whole.
-
-        It is lm-evaluation-harness's rule for them. A model whose tokenizer puts BOS in front of a text has it there
-        anyhow: for it nothing changes.
-
-        Args:
-            text: What stands behind the token.
-
-        >>> lm.logprob("The capital"), lm.logprob("The capital", prefix=lm.start_prefix())  # doctest: +SKIP
-        (-19.58958776758551, -23.668751272605693)
-        """
-
-        def start(lm: Any) -> list[int | str | bytes]:
-            return [b""] if lm.start_id is None else [lm.start_id, b""]
-
-        return self.prefix_with(start, self.bytes_of(text))
 
     def state(self, prefix: Prefix) -> ByteState[L]:
         """A place in a text that can be moved about byte by byte: see `ByteState`."""
@@ -213,7 +136,7 @@ class ByteModel(Sampler[P, L]):
             InvalidArgumentError: An argument out of range, or an order that the format does not have.
             UnreachablePrefixError: No token sequence spells one of the texts.
         """
-        how = InfillSettings(mode, format, carry, context_of(context), params_of(options).max_bytes)
+        how = InfillSettings(mode, format, carry, context_of(context), params_on_new(options).max_bytes)
         lm, prompts = self.infilling([(prefix, suffix)], how)
         return lm.sample(prompts[0], n=n, **options)
 
@@ -239,7 +162,7 @@ class ByteModel(Sampler[P, L]):
             n: As for `sample_batch`.
             options: As for `sample`.
         """
-        how = InfillSettings(mode, format, carry, context_of(context), params_of(options).max_bytes)
+        how = InfillSettings(mode, format, carry, context_of(context), params_on_new(options).max_bytes)
         lm, prompts = self.infilling(pairs_of(sides), how)
         return lm.sample_batch(prompts, n=n, **options)
 
@@ -255,7 +178,7 @@ class ByteModel(Sampler[P, L]):
         **options: Unpack[CallOptions],
     ) -> CompletionStream:
         """Complete what stands between two texts, piece by piece: `stream` with the arguments of `infill`."""
-        how = InfillSettings(mode, format, carry, context_of(context), params_of(options).max_bytes)
+        how = InfillSettings(mode, format, carry, context_of(context), params_on_new(options).max_bytes)
         lm, prompts = self.infilling([(prefix, suffix)], how)
         return lm.stream(prompts[0], **options)
 
@@ -271,6 +194,7 @@ class ByteModel(Sampler[P, L]):
         **options: Unpack[LikeliestOptions],
     ) -> Endings:
         """The likeliest texts between two texts: `likeliest` with the arguments of `infill`."""
+        check_on_new(options.get("constraint"))
         how = InfillSettings(mode, format, carry, context_of(context), options.get("max_bytes", 256))
         lm, prompts = self.infilling([(prefix, suffix)], how)
         return lm.likeliest(prompts[0], **options)
@@ -338,6 +262,7 @@ class ByteModel(Sampler[P, L]):
 
         >>> lm.chat([{"role": "user", "content": "Name a color."}], temperature=0, max_bytes=4)  # doctest: +SKIP
         """
+        params_on_new(options)
         prefix = self.chat_prefix(messages, continue_final_message=continue_final_message, template=template)
         return self.sample(prefix, n=n, **options)
 

@@ -126,6 +126,14 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
             tokens: Tokens that follow it.
         """
 
+    def token_ends(self, prompt: P, text: bytes) -> list[int]:
+        """Where the canonical tokens of a text after a prompt end, in bytes of the text; the last is its own end."""
+        del prompt, text
+        raise InvalidArgumentError(
+            f"by='token' is for one model: the members of {type(self).__name__} have tokens of their own; score each "
+            "member, or take another unit"
+        )
+
     def check_room(self, prompt: P, text: bytes = b"", *, asked: Asked = "rows", end: bool = True) -> None:
         """Refuse a text that does not fit in a context, before a model runs. Without an answer here, its engine does.
 
