@@ -61,6 +61,10 @@ class UnreachablePrefixError(BytelmError, ValueError):
         return partial(type(self), prefix=self.prefix, position=self.position), args, state
 
 
+class ConstraintError(BytelmError, ValueError):
+    """A constraint cannot be met: a text violates it, or nothing that it allows can follow. The message says where."""
+
+
 class NotFinishedError(BytelmError):
     """A stream was asked for its completion before it ended."""
 

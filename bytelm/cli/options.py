@@ -21,8 +21,17 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from bytelm.byte_lm.model import ByteLM
+from bytelm.cli.constraining import (
+    ChoiceOption,
+    JsonObjectOption,
+    JsonSchemaOption,
+    LarkOption,
+    RegexOption,
+    constraint_from,
+)
 from bytelm.cli.io import argument_bytes, note, print_json
 from bytelm.cli.tables import bar, columns, show_bytes, show_prob
+from bytelm.constraints import Constraint
 from bytelm.engines.choice import Engine
 from bytelm.packaged import PACKAGED, packaged_directory
 from bytelm.progress import Bar
@@ -145,14 +154,28 @@ class Sampling:
     seed: SeedOption = None
     level: LevelOption = "byte"
     engine_option: EngineOptionOption = None
+    regex: RegexOption = None
+    json_schema: JsonSchemaOption = None
+    json_object: JsonObjectOption = False
+    lark: LarkOption = None
+    choice: ChoiceOption = None
     likeliest: LikeliestOption = False
     max_calls: MaxCallsOption = 256
 
     def params(self, stops: Sequence[bytes] = ()) -> SamplingParams:
         """As the library takes them, with more stop strings."""
         options = {name: value for name, value in vars(self).items() if name in SAMPLING_FIELDS}
-        return SamplingParams(
-            **{**options, "stop": self._stops(stops), "engine_options": engine_options(self.engine_option)}
+        own = {"engine_options": engine_options(self.engine_option), "constraint": self.constraint()}
+        return SamplingParams(**{**options, **own, "stop": self._stops(stops)})
+
+    def constraint(self) -> Constraint | None:
+        """What may be written, where an option says so."""
+        return constraint_from(
+            regex=self.regex,
+            json_schema=self.json_schema,
+            json_object=self.json_object,
+            lark=self.lark,
+            choice=self.choice,
         )
 
     def search(self, n: int, stops: Sequence[bytes] = ()) -> LikeliestOptions:
@@ -161,7 +184,7 @@ class Sampling:
         Raises:
             typer.BadParameter: An option says how to draw.
         """
-        searching = {"likeliest", "max_calls", "max_bytes", "stop"}
+        searching = {"likeliest", "max_calls", "max_bytes", "stop", *CONSTRAINING}
         for field in fields(self):
             if field.name not in searching and getattr(self, field.name) != field.default:
                 name = field.name.replace("_", "-")
@@ -171,6 +194,7 @@ class Sampling:
             "stop": self._stops(stops) or "\n",
             "max_bytes": self.max_bytes,
             "max_calls": self.max_calls,
+            "constraint": self.constraint(),
             "progress": True,
         }
 
@@ -179,6 +203,7 @@ class Sampling:
 
 
 SAMPLING_FIELDS: Final = frozenset(field.name for field in fields(SamplingParams))
+CONSTRAINING: Final = frozenset({"regex", "json_schema", "json_object", "lark", "choice"})
 
 
 def engine_options(given: Sequence[str] | None) -> dict[str, Any] | None:

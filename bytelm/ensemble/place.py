@@ -38,6 +38,7 @@ from bytelm.errors import ModelError, UnreachablePrefixError
 from bytelm.inference.envelope import Bounds, Envelope, conditional
 from bytelm.inference.scheduler import Step, together
 from bytelm.lemma import log_sum
+from bytelm.sampling.constrained import Allowed, restricted
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.place import NOTHING, Place
 from bytelm.symbols import EOT, SYMBOLS
@@ -150,7 +151,7 @@ class EnsemblePlace(Place):
                 zeros[i] = member.mass()[0] - likelihood if likelihood > -math.inf else math.inf
             self.zeros = tuple(zeros)
 
-    def evaluate(self) -> Step[None]:  # noqa: D102 - as in `Place`
+    def evaluate(self, allowed: Allowed | None = None) -> Step[None]:  # noqa: D102 - as in `Place`
         if self.bayes and self.zeros is None:
             yield from self.begin()
             return
@@ -161,7 +162,7 @@ class EnsemblePlace(Place):
             shares = np.abs(self.weights)
         if open_:
             _, member = max(open_, key=lambda each: float(shares[each[0]]) * each[1].bounds().rest)
-            yield from member.evaluate()
+            yield from member.evaluate(allowed)
 
     def evaluate_all(self) -> Step[None]:  # noqa: D102 - as in `Place`
         if self.bayes and self.zeros is None:
@@ -184,13 +185,21 @@ class EnsemblePlace(Place):
         return symbols
 
     def draw(
-        self, filters: Filters, uniforms: Float64[np.ndarray, " n"], random: np.random.Generator
+        self,
+        filters: Filters,
+        uniforms: Float64[np.ndarray, " n"],
+        random: np.random.Generator,
+        *,
+        allowed: Allowed | None = None,
     ) -> Step[Int64[np.ndarray, " n"]]:
-        """As in `Place`. A plain draw from a mixture draws the member first; what falls on its leak is drawn anew."""
+        """As in `Place`. A plain draw from a mixture draws the member first; what falls on its leak is drawn anew.
+
+        Under a constraint it does not: a member's chance to be drawn then depends on what it gives the allowed symbols.
+        """
         if not self.lazy:
             yield from self.evaluate_all()
-        if not (filters.plain and self.combination.combine == "mixture"):
-            return (yield from super().draw(filters, uniforms, random))
+        if allowed is not None or not (filters.plain and self.combination.combine == "mixture"):
+            return (yield from super().draw(filters, uniforms, random, allowed=allowed))
         symbols = yield from self.symbols(uniforms)
         lost = symbols < 0
         if lost.any():
@@ -265,15 +274,17 @@ class EnsemblePlace(Place):
             raise ModelError(f"after {self.prefix[-40:]!r} {self.silent}")
         return row, 0.0
 
-    def envelope(self) -> tuple[float, Envelope]:  # noqa: D102 - as in `Place`
+    def envelope(self, allowed: Allowed | None = None) -> tuple[float, Envelope]:  # noqa: D102 - as in `Place`
         if not self.bayes:
             if self.combination.combine == "product":
                 members = [self._bounds(i) for i in range(len(self.weights))]
-                return self.chain or 0.0, combine.product_envelope(self.weights, members, alpha=self.combination.alpha)
-            return self.chain or 0.0, self.bounds().envelope()
+                whole = combine.product_envelope(self.weights, members, alpha=self.combination.alpha)
+            else:
+                whole = self.bounds().envelope()
+            return self.chain or 0.0, restricted(whole, allowed)
         parts = []
         for i, member in self._asked():
-            scale, envelope = member.envelope()
+            scale, envelope = member.envelope(allowed)
             zero = 0.0 if self.zeros is None else self.zeros[i]
             parts.append((math.log(self.weights[i]) + scale - zero, envelope))
         top = max((log_unit for log_unit, envelope in parts if _some(envelope)), default=-math.inf)

@@ -23,8 +23,12 @@ class Completion:
         bytes: The new bytes alone, all of them.
         logprob: ln P(bytes | prefix), and of the end of text too where it ended there. None with ``level="token"``: it
             is not computed. `ByteModel.logprob` of the bytes after the prefix is it.
-        finish_reason: ``"eot"``, ``"stop"``, or ``"length"``: at ``max_bytes``, or where the model's context ends.
+        finish_reason: ``"eot"``; ``"stop"``: at a stop string, or where the constraint allows nothing more; or
+            ``"length"``: at ``max_bytes``, or where the model's context ends.
         usage: What it cost.
+        log_constraint_mass: Under a constraint, ln Π Sₜ over the steps, Sₜ being the probability of what was allowed at
+            step t: the importance weight by which texts of `sample` at temperature 1 stand for the model's own. For
+            that all rows have to be evaluated: None without ``lazy=False``, and with a ``logits_processor``.
     """
 
     text: str
@@ -32,6 +36,7 @@ class Completion:
     logprob: float | None
     finish_reason: FinishReason
     usage: JobUsage
+    log_constraint_mass: float | None = None
 
 
 def random_stream(seed: int, index: int) -> np.random.Generator:

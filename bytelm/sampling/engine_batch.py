@@ -63,8 +63,8 @@ def drawer_for(params: SamplingParams, token_lm: TokenLM) -> TokenDrawer | None:
         return None
     if not params.plain:
         raise InvalidArgumentError(
-            "engine_draws=True needs temperature=1, and neither top_k, top_p, min_p nor logits_processor: an engine "
-            "draws tokens, and these are of bytes"
+            "engine_draws=True needs temperature=1, and neither top_k, top_p, min_p, logits_processor nor constraint: "
+            "an engine draws tokens, and these are of bytes"
         )
     if drawer is None:
         raise InvalidArgumentError(

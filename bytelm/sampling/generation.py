@@ -11,7 +11,9 @@ Rules
     Where a token sequence that may spell the text no longer fits in the context, the text ends, for its length: the
     next byte would depend on a row that there is not. A byte adds one token to a sequence at most, so the text itself
     can still be scored.
-    Greedy bytes come by the token where one token decides them (greedy.py).
+    Greedy bytes come by the token where one token decides them (greedy.py), as far as a constraint allows them.
+    Under a constraint (constrained.py) what is the only way on is written without a draw, and nodes that lead to no
+    allowed symbol are not evaluated.
 
 Numbers
     The distribution drawn from is the filtered one, without the leak (filters.py).
@@ -27,17 +29,20 @@ Does not
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
+from bytelm.errors import UnreachablePrefixError
 from bytelm.inference.scheduler import JobUsage, Step, changed
 from bytelm.sampling.completion import Completion
+from bytelm.sampling.constrained import Allowed
 from bytelm.sampling.draw import filled, processed, settled
 from bytelm.sampling.greedy import HALF
-from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.params import SamplingParams, binding_of
 from bytelm.sampling.place import Place
 from bytelm.sampling.writing import Writing
 from bytelm.symbols import EOT, SYMBOLS
@@ -56,6 +61,9 @@ class ByteGeneration(Writing):
     Attributes:
         place: At the end of the text so far.
         prompt: The prompt's bytes.
+
+    Raises:
+        ConstraintError: The prompt violates the constraint.
     """
 
     def __init__(
@@ -73,8 +81,12 @@ class ByteGeneration(Writing):
         self._score = score
         self._start = 0.0
         self._sure = b""  # what is certain to come
+        self._forced = False  # whether the constraint leaves nothing else
+        self._binding = binding_of(params, self.prompt)
+        self._chosen = 0.0  # under a constraint: ln of what the drawn symbols have of the allowed ones
         self._unread = b""  # what was written since the place
         self._leapt = False
+        self._end = place  # behind all that was drawn, a stop string included
         # Where a stop string began, the completion ends: so far back a place may be needed.
         self._recent: deque[Place] = deque(maxlen=self.scanner.longest + 1)
 
@@ -85,50 +97,95 @@ class ByteGeneration(Writing):
             return
         if not self._recent:
             yield from self.place.begin()
-            self.place = self.place.copy()
+            self.place = self._end = self.place.copy()
             self._start = self.place.mass()[0]
             self._recent.append(self.place)
-        if not self._sure and self.place.room() < 0:
-            self.finish_reason = "length"
-            return
+        if not self._sure:
+            if self._binding is not None and self._binding.done:
+                self.finish_reason = "stop"
+                return
+            if self.place.room() < 0:
+                self.finish_reason = "length"
+                return
+            self._force()
         done = len(self.bytes) / self.params.max_bytes
         symbol = yield from changed(self._draw(), lambda request: replace(request, done=done))
         if self._leapt:
             self.drew(self.place, least=0.0, most=1.0 - HALF)  # one token has more, of each of its bytes' rows
-        else:
+        elif not self._forced:
             self.drew(self.place)
         if symbol == EOT:
             self.finish_reason = "eot"
             return
         self._advance(symbol)
+        self._end = self.place
         if length := self.write(symbol):
             self.place = self._recent[-1 - length]
+        elif self._binding is not None:
+            self._binding.advance(symbol)
+            if not self._sure and self._binding.done:
+                self.finish_reason = "stop"
+
+    def _force(self) -> None:
+        """Take what the constraint leaves as the only way on, as far as it surely fits in the context."""
+        if self._binding is not None:
+            most = min(self.params.max_bytes - len(self.bytes), max(self.place.room(), 1))
+            self._sure = self._binding.forced()[: int(most)]
+            self._forced, self._leapt = bool(self._sure), False
 
     def _draw(self) -> Step[int]:
-        """Draw a symbol."""
-        params, place = self.params, self.place
+        """Draw a symbol, or take one that is certain."""
+        params, place, binding = self.params, self.place, self._binding
+        if self._forced and self._sure:
+            return self._next_sure()
         uniform = np.zeros(1) if params.filters.greedy else self._random.random(1)
         if not params.lazy or params.logits_processor is not None:
             yield from place.evaluate_all()
+        allowed = None if binding is None or self._sure else binding.allowed()
         if params.logits_processor is not None:
             row, _ = yield from place.full_row()
-            probs = params.filters.apply(processed(params.logits_processor, bytes(self.bytes), row))
-            return int(filled(settled(uniform, np.zeros(SYMBOLS), probs), probs)[0])
+            masses = processed(params.logits_processor, bytes(self.bytes), row)
+            if binding is not None and not (masses := masses * allowed).any():
+                raise binding.stuck("logits_processor forbids all that the constraint allows")
+            probs = params.filters.apply(masses)
+            return self._weighed(int(filled(settled(uniform, np.zeros(SYMBOLS), probs), probs)[0]), allowed)
         if not self._sure and params.filters.greedy and params.lazy:
             sure = yield from place.sure_bytes()
+            sure = sure if binding is None else binding.cut(sure)
             self._sure = sure if len(sure) <= place.room() else b""
         self._leapt = bool(self._sure)
         if self._sure:
-            symbol, self._sure = self._sure[0], self._sure[1:]
-            return symbol
-        return int((yield from place.draw(params.filters, uniform, self._random))[0])
+            return self._next_sure()
+        drawn = yield from place.draw(params.filters, uniform, self._random, allowed=allowed)
+        return self._weighed(int(drawn[0]), allowed)
+
+    def _next_sure(self) -> int:
+        symbol, self._sure = self._sure[0], self._sure[1:]
+        return symbol
+
+    def _weighed(self, symbol: int, allowed: Allowed | None) -> int:
+        """A symbol that was drawn; under a constraint its share of what is allowed is noted, where all is evaluated."""
+        if allowed is not None and self._weighs:
+            known = self.place.envelope(allowed)[1].known
+            self._chosen += math.log(known[symbol] / known.sum())
+        return symbol
+
+    @property
+    def _weighs(self) -> bool:
+        """Whether ``log_constraint_mass`` is told: all rows are evaluated, and drawn from as they are."""
+        return not self.params.lazy and self.params.logits_processor is None
 
     def _advance(self, symbol: int) -> None:
         """Advance by the bytes that are certain together at once, unless a stop string may end the text among them."""
         self._unread += bytes([symbol])
         if self._sure and not self.scanner.longest and len(self.bytes) + 1 < self.params.max_bytes:
             return
-        self.place = self.place.advance(self._unread)
+        try:
+            self.place = self.place.advance(self._unread)
+        except UnreachablePrefixError as error:
+            if self._binding is None:
+                raise
+            raise self._binding.stuck(f"the constraint leaves {self._unread!r} alone, and {error}") from None
         self._recent.append(self.place)
         self._unread = b""
 
@@ -140,14 +197,19 @@ class ByteGeneration(Writing):
 
     def completion(self) -> Step[Completion]:
         """What was written, scored, after the last step."""
-        logprob = yield from changed(self._logprob(), lambda request: replace(request, done=1.0))
+        logprob = yield from changed(self._logprob(self.place), lambda request: replace(request, done=1.0))
         least, most = self.leak or (None, None)
-        return self.written(logprob, self.prompt, JobUsage(largest_leak=least, largest_leak_bound=most))
+        done = self.written(logprob, self.prompt, JobUsage(largest_leak=least, largest_leak_bound=most))
+        if self._binding is None or not self._weighs:
+            return done
+        # P(all that was drawn) is the product of what was allowed at each step and of the shares in it.
+        whole = logprob if self.place is self._end else (yield from self._logprob(self._end))
+        return replace(done, log_constraint_mass=whole - self._chosen)
 
-    def _logprob(self) -> Step[float]:
-        ended = self.ending == "eot"
-        if not self.bytes and not ended:
+    def _logprob(self, place: Place) -> Step[float]:
+        written, ended = place.prefix[len(self.prompt) :], self.ending == "eot"
+        if not written and not ended:
             return 0.0
-        if self.place.lost_mass:
-            return (yield from self._score(bytes(self.bytes), ended))
-        return (yield from self.place.measured(end=ended)) - self._start
+        if place.lost_mass:
+            return (yield from self._score(written, ended))
+        return (yield from place.measured(end=ended)) - self._start

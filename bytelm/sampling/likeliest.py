@@ -29,6 +29,10 @@ Cost
     Where endings are many and all unlikely, the tree above the n-th is large: ``max_calls`` bounds the search, and what
     it leaves open is told.
 
+Under a constraint
+    Bytes that it forbids have probability 0, and a text is an ending where nothing may follow it. So these are the
+    likeliest of the texts that the constraint allows, certified alike.
+
 Does not
     Prune: a beam search can miss the likeliest string, this cannot.
 """
@@ -47,10 +51,12 @@ import numpy as np
 from jaxtyping import Float64
 
 from bytelm.arguments import Text, integer, stops_of
-from bytelm.errors import InvalidArgumentError, UnreachablePrefixError
+from bytelm.constraints import Constraint, constraint_of
+from bytelm.errors import ConstraintError, InvalidArgumentError, UnreachablePrefixError
 from bytelm.inference.envelope import SLACK
 from bytelm.inference.scheduler import JobUsage, Request, Step, changed, together
 from bytelm.lemma import log_sum
+from bytelm.sampling.constrained import Binding
 from bytelm.sampling.endings import Ending, Endings, ranked
 from bytelm.sampling.place import Place
 from bytelm.sampling.text_stream import text_of
@@ -72,6 +78,7 @@ class Search:
         max_bytes: Of an ending, at most.
         max_calls: Model calls, at most; None: no limit.
         width: Texts that one call looks at, at most.
+        constraint: What an ending may be; None: anything.
     """
 
     n: int
@@ -79,9 +86,18 @@ class Search:
     max_bytes: int
     max_calls: int | None = None
     width: int = WIDTH
+    constraint: Constraint | None = None
 
     @classmethod
-    def of(cls, *, n: int, stop: Text | Sequence[Text], max_bytes: int, max_calls: int | None) -> Search:
+    def of(
+        cls,
+        *,
+        n: int,
+        stop: Text | Sequence[Text],
+        max_bytes: int,
+        max_calls: int | None,
+        constraint: Constraint | type | None = None,
+    ) -> Search:
         """A search, its values checked.
 
         Raises:
@@ -94,7 +110,8 @@ class Search:
         for name, (value, low) in least.items():
             if integer(name, value) < low:
                 raise InvalidArgumentError(f"{name} must be at least {low}; got {value}")
-        return cls(n, stops_of(stop), max_bytes, max_calls)
+        found = None if constraint is None else constraint_of(constraint)
+        return cls(n, stops_of(stop), max_bytes, max_calls, constraint=found)
 
     def stop_in(self, text: bytes) -> int:
         """The length of the longest stop string that a text ends with, or 0."""
@@ -119,6 +136,7 @@ class LikeliestOptions(TypedDict, total=False):
     stop: Text | Sequence[Text]
     max_bytes: int
     max_calls: int | None
+    constraint: Constraint | type | None
     progress: bool
 
 
@@ -129,13 +147,14 @@ class Branch:
         place: At its end.
         text: What was written.
         search: What is looked for.
+        binding: The constraint there.
 
     Attributes:
         bound: The log-mass that what is left to look at has at most.
     """
 
-    def __init__(self, place: Place, text: bytes, search: Search) -> None:
-        self.place, self.text = place, text
+    def __init__(self, place: Place, text: bytes, search: Search, binding: Binding | None) -> None:
+        self.place, self.text, self.binding = place, text, binding
         self.stops = search.stops_after(text)
         # A byte that completes a stop string leads to no longer text: the ending stands before the string.
         self._taken = {stop[-1] for stop in search.stops if (text + stop[-1:]).endswith(stop)}
@@ -162,6 +181,8 @@ class Branch:
     def _with_stops(self, masses: Float64[np.ndarray, "257"]) -> Float64[np.ndarray, "257"]:
         """The log-masses, that of the end of text with those of the stop strings, as far as their first bytes tell."""
         masses = masses.copy()
+        if self.binding is not None:
+            masses[~self.binding.allowed()] = -np.inf
         masses[EOT] = log_sum([masses[EOT], *masses[self._first]])
         return masses
 
@@ -180,6 +201,8 @@ class Branch:
         """Whether most of the bound hangs on what is not evaluated."""
         if self.place.complete:
             return False
+        if len(self._left) == 1 and not self.whole:
+            return False  # there is one way on: what it holds is seen further on
         return self.whole or bool(self._low[self._left[-1]] < self.bound + math.log(LOOSE))
 
     def take(self) -> int:
@@ -205,6 +228,7 @@ class Searching:
         self.place = place
         self.prompt = place.prefix
         self.search = search
+        self.binding = None if search.constraint is None else Binding(search.constraint, self.prompt)
         self._start = 0.0  # the log-mass of the prompt
         self._calls = 0
         self._heap: list[tuple[float, int, Branch]] = []
@@ -220,7 +244,7 @@ class Searching:
             place = self.place.copy()
             yield from self._counted(place.full_row())  # says so where nothing can follow
             self._start, self._left_out = place.mass()[0], -math.inf
-            self._do(self._follow(place, b""), self._start)
+            self._do(self._follow(place, b"", self.binding), self._start)
             while self._more():
                 yield from self._counted(together([step for _, step in self._under_way]))
                 self._under_way = []
@@ -239,9 +263,12 @@ class Searching:
             if symbol == EOT:
                 self._do([self._end(branch)], bound)
                 continue
-            with contextlib.suppress(UnreachablePrefixError):
-                place = branch.place.advance(bytes([symbol]))
-                self._do(self._follow(place, branch.text + bytes([symbol])), bound)
+            with contextlib.suppress(UnreachablePrefixError, ConstraintError):
+                place, binding = branch.place.advance(bytes([symbol])), branch.binding
+                if binding is not None:
+                    binding = binding.copy()
+                    binding.advance(symbol)
+                self._do(self._follow(place, branch.text + bytes([symbol]), binding), bound)
         return bool(self._under_way)
 
     def _do(self, steps: Sequence[Step[None]], bound: float) -> None:
@@ -262,11 +289,12 @@ class Searching:
         else:
             heapq.heappush(self._heap, (-bound, next(self._pushed), branch))
 
-    def _follow(self, place: Place, text: bytes) -> list[Step[None]]:
-        """Look at a text: as one that others begin with, or as one that is cut there."""
-        if len(text) >= self.search.max_bytes or place.room() < 0:
-            return [self._cut(place, text)]
-        self._push(Branch(place, text, self.search))
+    def _follow(self, place: Place, text: bytes, binding: Binding | None) -> list[Step[None]]:
+        """Look at a text: as one that others begin with, or as one that is cut there or has nothing more to come."""
+        done = binding is not None and binding.done
+        if done or len(text) >= self.search.max_bytes or place.room() < 0:
+            return [self._cut(place, text, complete=done)]
+        self._push(Branch(place, text, self.search, binding))
         return []
 
     # ---- steps
@@ -276,11 +304,15 @@ class Searching:
         branch.look()
         self._push(branch)
 
-    def _cut(self, place: Place, text: bytes) -> Step[None]:
-        self._find((yield from place.measured(end=False)), text, complete=False)
+    def _cut(self, place: Place, text: bytes, *, complete: bool) -> Step[None]:
+        self._find((yield from place.measured(end=False)), text, complete=complete)
 
     def _end(self, branch: Branch) -> Step[None]:
-        ways = [branch.place.measured(end=True), *(self._stopped(branch, stop) for stop in branch.stops)]
+        binding, stops, ways = branch.binding, branch.stops, [branch.place.measured(end=True)]
+        if binding is not None:
+            stops = [stop for stop in stops if binding.cut(stop) == stop]
+            ways = ways if binding.allowed()[EOT] else []
+        ways += [self._stopped(branch, stop) for stop in stops]
         self._find(log_sum((yield from together(ways))), branch.text, complete=True)
 
     @staticmethod

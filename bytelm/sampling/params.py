@@ -19,7 +19,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from bytelm.arguments import Number, Text, integer, nearest, one_of, seed_of, shown, stops_of, switch
+from bytelm.constraints import Constraint, constraint_of
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
+from bytelm.sampling.constrained import Binding
 from bytelm.sampling.filters import Filters
 
 Level: TypeAlias = Literal["byte", "token"]
@@ -73,6 +75,7 @@ class SamplingOptions(TypedDict, total=False):
     stop: Text | Sequence[Text]
     seed: int | None
     logits_processor: LogitsProcessor | None
+    constraint: Constraint | type | None
     engine_draws: bool | None
     lazy: bool
     level: Level
@@ -102,10 +105,13 @@ class SamplingParams:
         logits_processor: A function of the bytes written so far and of the row of 257 log-probabilities. It returns
             257 numbers to draw from instead (−inf forbids a symbol), before temperature and filters. Each row is then
             evaluated in full.
+        constraint: What may be written, as `bytelm.constraints` makes it; or a pydantic model, for JSON of its schema.
+            The text ends where nothing more may be written, for the reason "stop". Temperature and filters are of what
+            is allowed. Bytes that are the only way on take neither a model call nor a random number.
         engine_draws: Whether the engine draws the tokens after the prompt itself, at its own full speed. The text has
             the same distribution (engine_draws.py says why); the same seed gives another text. It needs temperature 1,
-            no filter, no processor, one model, and an engine that can. None: where the engine says that it pays, as
-            vLLM does.
+            no filter, processor or constraint, one model, and an engine that can. None: where the engine says that it
+            pays, as vLLM does.
         lazy: Whether to evaluate only what a draw depends on. The distribution is the same.
         level: ``"byte"``: every byte is drawn from its exact distribution. ``"token"``: the end of the prompt is exact,
             and from there the engine's own sampler writes, at its own speed; temperature, top_k, top_p and min_p are of
@@ -129,6 +135,7 @@ class SamplingParams:
     stop: Text | Sequence[Text] = ()
     seed: int | None = None
     logits_processor: LogitsProcessor | None = None
+    constraint: Constraint | type | None = None
     engine_draws: bool | None = None
     lazy: bool = True
     level: Level = "byte"
@@ -145,6 +152,8 @@ class SamplingParams:
             raise InvalidTypeError(
                 f"logits_processor must be a function of the bytes so far and a row; got {shown(self.logits_processor)}"
             )
+        if self.constraint is not None:
+            object.__setattr__(self, "constraint", constraint_of(self.constraint))
         switch("lazy", self.lazy)
         if self.engine_draws is not None:
             switch("engine_draws", self.engine_draws)
@@ -174,6 +183,10 @@ class SamplingParams:
                 "logits_processor changes rows of bytes, and with level='token' the engine draws tokens: on "
                 "transformers pass engine_options={'logits_processor': [...]}"
             )
+        if self.constraint is not None:
+            raise InvalidArgumentError(
+                "constraint is of bytes, and with level='token' the engine draws tokens: leave level out"
+            )
         if self.engine_draws is not None:
             raise InvalidArgumentError(
                 "engine_draws is of bytes: with level='token' the engine draws anyhow; leave it out"
@@ -192,7 +205,8 @@ class SamplingParams:
     @property
     def plain(self) -> bool:
         """Whether bytes are drawn from the model's own distribution, with nothing done to it."""
-        return self.filters.plain and self.logits_processor is None and self.level == "byte"
+        changed = self.logits_processor is not None or self.constraint is not None
+        return self.filters.plain and not changed and self.level == "byte"
 
 
 def params_of(options: CallOptions) -> SamplingParams:
@@ -217,3 +231,36 @@ def params_of(options: CallOptions) -> SamplingParams:
         if name not in known:
             raise InvalidTypeError(f"there is no option {name}: {nearest(name, known)}")
     return replace(params or SamplingParams(), **given)
+
+
+def binding_of(params: SamplingParams, prompt: bytes) -> Binding | None:
+    """The constraint on a text after a byte prefix, where there is one.
+
+    Raises:
+        ConstraintError: The prefix violates it.
+    """
+    return None if params.constraint is None else Binding(constraint_of(params.constraint), prompt)
+
+
+def params_on_new(options: CallOptions) -> SamplingParams:
+    """As `params_of`, where a template or a format makes what stands before the new bytes.
+
+    Raises:
+        InvalidArgumentError: The constraint is on that too.
+    """
+    params = params_of(options)
+    check_on_new(params.constraint)
+    return params
+
+
+def check_on_new(constraint: Constraint | type | None) -> None:
+    """See that a constraint is on the new bytes alone.
+
+    Raises:
+        InvalidArgumentError: It is on what stands before them too.
+    """
+    if isinstance(constraint, Constraint) and constraint.of == "text":
+        raise InvalidArgumentError(
+            "a constraint of='text' is on the byte prefix too, which a template or an infill format makes here: give "
+            "of='new'"
+        )

@@ -19,13 +19,14 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from bytelm.errors import ModelError
-from bytelm.inference.envelope import Bounds, Envelope, conditional
+from bytelm.errors import ConstraintError, ModelError
+from bytelm.inference.envelope import Bounds, Envelope, conditional, shares
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate, evaluate_all, full_row, settled_log_mass
 from bytelm.inference.scheduler import Step, check_revision, on
 from bytelm.lemma import log_sum
 from bytelm.sampling.bounds import lower_bounds
+from bytelm.sampling.constrained import Allowed
 from bytelm.sampling.draw import filled, settle
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.greedy import greedy_bytes
@@ -88,8 +89,8 @@ class Place(ABC):
         yield from self.evaluate_all()
 
     @abstractmethod
-    def evaluate(self) -> Step[None]:
-        """Evaluate what its row depends on most."""
+    def evaluate(self, allowed: Allowed | None = None) -> Step[None]:
+        """Evaluate what its row depends on most, of the allowed symbols where such are given."""
 
     @abstractmethod
     def evaluate_all(self) -> Step[None]:
@@ -116,8 +117,8 @@ class Place(ABC):
         """
 
     @abstractmethod
-    def envelope(self) -> tuple[float, Envelope]:
-        """The logarithm of a unit, and in it what is known of the masses of the text with each symbol."""
+    def envelope(self, allowed: Allowed | None = None) -> tuple[float, Envelope]:
+        """The logarithm of a unit, and in it what is known of the masses of the text with each (allowed) symbol."""
 
     @abstractmethod
     def bounds(self) -> Bounds:
@@ -152,8 +153,17 @@ class Place(ABC):
         yield from ()
         return b""
 
+    def settled(self, allowed: Allowed | None) -> bool:
+        """Whether the masses of the allowed symbols are known."""
+        return self.complete or (allowed is not None and self.envelope(allowed)[1].unknown == 0)
+
     def draw(
-        self, filters: Filters, uniforms: Float64[np.ndarray, " n"], random: np.random.Generator
+        self,
+        filters: Filters,
+        uniforms: Float64[np.ndarray, " n"],
+        random: np.random.Generator,
+        *,
+        allowed: Allowed | None = None,
     ) -> Step[Int64[np.ndarray, " n"]]:
         """One symbol for each uniform number: independent draws from the filtered distribution after the text.
 
@@ -161,18 +171,24 @@ class Place(ABC):
             filters: What is done to the distribution.
             uniforms: Numbers from 0 to below 1.
             random: Gives more of them, where a draw takes more than one.
+            allowed: The symbols that may be drawn; None: all. The distribution is that of these, before the filters.
 
         Raises:
             ModelError: No symbol has any probability.
+            ConstraintError: No allowed one has.
         """
         del random
         symbols, raised = yield from settle(
             uniforms,
-            lower=lambda: lower_bounds(self.envelope()[1], filters),
-            complete=lambda: self.complete,
-            more=self.evaluate,
+            lower=lambda: lower_bounds(self.envelope(allowed)[1], filters),
+            complete=lambda: self.settled(allowed),
+            more=lambda: self.evaluate(allowed),
         )
         if not raised.any():
+            if allowed is not None:
+                raise ConstraintError(
+                    f"after {self.prefix[-40:]!r} the model gives nothing that the constraint allows any probability"
+                )
             raise ModelError(f"after {self.prefix[-40:]!r} {self.silent}")
         return filled(symbols, raised)
 
@@ -216,8 +232,10 @@ class ModelPlace(Place):
     def _on(self, step: Step[T]) -> Step[T]:
         return on(self.token_lm, step, self.since)
 
-    def evaluate(self) -> Step[None]:  # noqa: D102
-        nodes = self.frontier.missing(self.frontier.reader.extra_token_cost)
+    def evaluate(self, allowed: Allowed | None = None) -> Step[None]:
+        """As in `Place`. Where all is known of the allowed symbols, P(x) may still be open: a mixture needs it."""
+        share = self.frontier.reader.extra_token_cost
+        nodes = self.frontier.missing(share, allowed=allowed) or self.frontier.missing(share)
         yield from self._on(evaluate(self.frontier, nodes))
 
     def evaluate_all(self) -> Step[None]:  # noqa: D102
@@ -236,8 +254,8 @@ class ModelPlace(Place):
     def full_row(self, *, tol: float = 0.0) -> Step[tuple[Float64[np.ndarray, "257"], float]]:  # noqa: D102
         return (yield from self._on(full_row(self.frontier, tol=tol)))
 
-    def envelope(self) -> tuple[float, Envelope]:  # noqa: D102
-        return self.frontier.envelope()
+    def envelope(self, allowed: Allowed | None = None) -> tuple[float, Envelope]:  # noqa: D102
+        return self.frontier.envelope(allowed)
 
     def bounds(self) -> Bounds:  # noqa: D102
         scale, envelope = self.envelope()
@@ -245,6 +263,15 @@ class ModelPlace(Place):
             return NOTHING
         least, most = self.mass()
         return conditional(envelope, math.exp(min(least - scale, 700.0)), math.exp(min(most - scale, 700.0)))
+
+    def leak(self) -> tuple[float, float]:
+        """As in `Place`."""
+        scale, known, unknown = self.frontier.held()
+        if scale == -math.inf:
+            return 1.0, 1.0
+        least, most = self.mass()
+        low, rest = shares(known, unknown, math.exp(min(least - scale, 700.0)), math.exp(min(most - scale, 700.0)))
+        return max(1.0 - low - rest, 0.0), min(max(1.0 - low, 0.0), 1.0)
 
     def room(self) -> float:  # noqa: D102
         size = abilities_of(self.token_lm).context_length

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Final, Literal, TypeVar, Unpack, overload
 
 from bytelm.arguments import Text, integer, likely_meant, seed_of, switch
+from bytelm.constraints import Constraint
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompt
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.inference.scheduler import Outcome, Step, blamed
@@ -19,7 +20,7 @@ from bytelm.sampling.completion import Completion, random_stream
 from bytelm.sampling.completion_stream import CompletionStream, Drawn
 from bytelm.sampling.endings import Endings
 from bytelm.sampling.likeliest import Search, Searching
-from bytelm.sampling.params import CallOptions, params_of
+from bytelm.sampling.params import CallOptions, binding_of, params_of
 from bytelm.sampling.place import Place
 from bytelm.sampling.steps import ByteSteps
 
@@ -123,6 +124,7 @@ class Sampler(ByteSteps[P, L]):
         stop: Text | Sequence[Text] = "\n",
         max_bytes: int = 256,
         max_calls: int | None = 256,
+        constraint: Constraint | type | None = None,
         progress: bool = False,
     ) -> Endings:
         r"""The n likeliest endings of a prefix, each with its exact probability, the likeliest first.
@@ -139,6 +141,8 @@ class Sampler(ByteSteps[P, L]):
             max_bytes: Of an ending, at most.
             max_calls: Model calls, at most; None: no limit. Where there are many endings and none is likely, a search
                 without a limit may not end.
+            constraint: What an ending may be, as for `sample`: then these are the likeliest of the texts that it
+                allows. Their probabilities are the model's own.
             progress: Whether to show a bar on a terminal once it takes two seconds.
 
         Raises:
@@ -150,7 +154,7 @@ class Sampler(ByteSteps[P, L]):
         >>> [ending.text for ending in lm.likeliest("The capital of Fra", n=3, stop=" ")]  # doctest: +SKIP
         ['nce', 'nce,', 'nce)']
         """
-        search = Search.of(n=n, stop=stop, max_bytes=max_bytes, max_calls=max_calls)
+        search = Search.of(n=n, stop=stop, max_bytes=max_bytes, max_calls=max_calls, constraint=constraint)
         prompt = self.prompt(prefix)
         place = self.place(prompt, keep=True)
         self.check_room(prompt)
@@ -175,6 +179,7 @@ class Sampler(ByteSteps[P, L]):
                 prompt = self.prompt(prefix)
                 places[prompt] = places.get(prompt) or self.place(prompt)
                 self.check_room(prompt)
+                binding_of(chosen, places[prompt].prefix)  # sees that the prefix can be
             prompts += [prompt] * n
 
         def job(index: int, prompt: P, place: L) -> Step[Completion]:

@@ -31,6 +31,7 @@ from bytelm.errors import (
     BusyError,
     BytelmError,
     ClosedError,
+    ConstraintError,
     ContextOverflowError,
     InvalidArgumentError,
     InvalidTypeError,
@@ -41,7 +42,7 @@ from bytelm.serving.metrics import Metrics
 from bytelm.serving.session import Session
 from bytelm.serving.settings import ServerSettings
 
-B = TypeVar("B", bound=BaseModel)
+B = TypeVar("B", bound="Body")
 T = TypeVar("T")
 
 LOG: Final = logging.getLogger("bytelm.serve")
@@ -62,6 +63,14 @@ class Body(BaseModel):
     """A request as JSON. Fields that are not known are left alone."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+
+    @property
+    def slow(self) -> bool:
+        """Whether there is something to `prepare`."""
+        return False
+
+    def prepare(self) -> None:
+        """Do what takes long and needs no model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +112,7 @@ _BLAME: Final = (
     (BusyError, 429),
     (ClosedError, 503),
     (NoInfillFormatError, 400),
-    ((InvalidArgumentError, InvalidTypeError, UnreachablePrefixError, ContextOverflowError), 400),
+    ((InvalidArgumentError, InvalidTypeError, UnreachablePrefixError, ContextOverflowError, ConstraintError), 400),
 )
 
 
@@ -154,13 +163,18 @@ def post(path: str, service: Service, body: type[B], answer: Answering[B], form:
         form: The protocol's form of an error.
     """
 
+    async def answered(asked: B) -> Response:
+        if asked.slow:
+            await asyncio.to_thread(asked.prepare)
+        return await answer(service, asked)
+
     async def endpoint(request: Request) -> Response:
         try:
             data = await read_body(request, service.settings)
             asked = body.model_validate_json(data or b"{}")
             if service.settings.log_prompts:
                 LOG.info("%s asked: %s", path, data.decode(errors="replace"))
-            return await while_connected(request, answer(service, asked))
+            return await while_connected(request, answered(asked))
         except ClientDisconnect:
             return Response(status_code=GONE)
         except Exception as error:  # noqa: BLE001 - told to the client, and to the log where it is the server's

@@ -4,22 +4,25 @@ Rules
     A token of every protocol is a byte: limits count bytes, and filters are of the 257 symbols.
     The values by which protocols turn something off (top_k 0, top_p 1, a seed of −1) turn it off. More bytes than the
     server writes are as many as it writes, and the completion says that its length ended it.
-    What changes the distribution in a way that is not built here (penalties, biases, grammars) is refused, for to leave
-    it out would be to answer another question. What only concerns a server's resources is left alone.
+    What changes the distribution in a way that is not built here (penalties, biases, tools) is refused, for to leave it
+    out would be to answer another question. What only concerns a server's resources is left alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final
 
 from bytelm.arguments import bytes_of, shown
+from bytelm.constraints import Constraint
 from bytelm.errors import InvalidArgumentError
 from bytelm.fim import Context, InfillSettings
 from bytelm.fim.files import context_of
 from bytelm.sampling.params import SamplingParams
 from bytelm.serving.asks import Prompting, after, between
+from bytelm.serving.constraining import MAKERS, constraint_asked
 from bytelm.serving.exchange import Body, Int
 from bytelm.serving.sentinel_text import parts_of
 from bytelm.serving.settings import ServerSettings
@@ -38,14 +41,10 @@ _NOT_HERE: Final[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
         "dry_multiplier": (0,),
         "xtc_probability": (0,),
         "dynatemp_range": (0,),
-        "grammar": ("",),
-        "json_schema": ({}, ""),
-        "format": ("",),
         "images": ([],),
         "tools": ([],),
         "functions": ([],),
         "tool_choice": ("none", "auto"),
-        "response_format": ({"type": "text"},),
     }
 )
 
@@ -77,6 +76,28 @@ class Drawing(Body):
     functions: Any = None
     tool_choice: Any = None
     response_format: Any = None
+    structured_outputs: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    regex: Any = None
+    lark: Any = None
+    choice: Any = None
+
+    @property
+    def slow(self) -> bool:
+        """Whether a constraint is to be made."""
+        return any(getattr(self, name) is not None for name in MAKERS)
+
+    def prepare(self) -> None:
+        """Make the constraint, in a thread of its own."""
+        _ = self.constraint
+
+    @cached_property
+    def constraint(self) -> Constraint | None:
+        """What may be written, where something says so."""
+        return constraint_asked({name: getattr(self, name) for name in MAKERS})
 
     def params(
         self,
@@ -113,6 +134,7 @@ class Drawing(Body):
             stop=[stop for stop in stops if stop],
             seed=None if seed is None or seed < 0 else seed,
             engine_draws=False,
+            constraint=self.constraint,
         )
 
     def check(self) -> None:

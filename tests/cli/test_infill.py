@@ -117,7 +117,15 @@ def test_the_likeliest_middles(run: Run, lm: Writer, file: Path) -> None:
     done = run(str(file), "--at", "2:8", "--likeliest", "-n", "2", "--carry", "word")
 
     assert done.out.splitlines()[0].split()[:3] == ["'urn", "x'", "0.2231"]
-    asked = {"context": None, "n": 2, "stop": "\n", "max_bytes": 256, "max_calls": 256, "progress": True}
+    asked = {
+        "context": None,
+        "n": 2,
+        "stop": "\n",
+        "max_bytes": 256,
+        "max_calls": 256,
+        "constraint": None,
+        "progress": True,
+    }
     assert lm.asked == [{"prefix": BEFORE, "suffix": AFTER, "mode": "auto", "format": None, "carry": "word", **asked}]
     run(str(file), "--at", "2:8", "--likeliest", "--stop-at", "newline", "--in-place")
     assert lm.asked[-1]["stop"] == [b"\n", b"\r\n"]

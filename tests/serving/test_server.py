@@ -95,7 +95,7 @@ def test_what_is_no_request_is_refused(serve: Serve, path: str, data: bytes, sta
         ("/infill", {"input_prefix": "a", "input_extra": [{"text": "x", "filename": "a\nb"}]}, "line"),
         ("/completion", {"prompt": "a", "grammar": "root ::= x"}, "grammar"),
         ("/completion", {"prompt": "a", "n_cmpl": 99}, "n_cmpl"),
-        ("/api/generate", {"prompt": "a", "format": "json"}, "format"),
+        ("/api/generate", {"prompt": "a", "format": "xml"}, "format"),
         ("/bytelm/sample", {"prefix": {"base64": "?"}}, "base64"),
         ("/bytelm/sample", {"prefix": "a", "n": 2, "stream": True}, "stream"),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a" * 2**17}]}, "bytes"),

@@ -11,6 +11,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -74,10 +75,16 @@ class ShowBody(Body):
     """``POST /api/show``."""
 
 
-async def generate(service: Service, body: GenerateBody) -> Response:
-    """Complete a prompt, or fill in a hole."""
+def drawn(service: Service, body: GenerateBody | ChatBody) -> SamplingParams:
+    """How completions are drawn: ``format`` stands beside ``options``."""
     body.check()
     params = (body.options or Options()).drawn(service)
+    return params if body.constraint is None else replace(params, constraint=body.constraint)
+
+
+async def generate(service: Service, body: GenerateBody) -> Response:
+    """Complete a prompt, or fill in a hole."""
+    params = drawn(service, body)
     prompt = prompting(body.prompt, body.suffix or None, service.settings, room=params.max_bytes)
     hole = bool(body.suffix) or (service.settings.sentinel_text and parts_of(body.prompt)[1] is not None)
     if not (body.raw or hole) and has_template(service):
@@ -90,8 +97,7 @@ async def generate(service: Service, body: GenerateBody) -> Response:
 
 async def chat(service: Service, body: ChatBody) -> Response:
     """Write the assistant's turn."""
-    body.check()
-    params = (body.options or Options()).drawn(service)
+    params = drawn(service, body)
     ask = Ask(chatting(body.messages), params, seconds=service.settings.seconds)
     given = sum(len(message.text.encode()) for message in body.messages)
     return await written(service, ask, given, stream=body.stream is not False, chat=True)

@@ -1,0 +1,110 @@
+"""The options that say what may be written, in each command that writes."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bytelm import ByteLM, constraints
+from bytelm.cli import main as cli
+from bytelm.cli import options
+from tests.byte_lm.test_public_face import chatting
+from tests.cli.test_main import Done, Run, Stdin
+
+SCHEMA = json.dumps({"type": "array", "items": {"enum": ["yes", "no"]}, "minItems": 2, "maxItems": 2})
+LIST = r'\["(yes|no)","(yes|no)"\]'
+
+
+@pytest.fixture(scope="module")
+def lm() -> ByteLM:
+    """A toy that can chat."""
+    return chatting()
+
+
+@pytest.fixture
+def run(lm: ByteLM, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Run:
+    """Run ``bytelm`` in this process, with the toy in place of any model."""
+    monkeypatch.setattr(options, "load", lambda model, *_: lm)
+
+    def run_(*args: str, stdin: bytes | None = None) -> Done:
+        monkeypatch.setattr(sys, "stdin", Stdin(stdin or b"", tty=stdin is None))
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(args)
+        out, err = capsysbinary.readouterr()
+        code = exit_.value.code
+        assert isinstance(code, int)
+        return Done(code, out.decode(), err.decode())
+
+    return run_
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "list.json").write_text(SCHEMA, encoding="utf-8")
+    (tmp_path / "pair.lark").write_text('start: "(" /[a-z]/ ")"\n', encoding="utf-8")
+    return {path.name: str(path) for path in tmp_path.iterdir()}
+
+
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "sample": ("sample", "the "),
+    "chat": ("chat", "the "),
+    "infill": ("infill", "--prefix", "the ", "--suffix", "x", "--mode", "left"),
+    "ensemble": ("ensemble", "-m", "a", "-m", "b", "the "),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_write_under_a_constraint(run: Run, files: dict[str, str], command: str) -> None:
+    """Each of the options, and what it writes."""
+    options_ = {
+        ("--regex", "[ab]{3}c"): "[ab]{3}c",
+        ("--json-schema", files["list.json"]): LIST,
+        ("--lark", files["pair.lark"]): r"\([a-z]\)",
+        ("--choice", "one", "--choice", r"tw\x6f"): "one|two",
+    }
+    for given, written in options_.items():
+        done = run(*COMMANDS[command], *given, "--seed", "1")
+        assert (done.code, done.err) == (0, "")
+        assert re.fullmatch(written, done.out.strip())
+    started = run(*COMMANDS[command], "--json-object", "--max-bytes", "20", "--seed", "1")
+    assert started.out.startswith("{")
+
+
+def test_a_schema_comes_on_standard_input(run: Run) -> None:
+    """As any file does; and what is written is what the library writes."""
+    done = run("sample", "the ", "--json-schema", "-", "--seed", "3", stdin=SCHEMA.encode())
+
+    assert re.fullmatch(LIST, done.out.strip())
+
+
+def test_the_likeliest_are_constrained_too(run: Run, lm: ByteLM) -> None:
+    """With the endings that the library finds."""
+    done = run("sample", "the ", "--choice", "one", "--choice", "two", "--likeliest", "-n", "2", "--json")
+    found = lm.likeliest("the ", n=2, constraint=constraints.choice(["one", "two"]))
+
+    assert [each["text"] for each in done.records] == [each.text for each in found]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (("--regex", "a", "--choice", "b"), 2, "--regex and --choice each say what may be written"),
+        (("--regex", "["), 1, "unclosed character class"),
+        (("--json-schema", "nowhere.json"), 2, "cannot read nowhere.json"),
+        (("--regex", "a", "--level", "token"), 1, "leave level out"),
+        (("--regex", "a", "--regex", "b"), 2, "takes one value"),
+    ],
+    ids=range(5),
+)
+def test_what_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch, args: Any, code: int, said: str) -> None:
+    """Before a model is loaded."""
+    monkeypatch.setattr(options, "load", lambda model, *_: pytest.fail("it was loaded"))
+    done = run("sample", "the ", *args)
+
+    assert done.code == code
+    assert said in " ".join(done.err.split())
