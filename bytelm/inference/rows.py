@@ -63,7 +63,7 @@ class Row:
             return self._probs[lo:hi]
         if self._wide is None:
             self._wide = too_small(self.logprobs)
-        probs = self._reader.some_probs(self.logprobs, lo, hi, wide=self._wide)
+        probs = self._reader.probs(self.logprobs, lo, hi, wide=self._wide)
         if hi - lo == len(self._reader.order):
             self._probs = probs
         return probs
@@ -127,33 +127,19 @@ class RowReader:
         return Row(self, row if block is None or getattr(block, "nbytes", 0) == row.nbytes else row.copy())
 
     def probs(
-        self, row: Float[np.ndarray, " vocab"], *, ranks: tuple[int, int] | None = None
-    ) -> Float[np.ndarray, " tokens"]:
+        self, row: Float[np.ndarray, " vocab"], lo: int = 0, hi: int | None = None, *, wide: bool | None = None
+    ) -> Float[np.ndarray, " n"]:
         """Probabilities of the spellable tokens in byte order.
 
         Args:
             row: Natural log-probabilities, by token id.
-            ranks: Read only the tokens of these ranks, where no others are asked about; the others are 0.
-        """
-        size, wide = len(self.order), too_small(row)
-        if ranks is None:
-            return self.some_probs(row, 0, size, wide=wide)
-        lo, hi = ranks
-        probs = np.zeros(size, np.float64 if wide else row.dtype)
-        probs[lo:hi] = self.some_probs(row, lo, hi, wide=wide)
-        return probs
-
-    def some_probs(self, row: Float[np.ndarray, " vocab"], lo: int, hi: int, *, wide: bool) -> Float[np.ndarray, " n"]:
-        """Probabilities of the tokens of a range of ranks.
-
-        Args:
-            row: Natural log-probabilities, by token id.
             lo: The first rank.
-            hi: The end of the ranks.
-            wide: Whether they are to have double precision: `too_small`, of the row.
+            hi: The end of the ranks; that of all if not given.
+            wide: Whether they are to have double precision; where the row needs it (`too_small`) if not given.
         """
+        lo, hi, _ = slice(lo, hi).indices(len(self.order))
         probs = row.take(self._order[lo:hi])
-        if wide:
+        if too_small(row) if wide is None else wide:
             probs = probs.astype(np.float64, copy=False)
         np.exp(probs, out=probs)
         for rank in self._ends:

@@ -124,10 +124,10 @@ class Ledger:
 
         def read(node: Node, array: Float[np.ndarray, " vocab"]) -> None:
             # The leftover only grows, so its tokens are all among those of the first cover.
-            ranks = self.reader.prefix_index.range(covers[uses[node][0]].leftover(node))
-            eot, probs = self.reader.eot(array), self.reader.probs(array, ranks=ranks)
+            lo, hi = self.reader.prefix_index.range(covers[uses[node][0]].leftover(node))
+            eot, probs = self.reader.eot(array), self.reader.probs(array, lo, hi)
             for position in uses[node]:
-                mass = eot if position == last else float(covers[position].masses(node, probs).sum())
+                mass = eot if position == last else float(covers[position].masses(node, probs, first=lo).sum())
                 terms[position].append(self.weights[node] + math.log(mass) if mass > 0 else -math.inf)
 
         yield from self.weigh(uses, read, whole=itertools.chain.from_iterable(whole), span=span)
@@ -161,12 +161,13 @@ class Ledger:
         terms: list[list[float]] = [[] for _ in covers]
 
         def read(node: Node, array: Float[np.ndarray, " vocab"]) -> None:
-            probs = self.reader.probs(array, ranks=self.reader.prefix_index.range(covers[uses[node][0]].leftover(node)))
+            lo, hi = self.reader.prefix_index.range(covers[uses[node][0]].leftover(node))
+            probs = self.reader.probs(array, lo, hi)
             weight = self.weights[node]
             for position in uses[node]:
                 masses = np.zeros(SYMBOLS)
                 if node in alive[position]:
-                    masses[:EOT] = covers[position].masses(node, probs)
+                    masses[:EOT] = covers[position].masses(node, probs, first=lo)
                 if covers[position].leftover(node) and masses.any():
                     terms[position].append(weight + math.log(masses.sum()))
                 if position >= rows:
