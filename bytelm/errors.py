@@ -65,6 +65,10 @@ class ConstraintError(BytelmError, ValueError):
     """A constraint cannot be met: a text violates it, or nothing that it allows can follow. The message says where."""
 
 
+class BudgetError(BytelmError):
+    """What was asked for was not found within the budget that was given."""
+
+
 class NotFinishedError(BytelmError):
     """A stream was asked for its completion before it ended."""
 

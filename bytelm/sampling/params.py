@@ -25,6 +25,7 @@ from bytelm.sampling.constrained import Binding
 from bytelm.sampling.filters import Filters
 
 Level: TypeAlias = Literal["byte", "token"]
+Conditioning: TypeAlias = Literal["step", "exact"]
 LogitsProcessor: TypeAlias = Callable[[bytes, Float64[np.ndarray, "257"]], Float64[np.ndarray, "257"]]
 
 _IN_BYTES: Final = "lengths are in bytes here, about four to a token of English: pass max_bytes"
@@ -76,6 +77,8 @@ class SamplingOptions(TypedDict, total=False):
     seed: int | None
     logits_processor: LogitsProcessor | None
     constraint: Constraint | type | None
+    conditioning: Conditioning
+    budget: int
     engine_draws: bool | None
     lazy: bool
     level: Level
@@ -108,6 +111,11 @@ class SamplingParams:
         constraint: What may be written, as `bytelm.constraints` makes it; or a pydantic model, for JSON of its schema.
             The text ends where nothing more may be written, for the reason "stop". Temperature and filters are of what
             is allowed. Bytes that are the only way on take neither a model call nor a random number.
+        conditioning: What law a constrained text has. ``"step"``: a symbol is drawn from the row over what is allowed
+            next. ``"exact"``: each text is drawn with the model's probability of it, given that the text meets the
+            constraint (conditioned.py). That takes several attempts. It is for whole texts, not for streams, and takes
+            temperature 1 without filters or a processor.
+        budget: With ``conditioning="exact"``, attempts at most.
         engine_draws: Whether the engine draws the tokens after the prompt itself, at its own full speed. The text has
             the same distribution (engine_draws.py says why); the same seed gives another text. It needs temperature 1,
             no filter, processor or constraint, one model, and an engine that can. None: where the engine says that it
@@ -136,6 +144,8 @@ class SamplingParams:
     seed: int | None = None
     logits_processor: LogitsProcessor | None = None
     constraint: Constraint | type | None = None
+    conditioning: Conditioning = "step"
+    budget: int = 1000
     engine_draws: bool | None = None
     lazy: bool = True
     level: Level = "byte"
@@ -154,11 +164,26 @@ class SamplingParams:
             )
         if self.constraint is not None:
             object.__setattr__(self, "constraint", constraint_of(self.constraint))
+        self._check_conditioning()
         switch("lazy", self.lazy)
         if self.engine_draws is not None:
             switch("engine_draws", self.engine_draws)
         one_of("level", self.level, get_args(Level))
         self._check_level()
+
+    def _check_conditioning(self) -> None:
+        """See that a law that is asked for can be drawn from."""
+        one_of("conditioning", self.conditioning, get_args(Conditioning))
+        if integer("budget", self.budget) < 1:
+            raise InvalidArgumentError(f"budget must be 1 or more; got {self.budget}")
+        if self.conditioning == "exact":
+            if self.constraint is None:
+                raise InvalidArgumentError("conditioning='exact' is on a constraint: give one, or leave it out")
+            if not self.filters.plain or self.logits_processor is not None:
+                raise InvalidArgumentError(
+                    "conditioning='exact' draws from the model's own law given the constraint: it takes temperature 1, "
+                    "and no top_k, top_p, min_p or logits_processor"
+                )
 
     def _check_level(self) -> None:
         """See that nothing is given that is of the other level."""

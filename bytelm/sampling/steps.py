@@ -24,6 +24,7 @@ from bytelm.inference.scheduler import Scheduler, Step
 from bytelm.inference.text_scoring import TextScoring
 from bytelm.inference.turns import turn_at
 from bytelm.sampling.completion import random_stream
+from bytelm.sampling.conditioned import ConditionedDraw
 from bytelm.sampling.engine_batch import EngineDrawing
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.params import SamplingParams
@@ -171,6 +172,12 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
         """
         return ByteGeneration(place, params, random, lambda text, eot: self.scored(prompt, text, eot=eot))
 
+    def conditioned(
+        self, place: L, prompt: P, params: SamplingParams, random: np.random.Generator
+    ) -> ConditionedDraw:
+        """The same, drawn exactly from the texts that its constraint allows."""
+        return ConditionedDraw(place, params, random, lambda text, eot: self.scored(prompt, text, eot=eot))
+
     def begin(self, prefix: Prefix, params: SamplingParams, *, index: int = 0) -> ByteGeneration:
         """A completion of which nothing is drawn yet, for those who run its steps themselves.
 
@@ -182,7 +189,12 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
         Raises:
             UnreachablePrefixError: No token sequence spells the prefix.
             ContextOverflowError: It does not fit in the model's context.
+            InvalidArgumentError: Its law is that of whole texts: ``conditioning="exact"``.
         """
+        if params.conditioning == "exact":
+            raise InvalidArgumentError(
+                "conditioning='exact' draws a text as a whole, so it cannot be told piece by piece; use sample"
+            )
         prompt = self.prompt(prefix)
         place = self.place(prompt)
         self.check_room(prompt)

@@ -1,0 +1,195 @@
+r"""Exact draws from a model given that the text meets a constraint, by rejection that learns.
+
+The law
+    A text ends where the constraint is complete, with a stop string, with the end of text, or for its length. Among the
+    texts that the constraint allows, up to there, each is drawn in proportion to its probability by the lemma, which is
+    the exponential of `Completion.logprob`. (Drawing step by step under masks, constrained.py, has another law.)
+
+Theory of operation
+    An attempt draws symbols from the model's own rows. One that is not allowed, or that is leak, ends the attempt. So
+    the texts of attempts that succeed have the law above, and the others are thrown away.
+    What failed is not tried again. Let A(x) be an upper bound on the share of P(x) that is on allowed texts: 1 where
+    nothing is known, and else Σ P(b | x) · A(x·b) over the allowed symbols b, from the row at x. Where A is known, the
+    next attempt draws b with probability P(b | x) · A(x·b) / A(x). The product of these along a text y is
+    P(y) / A(start), whatever A is: each attempt succeeds with a text in proportion to its probability.
+    Each failure makes A known along its path, so the chance of the next attempt, P(constraint) / A(start), grows.
+
+Cost
+    The rows of each place that an attempt comes to for the first time; all of them in full along a path that failed.
+    Places that are known cost no model call. They are kept with their rows until the text is drawn.
+
+Source
+    Constrained adaptive rejection sampling (arXiv:2510.01902), over bytes, where the rows are exact; the tree of bounds
+    is adaptive rejection sampling (Gilks and Wild, 1992) on a trie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float64
+
+from bytelm.errors import BudgetError, ConstraintError
+from bytelm.inference.scheduler import JobUsage, Step
+from bytelm.sampling.completion import Completion
+from bytelm.sampling.constrained import Binding
+from bytelm.sampling.draw import filled, settled
+from bytelm.sampling.params import SamplingParams, binding_of
+from bytelm.sampling.place import Place
+from bytelm.sampling.writing import Writing
+from bytelm.symbols import EOT, SYMBOLS
+
+
+class _Visited:
+    """A place that an attempt came to, and what is known of the texts through it.
+
+    Args:
+        place: There.
+        binding: The constraint there.
+
+    Attributes:
+        place: As given.
+        binding: As given.
+        alive: A, the most that allowed texts can have of its mass.
+        below: The places behind it, by symbol.
+        probs: P(b | x) of the allowed symbols, 0 for the others; None until an attempt has failed behind it.
+    """
+
+    def __init__(self, place: Place, binding: Binding) -> None:
+        self.place, self.binding = place, binding
+        self.alive = 1.0
+        self.below: dict[int, _Visited] = {}
+        self.probs: Float64[np.ndarray, "257"] | None = None
+
+    def after(self, symbol: int) -> _Visited:
+        """The place behind a byte."""
+        if (known := self.below.get(symbol)) is not None:
+            return known
+        binding = self.binding.copy()
+        binding.advance(symbol)
+        return _Visited(self.place.advance(bytes([symbol])), binding)
+
+    def shares(self, probs: Float64[np.ndarray, "257"]) -> Float64[np.ndarray, "257"]:
+        """P(b | x) · A(x·b)."""
+        shares = probs.copy()
+        for symbol, known in self.below.items():
+            shares[symbol] *= known.alive
+        return shares
+
+    def learn(self) -> Step[None]:
+        """Evaluate the place, and bound what is behind it."""
+        if self.probs is None:
+            yield from self.place.evaluate_all()
+            self.probs = np.exp(self.place.row()) * self.binding.allowed()
+        self.alive = float(self.shares(self.probs).sum())
+
+
+class ConditionedDraw:
+    """A completion drawn exactly from the texts that its constraint allows.
+
+    Args:
+        place: At the end of the prompt.
+        params: How to draw, and when to end. It has a constraint and no filters.
+        random: The item's random numbers.
+        score: As for `ByteGeneration`.
+
+    Raises:
+        ConstraintError: The prompt violates the constraint.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        params: SamplingParams,
+        random: np.random.Generator,
+        score: Callable[[bytes, bool], Step[float]],
+    ) -> None:
+        self._start = place
+        self._prompt = place.prefix
+        self._params = params
+        self._random = random
+        self._score = score
+        binding = binding_of(params, self._prompt)
+        if binding is None:
+            raise ConstraintError("there is no constraint to draw under")
+        self._binding = binding
+
+    def run(self) -> Step[Completion]:
+        """The completion. Its usage holds only the leak: the rest is the scheduler's to know.
+
+        Raises:
+            BudgetError: All attempts failed.
+            ConstraintError: The model gives the allowed texts no probability.
+        """
+        yield from self._start.begin()
+        root = _Visited(self._start.copy(), self._binding)
+        for _ in range(self._params.budget):
+            done = yield from self._attempt(root)
+            if done is not None:
+                return done
+            if root.alive == 0:
+                raise root.binding.stuck("the model gives no text that the constraint allows any probability")
+        raise BudgetError(
+            f"{self._params.budget} attempts gave no text that the constraint allows: at most {root.alive:.2g} of the "
+            "probability is on such texts. Give a greater budget, a prompt that leads to them, or leave "
+            "conditioning='exact' out"
+        )
+
+    def _attempt(self, root: _Visited) -> Step[Completion | None]:
+        """A text, or None where the attempt failed: then what it found out is kept."""
+        writing = Writing(self._params)
+        path = [root]
+        symbols: list[int] = []
+        while writing.finish_reason is None:
+            here = path[-1]
+            if writing.full:
+                writing.finish_reason = "length"
+            elif here.binding.done:
+                writing.finish_reason = "stop"
+            elif here.place.room() < 0:
+                writing.finish_reason = "length"
+            else:
+                symbol = yield from self._draw(here)
+                if symbol < 0 or not here.binding.allowed()[symbol]:
+                    yield from _learn(path, symbols)
+                    return None
+                writing.drew(here.place)
+                if symbol == EOT:
+                    writing.finish_reason = "eot"
+                else:
+                    symbols.append(symbol)
+                    path.append(here.after(symbol))
+                    writing.write(symbol)
+        return (yield from self._completion(writing, root, path[len(writing.bytes)].place))
+
+    def _draw(self, here: _Visited) -> Step[int]:
+        """A symbol of the row, in proportion to what may be behind it; −1 for leak."""
+        uniform = self._random.random(1)
+        if here.probs is not None:
+            shares = here.shares(here.probs) / here.alive
+            return int(filled(settled(uniform, np.zeros(SYMBOLS), shares), shares)[0])
+        if not (here.place.lazy and self._params.lazy):
+            yield from here.place.evaluate_all()
+        found = yield from here.place.symbols(uniform)
+        return int(found[0])
+
+    def _completion(self, writing: Writing, root: _Visited, end: Place) -> Step[Completion]:
+        ended = writing.ending == "eot"
+        if not writing.bytes and not ended:
+            logprob = 0.0
+        elif end.lost_mass:
+            logprob = yield from self._score(bytes(writing.bytes), ended)
+        else:
+            logprob = (yield from end.measured(end=ended)) - root.place.mass()[0]
+        least, most = writing.leak or (None, None)
+        usage = JobUsage(largest_leak=least, largest_leak_bound=most)
+        return writing.written(logprob, self._prompt, usage)
+
+
+def _learn(path: list[_Visited], symbols: list[int]) -> Step[None]:
+    """Keep the places of an attempt that failed, and bound what is behind each, from the last to the first."""
+    for here, symbol, behind in zip(path, symbols, path[1:], strict=False):
+        here.below[symbol] = behind
+    for here in reversed(path):
+        yield from here.learn()

@@ -1,0 +1,171 @@
+"""Texts that are drawn exactly given a constraint have the model's law of texts, restricted and normalised.
+
+The oracle is the exponential of the exact log-probability of every text that the constraint allows; chi-square tests
+have fixed seeds, and fail below p = 1e-4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bytelm import ByteLM, Ensemble, SamplingParams, TableLM, constraints
+from bytelm.errors import BudgetError, ConstraintError, InvalidArgumentError, ModelError
+from tests.support.tiny import byte_bpe_tokenizer
+
+P_THRESHOLD = 1e-4
+PROMPT = "the qu"
+OPTIONS = ("a", "ab", "abc", "the", "quick", "é", "x y", "zebra")
+DRAWS = 1_500
+
+
+def model(seed: int = 2) -> TableLM:
+    return TableLM(byte_bpe_tokenizer(eos="<|endoftext|>"), seed=seed, order=1, temperature=0.7)
+
+
+@pytest.fixture(scope="module")
+def lm() -> ByteLM:
+    return ByteLM(model())
+
+
+def law(lm: Any, options: Sequence[str], prompt: str = PROMPT) -> np.ndarray:
+    """The model's probability of each option and then no more, given that it is one of them."""
+    logprobs = []
+    for option in options:
+        goes_on = any(other != option and other.startswith(option) for other in options)
+        logprobs.append(lm.logprob(option, prefix=prompt, eot=goes_on))
+    probs = np.exp(np.array(logprobs) - max(logprobs))
+    return np.asarray(probs / probs.sum())
+
+
+def p_value(texts: Sequence[str], options: Sequence[str], expected: np.ndarray) -> float:
+    counts = Counter(texts)
+    assert not counts.keys() - set(options)
+    observed = np.array([counts[option] for option in options], float)
+    often = expected * len(texts) >= 5
+    cells = [np.append(each[often], each[~often].sum()) for each in (observed, expected * len(texts))]
+    kept = cells[1] > 0
+    return float(stats.chisquare(cells[0][kept], cells[1][kept] * cells[0].sum() / cells[1].sum()).pvalue)
+
+
+def draws(lm: Any, options: Sequence[str], *, count: int = DRAWS, **more: Any) -> list[Any]:
+    done = lm.sample(PROMPT, constraint=constraints.choice(options), n=count, seed=5, max_bytes=20, **more)
+    return list(done)
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_texts_have_the_law_of_the_model_given_the_constraint(lm: ByteLM, lazy: bool) -> None:
+    """One of several texts, of which some begin others; step by step they have another law."""
+    expected = law(lm, OPTIONS)
+
+    exact = [done.text for done in draws(lm, OPTIONS, conditioning="exact", lazy=lazy)]
+    masked = [done.text for done in draws(lm, OPTIONS)]
+
+    assert p_value(exact, OPTIONS, expected) > P_THRESHOLD
+    assert p_value(masked, OPTIONS, expected) < P_THRESHOLD
+
+
+@pytest.mark.parametrize("combine", ["mixture", "bayes"])
+def test_an_ensemble_has_its_own_law(combine: Any) -> None:
+    """Places of several models are drawn from by the same steps."""
+    both = Ensemble([ByteLM(model(2)), ByteLM(model(3))], combine=combine)
+
+    exact = [done.text for done in draws(both, OPTIONS, count=600, conditioning="exact")]
+
+    assert p_value(exact, OPTIONS, law(both, OPTIONS)) > P_THRESHOLD
+
+
+def test_a_completion_says_what_it_is(lm: ByteLM) -> None:
+    """Its bytes, its exact log-probability and why it ended, whichever attempt it came from."""
+    for done in draws(lm, OPTIONS, count=60, conditioning="exact"):
+        goes_on = any(other != done.text and other.startswith(done.text) for other in OPTIONS)
+        assert done.finish_reason == ("eot" if goes_on else "stop")
+        expected = lm.logprob(done.text, prefix=PROMPT, eot=goes_on)
+        assert done.logprob == pytest.approx(expected, abs=1e-9)
+        assert done.log_constraint_mass is None
+
+
+def test_a_text_ends_at_a_stop_string_and_for_its_length(lm: ByteLM) -> None:
+    """A text that is cut is one of those whose beginning is allowed; what is returned stops before the stop string."""
+    for done in draws(lm, ["abab", "abba"], count=40, conditioning="exact", stop="ba"):
+        assert (done.text, done.finish_reason) == ("a", "stop") or done.text == "ab"
+        assert done.logprob == pytest.approx(lm.logprob(done.text, prefix=PROMPT), abs=1e-9)
+    letters = constraints.regex("[a-e]+")
+    cut = lm.sample(PROMPT, constraint=letters, conditioning="exact", n=40, seed=1, max_bytes=2)
+    assert {len(done.bytes) for done in cut if done.finish_reason == "length"} == {2}
+    assert all(set(done.text) <= set("abcde") for done in cut)
+
+
+def test_what_failed_is_not_tried_again(lm: ByteLM) -> None:
+    """A long text that is nearly impossible is found after about one attempt for each of its bytes."""
+    unlikely = "qzxvkjqzxv"
+
+    done = lm.sample(PROMPT, constraint=constraints.choice([unlikely]), conditioning="exact", seed=3, budget=30)
+
+    assert done.text == unlikely
+    assert done.logprob == pytest.approx(lm.logprob(unlikely, prefix=PROMPT), abs=1e-9)
+    assert done.logprob is not None
+    assert done.logprob < math.log(1e-9)
+
+
+def test_a_budget_ends_the_search(lm: ByteLM) -> None:
+    """With the bound on the probability of all allowed texts, which falls with each attempt."""
+    with pytest.raises(BudgetError, match="at most .* of the probability") as caught:
+        lm.sample(PROMPT, constraint=constraints.choice(["qzxvkjqzxv"]), conditioning="exact", seed=3, budget=2)
+
+    assert "2 attempts" in str(caught.value)
+
+
+def test_the_same_seed_gives_the_same_texts_in_any_company(lm: ByteLM) -> None:
+    """An item's attempts are a function of its own random numbers."""
+    many = draws(lm, OPTIONS, count=8, conditioning="exact")
+
+    assert [done.bytes for done in draws(lm, OPTIONS, count=3, conditioning="exact")] == [
+        done.bytes for done in many[:3]
+    ]
+
+
+def test_impossible_texts_are_an_error() -> None:
+    """Where no allowed text has any probability."""
+    tokenizer = byte_bpe_tokenizer(eos="<|endoftext|>")
+
+    class OnlyA(TableLM):
+        def next_token_logprobs(self, sequences: Any) -> Any:
+            rows = np.full((len(sequences), self.vocab_size), -np.inf)
+            rows[:, tokenizer.convert_tokens_to_ids("a")] = 0.0
+            return rows
+
+    lm = ByteLM(OnlyA(tokenizer, seed=0))
+    with pytest.raises((ConstraintError, ModelError), match="probability"):
+        lm.sample("a", constraint=constraints.choice(["b"]), conditioning="exact")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"temperature": 0.5}, "temperature 1"),
+        ({"top_p": 0.9}, "top_p"),
+        ({"logits_processor": lambda _, row: row}, "logits_processor"),
+        ({"constraint": None}, "give one"),
+        ({"budget": 0}, "budget must be 1"),
+        ({"conditioning": "exactly"}, "exact"),
+        ({"level": "token"}, "level"),
+    ],
+)
+def test_what_cannot_be_drawn_so_is_refused(more: dict[str, Any], said: str) -> None:
+    """Before any model runs."""
+    given: dict[str, Any] = {"constraint": constraints.choice(["a"]), "conditioning": "exact"}
+    with pytest.raises(InvalidArgumentError, match=said):
+        SamplingParams(**(given | more))
+
+
+def test_a_stream_cannot_be(lm: ByteLM) -> None:
+    """No byte of it is settled before the last."""
+    with pytest.raises(InvalidArgumentError, match="use sample"):
+        lm.stream(PROMPT, constraint=constraints.choice(["a"]), conditioning="exact")
