@@ -39,7 +39,7 @@ from bytelm.sampling.completion import Completion
 from bytelm.sampling.completion_stream import CompletionStream
 from bytelm.sampling.endings import Endings
 from bytelm.sampling.likeliest import LikeliestOptions
-from bytelm.sampling.params import Level, SamplingParams
+from bytelm.sampling.params import Conditioning, Level, SamplingParams
 from bytelm.symbols import unfinished
 
 MODEL_HELP: Final = (
@@ -109,6 +109,14 @@ EngineOptionOption = Annotated[
         "or text. May be given again.",
     ),
 ]
+ConditioningOption = Annotated[
+    Conditioning,
+    typer.Option(
+        help="step: each byte is drawn from what may come next. exact: each text is as likely as the model has it, "
+        "given that it meets the constraint; that takes several attempts."
+    ),
+]
+BudgetOption = Annotated[int, typer.Option(min=1, help="With --conditioning exact: attempts, at most.")]
 LikeliestOption = Annotated[
     bool,
     typer.Option(
@@ -159,6 +167,8 @@ class Sampling:
     json_object: JsonObjectOption = False
     lark: LarkOption = None
     choice: ChoiceOption = None
+    conditioning: ConditioningOption = "step"
+    budget: BudgetOption = 1000
     likeliest: LikeliestOption = False
     max_calls: MaxCallsOption = 256
 

@@ -34,9 +34,9 @@ from bytelm.byte_lm.model import ByteLM
 from bytelm.harness.chat import unpacked
 from bytelm.inference.scheduler import Step, together
 from bytelm.sampling.byte_model import ByteModel
-from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.text_stream import text_of
+from bytelm.sampling.writing import Generation
 from bytelm.token_lm import abilities_of
 
 Scored = tuple[float, bool]
@@ -137,5 +137,5 @@ class ByteRequests(Requests):
             yield from generation.step()
         return bytes(generation.bytes)
 
-    def _generation(self, prompt: Any, params: SamplingParams, random: np.random.Generator) -> ByteGeneration:
+    def _generation(self, prompt: Any, params: SamplingParams, random: np.random.Generator) -> Generation:
         return self.lm.generation(self.lm.place(prompt), prompt, params, random)

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from bytelm.inference.scheduler import JobUsage, Outcome, Step
 from bytelm.sampling.completion import Completion
-from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.text_stream import TextStream
+from bytelm.sampling.writing import Generation
 from bytelm.token_lm import OneProcess
 
 
@@ -49,7 +49,7 @@ class Drawn:
         run: Runs a step on the model.
     """
 
-    def __init__(self, generation: ByteGeneration, run: Callable[[Step[Any]], Outcome[Any]]) -> None:
+    def __init__(self, generation: Generation, run: Callable[[Step[Any]], Outcome[Any]]) -> None:
         self.prompt = generation.prompt
         self._generation = generation
         self._run = run

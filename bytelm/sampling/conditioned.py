@@ -37,7 +37,7 @@ from bytelm.sampling.constrained import Binding
 from bytelm.sampling.draw import filled, settled
 from bytelm.sampling.params import SamplingParams, binding_of
 from bytelm.sampling.place import Place
-from bytelm.sampling.writing import Writing
+from bytelm.sampling.writing import Generation, Writing
 from bytelm.symbols import EOT, SYMBOLS
 
 
@@ -85,8 +85,8 @@ class _Visited:
         self.alive = float(self.shares(self.probs).sum())
 
 
-class ConditionedDraw:
-    """A completion drawn exactly from the texts that its constraint allows.
+class ConditionedGeneration(Generation):
+    """A completion that is drawn exactly from the texts that its constraint allows. A step is an attempt.
 
     Args:
         place: At the end of the prompt.
@@ -105,55 +105,57 @@ class ConditionedDraw:
         random: np.random.Generator,
         score: Callable[[bytes, bool], Step[float]],
     ) -> None:
-        self._start = place
-        self._prompt = place.prefix
+        super().__init__(params)
+        self.place = place
+        self.prompt = place.prefix
         self._params = params
         self._random = random
         self._score = score
-        binding = binding_of(params, self._prompt)
+        binding = binding_of(params, self.prompt)
         if binding is None:
             raise ConstraintError("there is no constraint to draw under")
         self._binding = binding
+        self._root: _Visited | None = None
+        self._attempts = 0
 
-    def run(self) -> Step[Completion]:
-        """The completion. Its usage holds only the leak: the rest is the scheduler's to know.
+    def step(self) -> Step[None]:
+        """Try to draw the whole text.
 
         Raises:
-            BudgetError: All attempts failed.
+            BudgetError: So many attempts as there may be have failed.
             ConstraintError: The model gives the allowed texts no probability.
         """
-        yield from self._start.begin()
-        root = _Visited(self._start.copy(), self._binding)
-        for _ in range(self._params.budget):
-            done = yield from self._attempt(root)
-            if done is not None:
-                return done
-            if root.alive == 0:
-                raise root.binding.stuck("the model gives no text that the constraint allows any probability")
-        raise BudgetError(
-            f"{self._params.budget} attempts gave no text that the constraint allows: at most {root.alive:.2g} of the "
-            "probability is on such texts. Give a greater budget, a prompt that leads to them, or leave "
-            "conditioning='exact' out"
-        )
+        if self._root is None:
+            yield from self.place.begin()
+            self._root = _Visited(self.place.copy(), self._binding)
+        root, budget = self._root, self._params.budget
+        if self._attempts == budget:
+            raise BudgetError(
+                f"{budget} attempts gave no text that the constraint allows: at most {root.alive:.2g} of the "
+                "probability is on such texts. Give a greater budget, a prompt that leads to them, or leave "
+                "conditioning='exact' out"
+            )
+        self._attempts += 1
+        yield from self._attempt(root)
+        if root.alive == 0:
+            raise root.binding.stuck("the model gives no text that the constraint allows any probability")
 
-    def _attempt(self, root: _Visited) -> Step[Completion | None]:
-        """A text, or None where the attempt failed: then what it found out is kept."""
+    def _attempt(self, root: _Visited) -> Step[None]:
+        """Draw a text. It is written if it is allowed; if not, what was found out is kept."""
         writing = Writing(self._params)
         path = [root]
         symbols: list[int] = []
         while writing.finish_reason is None:
             here = path[-1]
-            if writing.full:
+            if writing.full or here.place.room() < 0:
                 writing.finish_reason = "length"
             elif here.binding.done:
                 writing.finish_reason = "stop"
-            elif here.place.room() < 0:
-                writing.finish_reason = "length"
             else:
                 symbol = yield from self._draw(here)
                 if symbol < 0 or not here.binding.allowed()[symbol]:
                     yield from _learn(path, symbols)
-                    return None
+                    return
                 writing.drew(here.place)
                 if symbol == EOT:
                     writing.finish_reason = "eot"
@@ -161,7 +163,9 @@ class ConditionedDraw:
                     symbols.append(symbol)
                     path.append(here.after(symbol))
                     writing.write(symbol)
-        return (yield from self._completion(writing, root, path[len(writing.bytes)].place))
+        self.bytes, self.leak = writing.bytes, writing.leak
+        self.place = path[len(writing.bytes)].place
+        self.finish_reason = writing.finish_reason
 
     def _draw(self, here: _Visited) -> Step[int]:
         """A symbol of the row, in proportion to what may be behind it; −1 for leak."""
@@ -174,17 +178,17 @@ class ConditionedDraw:
         found = yield from here.place.symbols(uniform)
         return int(found[0])
 
-    def _completion(self, writing: Writing, root: _Visited, end: Place) -> Step[Completion]:
-        ended = writing.ending == "eot"
-        if not writing.bytes and not ended:
+    def completion(self) -> Step[Completion]:
+        """What was written, scored, after the last step."""
+        ended = self.ending == "eot"
+        if self._root is None or not (self.bytes or ended):
             logprob = 0.0
-        elif end.lost_mass:
-            logprob = yield from self._score(bytes(writing.bytes), ended)
+        elif self.place.lost_mass:
+            logprob = yield from self._score(bytes(self.bytes), ended)
         else:
-            logprob = (yield from end.measured(end=ended)) - root.place.mass()[0]
-        least, most = writing.leak or (None, None)
-        usage = JobUsage(largest_leak=least, largest_leak_bound=most)
-        return writing.written(logprob, self._prompt, usage)
+            logprob = (yield from self.place.measured(end=ended)) - self._root.place.mass()[0]
+        least, most = self.leak or (None, None)
+        return self.written(logprob, self.prompt, JobUsage(largest_leak=least, largest_leak_bound=most))
 
 
 def _learn(path: list[_Visited], symbols: list[int]) -> Step[None]:

@@ -44,11 +44,11 @@ from bytelm.sampling.draw import filled, processed, settled
 from bytelm.sampling.greedy import HALF
 from bytelm.sampling.params import SamplingParams, binding_of
 from bytelm.sampling.place import Place
-from bytelm.sampling.writing import Writing
+from bytelm.sampling.writing import Generation
 from bytelm.symbols import EOT, SYMBOLS
 
 
-class ByteGeneration(Writing):
+class ByteGeneration(Generation):
     """A completion as it is drawn: one byte a step.
 
     Args:
@@ -188,12 +188,6 @@ class ByteGeneration(Writing):
             raise self._binding.stuck(f"the constraint leaves {self._unread!r} alone, and {error}") from None
         self._recent.append(self.place)
         self._unread = b""
-
-    def run(self) -> Step[Completion]:
-        """The whole completion. Its usage holds only the leak: the rest is the scheduler's to know."""
-        while self.finish_reason is None:
-            yield from self.step()
-        return (yield from self.completion())
 
     def completion(self) -> Step[Completion]:
         """What was written, scored, after the last step."""

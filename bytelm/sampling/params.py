@@ -113,8 +113,8 @@ class SamplingParams:
             is allowed. Bytes that are the only way on take neither a model call nor a random number.
         conditioning: What law a constrained text has. ``"step"``: a symbol is drawn from the row over what is allowed
             next. ``"exact"``: each text is drawn with the model's probability of it, given that the text meets the
-            constraint (conditioned.py). That takes several attempts. It is for whole texts, not for streams, and takes
-            temperature 1 without filters or a processor.
+            constraint (conditioned.py). That takes several attempts, so a stream gives the text at once, at
+            its end. It takes temperature 1 without filters or a processor.
         budget: With ``conditioning="exact"``, attempts at most.
         engine_draws: Whether the engine draws the tokens after the prompt itself, at its own full speed. The text has
             the same distribution (engine_draws.py says why); the same seed gives another text. It needs temperature 1,

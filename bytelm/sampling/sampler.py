@@ -183,8 +183,7 @@ class Sampler(ByteSteps[P, L]):
             prompts += [prompt] * n
 
         def job(index: int, prompt: P, place: L) -> Step[Completion]:
-            start = self.generation if chosen.conditioning == "step" else self.conditioned
-            generation = start(place, prompt, chosen, random_stream(key, index))
+            generation = self.generation(place, prompt, chosen, random_stream(key, index))
             del place  # its rows: the generation goes on with a copy
             with blamed(names[index // n]):
                 return (yield from generation.run())

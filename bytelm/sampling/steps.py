@@ -24,11 +24,12 @@ from bytelm.inference.scheduler import Scheduler, Step
 from bytelm.inference.text_scoring import TextScoring
 from bytelm.inference.turns import turn_at
 from bytelm.sampling.completion import random_stream
-from bytelm.sampling.conditioned import ConditionedDraw
+from bytelm.sampling.conditioned import ConditionedGeneration
 from bytelm.sampling.engine_batch import EngineDrawing
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import Place
+from bytelm.sampling.writing import Generation
 from bytelm.token_lm import OneProcess, TokenLM, abilities_of
 
 T = TypeVar("T")
@@ -161,7 +162,7 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
 
     # ---- running
 
-    def generation(self, place: L, prompt: P, params: SamplingParams, random: np.random.Generator) -> ByteGeneration:
+    def generation(self, place: L, prompt: P, params: SamplingParams, random: np.random.Generator) -> Generation:
         """A completion from a place on, of which nothing is drawn yet.
 
         Args:
@@ -170,15 +171,10 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
             params: How to draw, and when to end.
             random: The item's random numbers.
         """
-        return ByteGeneration(place, params, random, lambda text, eot: self.scored(prompt, text, eot=eot))
+        kind = ByteGeneration if params.conditioning == "step" else ConditionedGeneration
+        return kind(place, params, random, lambda text, eot: self.scored(prompt, text, eot=eot))
 
-    def conditioned(
-        self, place: L, prompt: P, params: SamplingParams, random: np.random.Generator
-    ) -> ConditionedDraw:
-        """The same, drawn exactly from the texts that its constraint allows."""
-        return ConditionedDraw(place, params, random, lambda text, eot: self.scored(prompt, text, eot=eot))
-
-    def begin(self, prefix: Prefix, params: SamplingParams, *, index: int = 0) -> ByteGeneration:
+    def begin(self, prefix: Prefix, params: SamplingParams, *, index: int = 0) -> Generation:
         """A completion of which nothing is drawn yet, for those who run its steps themselves.
 
         Args:
@@ -189,12 +185,7 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
         Raises:
             UnreachablePrefixError: No token sequence spells the prefix.
             ContextOverflowError: It does not fit in the model's context.
-            InvalidArgumentError: Its law is that of whole texts: ``conditioning="exact"``.
         """
-        if params.conditioning == "exact":
-            raise InvalidArgumentError(
-                "conditioning='exact' draws a text as a whole, so it cannot be told piece by piece; use sample"
-            )
         prompt = self.prompt(prefix)
         place = self.place(prompt)
         self.check_room(prompt)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
 from bytelm.errors import LeakWarning, NotFinishedError
-from bytelm.inference.scheduler import JobUsage
+from bytelm.inference.scheduler import JobUsage, Step
 from bytelm.sampling.completion import Completion, FinishReason
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.stop_strings import StopScanner
@@ -112,3 +113,29 @@ class Writing:
         """
         written = bytes(self.bytes)
         return Completion(text_of(written, prompt), written, logprob, self.ending, usage)
+
+
+class Generation(Writing, ABC):
+    """A completion as it is drawn, step by step.
+
+    Attributes:
+        place: At the end of what is written so far.
+        prompt: The prompt's bytes.
+    """
+
+    place: Place
+    prompt: bytes
+
+    @abstractmethod
+    def step(self) -> Step[None]:
+        """Go on with it, or end it."""
+
+    @abstractmethod
+    def completion(self) -> Step[Completion]:
+        """What was written, scored, after the last step. Its usage holds only the leak: the rest is the scheduler's."""
+
+    def run(self) -> Step[Completion]:
+        """The whole completion."""
+        while self.finish_reason is None:
+            yield from self.step()
+        return (yield from self.completion())

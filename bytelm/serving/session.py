@@ -38,9 +38,9 @@ from bytelm.fim.files import context_of
 from bytelm.inference.scheduler import Jobs, Outcome, Scheduler, Step, close_all
 from bytelm.sampling.byte_model import ByteModel, InfillOptions
 from bytelm.sampling.completion import Completion
-from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.params import CallOptions, SamplingParams, params_of
 from bytelm.sampling.text_stream import TextStream
+from bytelm.sampling.writing import Generation
 
 T = TypeVar("T")
 
@@ -181,14 +181,14 @@ class Session:
     # ---- how they are made
 
     @staticmethod
-    def _generation(model: ByteModel[Any, Any], prefix: Prefix, options: CallOptions) -> ByteGeneration:
+    def _generation(model: ByteModel[Any, Any], prefix: Prefix, options: CallOptions) -> Generation:
         params = params_of(options)
         if params.level == "token" or params.engine_draws:
             named = "level='token'" if params.level == "token" else "engine_draws=True"
             raise InvalidArgumentError(f"{named} is not for a session: the engine would keep the others waiting")
         return model.begin(prefix, params)
 
-    def _infilling(self, prefix: Text, suffix: Text, options: dict[str, Any]) -> ByteGeneration:
+    def _infilling(self, prefix: Text, suffix: Text, options: dict[str, Any]) -> Generation:
         named = {name: options.pop(name) for name in ("mode", "format", "carry", "context") if name in options}
         params: SamplingParams = params_of(options)  # type: ignore[arg-type] # what is left are those of a completion
         context = context_of(named.pop("context", None))
@@ -196,7 +196,7 @@ class Session:
         model, (prompt,) = self.model.infilling([(prefix, suffix)], how)
         return self._generation(model, prompt, {"params": params})
 
-    async def _completion(self, make: Callable[[], ByteGeneration]) -> Completion:
+    async def _completion(self, make: Callable[[], Generation]) -> Completion:
         outcome = await self._answered(lambda: make().run())
         return finished(outcome)
 
@@ -309,7 +309,7 @@ class LiveStream(AsyncIterator[str]):
     ...         print(piece, end="")
     """
 
-    def __init__(self, session: Session, make: Callable[[], ByteGeneration]) -> None:
+    def __init__(self, session: Session, make: Callable[[], Generation]) -> None:
         self._session = session
         self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self._completion: Completion | None = None
@@ -317,7 +317,7 @@ class LiveStream(AsyncIterator[str]):
         self._ticket = session.enter(lambda: self._step(make()))  # which may begin before this line ends
         self._ticket.future.add_done_callback(lambda _: self._pieces.put_nowait(None))
 
-    def _step(self, generation: ByteGeneration) -> Step[Completion]:
+    def _step(self, generation: Generation) -> Step[Completion]:
         text, shown = TextStream(generation.prompt), 0
         while generation.finish_reason is None:
             yield from generation.step()

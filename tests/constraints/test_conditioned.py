@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bytelm import ByteLM, Ensemble, SamplingParams, TableLM, constraints
+from bytelm import ByteLM, Ensemble, TableLM, constraints
 from bytelm.errors import BudgetError, ConstraintError, InvalidArgumentError, ModelError
 from tests.support.tiny import byte_bpe_tokenizer
 
@@ -97,7 +97,8 @@ def test_a_text_ends_at_a_stop_string_and_for_its_length(lm: ByteLM) -> None:
         assert (done.text, done.finish_reason) == ("a", "stop") or done.text == "ab"
         assert done.logprob == pytest.approx(lm.logprob(done.text, prefix=PROMPT), abs=1e-9)
     letters = constraints.regex("[a-e]+")
-    cut = lm.sample(PROMPT, constraint=letters, conditioning="exact", n=40, seed=1, max_bytes=2)
+    options: Any = {"constraint": letters, "conditioning": "exact", "seed": 1, "max_bytes": 2}
+    cut: Any = lm.sample(PROMPT, n=40, **options)
     assert {len(done.bytes) for done in cut if done.finish_reason == "length"} == {2}
     assert all(set(done.text) <= set("abcde") for done in cut)
 
@@ -116,7 +117,7 @@ def test_what_failed_is_not_tried_again(lm: ByteLM) -> None:
 
 def test_a_budget_ends_the_search(lm: ByteLM) -> None:
     """With the bound on the probability of all allowed texts, which falls with each attempt."""
-    with pytest.raises(BudgetError, match="at most .* of the probability") as caught:
+    with pytest.raises(BudgetError, match=r"at most .* of the probability") as caught:
         lm.sample(PROMPT, constraint=constraints.choice(["qzxvkjqzxv"]), conditioning="exact", seed=3, budget=2)
 
     assert "2 attempts" in str(caught.value)
@@ -154,18 +155,23 @@ def test_impossible_texts_are_an_error() -> None:
         ({"logits_processor": lambda _, row: row}, "logits_processor"),
         ({"constraint": None}, "give one"),
         ({"budget": 0}, "budget must be 1"),
-        ({"conditioning": "exactly"}, "exact"),
         ({"level": "token"}, "level"),
     ],
 )
-def test_what_cannot_be_drawn_so_is_refused(more: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_drawn_so_is_refused(lm: ByteLM, more: dict[str, Any], said: str) -> None:
     """Before any model runs."""
     given: dict[str, Any] = {"constraint": constraints.choice(["a"]), "conditioning": "exact"}
     with pytest.raises(InvalidArgumentError, match=said):
-        SamplingParams(**(given | more))
+        lm.sample(PROMPT, **(given | more))
 
 
-def test_a_stream_cannot_be(lm: ByteLM) -> None:
-    """No byte of it is settled before the last."""
-    with pytest.raises(InvalidArgumentError, match="use sample"):
-        lm.stream(PROMPT, constraint=constraints.choice(["a"]), conditioning="exact")
+def test_a_stream_gives_the_text_at_once(lm: ByteLM) -> None:
+    """No byte is settled before the last attempt; the text is what `sample` draws."""
+    options: Any = {"constraint": constraints.choice(OPTIONS), "conditioning": "exact", "seed": 9}
+    done = lm.sample(PROMPT, **options)
+
+    stream = lm.stream(PROMPT, **options)
+
+    assert list(stream) == [done.text]
+    assert stream.completion.logprob == done.logprob
+    assert stream.completion.finish_reason == done.finish_reason
