@@ -7,22 +7,27 @@ Rules
     The families take turns, so that a run of any length tries them alike. A case is known by its family and number.
     ``--out`` is written after each finding and every few seconds, whole; with ``--resume`` a run goes on behind it.
     Ctrl-C ends a run with its table.
+    Each case is tried on a thread of its own. The tokenizers library keeps what it has cached for a tokenizer as long as
+    the thread lives, though the tokenizer is gone: a megabyte a case.
     It fails if there is a finding, or if the draws of a family do not follow the rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from threading import Thread
+from typing import Any, Final, TypeVar
 from unittest.mock import patch
 
 from evals.fuzz.case import Case
@@ -41,6 +46,8 @@ MINIMISED: Final = 4  # findings of a kind and family that are minimised
 KEPT: Final = 12  # of them that are kept; the others are counted
 SEARCHED_SMALL: Final = 1000  # texts by chance for a witness, while a finding is minimised
 UNLIKELY: Final = 1e-6  # draws this far from uniform are a failure
+
+T = TypeVar("T")
 
 COUNTS: Final = ("cases", "not built", "refused", "prefixes", "rows", "found")
 
@@ -78,7 +85,7 @@ def measure(options: argparse.Namespace, words: Sequence[str]) -> Result:
     written = time.monotonic()
     with ExitStack() as stack:
         if not os.environ.get("BYTELM_CACHE"):  # thousands of tokenizers need not stay in the user's
-            folder = stack.enter_context(TemporaryDirectory())
+            folder = stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True))  # Ctrl-C leaves a case running
             stack.enter_context(patch.dict(os.environ, BYTELM_CACHE=folder))
         stack.enter_context(patch.dict(os.environ, TOKENIZERS_PARALLELISM="false"))
         shown = stack.enter_context(bar())
@@ -128,7 +135,7 @@ def _tried(record: Result, options: argparse.Namespace) -> bool:
     case = drawn(name, options.seed, number)
     counts["cases"] += 1
     try:
-        outcome = compare(case, seed=number, slow=options.slow)
+        outcome = apart(lambda: compare(case, seed=number, slow=options.slow))
     except UnbuiltError:
         counts["not built"] += 1
         return False
@@ -148,10 +155,26 @@ def _tried(record: Result, options: argparse.Namespace) -> bool:
             first = next(finding for finding in outcome.findings if finding.kind == kind)
             small = case
             if counts["kinds"][kind] <= MINIMISED:
-                small, first = _minimised(case, first, options)
+                small, first = apart(functools.partial(_minimised, case, first, options))
             found = {"family": name, "number": number, "kind": kind, "signature": signature(small, first)}
             record["findings"].append(found | {"lines": lines_of(small, first), "case": small.as_json()})
     return bool(outcome.findings)
+
+
+def apart(call: Callable[[], T]) -> T:
+    """What a call gives, on a thread of its own."""
+    answer: Future[T] = Future()
+
+    def answered() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - it is raised below
+            answer.set_exception(error)
+
+    thread = Thread(target=answered, daemon=True)
+    thread.start()
+    thread.join()
+    return answer.result()
 
 
 def _minimised(case: Case, finding: Finding, options: argparse.Namespace) -> tuple[Case, Finding]:

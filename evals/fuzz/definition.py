@@ -34,6 +34,8 @@ SEARCHED: Final = 20_000
 RUNS: Final = (10, 16, 20, 24, 50, 100, 200, 400)
 RUN_SECONDS: Final = 0.05
 MATCHES: Final = 1_000  # of each split pattern
+BEGUN: Final = 50  # of each split pattern, for each end of a text that one may have begun in
+BEGUN_SIZE: Final = 8  # characters
 SEARCHED_BYTES: Final = 400_000  # about so many characters, where prefixes are long
 
 
@@ -208,24 +210,42 @@ class Definition:
     def _rests(self, head: str) -> Iterator[str]:
         """What special tokens and matches of the split patterns go on with that may have begun in a text."""
         rng = Random(0)
+        for rest in itertools.chain(self._begun(head, rng), self._joined(head)):
+            yield rest
+            yield rest + "".join(rng.choices(self.alphabet, k=2))  # another match looks at it
+
+    def _begun(self, head: str, rng: Random) -> Iterator[str]:
+        """What goes on with a match that began at one of the last characters of a text."""
+        sizes = range(1, min(len(head), BEGUN_SIZE) + 1)
+        for regex, size, _ in itertools.product(self._regexes, sizes, range(BEGUN)):
+            whole = example(regex, rng, self._characters, begun=head[-size:])
+            if whole is not None:
+                yield whole[size:]
+
+    def _joined(self, head: str) -> Iterator[str]:
+        """What goes on with one of the matches that a text ends inside of, or stands before."""
         for whole in self._matches:
-            for size in range(len(whole)):
-                if head.endswith(whole[:size]):
-                    yield whole[size:]
-                    yield whole[size:] + "".join(rng.choices(self.alphabet, k=2))  # another match looks at it
+            yield from (whole[size:] for size in range(len(whole)) if head.endswith(whole[:size]))
 
     @cached_property
     def _matches(self) -> list[str]:
         """Added tokens, and texts that match the split patterns."""
         rng = Random(0)
-        characters = list(dict.fromkeys([*self.case.alphabet, *self.case.goings, *EVERY]))
-        regexes = [
-            step["pattern"].get("Regex", "") for step in steps_of(self.case.spec["pre_tokenizer"]) if "pattern" in step
-        ]
         found = [END, *(token["content"] for token in self.case.added)]
-        for regex in filter(None, regexes):
-            found += (example(regex, rng, characters) for _ in range(MATCHES))
+        for regex in self._regexes:
+            found += (example(regex, rng, self._characters) or "" for _ in range(MATCHES))
         return list(dict.fromkeys(found))
+
+    @cached_property
+    def _regexes(self) -> list[str]:
+        steps = steps_of(self.case.spec["pre_tokenizer"])
+        return [step["pattern"]["Regex"] for step in steps if "Regex" in step.get("pattern", {})]
+
+    @cached_property
+    def _characters(self) -> list[str]:
+        """Those that tokens can spell: a witness has no others."""
+        data = {byte for spelled in self.token_bytes.values() for byte in spelled}
+        return [c for c in dict.fromkeys([*self.alphabet, *EVERY]) if data.issuperset(c.encode())]
 
     def _searched(self) -> Iterator[list[str] | None]:
         """Ever more goings-on: what is likely to show something, then (None) `_rests`, then what chance finds."""

@@ -14,7 +14,8 @@ Rules
     with others can be more than are followed (automaton.py).
 
     The *closure* of an instruction is the list of threads that can go on from it, in the order of preference in which a
-    backtracking engine would try them, each under the condition that its look-arounds set.
+    backtracking engine would try them, each under the condition that its look-arounds set. A turn of a loop that begins
+    and ends without a character between is empty, and ends the loop.
 """
 
 from __future__ import annotations
@@ -99,21 +100,22 @@ class Threads:
     @kept()
     def closure(self, at: int, before: int) -> tuple[Thread, ...]:
         """The threads that go on from an instruction, in order of preference."""
-        threads: list[Thread] = []
+        threads: dict[Thread, None] = {}
+        # An instruction, the condition on the way to it, and the loops of which a turn begins on the way.
         ahead: list[tuple[int, Condition, frozenset[int]]] = [(at, True, frozenset())]
+        seen: set[tuple[int, Condition, frozenset[int]]] = set()
         while ahead:
-            at, condition, path = ahead.pop()
-            step = self.pattern.code[at]
-            if condition is False:
+            at, condition, turns = way = ahead.pop()
+            if condition is False or way in seen:
                 continue
-            if at in path:  # a loop ends with its first empty turn
-                ahead.append((step.arg, condition, path))
+            seen.add(way)
+            step = self.pattern.code[at]
+            if at in turns:
+                ahead.append((step.arg, condition, turns - {at}))
                 continue
             match step.op:
                 case "atom" | "match":
-                    thread = (at, -1, condition) if step.op == "atom" else (MATCH, step.arg, condition)
-                    if thread not in threads:
-                        threads.append(thread)
+                    threads[(at, -1, condition) if step.op == "atom" else (MATCH, step.arg, condition)] = None
                     continue
                 case "look":
                     holds = self.can_match(step.arg, before)
@@ -126,7 +128,8 @@ class Threads:
                     condition = condition if (before < 0) != step.negated else False
                 case "end":
                     condition = conjunction(condition, END)
-            ahead += [(to, condition, path | {at}) for to in reversed(step.to)]
+            begun = turns | {at} if step.op == "split" and step.arg >= 0 else turns
+            ahead += [(to, condition, turns if to == step.arg else begun) for to in reversed(step.to)]
         return tuple(threads)
 
     def can_match(self, at: int, before: int) -> Condition:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from bytelm.errors import UnsupportedTokenizerError
+from bytelm.tokenizer.split.empty_turns import ways_agree
 from bytelm.tokenizer.split.syntax import Node, Parser
 
 _PROGRAM_LIMIT: Final = 1 << 15  # instructions: a repeat is written out
@@ -152,6 +153,13 @@ class Compiler:
             raise UnsupportedTokenizerError(
                 f"the split pattern {self.source!r:.200} has repeats of more than {_PROGRAM_LIMIT} characters in all, "
                 "which are not followed"
+            )
+        if not ways_agree(node):
+            most = "any number of" if node.high is None else node.high
+            raise UnsupportedTokenizerError(
+                f"the split pattern {self.source!r:.200} has a part that can match nothing, repeated {node.low} to "
+                f"{most} times: whether an empty turn counts or ends the repeat depends on the size of the compiled "
+                "pattern, which is not followed"
             )
         after = then
         if node.mode == "possessive":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import evals.fuzz
 from evals.fuzz.case import BYTES, Case
 from evals.fuzz.characters import closed, completions, unfinished
 from evals.fuzz.definition import Definition, Witnessed
+from evals.fuzz.examples import example
 from evals.fuzz.families import FAMILIES, drawn
 from evals.fuzz.kept import corners_of
 from evals.fuzz.model import HashLM, log_sum
@@ -77,6 +79,42 @@ def test_a_split_that_looks_ahead() -> None:
     assert set(seen.cover[b" "]) == {(1,), (2,)}
     assert set(seen.cover[b" a"]) == {(1, 0)}
     assert set(seen.cover[b"  "]) == {(2,), (1, 1)}
+
+
+def test_a_match_that_began_inside_a_text_is_ended() -> None:
+    """The text "a  a" is cut behind its first a where AB$+1 follows, or the like, and else never."""
+    step = {"type": "Split", "behavior": "Isolated", "invert": False}
+    split = step | {"pattern": {"Regex": r"[^a]{2}a\p{Lu}{2}\p{S}{2}\p{N}"}}
+    spec = spec_of(["a", "Ġ", "Ġa", "aĠ"], [["Ġ", "a"], ["a", "Ġ"]], [split, BYTE_LEVEL])
+    definition = Definition(Case("by hand", spec, [], "bytes", ["a", " "], []))
+    (reading,) = definition.readings(["a  aAB$+1"])
+
+    assert reading is not None
+    assert reading.ids[:3] == (0, 1, 2)
+    assert definition.witness((0, 1, 2)) is not None
+    assert definition.witness((3, 0)) is None
+
+
+def test_a_match_is_ended_with_what_tokens_spell() -> None:
+    """Five times the one mark that this vocabulary has, each with a hyphen."""
+    step = {"type": "Split", "behavior": "Isolated", "invert": False}
+    split = step | {"pattern": {"Regex": r"[^a]{2}a(?:\p{M}-){5}"}}
+    bytes_ = [BYTES[byte] for byte in "-\u0327".encode()]
+    spec = spec_of(["a", "Ġ", "Ġa", "aĠ", *bytes_], [["Ġ", "a"], ["a", "Ġ"]], [split, BYTE_LEVEL])
+
+    text = Definition(Case("by hand", spec, [], "", ["a", " "], ["-", "\u0327"])).witness((0, 1, 2))
+    assert (text or "").startswith("a  a" + "\u0327-" * 5)
+
+
+def test_an_example_begins_as_it_is_asked_to() -> None:
+    """With any of the ways that a pattern begins, and None where there is no such way."""
+    pattern = r"(?:ab|a\s{1,2}|x)c|b(?=\d)"
+    begun = {(example(pattern, Random(seed), "1 ", begun="a") or "").lower() for seed in range(30)}
+
+    assert begun == {"abc", "a c", "a  c"}
+    assert example(r"(?<=b)(?!c)a{2,}?b", Random(0), "", begun="aab") == "aab"
+    assert example("ab|ac", Random(0), "", begun="b") is None
+    assert example("ab|ac", Random(0), "", begun="abc") is None
 
 
 def test_the_hidden_space_is_no_part_of_a_text() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,24 @@ def test_a_run_that_is_stopped_shows_what_it_has(
     assert json.loads(out.read_text())["done"] == 1
     assert fuzz.main(["--read", str(out)]) == 0
     assert capsys.readouterr().out == shown.out
+
+
+@pytest.mark.usefixtures("small_cases")
+def test_a_thread_tries_one_case_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tokenizers library keeps for a thread goes with it; an error is raised where the case was begun."""
+    seen: list[threading.Thread] = []
+
+    def compared(case: Case, **options: Any) -> Any:
+        seen.append(threading.current_thread())
+        return compare(case, **options, searched=100)
+
+    monkeypatch.setattr(fuzz, "compare", compared)
+    run(tmp_path, "--cases", "3", "--family", "merges")
+
+    assert len(set(seen)) == 3
+    assert not any(thread.is_alive() for thread in seen)
+    with pytest.raises(ZeroDivisionError):
+        fuzz.apart(lambda: 1 // 0)
 
 
 @pytest.mark.usefixtures("small_cases")

@@ -39,6 +39,9 @@ PATTERNS = {
     "an empty turn comes last": r"(a|)+?b|(b*|a)*",
     "empty turns inside each other": r"(?:(?:|a)+|b)+a|(?:b|a*?)*",
     "empty turns that count": r"(?:|a){2,}b|(?:(a|)(b|)){2,}",
+    "a turn that ends in a look-ahead": r"((a)*(?=b))*",
+    "a turn that ends in a look-ahead, and may not": r"(?:a*(?=b)|b)*a|(?:b*?(?=a)|(a)+)+?b",
+    "a loop that is left and begun anew in one turn of another": r"((ba)*?|b)+a",
 }
 ALPHABETS = {
     "threes from the right": "1a",
@@ -58,6 +61,9 @@ ALPHABETS = {
     "an empty turn comes last": "ab",
     "empty turns inside each other": "ab",
     "empty turns that count": "ab",
+    "a turn that ends in a look-ahead": "ab",
+    "a turn that ends in a look-ahead, and may not": "ab",
+    "a loop that is left and begun anew in one turn of another": "ab",
 }
 BEHAVIORS = {
     "isolated": "Isolated",
@@ -101,6 +107,15 @@ def test_exactly_the_real_cuts_are_accepted(name: str) -> None:
         for chars in product(alphabet, repeat=size):
             text = "".join(chars)
             assert accepted(automaton, text) == [real_cuts(step, text)], text
+
+
+def test_an_empty_look_ahead_in_a_loop_is_read() -> None:
+    """Accents are a match, and letters with nothing between them are cut by the empty one."""
+    pattern, text = r"((\x{301})*(?=))*", "éé\u0301"
+    cuts = (1, 2)
+
+    assert real_cuts(pre_tokenizers.Split(Regex(pattern), "isolated"), text) == cuts
+    assert accepted(level(pattern), text) == [cuts]
 
 
 @pytest.mark.parametrize("invert", [False, True])

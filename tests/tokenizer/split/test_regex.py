@@ -28,3 +28,13 @@ def test_a_long_row_of_optional_characters_is_read() -> None:
     assert len(threads) == 1501
     assert threads[-1] == (MATCH, 0, True)
     assert [at for at, _, _ in threads[:-1]] == sorted((at for at, _, _ in threads[:-1]), reverse=True)
+
+
+def test_alternatives_that_can_all_be_empty_are_gone_through_once() -> None:
+    """A row of forty has 2**40 ways through it that read nothing; first it reads an a, and rather nothing than a b."""
+    pattern = compile_pattern("(?:a?|b?)" * 40)
+
+    threads = Threads(pattern, [frozenset({0})]).closure(pattern.start, -1)
+
+    assert len(threads) == 81
+    assert threads[40] == (MATCH, 0, True)
