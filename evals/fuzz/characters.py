@@ -30,7 +30,8 @@ KINDS: Final = {
     "unassigned": "\ue000\u0378\uffff\ufffd\U0010ffff",
     "signs of the trade": "▁ĠĊÃ",
 }
-EVERY: Final = "".join(dict.fromkeys("".join(KINDS.values())))
+FAR: Final = "𝟎𐅀𐐀𐐨𐌰𑀁𐄀𝄞"  # of four bytes: of kinds that, there, few characters are of
+EVERY: Final = "".join(dict.fromkeys("".join(KINDS.values()) + FAR))  # what a text may need to show something
 # Where something can go wrong: shared first bytes, spaces, contractions, digits in groups, letters that fold.
 TRIED: Final = (
     "ab", "a ", "ab ", "a \n", "'sa", "1a ", "12", "1.", "Aa'", "aé", "éè", "a é", "\r\n ", "a\u0301", "x't ", "a日", " \x85",

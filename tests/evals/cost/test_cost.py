@@ -126,8 +126,8 @@ def test_a_sampler_that_draws_afresh_is_seen(folder: str, monkeypatch: pytest.Mo
     lm = ByteLM(lazy.Remembering(ByteLM.from_pretrained(folder).token_lm))
     right, fresh = ModelPlace.draw, np.random.default_rng(5)
 
-    def afresh(place: ModelPlace, filters: Filters, uniforms: Any, random: Any) -> Any:
-        steps, waited = right(place, filters, uniforms, random), False
+    def afresh(place: ModelPlace, filters: Filters, uniforms: Any, random: Any, **allowed: Any) -> Any:
+        steps, waited = right(place, filters, uniforms, random, **allowed), False
         try:
             request = next(steps)
             while True:
@@ -136,7 +136,7 @@ def test_a_sampler_that_draws_afresh_is_seen(folder: str, monkeypatch: pytest.Mo
         except StopIteration as end:
             if not waited:
                 return end.value
-        return (yield from right(place, filters, fresh.random(len(uniforms)), random))
+        return (yield from right(place, filters, fresh.random(len(uniforms)), random, **allowed))
 
     assert min(place["p"] for place in lazy.draws(lm, "x = [1, ", count=600)) > 1e-3
     monkeypatch.setattr(ModelPlace, "draw", afresh)

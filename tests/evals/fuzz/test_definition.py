@@ -81,6 +81,21 @@ def test_a_split_that_looks_ahead() -> None:
     assert set(seen.cover[b"  "]) == {(2,), (1, 1)}
 
 
+def test_a_digit_of_four_bytes_is_thought_of() -> None:
+    """A space and F0 are merged, but for a digit: Digits cuts before it."""
+    digits = {"type": "Digits", "individual_digits": True}
+    pieces = ["Ġ", BYTES[0xF0], "Ġ" + BYTES[0xF0]]
+    definition = Definition(
+        Case("by hand", spec_of(pieces, [pieces[:2]], [digits, BYTE_LEVEL]), [], "bytes", [" "], [])
+    )
+    letter, digit = definition.readings([" 𐌰", " 𝟎"])
+
+    assert letter is not None
+    assert digit is not None
+    assert (letter.ids[0], digit.ids[:2]) == (2, (0, 1))
+    assert definition.witness((0, 1)) is not None
+
+
 def test_a_match_that_began_inside_a_text_is_ended() -> None:
     """The text "a  a" is cut behind its first a where AB$+1 follows, or the like, and else never."""
     step = {"type": "Split", "behavior": "Isolated", "invert": False}
