@@ -30,7 +30,8 @@ KINDS: Final = {
     "unassigned": "\ue000\u0378\uffff\ufffd\U0010ffff",
     "signs of the trade": "▁ĠĊÃ",
 }
-FAR: Final = "𝟎𐅀𐐀𐐨𐌰𑀁𐄀𝄞"  # of four bytes: of kinds that, there, few characters are of
+# Of four bytes, of kinds that few of these are of; and a letter whose first byte, D7, is no letter in GPT-2's alphabet.
+FAR: Final = "𝟎𐅀𐐀𐐨𐌰𑀁𐄀𝄞א"
 EVERY: Final = "".join(dict.fromkeys("".join(KINDS.values()) + FAR))  # what a text may need to show something
 # Where something can go wrong: shared first bytes, spaces, contractions, digits in groups, letters that fold.
 TRIED: Final = (

@@ -248,7 +248,7 @@ class Definition:
         return [c for c in dict.fromkeys([*self.alphabet, *EVERY]) if data.issuperset(c.encode())]
 
     def _searched(self) -> Iterator[list[str] | None]:
-        """Ever more goings-on: what is likely to show something, then (None) `_rests`, then what chance finds."""
+        """Ever more goings-on: what is likely to show something, (None) `_rests`, other pairs, and what chance finds."""
         own = [*self.case.alphabet, *self.case.goings]
         tokens = [data.decode(errors="ignore") for data in self.token_bytes.values() if len(data) > 1]
         yield [
@@ -260,6 +260,9 @@ class Definition:
             *(c * size + after for c in own for size in range(2, 10) for after in ("", *own)),
         ]
         yield None
+        # Where a pattern counts digits, what stands behind the last of them decides.
+        runs = [run for size in (1, 2) for run in map("".join, itertools.product(self.case.alphabet, repeat=size))]
+        yield [run + after for run in runs for after in self._characters]
         rng = Random(0)
         pool = [*own * (1 + 16 // len(own)), *(kind[0] for kind in KINDS.values()), *"12. \n'sA_\u0301"]
         yield ["".join(rng.choices(pool, k=rng.randint(2, 8))) for _ in range(self.searched)]

@@ -96,6 +96,22 @@ def test_a_digit_of_four_bytes_is_thought_of() -> None:
     assert definition.witness((0, 1)) is not None
 
 
+def test_a_letter_whose_first_byte_is_shown_as_a_sign_is_thought_of() -> None:
+    """Digits before a Hebrew letter are kept, as no word ends there. Of its bytes the first is shown as ×, and there one does."""
+    steps = [
+        {"type": "Split", "pattern": {"Regex": r"\d\b"}, "behavior": "Removed", "invert": False},
+        BYTE_LEVEL,
+        {"type": "Split", "pattern": {"Regex": r"\d{3}\b"}, "behavior": "Isolated", "invert": False},
+    ]
+    spec = spec_of(["1", "2", "22", "122"], [["2", "2"], ["1", "22"]], steps)
+    definition = Definition(Case("by hand", spec, [], "bytes", ["1", "2"], []))
+    (reading,) = definition.readings(["1222א"])
+
+    assert reading is not None
+    assert reading.ids[:3] == (0, 2, 1)
+    assert definition.witness((0, 2)) is not None
+
+
 def test_a_match_that_began_inside_a_text_is_ended() -> None:
     """The text "a  a" is cut behind its first a where AB$+1 follows, or the like, and else never."""
     step = {"type": "Split", "behavior": "Isolated", "invert": False}
