@@ -30,12 +30,13 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float64
 
-from bytelm.errors import BudgetError, ConstraintError
-from bytelm.inference.scheduler import JobUsage, Step
+from bytelm.constraints import constraint_of
+from bytelm.errors import BudgetError
+from bytelm.inference.scheduler import Step
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.constrained import Binding
 from bytelm.sampling.draw import filled, settled
-from bytelm.sampling.params import SamplingParams, binding_of
+from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import Place
 from bytelm.sampling.writing import Generation, Writing
 from bytelm.symbols import EOT, SYMBOLS
@@ -88,11 +89,7 @@ class _Visited:
 class ConditionedGeneration(Generation):
     """A completion that is drawn exactly from the texts that its constraint allows. A step is an attempt.
 
-    Args:
-        place: At the end of the prompt.
-        params: How to draw, and when to end. It has a constraint and no filters.
-        random: The item's random numbers.
-        score: As for `ByteGeneration`.
+    The arguments and attributes are those of `Generation`. The params have a constraint and no filters.
 
     Raises:
         ConstraintError: The prompt violates the constraint.
@@ -105,16 +102,8 @@ class ConditionedGeneration(Generation):
         random: np.random.Generator,
         score: Callable[[bytes, bool], Step[float]],
     ) -> None:
-        super().__init__(params)
-        self.place = place
-        self.prompt = place.prefix
-        self._params = params
-        self._random = random
-        self._score = score
-        binding = binding_of(params, self.prompt)
-        if binding is None:
-            raise ConstraintError("there is no constraint to draw under")
-        self._binding = binding
+        super().__init__(place, params, random, score)
+        self._binding = Binding(constraint_of(params.constraint), self.prompt)
         self._root: _Visited | None = None
         self._attempts = 0
 
@@ -128,7 +117,8 @@ class ConditionedGeneration(Generation):
         if self._root is None:
             yield from self.place.begin()
             self._root = _Visited(self.place.copy(), self._binding)
-        root, budget = self._root, self._params.budget
+            self._start = self._root.place.mass()[0]
+        root, budget = self._root, self.params.budget
         if self._attempts == budget:
             raise BudgetError(
                 f"{budget} attempts gave no text that the constraint allows: at most {root.alive:.2g} of the "
@@ -142,7 +132,7 @@ class ConditionedGeneration(Generation):
 
     def _attempt(self, root: _Visited) -> Step[None]:
         """Draw a text. It is written if it is allowed; if not, what was found out is kept."""
-        writing = Writing(self._params)
+        writing = Writing(self.params)
         path = [root]
         symbols: list[int] = []
         while writing.finish_reason is None:
@@ -173,22 +163,14 @@ class ConditionedGeneration(Generation):
         if here.probs is not None:
             shares = here.shares(here.probs) / here.alive
             return int(filled(settled(uniform, np.zeros(SYMBOLS), shares), shares)[0])
-        if not (here.place.lazy and self._params.lazy):
+        if not (here.place.lazy and self.params.lazy):
             yield from here.place.evaluate_all()
         found = yield from here.place.symbols(uniform)
         return int(found[0])
 
     def completion(self) -> Step[Completion]:
         """What was written, scored, after the last step."""
-        ended = self.ending == "eot"
-        if self._root is None or not (self.bytes or ended):
-            logprob = 0.0
-        elif self.place.lost_mass:
-            logprob = yield from self._score(bytes(self.bytes), ended)
-        else:
-            logprob = (yield from self.place.measured(end=ended)) - self._root.place.mass()[0]
-        least, most = self.leak or (None, None)
-        return self.written(logprob, self.prompt, JobUsage(largest_leak=least, largest_leak_bound=most))
+        return (yield from self._scored())
 
 
 def _learn(path: list[_Visited], symbols: list[int]) -> Step[None]:

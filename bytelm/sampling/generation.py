@@ -37,7 +37,7 @@ from dataclasses import replace
 import numpy as np
 
 from bytelm.errors import UnreachablePrefixError
-from bytelm.inference.scheduler import JobUsage, Step, changed
+from bytelm.inference.scheduler import Step, changed
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.constrained import Allowed
 from bytelm.sampling.draw import filled, processed, settled
@@ -51,16 +51,7 @@ from bytelm.symbols import EOT, SYMBOLS
 class ByteGeneration(Generation):
     """A completion as it is drawn: one byte a step.
 
-    Args:
-        place: At the end of the prompt. It is evaluated in full if it is not yet, and otherwise left as it is.
-        params: How to draw, and when to end.
-        random: The item's random numbers.
-        score: Finds ln P of bytes after the prompt, and with a flag of the end of text after them; it is asked where
-            the place cannot tell.
-
-    Attributes:
-        place: At the end of the text so far.
-        prompt: The prompt's bytes.
+    The arguments and attributes are those of `Generation`.
 
     Raises:
         ConstraintError: The prompt violates the constraint.
@@ -73,13 +64,7 @@ class ByteGeneration(Generation):
         random: np.random.Generator,
         score: Callable[[bytes, bool], Step[float]],
     ) -> None:
-        super().__init__(params)
-        self.place = place
-        self.prompt = place.prefix
-        self.params = params
-        self._random = random
-        self._score = score
-        self._start = 0.0
+        super().__init__(place, params, random, score)
         self._sure = b""  # what is certain to come
         self._forced = False  # whether the constraint leaves nothing else
         self._binding = binding_of(params, self.prompt)
@@ -191,19 +176,9 @@ class ByteGeneration(Generation):
 
     def completion(self) -> Step[Completion]:
         """What was written, scored, after the last step."""
-        logprob = yield from changed(self._logprob(self.place), lambda request: replace(request, done=1.0))
-        least, most = self.leak or (None, None)
-        done = self.written(logprob, self.prompt, JobUsage(largest_leak=least, largest_leak_bound=most))
+        done = yield from changed(self._scored(), lambda request: replace(request, done=1.0))
         if self._binding is None or not self._weighs:
             return done
         # P(all that was drawn) is the product of what was allowed at each step and of the shares in it.
-        whole = logprob if self.place is self._end else (yield from self._logprob(self._end))
+        whole = yield from self._logprob(self._end)
         return replace(done, log_constraint_mass=whole - self._chosen)
-
-    def _logprob(self, place: Place) -> Step[float]:
-        written, ended = place.prefix[len(self.prompt) :], self.ending == "eot"
-        if not written and not ended:
-            return 0.0
-        if place.lost_mass:
-            return (yield from self._score(written, ended))
-        return (yield from place.measured(end=ended)) - self._start

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from bytelm.errors import LeakWarning, NotFinishedError
 from bytelm.inference.scheduler import JobUsage, Step
@@ -118,13 +121,33 @@ class Writing:
 class Generation(Writing, ABC):
     """A completion as it is drawn, step by step.
 
+    Args:
+        place: At the end of the prompt. It is evaluated in full if it is not yet, and otherwise left as it is.
+        params: How to draw, and when to end.
+        random: The item's random numbers.
+        score: Finds ln P of bytes after the prompt, and with a flag of the end of text after them; it is asked where
+            the place cannot tell.
+
     Attributes:
         place: At the end of what is written so far.
         prompt: The prompt's bytes.
+        params: As given.
     """
 
-    place: Place
-    prompt: bytes
+    def __init__(
+        self,
+        place: Place,
+        params: SamplingParams,
+        random: np.random.Generator,
+        score: Callable[[bytes, bool], Step[float]],
+    ) -> None:
+        super().__init__(params)
+        self.place = place
+        self.prompt = place.prefix
+        self.params = params
+        self._random = random
+        self._score = score
+        self._start = 0.0  # the prompt's log-mass, once a step has evaluated its place
 
     @abstractmethod
     def step(self) -> Step[None]:
@@ -133,6 +156,21 @@ class Generation(Writing, ABC):
     @abstractmethod
     def completion(self) -> Step[Completion]:
         """What was written, scored, after the last step. Its usage holds only the leak: the rest is the scheduler's."""
+
+    def _logprob(self, place: Place) -> Step[float]:
+        """Ln P of what is written up to a place, and of the end of text where it ended so."""
+        written, ended = place.prefix[len(self.prompt) :], self.ending == "eot"
+        if not written and not ended:
+            return 0.0
+        if place.lost_mass:
+            return (yield from self._score(written, ended))
+        return (yield from place.measured(end=ended)) - self._start
+
+    def _scored(self) -> Step[Completion]:
+        """What was written, with its log-probability and its leak."""
+        logprob = yield from self._logprob(self.place)
+        least, most = self.leak or (None, None)
+        return self.written(logprob, self.prompt, JobUsage(largest_leak=least, largest_leak_bound=most))
 
     def run(self) -> Step[Completion]:
         """The whole completion."""
