@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bytelm import ByteLM, constraints
-from bytelm.cli import main as cli
 from bytelm.cli import options
 from tests.byte_lm.test_public_face import chatting
-from tests.cli.test_main import Done, Run, Stdin
+from tests.cli.test_main import Run, runner
 
 SCHEMA = json.dumps({"type": "array", "items": {"enum": ["yes", "no"]}, "minItems": 2, "maxItems": 2})
 LIST = r'\["(yes|no)","(yes|no)"\]'
@@ -31,16 +29,7 @@ def run(lm: ByteLM, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.Captur
     """Run ``bytelm`` in this process, with the toy in place of any model."""
     monkeypatch.setattr(options, "load", lambda model, *_: lm)
 
-    def run_(*args: str, stdin: bytes | None = None) -> Done:
-        monkeypatch.setattr(sys, "stdin", Stdin(stdin or b"", tty=stdin is None))
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(args)
-        out, err = capsysbinary.readouterr()
-        code = exit_.value.code
-        assert isinstance(code, int)
-        return Done(code, out.decode(), err.decode())
-
-    return run_
+    return runner(monkeypatch, capsysbinary)
 
 
 @pytest.fixture

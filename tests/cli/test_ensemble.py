@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bytelm import ByteLM, Ensemble, TableLM
-from bytelm.cli import main as cli
 from bytelm.cli import options
-from tests.cli.test_main import Done, Run, Stdin
+from tests.cli.test_main import Done, Run, runner
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer
 
 PROMPT = "def f(n):\n    ret"
@@ -45,16 +43,7 @@ def run(
 
     monkeypatch.setattr(options, "load", load)
 
-    def run_(*args: str, stdin: bytes | None = None) -> Done:
-        monkeypatch.setattr(sys, "stdin", Stdin(stdin or b"", tty=stdin is None))
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(["ensemble", *args])
-        out, err = capsysbinary.readouterr()
-        code = exit_.value.code
-        assert isinstance(code, int)
-        return Done(code, out.decode(), err.decode())
-
-    return run_
+    return runner(monkeypatch, capsysbinary, "ensemble")
 
 
 BOTH = ("-m", "a", "-m", "b", "--max-bytes", "9", "--seed", "1")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,10 @@ from typing import Any
 import pytest
 
 from bytelm import ByteLM, Completion, Ending, Endings, SamplingParams, TableLM
-from bytelm.cli import main as cli
 from bytelm.cli import options
 from bytelm.fim import FIMFormat, OtherFiles
 from bytelm.inference.scheduler import JobUsage
-from tests.cli.test_main import Done, Run, Stdin
+from tests.cli.test_main import Done, Run, runner
 from tests.support.tiny import byte_bpe_tokenizer
 
 CODE = b"if x:\n    ret\n\nprint(3)\n"
@@ -79,16 +77,7 @@ def run(lm: Writer, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.Captur
     """Run ``bytelm infill`` in this process, with the writer in place of the model that --model names."""
     monkeypatch.setattr(options, "load", lambda model, *_: lm)
 
-    def run_(*args: str, stdin: bytes | None = None) -> Done:
-        monkeypatch.setattr(sys, "stdin", Stdin(stdin or b"", tty=stdin is None))
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(["infill", *args])
-        out, err = capsysbinary.readouterr()
-        code = exit_.value.code
-        assert isinstance(code, int)
-        return Done(code, out.decode(), err.decode())
-
-    return run_
+    return runner(monkeypatch, capsysbinary, "infill")
 
 
 @pytest.fixture

@@ -51,6 +51,24 @@ class Stdin(io.TextIOWrapper):
         return self._tty
 
 
+Run = Callable[..., Done]
+
+
+def runner(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes], *command: str) -> Run:
+    """What runs ``bytelm``, or one command of it, in this process."""
+
+    def run_(*args: str, stdin: bytes | None = None) -> Done:
+        monkeypatch.setattr(sys, "stdin", Stdin(stdin or b"", tty=stdin is None))
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([*command, *args])
+        out, err = capsysbinary.readouterr()
+        code = exit_.value.code
+        assert isinstance(code, int)
+        return Done(code, out.decode(), err.decode())
+
+    return run_
+
+
 @pytest.fixture(scope="module")
 def lm() -> ByteLM:
     """A random model over a real tokenizer of 311 tokens; its row depends on the last two."""
@@ -62,19 +80,7 @@ def run(lm: ByteLM, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.Captur
     """Run ``bytelm`` in this process, with the toy model in place of the one that --model names."""
     monkeypatch.setattr(options, "load", lambda model, *_: lm)
 
-    def run_(*args: str, stdin: bytes | None = None) -> Done:
-        monkeypatch.setattr(sys, "stdin", Stdin(stdin or b"", tty=stdin is None))
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(args)
-        out, err = capsysbinary.readouterr()
-        code = exit_.value.code
-        assert isinstance(code, int)
-        return Done(code, out.decode(), err.decode())
-
-    return run_
-
-
-Run = Callable[..., Done]
+    return runner(monkeypatch, capsysbinary)
 
 
 def test_a_warning_is_one_line_on_standard_error(run: Run, lm: ByteLM) -> None:

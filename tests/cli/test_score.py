@@ -7,8 +7,7 @@ import io
 import json
 import math
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ import pytest
 
 from bytelm import ByteLM, TableLM
 from bytelm.cli import options
-from bytelm.cli.main import main
-from tests.cli.test_main import Done, Stdin
+from tests.cli.test_main import Run, runner
 from tests.support.tiny import byte_bpe_tokenizer, sentencepiece_bpe_tokenizer
 
 FILES = {"one.txt": "the cat\nsat ", "two.txt": "naïve 日本"}
@@ -58,7 +56,7 @@ def lms() -> dict[str, ByteLM]:
 @pytest.fixture
 def run(
     lms: dict[str, ByteLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
-) -> Callable[..., Done]:
+) -> Run:
     """Run ``bytelm score`` in a folder that holds `FILES`."""
     monkeypatch.setattr(options, "load", lambda model, *_: lms[model])
     monkeypatch.chdir(tmp_path)
@@ -67,19 +65,7 @@ def run(
     for name, text in FILES.items():
         (tmp_path / name).write_bytes(text.encode())
 
-    def run_(*args: str, stdin: bytes | None = None) -> Done:
-        monkeypatch.setattr(sys, "stdin", Stdin(stdin or b"", tty=stdin is None))
-        with pytest.raises(SystemExit) as ended:
-            main(["score", *args])
-        out, err = capsysbinary.readouterr()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return Done(code, out.decode(), err.decode())
-
-    return run_
-
-
-Run = Callable[..., Done]
+    return runner(monkeypatch, capsysbinary, "score")
 
 
 # ---- what is scored
