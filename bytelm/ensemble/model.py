@@ -46,7 +46,7 @@ from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePre
 from bytelm.fim import InfillSettings
 from bytelm.inference.room import Asked
 from bytelm.inference.scheduler import Scheduler, Step, blamed, together
-from bytelm.inference.text_scoring import WINDOW
+from bytelm.inference.text_scoring import windows
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.token_lm import TokenLM
 
@@ -288,8 +288,8 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
     def _explained(self, prompt: EnsemblePrompt, text: bytes) -> Step[Attribution]:
         scoring = yield from self._along(prompt, text, None, every=True)
         rows, member_rows, weights = [], [], []
-        for start in range(0, max(len(text), 1), WINDOW):
-            rows.append((yield from scoring.rows(text[start : start + WINDOW])))
+        for _, part, _ in windows(text):
+            rows.append((yield from scoring.rows(part)))
             member_rows.append(scoring.member_rows)
             weights.append(scoring.shares)
         whole = (np.concatenate(rows), np.concatenate(member_rows, axis=1), np.concatenate(weights, axis=1))

@@ -21,8 +21,8 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -35,7 +35,6 @@ from bytelm.inference.scoring import Ledger, Span, difference
 from bytelm.symbols import EOT, SYMBOLS
 from bytelm.token_lm import TokenLM
 
-T = TypeVar("T")
 WINDOW: Final = 1024  # bytes whose covers are kept at a time
 LN2: Final = math.log(2.0)
 
@@ -85,31 +84,36 @@ class TextScoring(ABC):
 
     def all_logprobs(self, text: bytes, *, eot: bool = False, window: int = WINDOW) -> Step[Float64[np.ndarray, " n"]]:
         """The log-probability of each byte of a whole text, window by window, and with ``eot`` of its end."""
-        parts = yield from _by_window(lambda data, end: self.logprobs(data, end=end), text, end=eot, window=window)
+        parts = []
+        for _, data, end in windows(text, end=eot, size=window):
+            parts.append((yield from self.logprobs(data, end=end)))
         return np.concatenate(parts)
 
     def all_rows(self, text: bytes, *, window: int = WINDOW) -> Step[Float64[np.ndarray, "n 257"]]:
         """The row before each byte of a whole text, and the row at its end."""
-        parts = yield from _by_window(lambda data, end: self.rows(data, end=end), text, end=True, window=window)
+        parts = []
+        for _, data, end in windows(text, end=True, size=window):
+            parts.append((yield from self.rows(data, end=end)))
         return np.concatenate(parts)
 
     def all_readings(
         self, text: bytes, places: Bool[np.ndarray, " bytes"], *, eot: bool = False, window: int = WINDOW
     ) -> Step[Readings]:
         """What the rows at some bytes of a whole text say, window by window, and with ``eot`` the row at its end."""
-        waiting = deque(places[start : start + window] for start in range(0, max(len(text), 1), window))
-        parts = yield from _by_window(
-            lambda data, end: self.readings(data, waiting.popleft(), end=end), text, end=eot, window=window
-        )
+        parts = []
+        for start, data, end in windows(text, end=eot, size=window):
+            parts.append((yield from self.readings(data, places[start : start + window], end=end)))
         return Readings(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _by_window(ask: Callable[[bytes, bool], Step[T]], text: bytes, *, end: bool, window: int) -> Step[list[T]]:
-    """What a step says of each window of a text in turn; with ``end`` it is told which is the last."""
-    parts = []
-    for start in range(0, max(len(text), 1), window):
-        parts.append((yield from ask(text[start : start + window], end and start + window >= len(text))))
-    return parts
+def windows(text: bytes, *, end: bool = False, size: int = WINDOW) -> Iterator[tuple[int, bytes, bool]]:
+    """The parts that a long text is asked about in, each with where it starts; with ``end`` the last one is marked.
+
+    >>> list(windows(b"abc", end=True, size=2))
+    [(0, b'ab', False), (2, b'c', True)]
+    """
+    for start in range(0, max(len(text), 1), size):
+        yield start, text[start : start + size], end and start + size >= len(text)
 
 
 class Piece(NamedTuple):

@@ -17,7 +17,7 @@ import numpy as np
 from bytelm.byte_lm.model import ByteLM
 from bytelm.errors import UnreachablePrefixError
 from bytelm.inference.scheduler import Request, Step
-from bytelm.inference.text_scoring import WINDOW
+from bytelm.inference.text_scoring import windows
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.serving.asks import Prompting
 from bytelm.serving.exchange import finite
@@ -58,9 +58,7 @@ def scored(
         model.check_room(read, text, asked="rows")
         scoring = yield from model.along(read, text)
         found: list[Scored] = []
-        for start in range(0, max(len(text), 1), WINDOW):
-            piece = text[start : start + WINDOW]
-            last = end and start + WINDOW >= len(text)
+        for _, piece, last in windows(text, end=end):
             rows = yield from scoring.rows(piece, end=last)
             for symbol, row in zip([*piece, *[EOT] * last], rows, strict=True):
                 likeliest = np.argsort(-row, kind="stable")[:top].tolist()
