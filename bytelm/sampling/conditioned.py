@@ -137,10 +137,12 @@ class ConditionedGeneration(Generation):
         symbols: list[int] = []
         while writing.finish_reason is None:
             here = path[-1]
-            if writing.full or here.place.room() < 0:
+            if writing.full:
                 writing.finish_reason = "length"
             elif here.binding.done:
                 writing.finish_reason = "stop"
+            elif here.place.room() < 0:
+                writing.finish_reason = "length"
             else:
                 symbol = yield from self._draw(here)
                 if symbol < 0 or not here.binding.allowed()[symbol]:

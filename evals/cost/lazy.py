@@ -88,7 +88,7 @@ def greedy(lm: Any, prompts: Sequence[bytes], *, size: int) -> tuple[int, list[s
     return len(prompts) - len(wrong), wrong
 
 
-def p_value(symbols: Int64[np.ndarray, " n"], probs: Float64[np.ndarray, "257"]) -> float:
+def p_value(symbols: Int64[np.ndarray, " n"], probs: Float64[np.ndarray, " cells"]) -> float:
     """Chi-square of draws against probabilities, the cells with an expectation below 5 taken together.
 
     Where these together expect less than 5 too, the smallest of the others joins them.

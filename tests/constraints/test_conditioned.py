@@ -7,16 +7,15 @@ have fixed seeds, and fail below p = 1e-4.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from bytelm import ByteLM, Ensemble, TableLM, constraints
 from bytelm.errors import BudgetError, ConstraintError, InvalidArgumentError, ModelError
+from evals.cost.lazy import p_value
 from tests.support.tiny import byte_bpe_tokenizer
 
 P_THRESHOLD = 1e-4
@@ -44,14 +43,9 @@ def law(lm: Any, options: Sequence[str], prompt: str = PROMPT) -> np.ndarray:
     return np.asarray(probs / probs.sum())
 
 
-def p_value(texts: Sequence[str], options: Sequence[str], expected: np.ndarray) -> float:
-    counts = Counter(texts)
-    assert not counts.keys() - set(options)
-    observed = np.array([counts[option] for option in options], float)
-    often = expected * len(texts) >= 5
-    cells = [np.append(each[often], each[~often].sum()) for each in (observed, expected * len(texts))]
-    kept = cells[1] > 0
-    return float(stats.chisquare(cells[0][kept], cells[1][kept] * cells[0].sum() / cells[1].sum()).pvalue)
+def agreement(texts: Sequence[str], options: Sequence[str], expected: np.ndarray) -> float:
+    """The p-value of drawn texts, each of which is one of the options."""
+    return p_value(np.array([options.index(text) for text in texts]), expected)
 
 
 def draws(lm: Any, options: Sequence[str], *, count: int = DRAWS, **more: Any) -> list[Any]:
@@ -67,8 +61,8 @@ def test_texts_have_the_law_of_the_model_given_the_constraint(lm: ByteLM, lazy: 
     exact = [done.text for done in draws(lm, OPTIONS, conditioning="exact", lazy=lazy)]
     masked = [done.text for done in draws(lm, OPTIONS)]
 
-    assert p_value(exact, OPTIONS, expected) > P_THRESHOLD
-    assert p_value(masked, OPTIONS, expected) < P_THRESHOLD
+    assert agreement(exact, OPTIONS, expected) > P_THRESHOLD
+    assert agreement(masked, OPTIONS, expected) < P_THRESHOLD
 
 
 @pytest.mark.parametrize("combine", ["mixture", "bayes"])
@@ -78,7 +72,7 @@ def test_an_ensemble_has_its_own_law(combine: Any) -> None:
 
     exact = [done.text for done in draws(both, OPTIONS, count=600, conditioning="exact")]
 
-    assert p_value(exact, OPTIONS, law(both, OPTIONS)) > P_THRESHOLD
+    assert agreement(exact, OPTIONS, law(both, OPTIONS)) > P_THRESHOLD
 
 
 def test_a_completion_says_what_it_is(lm: ByteLM) -> None:
@@ -101,6 +95,19 @@ def test_a_text_ends_at_a_stop_string_and_for_its_length(lm: ByteLM) -> None:
     cut: Any = lm.sample(PROMPT, n=40, **options)
     assert {len(done.bytes) for done in cut if done.finish_reason == "length"} == {2}
     assert all(set(done.text) <= set("abcde") for done in cut)
+
+
+def test_a_complete_text_has_ended_though_the_context_is_full() -> None:
+    """Whichever way it is drawn: the context ends a text that could go on, and no other."""
+    for length in range(1, 6):
+        table: Any = model()
+        table.context_length = length
+        for conditioning in ("step", "exact"):
+            done: Any = ByteLM(table).sample(
+                "a", constraint=constraints.regex("[ab]{3}"), conditioning=conditioning, n=4, seed=1
+            )
+            found = {(each.finish_reason, len(each.bytes)) for each in done}
+            assert found == ({("stop", 3)} if length > 2 else {("length", length)})
 
 
 def test_what_failed_is_not_tried_again(lm: ByteLM) -> None:
