@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bytelm.inference.scoring import CoverItem
     from bytelm.inference.units import ScoreBy, WordSpace
     from bytelm.sampling.byte_model import ByteModel, ChatOptions, InfillOptions
-    from bytelm.sampling.completion import Completion, FinishReason
+    from bytelm.sampling.completion import Completion, FinishReason, Particles
     from bytelm.sampling.completion_stream import CompletionStream
     from bytelm.sampling.endings import Ending, Endings
     from bytelm.sampling.likeliest import LikeliestOptions
@@ -47,8 +47,8 @@ __all__ = [
     "Carry", "ChatOptions", "Combine", "Completion", "CompletionStream", "Constraint", "ConstraintState", "Context",
     "CoverItem", "Ending", "Endings", "Ensemble", "EnsembleState", "FIMFormat", "FinishReason", "InfillOptions",
     "InfillSettings", "JobUsage", "LeakWarning", "LeftOutWarning", "Level", "LikeliestOptions", "LogitsProcessor",
-    "Mode", "Number", "OtherFiles", "Prefix", "Prompt", "Prompts", "SamplingOptions", "SamplingParams", "Score",
-    "ScoreBy", "ScoreRow", "TableLM", "Text", "TokenLM", "Usage", "Weights", "WordSpace",
+    "Mode", "Number", "OtherFiles", "Particles", "Prefix", "Prompt", "Prompts", "SamplingOptions", "SamplingParams",
+    "Score", "ScoreBy", "ScoreRow", "TableLM", "Text", "TokenLM", "Usage", "Weights", "WordSpace",
 ]
 # fmt: on
 _WHERE: Final = {
@@ -68,7 +68,7 @@ _WHERE: Final = {
     "inference.scoring": "CoverItem",
     "inference.units": "ScoreBy WordSpace",
     "sampling.byte_model": "ByteModel ChatOptions InfillOptions",
-    "sampling.completion": "Completion FinishReason",
+    "sampling.completion": "Completion FinishReason Particles",
     "sampling.completion_stream": "CompletionStream",
     "sampling.endings": "Ending Endings",
     "sampling.likeliest": "LikeliestOptions",

@@ -8,24 +8,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from bytelm import constraints
-from bytelm.cli.io import argument_bytes, read_file
+from bytelm.cli.io import argument_bytes, note, read_file
 from bytelm.constraints import Constraint
+from bytelm.sampling.completion import Completion
+from bytelm.sampling.params import Conditioning
 
-RegexOption = Annotated[str | None, typer.Option(help="Write what this regular expression matches as a whole.")]
+RegexOption = Annotated[str | None, typer.Option(help="Write text that matches this regular expression as a whole.")]
 JsonSchemaOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write JSON of the schema in this file; - is standard input.")
+    Path | None,
+    typer.Option(metavar="FILE", help="Write JSON that follows the schema in this file; - is standard input."),
 ]
 JsonObjectOption = Annotated[bool, typer.Option("--json-object", help="Write a JSON object.")]
-LarkOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write what the Lark grammar in this file describes.")
-]
+LarkOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Write text of the Lark grammar in this file.")]
 ChoiceOption = Annotated[
-    list[str] | None, typer.Option(help="Write this text, or another one that is given so; may be given again.")
+    list[str] | None, typer.Option(help="Write one of the texts given by --choice; repeat it for each.")
+]
+
+ConditioningOption = Annotated[
+    Conditioning,
+    typer.Option(
+        help="step: each byte is drawn from the bytes allowed next. exact: the model's own distribution, given that "
+        "the text meets the constraint; it takes several attempts."
+    ),
+]
+BudgetOption = Annotated[int, typer.Option(min=1, help="With --conditioning exact: the most attempts.")]
+ParticlesOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Draw so many weighted texts at once and pick one. This approaches --conditioning exact where that takes "
+        "too many attempts; --json lists all with their weights.",
+    ),
 ]
 
 
@@ -52,7 +70,7 @@ def constraint_from(
         "--choice": bool(choice),
     }
     if len(names := [name for name, is_given in given.items() if is_given]) > 1:
-        raise typer.BadParameter(f"{' and '.join(names)} each say what may be written: give one of them")
+        raise typer.BadParameter(f"{' and '.join(names)} are each a constraint: give one of them")
     if regex is not None:
         return constraints.regex(regex)
     if json_schema is not None:
@@ -64,3 +82,25 @@ def constraint_from(
     if choice:
         return constraints.choice([argument_bytes(each, escapes=True) for each in choice])
     return None
+
+
+def tell_particles(completion: Completion) -> None:
+    """Say what a text stands for that was picked from particles."""
+    if (told := completion.particles) is not None:
+        note(
+            f"picked from {len(told.texts)} particles by their weights (effective sample size "
+            f"{told.effective_sample_size:.1f}): the distribution is approximate"
+        )
+
+
+def particles_of(completion: Completion) -> dict[str, Any]:
+    """What JSON says of the particles of a completion, where it has some."""
+    told = completion.particles
+    if told is None:
+        return {}
+    texts = [
+        {"text": text.decode("utf-8", "backslashreplace"), "hex": text.hex(), "weight": weight}
+        for text, weight in zip(told.texts, told.weights.tolist(), strict=True)
+    ]
+    known = {"log_mass": told.log_mass, "effective_sample_size": told.effective_sample_size}
+    return {"particles": {**known, "resamplings": told.resamplings, "texts": texts}}

@@ -51,7 +51,9 @@ from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.inference.envelope import SLACK, Bounds, Envelope
 from bytelm.symbols import SYMBOLS, TIE
 
-Combine: TypeAlias = Literal["mixture", "bayes", "product"]
+Combine: TypeAlias = Literal["mixture", "bayes", "product", "minimum", "maximum", "power"]
+ByteCombine: TypeAlias = Literal["mixture", "bayes", "product"]  # those of each next byte
+CombineLevel: TypeAlias = Literal["byte", "string"]
 Weights: TypeAlias = Sequence[Number] | Callable[[bytes], Sequence[Number]]
 ALPHA: Final = 0.1  # that of Li et al.
 WeightsAt: TypeAlias = 'Float64[np.ndarray, " members"] | Callable[[bytes], Float64[np.ndarray, " members"]]'

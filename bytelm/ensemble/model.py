@@ -34,44 +34,64 @@ from typing import Any, TypeVar, get_args
 import numpy as np
 from jaxtyping import Float64
 
-from bytelm.arguments import Text, bytes_of, one_of, shown
+from bytelm.arguments import Number, Text, bytes_of, one_of, shown
 from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompts, check_neighbours
 from bytelm.ensemble.attribution import Attribution, attribution
-from bytelm.ensemble.combine import ALPHA, Combine, Weights, WeightsAt, alpha_of, positive_shares, weights_of
+from bytelm.ensemble.combine import (
+    ALPHA,
+    Combine,
+    CombineLevel,
+    Weights,
+    WeightsAt,
+    alpha_of,
+    positive_shares,
+    weights_of,
+)
 from bytelm.ensemble.likelihoods import Likelihoods
 from bytelm.ensemble.place import Combination, EnsemblePlace
 from bytelm.ensemble.scoring import EnsembleScoring
 from bytelm.ensemble.state import EnsembleState
+from bytelm.ensemble.whole_texts import OF_TEXTS, UNKNOWN, StringPlace, exact, power_of, text_weights
 from bytelm.errors import InvalidArgumentError, InvalidTypeError, UnreachablePrefixError
 from bytelm.fim import InfillSettings
 from bytelm.inference.room import Asked
 from bytelm.inference.scheduler import Scheduler, Step, blamed, together
 from bytelm.inference.text_scoring import windows
 from bytelm.sampling.byte_model import ByteModel
+from bytelm.sampling.params import SamplingParams
 from bytelm.token_lm import TokenLM
 
 T = TypeVar("T")
 
 
 class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
-    """Several byte models as one, which offers what each of them does.
+    """Several byte models as one byte model.
 
     Args:
-        members: Byte models: `ByteLM`, `Ensemble`, or whatever else is a `ByteModel`.
+        members: Byte models: `ByteLM`, `Ensemble`, or any other `ByteModel`.
         weights: One number for each member, or a function from the bytes so far (the byte prefix and what was written)
             to them; all alike if not given. In a mixture and in bayes they are divided by their sum, and none is below
             0. In a product they are exponents, used as they are: below 0 they turn a member's opinion round.
         combine: ``"mixture"``, Σ wᵢ pᵢ at each byte; ``"bayes"``, the same with each weight times the member's
             likelihood of the text so far, which makes a mixture of whole texts; ``"product"``, Π pᵢ^wᵢ over its sum.
+            ``"minimum"``, ``"maximum"`` and ``"power"`` are of whole texts: level="string".
         alpha: From 0 to 1. In a product with a weight below 0 a byte or the end of text is plausible if the members of
             positive weight give it at least ``alpha`` times what they give the likeliest; what is not plausible has
             probability 0, and ``logprob`` of a text that holds it is −∞. 0 keeps all. Without a weight below 0 it
             makes no difference. (Of several members of positive weight the weighted geometric mean counts, and only
             symbols are compared that no member gives 0.)
+        level: ``"byte"``: the formula is of each next byte. ``"string"``: of the members' probabilities of the whole
+            text after the prefix, which is then drawn in proportion (whole_texts.py). For that, `sample` and `stream`
+            take ``particles=N`` or, where no text gets more than its beginning has, ``conditioning="exact"``. Nothing
+            else can be asked: rows and log-probabilities would take the sum over all texts.
+        power: The exponent r of ``combine="power"``, (Σ wᵢ Pᵢ^r)^(1/r): 1 is a mixture, 0 a product, −1 the harmonic
+            mean.
 
     Attributes:
         members: The members.
         combine: The formula.
+        level: As given.
+        power: As given; 1 where there is none.
         alpha: As given.
         weights: Of the members: an array, or a function from the bytes so far to one.
 
@@ -87,6 +107,8 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
         weights: Weights | None = None,
         combine: Combine = "mixture",
         alpha: float = ALPHA,
+        level: CombineLevel = "byte",
+        power: Number | None = None,
     ) -> None:
         if not isinstance(members, list | tuple):
             raise InvalidTypeError(f"members must be a list of byte models, not {type(members).__name__}")
@@ -95,14 +117,21 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
         for i, member in enumerate(members):
             if not isinstance(member, ByteModel):
                 raise InvalidTypeError(
-                    f"member {i} is no byte model but {type(member).__name__}: {shown(member)}; give ByteLM(model)"
+                    f"member {i} is not a byte model but a {type(member).__name__}: {shown(member)}; give ByteLM(model)"
                 )
         one_of("combine", combine, get_args(Combine))
+        one_of("level", level, get_args(CombineLevel))
+        if level == "byte" and combine in OF_TEXTS:
+            raise InvalidArgumentError(f"combine={combine!r} is of whole texts: pass level='string'")
         self.members: tuple[ByteModel[Any, Any], ...] = tuple(members)
         self.combine: Combine = combine
+        self.level: CombineLevel = level
+        self.power = power_of(combine, power)
         self.alpha = alpha_of(alpha)
         self.weights: WeightsAt
-        if callable(weights):
+        if level == "string":
+            self.weights = text_weights(weights, len(self.members), combine)
+        elif callable(weights):
             given = weights
             self.weights = lambda text: weights_of(
                 given(text), len(self.members), self.combine, f"what weights returned after {text[-40:]!r}"
@@ -120,21 +149,23 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
     # ---- what only an ensemble has
 
     def explain(self, text: Text, *, prefix: Prefix = b"", progress: bool = False) -> Attribution:
-        """What each member says of each byte of a text, what it counts for, and who drove the byte.
+        """Each member's probability of each byte of a text, its weight there, and who drove the byte.
 
         Args:
-            text: The bytes that are explained.
-            prefix: What stands before them.
+            text: The bytes to explain.
+            prefix: The text before them.
             progress: Whether to show a bar on a terminal once it takes two seconds.
         """
         return self.answer(self.explained(text, prefix=prefix), label="explaining", progress=progress)
 
     def explained(self, text: Text, *, prefix: Prefix = b"") -> Step[Attribution]:
         """The step of `explain`, to run beside others."""
+        self.check_rows()
         return self._explained(*self._scoring(text, prefix, asked="rows"))
 
     def state(self, prefix: Prefix) -> EnsembleState:
-        """A place in a text that can be moved about byte by byte: see `EnsembleState`."""
+        """A place in a text that can be moved byte by byte: see `EnsembleState`."""
+        self.check_rows()
         prompt = self.prompt(prefix)
         return EnsembleState(self, prompt, self.place(prompt, keep=True))
 
@@ -150,9 +181,13 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
 
     def description(self) -> list[Any]:  # noqa: D102
         if callable(self.weights):
-            raise InvalidArgumentError("an ensemble whose weights are a function cannot be told from another one")
+            raise InvalidArgumentError(
+                "an ensemble whose weights are a function has no fingerprint: it cannot be told from another one"
+            )
         masked = self.combine == "product" and positive_shares(self.weights, self.alpha) is not None
         told = [self.combine, self.weights.tolist(), [member.description() for member in self.members]]
+        if self.level == "string":
+            return [*told, self.level, self.power]
         return [*told, self.alpha] if masked else told
 
     def bytes_of(self, text: object, name: str = "a text") -> bytes:
@@ -189,18 +224,35 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
             member.clear_cache()
         self._likelihoods.clear()
 
+    def check_rows(self) -> None:  # noqa: D102 - as in `ByteSteps`
+        if self.level == "string":
+            raise InvalidArgumentError(f"a row or the probability of a text {UNKNOWN}")
+
+    def check_law(self, params: SamplingParams) -> None:  # noqa: D102 - as in `ByteSteps`
+        if self.level == "byte":
+            super().check_law(params)
+        elif not params.of_texts:
+            raise InvalidArgumentError("level='string' draws whole texts: pass particles=N or conditioning='exact'")
+        elif params.particles is None and not exact(self.combine, np.asarray(self.weights), self.power):
+            raise InvalidArgumentError(
+                "conditioning='exact' throws texts away, and here a text may get more than its beginning has (the "
+                "maximum, a power above 1, a product whose weights add up to less than 1): pass particles=N"
+            )
+
     def prefix_with(self, start: Callable[[Any], Sequence[int | str | bytes]], text: bytes) -> Prompts:  # noqa: D102
         return Prompts([member.prefix_with(start, b"") for member in self.members], text)
 
     def place(self, prompt: EnsemblePrompt, *, keep: bool = False) -> EnsemblePlace:  # noqa: D102
         owns = [own.extended(prompt.text) for own in prompt.members]
         places = self._each(lambda member, own: member.place(own, keep=keep), owns)
-        combination = Combination(self.combine, self.weights, self.alpha, self._likelihoods, prompt.members)
-        return EnsemblePlace(dict(enumerate(places)), combination, prompt.text)
+        how = Combination(self.combine, self.weights, self.alpha, self._likelihoods, prompt.members, self.power)
+        kind = EnsemblePlace if self.level == "byte" else StringPlace
+        return kind(dict(enumerate(places)), how, prompt.text)
 
     def scored(  # noqa: D102
         self, prompt: EnsemblePrompt, text: bytes, *, eot: bool = False, stride: int | None = None, strict: bool = True
     ) -> Step[float]:
+        self.check_rows()
         if self.combine != "bayes" or callable(self.weights):
             scoring = yield from self.along(prompt, text, stride=stride, strict=strict)
             return math.fsum((yield from scoring.all_logprobs(text, eot=eot)))
@@ -221,6 +273,7 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
         self, prompt: EnsemblePrompt, text: bytes, *, stride: int | None = None, strict: bool = True
     ) -> Step[EnsembleScoring]:
         del strict
+        self.check_rows()
         return (yield from self._along(prompt, text, stride, every=callable(self.weights)))
 
     def warmed(self, prompt: EnsemblePrompt) -> Step[None]:
@@ -250,7 +303,13 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
 
     def infilling(self, sides: Sequence[tuple[Text, Text]], how: InfillSettings) -> tuple[Ensemble, list[Prefix]]:  # noqa: D102
         found = self._each(lambda member, _: member.infilling(sides, how), self.members)
-        ensemble = Ensemble([infiller for infiller, _ in found], combine=self.combine, alpha=self.alpha)
+        ensemble = Ensemble(
+            [infiller for infiller, _ in found],
+            combine=self.combine,
+            alpha=self.alpha,
+            level=self.level,
+            power=self.power if self.combine == "power" else None,
+        )
         ensemble.weights = self.weights
         return ensemble, [Prompts(each) for each in zip(*(prompts for _, prompts in found), strict=True)]
 
@@ -297,8 +356,10 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
 
     def __repr__(self) -> str:
         weights = "a function" if callable(self.weights) else self.weights.round(6).tolist()
-        alpha = f", alpha={self.alpha}" if self.combine == "product" else ""
-        return f"Ensemble({list(self.members)!r}, weights={weights}, combine={self.combine!r}{alpha})"
+        more = f", alpha={self.alpha}" if self.combine == "product" else ""
+        if self.level == "string":
+            more = f", level='string', power={self.power}" if self.combine == "power" else ", level='string'"
+        return f"Ensemble({list(self.members)!r}, weights={weights}, combine={self.combine!r}{more})"
 
 
 def name_of(i: int) -> str:

@@ -54,6 +54,7 @@ class Combination:
         alpha: What a symbol needs to be plausible, in a product with a weight below 0.
         likelihoods: Finds each member's log-probability of the shared text, for bayes.
         prompts: What each member has to itself, in front of the shared text.
+        power: The exponent of a power mean.
     """
 
     combine: Combine
@@ -61,6 +62,7 @@ class Combination:
     alpha: float
     likelihoods: Likelihoods
     prompts: tuple[Any, ...]
+    power: float = 1.0
 
 
 class EnsemblePlace(Place):
@@ -115,7 +117,7 @@ class EnsemblePlace(Place):
                 members[i] = member.advance(data)
         lost = any(member.lost_mass for member in members.values())
         zeros = None if lost else self.zeros
-        return EnsemblePlace(members, self.combination, self.prefix + data, zeros=zeros, chain=chain)
+        return type(self)(members, self.combination, self.prefix + data, zeros=zeros, chain=chain)
 
     @property
     def lost_mass(self) -> bool:  # noqa: D102 - as in `Place`
@@ -132,7 +134,7 @@ class EnsemblePlace(Place):
         return self._with({i: member.bare() for i, member in self.members.items()})
 
     def _with(self, members: Mapping[int, Place]) -> EnsemblePlace:
-        return EnsemblePlace(members, self.combination, self.prefix, zeros=self.zeros, chain=self.chain)
+        return type(self)(members, self.combination, self.prefix, zeros=self.zeros, chain=self.chain)
 
     def begin(self) -> Step[None]:  # noqa: D102 - as in `Place`
         # Weights that depend on the text may ask a member later: its likelihood counts from here all the same.
@@ -307,7 +309,7 @@ class EnsemblePlace(Place):
                 return combine.mixed(self.weights, [self._bounds(i) for i in range(len(self.weights))])
             case "product":
                 return combine.normalised(self.envelope()[1])
-            case "bayes":
+            case _:  # bayes
                 if self.zeros is None:
                     return Bounds(np.zeros(SYMBOLS), np.ones(SYMBOLS), 1.0)
                 (scale, envelope), (least, most) = self.envelope(), self._weighed()

@@ -2,33 +2,78 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
+from jaxtyping import Float64
 
+from bytelm.arguments import shown
 from bytelm.inference.scheduler import JobUsage
 
 FinishReason: TypeAlias = Literal["eot", "stop", "length"]
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What was written after a prefix.
+@dataclass(frozen=True, slots=True, eq=False)
+class Particles:
+    """Weighted texts, one of which was picked (particles.py).
+
+    The weights approach the law of texts given the constraint as their number grows. A single text stands for it only
+    together with its weight. Several may be the same, or begin alike.
 
     Attributes:
-        text: The bytes as text. Where the prefix ends inside a character, that character comes first. Where the bytes
-            end inside one, as ``max_bytes`` may have it, the part of it is left out: a text splits no character. Bytes
-            that are not UTF-8 show as U+FFFD.
+        texts: What each particle wrote.
+        log_weights: The logarithm of each one's weight; −∞ for one that found nothing allowed.
+        resamplings: How often the particles were drawn anew from among themselves.
+    """
+
+    texts: tuple[bytes, ...]
+    log_weights: Float64[np.ndarray, " particles"]
+    resamplings: int
+
+    @property
+    def weights(self) -> Float64[np.ndarray, " particles"]:
+        """The weights over their sum."""
+        weights: Float64[np.ndarray, " particles"] = np.exp(self.log_weights - self.log_weights.max())
+        weights /= weights.sum()
+        return weights
+
+    @property
+    def effective_sample_size(self) -> float:
+        """How many particles of equal weight are worth as much: 1 / Σ w², from 1 to their number.
+
+        It is of the weights alone. Where the particles were drawn anew, copies begin alike, and they are worth less.
+        """
+        return float(1 / np.square(self.weights).sum())
+
+    @property
+    def log_mass(self) -> float:
+        """The logarithm of an estimate of the probability of all texts that are allowed. The estimate is unbiased.
+
+        In an ensemble with ``level="string"``: of what it gives to all texts together.
+        """
+        return float(np.logaddexp.reduce(self.log_weights)) - float(np.log(len(self.log_weights)))
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A completion: the text after a prefix.
+
+    Attributes:
+        text: The bytes as text. If the prefix ends inside a character, that character comes first. If the bytes end
+            inside one, which ``max_bytes`` can cause, the incomplete character is left out. Bytes that are not UTF-8
+            show as U+FFFD.
         bytes: The new bytes alone, all of them.
         logprob: ln P(bytes | prefix), and of the end of text too where it ended there. None with ``level="token"``: it
-            is not computed. `ByteModel.logprob` of the bytes after the prefix is it.
+            is not computed. `ByteModel.logprob` of the bytes after the prefix is it. None in an ensemble with
+            ``level="string"``: the sum over all texts, by which to divide, is not known.
         finish_reason: ``"eot"``; ``"stop"``: at a stop string, or where the constraint allows nothing more; or
             ``"length"``: at ``max_bytes``, or where the model's context ends.
-        usage: What it cost.
+        usage: Its cost.
         log_constraint_mass: Under a constraint, ln Π Sₜ over the steps, Sₜ being the probability of what was allowed at
             step t: the importance weight by which texts of `sample` at temperature 1 stand for the model's own. For
             that all rows have to be evaluated: None without ``lazy=False``, and with a ``logits_processor``.
+        particles: With ``particles=N``, all of them. This text is one, picked by the weights.
     """
 
     text: str
@@ -37,6 +82,12 @@ class Completion:
     finish_reason: FinishReason
     usage: JobUsage
     log_constraint_mass: float | None = None
+    particles: Particles | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        logprob = "not computed" if self.logprob is None else f"{self.logprob:.4f}"
+        facts = f"{len(self.bytes)} bytes, logprob={logprob}, finish_reason={self.finish_reason!r}"
+        return f"Completion({shown(self.text)}, {facts})"
 
 
 def random_stream(seed: int, index: int) -> np.random.Generator:

@@ -30,13 +30,12 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float64
 
-from bytelm.constraints import constraint_of
 from bytelm.errors import BudgetError
 from bytelm.inference.scheduler import Step
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.constrained import Binding
 from bytelm.sampling.draw import filled, settled
-from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.params import SamplingParams, binding_for
 from bytelm.sampling.place import Place
 from bytelm.sampling.writing import Generation, Writing
 from bytelm.symbols import EOT, SYMBOLS
@@ -89,7 +88,7 @@ class _Visited:
 class ConditionedGeneration(Generation):
     """A completion that is drawn exactly from the texts that its constraint allows. A step is an attempt.
 
-    The arguments and attributes are those of `Generation`. The params have a constraint and no filters.
+    The arguments and attributes are those of `Generation`. The params have no filters.
 
     Raises:
         ConstraintError: The prompt violates the constraint.
@@ -103,7 +102,7 @@ class ConditionedGeneration(Generation):
         score: Callable[[bytes, bool], Step[float]],
     ) -> None:
         super().__init__(place, params, random, score)
-        self._binding = Binding(constraint_of(params.constraint), self.prompt)
+        self._binding = binding_for(params, self.prompt)
         self._root: _Visited | None = None
         self._attempts = 0
 
@@ -121,14 +120,14 @@ class ConditionedGeneration(Generation):
         root, budget = self._root, self.params.budget
         if self._attempts == budget:
             raise BudgetError(
-                f"{budget} attempts gave no text that the constraint allows: at most {root.alive:.2g} of the "
+                f"{budget} attempts found no text that the constraint allows: at most {root.alive:.2g} of the "
                 "probability is on such texts. Give a greater budget, a prompt that leads to them, or leave "
                 "conditioning='exact' out"
             )
         self._attempts += 1
         yield from self._attempt(root)
         if root.alive == 0:
-            raise root.binding.stuck("the model gives no text that the constraint allows any probability")
+            raise root.binding.stuck("no text that is allowed has any probability")
 
     def _attempt(self, root: _Visited) -> Step[None]:
         """Draw a text. It is written if it is allowed; if not, what was found out is kept."""

@@ -130,6 +130,31 @@ class Binding:
         return data
 
 
+class Unbound(Binding):
+    """No constraint on a text, in the place of one.
+
+    Args:
+        prompt: The byte prefix.
+    """
+
+    def __init__(self, prompt: bytes) -> None:
+        self._length = 0
+        self._tail = prompt[-SHOWN:]
+        self._mask = np.ones(SYMBOLS, np.bool_)
+
+    def copy(self) -> Unbound:  # noqa: D102 - as in `Binding`
+        twin = Unbound(self._tail)
+        twin._length = self._length
+        return twin
+
+    def forced(self) -> bytes:  # noqa: D102
+        return b""
+
+    def advance(self, byte: int) -> None:  # noqa: D102
+        self._length += 1
+        self._tail = (self._tail + bytes([byte]))[-SHOWN:]
+
+
 def restricted(envelope: Envelope, allowed: Allowed | None) -> Envelope:
     """What is known of the allowed symbols' masses, where it is not known which nodes reach what.
 

@@ -21,11 +21,12 @@ from jaxtyping import Float64
 from bytelm.arguments import Number, Text, integer, nearest, one_of, seed_of, shown, stops_of, switch
 from bytelm.constraints import Constraint, constraint_of
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
-from bytelm.sampling.constrained import Binding
+from bytelm.sampling.constrained import Binding, Unbound
 from bytelm.sampling.filters import Filters
 
 Level: TypeAlias = Literal["byte", "token"]
 Conditioning: TypeAlias = Literal["step", "exact"]
+MOST_PARTICLES: Final = 10_000
 LogitsProcessor: TypeAlias = Callable[[bytes, Float64[np.ndarray, "257"]], Float64[np.ndarray, "257"]]
 
 _IN_BYTES: Final = "lengths are in bytes here, about four to a token of English: pass max_bytes"
@@ -79,6 +80,7 @@ class SamplingOptions(TypedDict, total=False):
     constraint: Constraint | type | None
     conditioning: Conditioning
     budget: int
+    particles: int | None
     engine_draws: bool | None
     lazy: bool
     level: Level
@@ -94,36 +96,39 @@ class CallOptions(SamplingOptions, total=False):
 
 @dataclass(frozen=True)
 class SamplingParams:
-    r"""How a completion is drawn, and when it ends.
+    r"""How to draw a completion, and when to end it.
 
     Attributes:
-        max_bytes: New bytes, at most.
+        max_bytes: The most new bytes.
         temperature: Of the byte distribution; 0 is greedy.
         top_k: Keep the k likeliest of the 257 symbols.
-        top_p: Keep the fewest likeliest symbols that together hold at least so much.
-        min_p: Keep the symbols at least so likely, as a share of the likeliest.
+        top_p: Keep the smallest set of likeliest symbols whose probability is at least this.
+        min_p: Keep the symbols that are at least this fraction as likely as the likeliest.
         stop: Generation stops before any of these texts. Matches that start in the prompt do not count. One
             text is accepted too; the field holds a tuple of bytes.
-        seed: Of the draws; None takes a fresh one. Item i of a batch is a function of (seed, i) alone.
+        seed: The seed of the draws; None takes a fresh one. Item i of a batch is a function of (seed, i) alone.
         logits_processor: A function of the bytes written so far and of the row of 257 log-probabilities. It returns
             257 numbers to draw from instead (−inf forbids a symbol), before temperature and filters. Each row is then
             evaluated in full.
-        constraint: What may be written, as `bytelm.constraints` makes it; or a pydantic model, for JSON of its schema.
+        constraint: A constraint of `bytelm.constraints`, or a pydantic model for JSON of its schema.
             The text ends where nothing more may be written, for the reason "stop". Temperature and filters are of what
             is allowed. Bytes that are the only way on take neither a model call nor a random number.
         conditioning: What law a constrained text has. ``"step"``: a symbol is drawn from the row over what is allowed
             next. ``"exact"``: each text is drawn with the model's probability of it, given that the text meets the
             constraint (conditioned.py). That takes several attempts, so a stream gives the text at once, at
             its end. It takes temperature 1 without filters or a processor.
-        budget: With ``conditioning="exact"``, attempts at most.
+        budget: With ``conditioning="exact"``, the most attempts.
+        particles: Draw so many texts at once, weigh them, and pick one by the weights (particles.py). That approaches
+            the law of ``conditioning="exact"`` where its attempts would be too many. `Completion.particles` has all of
+            them. It takes temperature 1 without filters or a processor.
         engine_draws: Whether the engine draws the tokens after the prompt itself, at its own full speed. The text has
             the same distribution (engine_draws.py says why); the same seed gives another text. It needs temperature 1,
             no filter, processor or constraint, one model, and an engine that can. None: where the engine says that it
             pays, as vLLM does.
-        lazy: Whether to evaluate only what a draw depends on. The distribution is the same.
+        lazy: Whether to evaluate only the rows that decide a draw. The distribution is the same.
         level: ``"byte"``: every byte is drawn from its exact distribution. ``"token"``: the end of the prompt is exact,
-            and from there the engine's own sampler writes, at its own speed; temperature, top_k, top_p and min_p are of
-            tokens then. Without them, at temperature 1, both have one distribution, up to leak (token_level.py).
+            and then the engine's own sampler writes, at its own speed; temperature, top_k, top_p and min_p then apply
+            to tokens. Without them, at temperature 1, both have one distribution, up to leak (token_level.py).
         engine_options: With ``level="token"``, more options of the engine's sampler, such as ``repetition_penalty``, by
             the engine's own names: those of transformers' ``generate`` or of vLLM's ``SamplingParams``, for example.
 
@@ -146,6 +151,7 @@ class SamplingParams:
     constraint: Constraint | type | None = None
     conditioning: Conditioning = "step"
     budget: int = 1000
+    particles: int | None = None
     engine_draws: bool | None = None
     lazy: bool = True
     level: Level = "byte"
@@ -176,14 +182,17 @@ class SamplingParams:
         one_of("conditioning", self.conditioning, get_args(Conditioning))
         if integer("budget", self.budget) < 1:
             raise InvalidArgumentError(f"budget must be 1 or more; got {self.budget}")
-        if self.conditioning == "exact":
-            if self.constraint is None:
-                raise InvalidArgumentError("conditioning='exact' is on a constraint: give one, or leave it out")
-            if not self.filters.plain or self.logits_processor is not None:
-                raise InvalidArgumentError(
-                    "conditioning='exact' draws from the model's own law given the constraint: it takes temperature 1, "
-                    "and no top_k, top_p, min_p or logits_processor"
-                )
+        if self.particles is not None and not 1 <= integer("particles", self.particles) <= MOST_PARTICLES:
+            raise InvalidArgumentError(f"particles must be from 1 to {MOST_PARTICLES}; got {self.particles}")
+        if self.conditioning == "exact" and self.particles is not None:
+            raise InvalidArgumentError(
+                "particles approach the exact law, and conditioning='exact' draws from it: give one of them"
+            )
+        if self.of_texts and (not self.filters.plain or self.logits_processor is not None):
+            raise InvalidArgumentError(
+                f"{self.of_texts} is of the model's own law of whole texts: it takes temperature 1, and no top_k, "
+                "top_p, min_p or logits_processor"
+            )
 
     def _check_level(self) -> None:
         """See that nothing is given that is of the other level."""
@@ -195,14 +204,14 @@ class SamplingParams:
         if self.level == "byte":
             if options is not None:
                 raise InvalidArgumentError(
-                    f"engine_options are of the engine's own sampler, which writes with level='token' alone; got "
+                    f"engine_options go to the engine's own sampler, which writes only with level='token'; got "
                     f"{shown(options)}"
                 )
             return
         known = {name: f"pass {name} itself" for name in ("n", *(each.name for each in fields(self)))}
         for name in options or {}:
             if name not in _ENGINES and (instead := (known | dict(ELSEWHERE)).get(name)):
-                raise InvalidArgumentError(f"{name} is not the engine's to be told in engine_options: {instead}")
+                raise InvalidArgumentError(f"{name} cannot be given in engine_options: {instead}")
         if self.logits_processor is not None:
             raise InvalidArgumentError(
                 "logits_processor changes rows of bytes, and with level='token' the engine draws tokens: on "
@@ -210,11 +219,11 @@ class SamplingParams:
             )
         if self.constraint is not None:
             raise InvalidArgumentError(
-                "constraint is of bytes, and with level='token' the engine draws tokens: leave level out"
+                "a constraint works on bytes, and with level='token' the engine draws tokens: leave level out"
             )
         if self.engine_draws is not None:
             raise InvalidArgumentError(
-                "engine_draws is of bytes: with level='token' the engine draws anyhow; leave it out"
+                "engine_draws has no meaning with level='token', where the engine draws anyway: leave it out"
             )
 
     @cached_property
@@ -226,6 +235,13 @@ class SamplingParams:
     def stops(self) -> tuple[bytes, ...]:
         """`stop` as a tuple of bytes."""
         return stops_of(self.stop)
+
+    @property
+    def of_texts(self) -> str:
+        """The option by which whole texts are drawn, given the constraint; or nothing."""
+        if self.particles is not None:
+            return f"particles={self.particles}"
+        return "conditioning='exact'" if self.conditioning == "exact" else ""
 
     @property
     def plain(self) -> bool:
@@ -265,6 +281,11 @@ def binding_of(params: SamplingParams, prompt: bytes) -> Binding | None:
         ConstraintError: The prefix violates it.
     """
     return None if params.constraint is None else Binding(constraint_of(params.constraint), prompt)
+
+
+def binding_for(params: SamplingParams, prompt: bytes) -> Binding:
+    """As `binding_of`, where there is none one that allows all."""
+    return binding_of(params, prompt) or Unbound(prompt)
 
 
 def params_on_new(options: CallOptions) -> SamplingParams:

@@ -43,6 +43,8 @@ class Place(ABC):
 
     lazy: bool = True
     """Whether it can be drawn from before all is evaluated."""
+    normalised: bool = True
+    """Whether its masses are probabilities: whether those of all texts make 1, up to leak."""
     chained: bool = False
     """Whether its mass is a product of rows, so that each of them is needed."""
     prefix: bytes
@@ -187,7 +189,8 @@ class Place(ABC):
         if not raised.any():
             if allowed is not None:
                 raise ConstraintError(
-                    f"after {self.prefix[-40:]!r} the model gives nothing that the constraint allows any probability"
+                    f"after {self.prefix[-40:]!r} the model gives probability 0 to everything that the constraint "
+                    "allows"
                 )
             raise ModelError(f"after {self.prefix[-40:]!r} {self.silent}")
         return filled(symbols, raised)

@@ -47,15 +47,15 @@ class Sampler(ByteSteps[P, L]):
             prefix: Text, or a list of token ids and texts (cover/prefix.py). It may end anywhere, inside a character
                 too.
             n: How many completions; above 1 a list of them.
-            options: ``params``, a `SamplingParams` that says how to draw and when to end; its fields by keyword, which
-                win over it; and ``progress``: whether to show a bar on a terminal once it takes two seconds.
+            options: ``params``, a `SamplingParams`; its fields by keyword, which override it; and ``progress``: whether
+                to show a bar on a terminal once it takes two seconds.
 
         Raises:
             InvalidArgumentError: An argument out of range, before the model runs.
-            InvalidTypeError: An option that there is not; the message names the word here.
+            InvalidTypeError: An unknown option; the message gives the name here.
             UnreachablePrefixError: No token sequence spells the prefix.
-            ContextOverflowError: The prefix alone does not fit in the model's context, before the model runs. Where
-                the context ends later, the completion ends with it, and its ``finish_reason`` is ``"length"``.
+            ContextOverflowError: The prefix alone does not fit in the model's context, before the model runs. If the
+                context ends later, the completion ends there, and its ``finish_reason`` is ``"length"``.
             ModelError: The model could not be run.
 
         >>> lm.sample("The capital of Fra", temperature=0, max_bytes=3).text  # doctest: +SKIP
@@ -77,11 +77,11 @@ class Sampler(ByteSteps[P, L]):
     def sample_batch(
         self, prefixes: Sequence[Prefix], *, n: int = 1, **options: Unpack[CallOptions]
     ) -> list[Completion] | list[list[Completion]]:
-        """Complete several prefixes together, in batched model calls. The arguments are those of `sample`.
+        """Complete several prefixes together, in batched model calls. It takes the arguments of `sample`.
 
-        A completion is what it would be alone: number j of prefix i draws from the random numbers of
-        (seed, i · n + j). Where a model call fails, the error carries what was finished by then: its attribute
-        ``finished``, a dict from that index to the completion.
+        Each completion is the same as alone: number j of prefix i draws from the random numbers of (seed, i · n + j).
+        If a model call fails, the error's attribute ``finished`` has the finished completions, a dict from that index
+        to the completion.
 
         Returns:
             One completion for each prefix; with ``n`` above 1 a list of n for each.
@@ -99,11 +99,11 @@ class Sampler(ByteSteps[P, L]):
         return grouped(self._complete(prefixes, options, n=n), n)
 
     def stream(self, prefix: Prefix, **options: Unpack[CallOptions]) -> CompletionStream:
-        """Complete a prefix, piece by piece: an iterator of texts. The arguments are those of `sample`.
+        """Complete a prefix, piece by piece: an iterator of texts. It takes the arguments of `sample`.
 
-        A piece never splits a character, and never holds what may turn out to be the beginning of a stop string. Part
-        of a character at the very end is in no piece: `Completion.bytes` has it.
-        Joined, they are the text that `sample` returns; `CompletionStream.completion` has all the rest afterwards.
+        A piece never splits a character, and never holds a possible beginning of a stop string. Part of a character at
+        the very end is in no piece: `Completion.bytes` has it. Joined, the pieces are the text that `sample` returns.
+        Afterwards `CompletionStream.completion` has everything else.
         """
         chosen = params_of(options)
         if chosen.engine_draws:
@@ -129,20 +129,20 @@ class Sampler(ByteSteps[P, L]):
     ) -> Endings:
         r"""The n likeliest endings of a prefix, each with its exact probability, the likeliest first.
 
-        An ending is what `sample` can return with the same ``stop`` and ``max_bytes``: what is written up to a stop
-        string, up to the end of text, or up to ``max_bytes``. Its probability is that of all ways to end there. No
-        ending that is missing is likelier than the last one returned (likeliest.py), unless ``max_calls`` ends the
-        search: then `Endings.missing_logprob` bounds what is missing.
+        An ending is a text that `sample` can return with the same ``stop`` and ``max_bytes``: up to a stop string, up
+        to the end of text, or up to ``max_bytes``. Its probability counts all ways to end there. No missing ending is
+        likelier than the last one returned (likeliest.py), unless ``max_calls`` ends the search. Then
+        `Endings.missing_logprob` bounds the missing ones.
 
         Args:
             prefix: As for `sample`.
             n: How many.
             stop: One text or several, before which an ending ends.
-            max_bytes: Of an ending, at most.
-            max_calls: Model calls, at most; None: no limit. Where there are many endings and none is likely, a search
-                without a limit may not end.
-            constraint: What an ending may be, as for `sample`: then these are the likeliest of the texts that it
-                allows. Their probabilities are the model's own.
+            max_bytes: The most bytes of an ending.
+            max_calls: The most model calls; None: no limit. With many endings, none of them likely, a search without a
+                limit may not end.
+            constraint: As for `sample`: the endings are then the likeliest of the allowed texts. Their probabilities
+                are the model's own.
             progress: Whether to show a bar on a terminal once it takes two seconds.
 
         Raises:
@@ -154,6 +154,7 @@ class Sampler(ByteSteps[P, L]):
         >>> [ending.text for ending in lm.likeliest("The capital of Fra", n=3, stop=" ")]  # doctest: +SKIP
         ['nce', 'nce,', 'nce)']
         """
+        self.check_rows()
         search = Search.of(n=n, stop=stop, max_bytes=max_bytes, max_calls=max_calls, constraint=constraint)
         prompt = self.prompt(prefix)
         place = self.place(prompt, keep=True)
@@ -169,6 +170,7 @@ class Sampler(ByteSteps[P, L]):
             raise InvalidArgumentError(
                 f"n must be at least 1, and no list holds more than {_MOST} completions; got {n}"
             )
+        self.check_law(chosen)
         key = seed_of(chosen.seed)
         drawing = self.engine_drawing(chosen)
         names = names_of(len(prefixes))

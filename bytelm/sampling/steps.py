@@ -28,6 +28,7 @@ from bytelm.sampling.conditioned import ConditionedGeneration
 from bytelm.sampling.engine_batch import EngineDrawing
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.particles import ParticleGeneration
 from bytelm.sampling.place import Place
 from bytelm.sampling.writing import Generation
 from bytelm.token_lm import OneProcess, TokenLM, abilities_of
@@ -81,7 +82,7 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
 
         Args:
             start: From a `ByteLM` to segments, the last of which is a text.
-            text: What stands behind them.
+            text: The text after them.
         """
 
     @abstractmethod
@@ -104,7 +105,7 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
 
         Args:
             prompt: Read by this model.
-            text: What is scored.
+            text: The text to score.
             eot: Whether the text ends there.
             stride: Bytes of a piece, for a text that is longer than the context.
             strict: Whether text that the model cannot spell is an error; otherwise it has probability 0.
@@ -153,14 +154,30 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
         """What runs completions whose tokens an engine draws, if these are to be drawn so."""
         if params.level == "token":
             raise InvalidArgumentError(
-                f"level='token' is for one model: no engine samples for all that a {type(self).__name__} is made of; "
+                f"level='token' is for one model: the members of a {type(self).__name__} have no engine in common; "
                 "leave it out"
             )
         if params.engine_draws:
-            raise InvalidArgumentError("engine_draws=True is for one model: an ensemble's tokens are no engine's")
+            raise InvalidArgumentError("engine_draws=True is for one model: no engine draws an ensemble's tokens")
         return None
 
     # ---- running
+
+    def check_rows(self) -> None:
+        """See that rows and log-probabilities can be told, before the model runs.
+
+        Raises:
+            InvalidArgumentError: They cannot.
+        """
+
+    def check_law(self, params: SamplingParams) -> None:
+        """See that texts can be drawn so, before the model runs.
+
+        Raises:
+            InvalidArgumentError: They cannot.
+        """
+        if params.of_texts and params.constraint is None:
+            raise InvalidArgumentError(f"{params.of_texts} is on a constraint: give one, or leave it out")
 
     def generation(self, place: L, prompt: P, params: SamplingParams, random: np.random.Generator) -> Generation:
         """A completion from a place on, of which nothing is drawn yet.
@@ -171,11 +188,13 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
             params: How to draw, and when to end.
             random: The item's random numbers.
         """
-        kind = ByteGeneration if params.conditioning == "step" else ConditionedGeneration
+        kind: type[Generation] = ByteGeneration
+        if params.of_texts:
+            kind = ConditionedGeneration if params.particles is None else ParticleGeneration
         return kind(place, params, random, lambda text, eot: self.scored(prompt, text, eot=eot))
 
     def begin(self, prefix: Prefix, params: SamplingParams, *, index: int = 0) -> Generation:
-        """A completion of which nothing is drawn yet, for those who run its steps themselves.
+        """A completion before its first byte is drawn, for callers that run its steps themselves.
 
         Args:
             prefix: As for `sample`.
@@ -186,6 +205,7 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
             UnreachablePrefixError: No token sequence spells the prefix.
             ContextOverflowError: It does not fit in the model's context.
         """
+        self.check_law(params)
         prompt = self.prompt(prefix)
         place = self.place(prompt)
         self.check_room(prompt)
@@ -197,7 +217,7 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
         return outcome.result
 
     def fingerprint(self) -> str:
-        """A sha256 of what the numbers depend on: weights, tokenizers, ends of text, members and their weights.
+        """A sha256 of all that the numbers depend on: weights, tokenizers, ends of text, members and their weights.
 
         Raises:
             InvalidArgumentError: The weights of an ensemble are a function, which cannot be told from another.
@@ -205,19 +225,19 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
         return hashlib.sha256(json.dumps(self.description()).encode()).hexdigest()
 
     def clear_cache(self) -> None:
-        """Forget all that was kept of texts: keys, values and rows, here and in the engines.
+        """Drop everything that is cached about texts: keys, values and rows, here and in the engines.
 
-        A model that is changed (weights, adapters, dtype) need not be told: an engine of transformers looks, each time
-        that it is asked. This is for what it cannot see, such as a write to parameters through numpy; for engines of
-        your own that have no ``revision`` (`bytelm.token_lm.revision_of`); and for the memory. Streams that were begun
-        before end with a `ModelChangedError`, on engines that have a revision.
+        You need not call this after a change of the model (weights, adapters, dtype): a transformers engine checks for
+        changes at each call. Call it for changes that the engine cannot see, such as a write to parameters through
+        numpy, for engines of your own without ``revision`` (`bytelm.token_lm.revision_of`), and to free memory. Streams
+        that were begun before end with a `ModelChangedError`, on engines that have a revision.
         """
         for engine in dict.fromkeys(self.engines):
             with turn_at(engine):
                 abilities_of(engine).clear_cache()
 
     def close(self) -> None:
-        """Let go of what the engines hold: processes, memory. A model that is closed can no longer be asked."""
+        """Free what the engines hold: processes, memory. A closed model can no longer be used."""
         for engine in dict.fromkeys(self.engines):
             abilities_of(engine).close()
 

@@ -45,7 +45,12 @@ class Writing:
     @property
     def full(self) -> bool:
         """Whether there are as many bytes as there may be."""
-        return len(self.bytes) >= self._max_bytes
+        return self.left <= 0
+
+    @property
+    def left(self) -> int:
+        """How many bytes may still be written."""
+        return self._max_bytes - len(self.bytes)
 
     @property
     def ending(self) -> FinishReason:
@@ -88,9 +93,9 @@ class Writing:
         self.leak = max(before[0], least), max(before[1], most)
         if least > WARNED >= before[0]:
             warnings.warn(
-                f"after {place.prefix[-40:]!r} {least:.0%} of the probability is on tokens that are no text there and "
-                f"end none{place.likeliest()}: the completion goes on with what is left. If such a token ends the "
-                "model's text, pass its id in eot_ids",
+                f"after {place.prefix[-40:]!r} {least:.0%} of the probability is on tokens that are not text there and "
+                f"do not end the text{place.likeliest()}: the completion continues with the rest. If such a token ends "
+                "the model's text, pass its id in eot_ids",
                 LeakWarning,
                 stacklevel=2,
             )
@@ -111,8 +116,8 @@ class Writing:
 
         Args:
             logprob: Of it; None where it is not computed.
-            prompt: What stands before it.
-            usage: What it cost.
+            prompt: The text before it.
+            usage: Its cost.
         """
         written = bytes(self.bytes)
         return Completion(text_of(written, prompt), written, logprob, self.ending, usage)
@@ -167,8 +172,8 @@ class Generation(Writing, ABC):
         return (yield from place.measured(end=ended)) - self._start
 
     def _scored(self) -> Step[Completion]:
-        """What was written, with its log-probability and its leak."""
-        logprob = yield from self._logprob(self.place)
+        """What was written, with its log-probability, where that can be told, and its leak."""
+        logprob = (yield from self._logprob(self.place)) if self.place.normalised else None
         least, most = self.leak or (None, None)
         return self.written(logprob, self.prompt, JobUsage(largest_leak=least, largest_leak_bound=most))
 

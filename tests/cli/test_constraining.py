@@ -82,7 +82,7 @@ def test_the_likeliest_are_constrained_too(run: Run, lm: ByteLM) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        (("--regex", "a", "--choice", "b"), 2, "--regex and --choice each say what may be written"),
+        (("--regex", "a", "--choice", "b"), 2, "--regex and --choice are each a constraint"),
         (("--regex", "["), 1, "unclosed character class"),
         (("--json-schema", "nowhere.json"), 2, "cannot read nowhere.json"),
         (("--regex", "a", "--level", "token"), 1, "leave level out"),
@@ -97,3 +97,38 @@ def test_what_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch, args: Any, c
 
     assert done.code == code
     assert said in " ".join(done.err.split())
+
+
+def test_particles_are_told(run: Run) -> None:
+    """As text the one that was picked, and on standard error what it stands for; as JSON all, with their weights."""
+    given = ("the ", "--choice", "ab", "--choice", "xyz", "--particles", "5", "--seed", "2")
+    for command in (("sample",), ("ensemble", "-m", "a", "-m", "b")):
+        done = run(*command, *given)
+        assert done.out in ("ab", "xyz")
+        assert "picked from 5 particles" in done.err
+
+        told = json.loads(run(*command, *given, "--json").out)
+        assert told["text"] == done.out
+        assert len(told["particles"]["texts"]) == 5
+        assert sum(each["weight"] for each in told["particles"]["texts"]) == pytest.approx(1)
+        assert 1 <= told["particles"]["effective_sample_size"] <= 5 + 1e-9
+
+
+def test_whole_texts_are_combined(run: Run) -> None:
+    """Each formula draws, and what cannot be is wrong usage."""
+    given = ("ensemble", "-m", "a", "-m", "b", "the ", "--choice", "ab", "--choice", "xyz", "--seed", "2")
+    level = ("--combine-level", "string")
+    for formula in (("minimum",), ("product", "--weights", "1,0.5"), ("power", "--power", "-1")):
+        assert run(*given, "--combine", *formula, *level, "--particles", "3").out in ("ab", "xyz")
+    assert run(*given, "--combine", "minimum", *level, "--conditioning", "exact").out in ("ab", "xyz")
+
+    for wrong, said in (
+        (("--combine", "minimum"), "--combine-level string"),
+        (("--combine", "minimum", *level), "--particles N or"),
+        (("--combine", "power", *level, "--particles", "3"), "give power"),
+        (("--combine", "product", *level, "--particles", "3", "--weights", "1,-1"), "negative"),
+        (("--combine", "product", *level, "--particles", "3", "--show-members"), "leave out"),
+    ):
+        done = run(*given, *wrong)
+        assert done.code == 2
+        assert said in re.sub(r"[\s│]+", " ", done.err)
