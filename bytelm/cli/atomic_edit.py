@@ -12,14 +12,16 @@ Rules
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import stat
-import tempfile
 from pathlib import Path
+from typing import Final
 
 from bytelm.errors import FileWriteError
+from bytelm.pictures.whole_file import beside
+
+OURS: Final = 0o600  # until the file has the rights of the one that it replaces
 
 
 def writable(path: Path) -> Path:
@@ -34,7 +36,7 @@ def writable(path: Path) -> Path:
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links
         raise FileWriteError(f"cannot change {path}: {getattr(error, 'strerror', error)}") from None
     if not stat.S_ISREG(mode):
-        raise FileWriteError(f"cannot change {path} in place: it is no regular file")
+        raise FileWriteError(f"cannot change {path} in place: it is not a regular file")
     if not mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH) or not os.access(target, os.W_OK):
         raise FileWriteError(f"cannot change {path}: it is read-only; make it writable, or leave --in-place out")
     if not os.access(target.parent, os.W_OK):
@@ -50,38 +52,28 @@ def replace(path: Path, old: bytes, new: bytes) -> None:
     Args:
         path: The file.
         old: What it held when it was read.
-        new: What it is to hold.
+        new: Its new bytes.
 
     Raises:
         FileWriteError: It cannot be written, or it holds something else by now. It is as it was.
     """
     target = writable(path)
-    beside = ""
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=target.parent, prefix=f".{target.name[:40]}.", suffix=".tmp", delete=False
-        ) as file:
-            beside = file.name
-            file.write(new)
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.copystat(target, beside)  # extended attributes, and the times
-        os.utime(beside)
-        _dress(Path(beside), target.stat())
-        if target.read_bytes() != old:
-            raise FileWriteError(f"{path} was changed while the model ran, and is left as it is: run the command again")
-        Path(beside).replace(target)
-        beside = ""
+        with beside(target, new, mode=OURS) as other:
+            shutil.copystat(target, other)  # extended attributes, and the times
+            os.utime(other)
+            _dress(other, target.stat())
+            if target.read_bytes() != old:
+                raise FileWriteError(
+                    f"{path} was changed while the model ran, so nothing was written: run the command again"
+                )
+            other.replace(target)
     except OSError as error:
         if isinstance(error, FileWriteError):
             raise
-        failure = FileWriteError(f"cannot change {path}, which is left as it was: {error.strerror or error}")
+        failure = FileWriteError(f"cannot change {path}; it is unchanged: {error.strerror or error}")
         failure.errno = error.errno
         raise failure from error
-    finally:
-        if beside:
-            with contextlib.suppress(OSError):
-                Path(beside).unlink()
 
 
 def _dress(path: Path, model: os.stat_result) -> None:

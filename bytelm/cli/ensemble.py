@@ -10,17 +10,22 @@ Rules
 from __future__ import annotations
 
 import math
+import sys
 from typing import Annotated, Any, Final
 
 import typer
 
 from bytelm.cli import options as opt
-from bytelm.cli.io import print_json, read_text
+from bytelm.cli.colours import print_driven
+from bytelm.cli.io import STDIN, check_outputs, print_json, put, read_text
+from bytelm.cli.pictures import DRIVEN_NOTE, HtmlOption
 from bytelm.cli.tables import bar, columns, show_byte, show_bytes, show_prob
-from bytelm.ensemble.attribution import Attribution
-from bytelm.ensemble.combine import ALPHA, Combine, weights_of
+from bytelm.ensemble.attribution import Attribution, picture_of
+from bytelm.ensemble.combine import ALPHA, Combine, CombineLevel, weights_of
 from bytelm.ensemble.model import Ensemble
+from bytelm.ensemble.whole_texts import OF_TEXTS, power_of, text_weights
 from bytelm.errors import BytelmError
+from bytelm.pictures.document import Section, document
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.params import SamplingParams
 
@@ -39,35 +44,52 @@ def ensemble(
     keep_newline: opt.KeepNewlineOption = False,
     escapes: opt.EscapesOption = False,
     models: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help=f"{opt.MODEL_HELP} Given once for each member.")
+        list[str] | None,
+        typer.Option(
+            "--model", "-m", autocompletion=opt.packaged_names, help=f"{opt.MODEL_HELP} Given once for each member."
+        ),
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(metavar="W,W,…", help="One number for each model; all alike if not given. Below 0 in a product."),
+        typer.Option(
+            metavar="W,W,…", help="One number for each model; equal if not given. May be below 0 in a product."
+        ),
     ] = None,
     combine: Annotated[
         Combine,
         typer.Option(
-            help="The sum of the models' bytes, the same weighted by how each foresaw the text, or a product."
+            help="mixture: the weighted sum of the models' probabilities. bayes: the same, weighted by how well each "
+            "predicted the text. product: the weighted product. minimum, maximum, power: with --combine-level string."
         ),
     ] = "mixture",
+    combine_level: Annotated[
+        CombineLevel,
+        typer.Option(
+            help="byte: combine the models at each byte. string: combine their probabilities of the whole text, with "
+            "--particles or --conditioning exact."
+        ),
+    ] = "byte",
+    power: Annotated[
+        float | None, typer.Option(help="With --combine power: the exponent; 1 is a mixture, -1 the harmonic mean.")
+    ] = None,
     alpha: Annotated[
         float,
         typer.Option(
             min=0,
             max=1,
-            help="With a weight below 0: keep a byte if the models of positive weight give it at least this share of "
-            "what they give the likeliest. 0 keeps all.",
+            help="With a weight below 0: keep a byte if the models of positive weight give it at least this fraction "
+            "of what they give the likeliest. 0 keeps all.",
         ),
     ] = ALPHA,
     show_members: Annotated[
         bool,
         typer.Option(
             "--show-members",
-            help="Show each model alone as well, what it counts for and says of what was written, and who drove each "
-            "byte.",
+            help="Also show each model's own text, its weight, its log-probability of the ensemble's text, and who "
+            "drove each byte.",
         ),
     ] = False,
+    html: HtmlOption = None,
     stream: Annotated[
         bool, typer.Option("--stream", help="Print pieces as they come; with --json one object for each.")
     ] = False,
@@ -80,7 +102,7 @@ def ensemble(
     normalize: opt.NormalizeOption = False,
     replace: opt.ReplaceOption = None,
 ) -> None:
-    """Complete a text by several models as one, whatever their vocabularies. Prints the new text alone.
+    """Complete a text with several models as one. Their vocabularies may differ. Prints the new text alone.
 
     \b
     Examples:
@@ -88,31 +110,58 @@ def ensemble(
       bytelm ensemble -m demo -m demo-gemma --weights 0.7,0.3 --combine bayes --file notes.txt
       bytelm ensemble -m big -m small --weights 1.5,-0.5 --combine product "Once upon a ti"
       bytelm ensemble -m demo -m demo-gemma "2 + 2 =" --show-members --temperature 0 --max-bytes 8
+      bytelm ensemble -m demo -m demo-gemma "Once upon a ti" --html who.html
+      bytelm ensemble -m demo -m demo-gemma "Once upon a ti" --combine product --combine-level string --particles 16
     """
     names = models or []
     numbers = checked_weights(names, weights, combine)
+    if combine_level == "byte" and (combine in OF_TEXTS or power is not None):
+        raise typer.BadParameter(f"--combine {combine} is of whole texts: add --combine-level string")
+    if combine_level == "string":
+        checked_texts(numbers, len(names), combine, power)
+        if show_members or html is not None or sampling.likeliest:
+            raise typer.BadParameter(
+                "--combine-level string draws texts, and tells nothing of their bytes: leave out "
+                "--show-members, --html and --likeliest"
+            )
+        if sampling.particles is None and sampling.conditioning == "step":
+            raise typer.BadParameter("--combine-level string takes --particles N or --conditioning exact")
     if text is not None and prompt is not None:
         raise typer.BadParameter("give the text as TEXT or by --prompt, not both")
     if stream and (n > 1 or show_members):
         raise typer.BadParameter("--stream prints one completion as it comes: leave out -n and --show-members")
     if sampling.likeliest and (stream or show_members):
         raise typer.BadParameter("--likeliest draws nothing: leave out --stream and --show-members")
-    if show_members and n > 1:
-        raise typer.BadParameter(f"--show-members explains one completion; got -n {n}")
+    if (show_members or html) and n > 1:
+        raise typer.BadParameter(
+            f"{'--show-members' if show_members else '--html'} explains one completion; got -n {n}"
+        )
+    if html is not None and (stream or sampling.likeliest):
+        raise typer.BadParameter("--html explains one completion at its end: leave out --stream and --likeliest")
+    check_outputs({"--html": html}, [None if file is None else str(file)], as_json=as_json)
     data = read_text(text if prompt is None else prompt, file, escapes=escapes, keep_newline=keep_newline)
     search = sampling.search(n) if sampling.likeliest else None
     params = sampling.params() if search is None else SamplingParams()
     texts = {"normalize": normalize, "replace": replace}
     loaded = {name: opt.load(name, device, dtype, engine, texts) for name in dict.fromkeys(names)}
     members = [loaded[name] for name in names]
-    lm = Ensemble(members, weights=numbers, combine=combine, alpha=alpha)
+    lm = Ensemble(members, weights=numbers, combine=combine, alpha=alpha, level=combine_level, power=power)
     if search is not None:
         opt.show_endings(lm.likeliest(data, **search), as_json=as_json)
-    elif show_members:
+    elif show_members or html is not None:
         written = lm.sample(data, params=params, progress=True)
-        alone = [member.sample(data, params=params, progress=True) for member in members]
+        alone = [member.sample(data, params=params, progress=True) for member in members if show_members]
         told = lm.explain(written.bytes, prefix=data, progress=True)
-        if as_json:
+        if html is not None:
+            put(html, _drawn(names, alone, told, combine=combine))
+        if html == STDIN:
+            return
+        if not (show_members or as_json):
+            typer.echo(written.text, nl=sys.stdout.isatty())
+            opt.tell_cut(written.bytes)
+        elif not show_members:
+            opt.show_completions(written, as_json=as_json)
+        elif as_json:
             _print_members(names, written, alone, told)
         else:
             _show_members(names, written, alone, told, combine=combine)
@@ -125,6 +174,15 @@ def ensemble(
         opt.show_pieces(lm.stream(data, params=params))
     else:
         opt.show_completions(lm.sample(data, params=params, n=n, progress=True), as_json=as_json)
+
+
+def checked_texts(weights: list[float] | None, count: int, combine: Combine, power: float | None) -> None:
+    """See that models can be combined by whole texts so."""
+    try:
+        text_weights(weights, count, combine)
+        power_of(combine, power)
+    except BytelmError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def checked_weights(names: list[str], given: str | None, combine: Combine) -> list[float] | None:
@@ -143,6 +201,13 @@ def checked_weights(names: list[str], given: str | None, combine: Combine) -> li
             f"--weights takes numbers with commas between, such as 0.7,0.3; got {given!r}"
         ) from None
     return weights
+
+
+def _drawn(names: list[str], alone: list[Completion], told: Attribution, *, combine: Combine) -> str:
+    """The document of a text that an ensemble wrote."""
+    said = [f"{name} alone wrote ‘{show_bytes(done.bytes)}’" for name, done in zip(names, alone, strict=False)]
+    note = " ".join([DRIVEN_NOTE, DRIVERS[combine], *([f"{'; '.join(said)}."] if said else [])])
+    return document("bytelm ensemble", [Section("The text", picture_of(told, names, combine), note)])
 
 
 def _print_members(names: list[str], written: Completion, alone: list[Completion], told: Attribution) -> None:
@@ -192,6 +257,7 @@ def _show_members(
         drive = float(told.drive[told.drivers[at], at])
         rows.append([show_byte(value), *probs, names[told.drivers[at]], bar(drive, 12) if share else f"{drive:+.2f}"])
     typer.echo()
+    print_driven(told.text, told.drivers)
     typer.echo(columns(rows, right=[False, *[True] * (len(names) + 1), False, not share]))
     count, drove = len(told.text), _drove(names, told)
     members = [["", "weight", "log P", "drove"], ["ensemble", "", f"{told.logprobs.sum():.2f}", ""]]

@@ -23,13 +23,16 @@ import typer
 
 from bytelm.byte_lm.model import ByteLM
 from bytelm.cli import options as opt
-from bytelm.cli.io import STDIN, argument_bytes, note, print_json, read_file, read_text
+from bytelm.cli.colours import print_surprisal
+from bytelm.cli.io import STDIN, argument_bytes, check_outputs, note, print_json, put, read_file, read_text
+from bytelm.cli.pictures import STRIP_NOTE, HtmlOption, strip_of
+from bytelm.cli.plot import PlotOption, check_plot, plot
 from bytelm.cli.tables import columns, show_bytes, show_prob
 from bytelm.cover.prefix import Prefix
-from bytelm.errors import FileWriteError
 from bytelm.inference.scheduler import blamed
-from bytelm.inference.score import COLUMNS, Score, bits, csv_text, write_file
+from bytelm.inference.score import COLUMNS, Score, bits, csv_text, picture_of
 from bytelm.inference.units import UnitName, WordSpace
+from bytelm.pictures.document import Section, document
 
 NAMES: Final = ("file", "model")
 WHOLE: Final = ("bytes", "logprob", "bits_per_byte", "eot")  # of a text that is scored as a whole
@@ -53,17 +56,17 @@ def score(
     by: Annotated[
         UnitName | None,
         typer.Option(
-            help="Score each unit of the text. A word is what stands between white space, a token the model's own."
+            help="Score each unit of the text. A word is the text between white space; a token is the model's own."
         ),
     ] = None,
     space: Annotated[
         WordSpace,
         typer.Option(
-            help="With --by word: the white space belongs to the word in front of it, so that a word is scored with "
-            "its end, to the word behind it, or to units of its own."
+            help="With --by word: the white space belongs to the word before it (after), so that a word is scored with "
+            "its end, to the word after it (before), or to units of its own (none)."
         ),
     ] = "after",
-    prefix: Annotated[str, typer.Option(help="What stands before the text; it is not scored.")] = "",
+    prefix: Annotated[str, typer.Option(help="The text before; it is not scored.")] = "",
     start: Annotated[
         bool,
         typer.Option("--start", help="Put the model's start token (BOS, or an end of text) in front, as lm-eval does."),
@@ -76,12 +79,15 @@ def score(
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="PATH", help="Write the table as CSV; - is standard output.")
     ] = None,
+    html: HtmlOption = None,
+    plot_path: PlotOption = None,
     as_json: opt.JsonOption = False,
     models: Annotated[
         list[str] | None,
         typer.Option(
             "--model",
             "-m",
+            autocompletion=opt.packaged_names,
             help=f"{opt.MODEL_HELP} May be given again.  [env var: BYTELM_MODEL; default: {opt.MODEL.model}]",
         ),
     ] = None,
@@ -92,10 +98,10 @@ def score(
     replace: opt.ReplaceOption = None,
     context_length: opt.ContextOption = None,
 ) -> None:
-    """The log-probability and the bits per byte of texts, or with --by of their units.
+    """Print the log-probability and the bits per byte of texts, or with --by of each unit.
 
-    In front stands what the tokenizer puts there. Where that is nothing, the first token is scored after the model's
-    start token, and the others after the text alone; with --start it stays in front of all of them.
+    If the tokenizer puts nothing (no BOS) in front of a text, the first token is scored after the model's start token,
+    and the others after the text alone. With --start the start token stays in front of all of them.
 
     \b
     Examples:
@@ -104,6 +110,7 @@ def score(
       bytelm score --by word "The cat sat on the mat."
       bytelm score a.txt b.txt -m demo -m demo-gemma
       bytelm score poem.txt --by byte --csv surprisal.csv
+      bytelm score poem.txt --html poem.html --plot poem.png
     """
     if by != "word" and space != "after":
         raise typer.BadParameter(f"--space {space} says where the white space of words goes: give --by word too")
@@ -113,36 +120,56 @@ def score(
     before = argument_bytes(prefix, escapes=escapes)
     for name, data in named:
         _check_text(name, data, before, eot=eot)
-    if csv is not None and csv != STDIN:
-        _check_writable(csv, [name for name, _ in named])
+    outputs = {"--csv": csv, "--html": html, "--plot": plot_path}
+    check_outputs(outputs, [name for name, _ in named], as_json=as_json)
+    if plot_path is not None:
+        check_plot(plot_path)
     how = opt.Model("", device, dtype, engine, normalize, replace, context_length)
     wanted = dict.fromkeys(models or [os.environ.get("BYTELM_MODEL") or opt.MODEL.model])
     with ExitStack() as opened:
         lms = {model: opened.enter_context(how.load(model)) for model in wanted}
         fronts = {model: lm.start_prefix(before) if start else before for model, lm in lms.items()}
         pairs = list(itertools.product(named, lms))
+        rows = any(each is not None for each in (by, html, plot_path))
         for (name, data), model in pairs:
             with blamed(f"{called(name)} by {model}"):
-                _check_scored(lms[model], data, fronts[model], rows=by is not None, eot=eot, stride=stride)
-        found = []
+                _check_scored(lms[model], data, fronts[model], rows=rows, eot=eot, stride=stride)
+        found, sections, drawn = [], [], []
         for (name, data), model in pairs:
-            more: dict[str, Any] = {"prefix": fronts[model], "eot": eot, "stride": stride, "progress": True}
+            lm, front = lms[model], fronts[model]
+            title = (
+                ", ".join([*[called(name)] * (len(named) > 1), *[model] * (len(lms) > 1)])
+                or f"Surprisal of {called(name)}"
+            )
+            options: dict[str, Any] = {"prefix": front, "eot": eot, "stride": stride, "progress": True}
+            if html is not None and data:
+                sections.append(Section(title, strip_of(lm, data, prefix=front, stride=stride), STRIP_NOTE))
+            if by is not None or plot_path is not None:
+                scored = lm.score(data, by=by or "word", space=space, **options)
+                drawn.append((called(name), model, scored))
             if by is None:
-                told = whole(lms[model].logprob(data, **more), len(data), eot=eot)
+                told = whole(lm.logprob(data, **options), len(data), eot=eot)
             else:
-                told = by_units(lms[model].score(data, by=by, space=space, **more))
+                told = by_units(drawn[-1][2])
+                sections.append(Section(f"{title}, by {by}", picture_of(drawn[-1][2])))
             found.append(({"file": name, "model": model}, told))
+    if html is not None:
+        put(html, document("bytelm score", sections))
+    if plot_path is not None:
+        plot(plot_path, drawn)
     records = [{**names, **record} for names, told in found for record in told.records]
     if as_json:
         for record in records:
             print_json(record)
     elif csv is not None:
-        table = csv_text(records, (*NAMES, *(WHOLE if by is None else COLUMNS)))
-        typer.echo(table, nl=False) if csv == STDIN else write_file(csv, table)
-    else:
+        put(csv, csv_text(records, (*NAMES, *(WHOLE if by is None else COLUMNS))))
+    elif html != STDIN:
         shown = [name for name, several in zip(NAMES, (len(named) > 1, len(lms) > 1), strict=True) if several]
         head = [*shown, *(WHOLE_HEAD if by is None else UNITS_HEAD)]
         body = [[*(names[name] or "" for name in shown), *cells] for names, told in found for cells in told.cells]
+        for name, model, scored in drawn if by is not None else []:
+            several = [name] * (len(named) > 1) + [model] * (len(lms) > 1)
+            print_surprisal(scored, name=", ".join(several))
         words = [*shown, *([] if by is None else UNITS_HEAD[:1])]  # columns of words, in front of those of numbers
         typer.echo(columns([head, *body], right=[number >= len(words) for number in range(len(head))]))
 
@@ -241,27 +268,6 @@ def _check_text(name: str | None, data: bytes, before: bytes, *, eot: bool) -> N
             f"{where} is not text: byte {at % len(whole)} of its {len(whole)} is 0x{whole[at]:02X}, which is no UTF-8 "
             "there; convert it to UTF-8"
         ) from None
-
-
-def _check_writable(path: Path, read: Sequence[str | None]) -> None:
-    """See that a table can be written, before models run for it.
-
-    Raises:
-        FileWriteError: It cannot.
-    """
-    try:
-        if any(name is not None and path.exists() and path.samefile(name) for name in read if name != str(STDIN)):
-            raise typer.BadParameter(f"--csv {path} is one of the files that are scored")
-        if path.is_dir():
-            raise FileWriteError(f"cannot write {path}: it is a folder")
-        if not path.parent.is_dir():
-            raise FileWriteError(f"cannot write {path}: there is no folder {path.parent}")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise FileWriteError(f"cannot write {path}: permission denied")
-    except (OSError, ValueError) as error:
-        if isinstance(error, FileWriteError):
-            raise
-        raise FileWriteError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _check_scored(lm: ByteLM, data: bytes, prefix: Prefix, *, rows: bool, eot: bool, stride: int | None) -> None:

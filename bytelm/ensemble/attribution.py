@@ -15,17 +15,21 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
 
+from bytelm.arguments import shown
 from bytelm.ensemble.combine import Combine, powered
+from bytelm.pictures.document import Section, document, framed
+from bytelm.pictures.values import Driven, shown_text
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attribution:
-    """Who said what about each byte of a text.
+    """What each member gave to each byte of a text.
 
     Attributes:
         text: The bytes.
@@ -33,7 +37,7 @@ class Attribution:
         member_logprobs: Of each byte, under each member after its own prompt.
         rows: The ensemble's rows: of each byte all 257 log-probabilities.
         member_rows: The members' rows.
-        weights: What each member's row counted for at each byte: its weight, in bayes its posterior weight.
+        weights: The weight of each member's row at each byte; in bayes its posterior weight.
         drive: Who drove each byte. In a mixture and in bayes the share of the byte's probability that came from each
             member, 1 in sum. In a product how many nats each member gave to the byte's lead over its rival, the
             likeliest other symbol on the positive side; below 0 from a member that spoke for the rival. A member that
@@ -50,8 +54,28 @@ class Attribution:
 
     @property
     def drivers(self) -> tuple[int, ...]:
-        """For each byte the member that drove it most."""
+        """For each byte, the member that drove it most."""
         return tuple(self.drive.argmax(axis=0).tolist())
+
+    def _repr_html_(self) -> str:
+        return framed(document("bytelm: ensemble", [Section("Who drove each byte", picture_of(self))]))
+
+    def __repr__(self) -> str:
+        members = len(self.weights)
+        return f"Attribution({shown(shown_text(self.text))}, {members} members, log P {float(self.logprobs.sum()):.4f})"
+
+
+def picture_of(told: Attribution, members: Sequence[str] | None = None, combine: Combine | None = None) -> Driven:
+    """Who drove each byte, as a picture shows it.
+
+    Args:
+        told: Who drove it.
+        members: The members' names; their numbers if not given.
+        combine: How they are combined, if that is to be said.
+    """
+    names = [f"member {i}" for i in range(len(told.weights))] if members is None else members
+    said, weights = told.member_logprobs.T.tolist(), told.weights.T.tolist()
+    return Driven(told.text, names, told.logprobs.tolist(), said, weights, told.drivers, combine)
 
 
 def attribution(

@@ -19,31 +19,33 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any, Final, NamedTuple, overload
 
-from bytelm.arguments import fspath
-from bytelm.errors import FileWriteError, MissingDependencyError
+from bytelm.arguments import fspath, shown
+from bytelm.errors import MissingDependencyError
 from bytelm.inference.text_scoring import LN2, Readings
 from bytelm.inference.units import Characters, Unit
+from bytelm.pictures.document import Section, document, framed
+from bytelm.pictures.values import Place, UnitStrip, shown_text
+from bytelm.pictures.whole_file import write_file
 
 
 class ScoreRow(NamedTuple):
-    """What a model says of one unit of a text.
+    """A model's numbers for one unit of a text.
 
     Attributes:
-        number: Which of the units that were asked for, from 0; None for what lies between them (white space between
-            words, text between regions), and for the end of text.
-        bytes: The unit itself; nothing for the end of text.
+        number: The unit's number, from 0; None for text between units (white space between words, text between
+            regions), and for the end of text.
+        bytes: The unit itself; empty for the end of text.
         start: Its first byte.
-        end: The byte behind its last.
+        end: The byte after its last.
         start_character: The same in code points; None inside a character.
         end_character: The same in code points; None inside a character.
-        logprob: ln P(unit | all before it).
+        logprob: ln P(unit | everything before it).
         surprisal_bits: −log₂ of the same.
         entropy_bits: Of the next byte before the unit, over the 256 bytes and the end of text, in the row divided by
-            its sum. NaN where the row has no mass, as after a text of probability 0.
-        leak: What that row lacks of 1: mass on what is no text. NaN where the row has no mass.
+            its sum. NaN if the row has no mass, as after a text of probability 0.
+        leak: 1 less that row's sum: probability of tokens that are no text there. NaN if the row has no mass.
     """
 
     number: int | None
@@ -60,7 +62,11 @@ class ScoreRow(NamedTuple):
     @property
     def text(self) -> str:
         r"""The unit as text; bytes that are no UTF-8, such as a part of a character, as ``\xNN``."""
-        return self.bytes.decode("utf-8", "backslashreplace")
+        return shown_text(self.bytes)
+
+    def __repr__(self) -> str:
+        place = f"{self.start}:{self.end}"
+        return f"ScoreRow({shown(self.text)}, {place}, {self.surprisal_bits:.4f} bits, leak {self.leak:.2g})"
 
 
 COLUMNS: Final = ("number", "text", *ScoreRow._fields[2:])
@@ -69,12 +75,12 @@ _COUNTS: Final = ("number", "start_character", "end_character")  # whole numbers
 
 @dataclass(frozen=True)
 class Score(Sequence[ScoreRow]):
-    """A text by its units, each with what a model says of it. Their order is that of the text.
+    """A text unit by unit, in its order, with the model's numbers for each unit.
 
     Attributes:
-        text: What was scored, as it was read (`ByteLM` may be told to normalise a text).
+        text: The scored text, as it was read (`ByteLM` may normalise a text).
         by: What a unit is: "byte", "character", "token", "word", "line" or "region".
-        rows: A row for each unit, and for the end of text where that was asked for.
+        rows: A row for each unit, and one for the end of text if it was asked for.
     """
 
     text: bytes
@@ -83,7 +89,7 @@ class Score(Sequence[ScoreRow]):
 
     @property
     def logprob(self) -> float:
-        """Log-probability of the text: the sum of the rows, with the end of text where that was asked for."""
+        """Log-probability of the text: the sum of the rows, with the end of text if it was asked for."""
         return math.fsum(row.logprob for row in self.rows)
 
     @property
@@ -107,7 +113,7 @@ class Score(Sequence[ScoreRow]):
         return iter(self.rows)
 
     def records(self) -> list[dict[str, Any]]:
-        """The rows as a table has them: by the names of the columns, with ``text`` in place of ``bytes``."""
+        """The rows as dicts by the names of the columns, with ``text`` instead of ``bytes``."""
         return [{name: getattr(row, name) for name in COLUMNS} for row in self.rows]
 
     def to_pandas(self) -> Any:
@@ -125,12 +131,46 @@ class Score(Sequence[ScoreRow]):
         return pd.DataFrame(self.records(), columns=list(COLUMNS)).astype(dict.fromkeys(_COUNTS, "Int64"))
 
     def to_csv(self, path: str | PathLike[str]) -> None:
-        """Write the rows as a table: UTF-8, commas, a line of names first, nothing where there is no number.
+        """Write the rows as CSV: UTF-8, commas, a line of names first, empty fields for missing numbers.
 
         Raises:
             FileWriteError: It cannot be written.
         """
         write_file(fspath("path", path), csv_text(self.records(), COLUMNS))
+
+    def to_html(self, path: str | PathLike[str] | None = None) -> str:
+        """The surprisal of each unit as a picture: an HTML document that fetches nothing.
+
+        Args:
+            path: Where to write it too, if anywhere.
+
+        Returns:
+            The document.
+
+        Raises:
+            FileWriteError: It cannot be written.
+
+        >>> lm.score("The cat sat.", by="word").to_html("cat.html")  # doctest: +SKIP
+        """
+        page = document("bytelm: surprisal", [Section(f"Surprisal by {self.by}", picture_of(self))])
+        if path is not None:
+            write_file(fspath("path", path), page)
+        return page
+
+    def _repr_html_(self) -> str:
+        return framed(self.to_html())
+
+    def __repr__(self) -> str:
+        return (
+            f"Score({shown(shown_text(self.text))}, by={self.by!r}, {len(self)} rows, {self.surprisal_bits:.4f} bits)"
+        )
+
+
+def picture_of(score: Score) -> UnitStrip:
+    """The rows of a score as a picture shows them."""
+    texts = [None if row.start == row.end == len(score.text) else row.bytes for row in score]
+    places = [Place(row.logprob, leak=row.leak, entropy_bits=row.entropy_bits) for row in score]
+    return UnitStrip(score.by, list(zip(texts, places, strict=True)))
 
 
 def bits(logprob: float) -> float:
@@ -184,17 +224,3 @@ def csv_text(records: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> st
             {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in record.items()}
         )
     return out.getvalue()
-
-
-def write_file(path: str | PathLike[str], text: str) -> None:
-    """Write a text to a file, as UTF-8.
-
-    Raises:
-        FileWriteError: It cannot be written.
-    """
-    try:
-        Path(path).write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        failure = FileWriteError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}")
-        failure.errno = getattr(error, "errno", None)
-        raise failure from error

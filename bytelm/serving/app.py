@@ -40,7 +40,8 @@ from bytelm.serving.settings import BYTES_A_TOKEN, ServerSettings
 
 __all__ = ["ServerSettings", "create_app"]
 
-PAGE: Final = files("bytelm.serving") / "page"
+# The page's own files, and what it shares with the pictures.
+PAGE: Final = (files("bytelm.serving") / "page", files("bytelm.pictures") / "page")
 KINDS: Final = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript"}
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 PUBLIC: Final = ("/health", "/v1/health", "/", "/page/")
@@ -52,7 +53,7 @@ def create_app(model: ByteModel[Any, Any], settings: ServerSettings | None = Non
     """The server of one model, for uvicorn or any other ASGI server.
 
     Args:
-        model: A `ByteLM`, an `Ensemble`, or any other byte model. It stays the caller's, and open.
+        model: A `ByteLM`, an `Ensemble`, or any other byte model. The caller has to close it.
         settings: What the one who runs the server decides.
 
     >>> app = create_app(lm, ServerSettings(name="mine"))  # doctest: +SKIP
@@ -104,7 +105,7 @@ def form_of(path: str) -> ErrorForm:
 async def page(request: Request) -> Response:
     """A file of the page, by its name."""
     name = request.path_params.get("name", "index.html")
-    known = {each.name: each for each in PAGE.iterdir()}
+    known = {each.name: each for folder in PAGE for each in folder.iterdir()}
     kind = KINDS.get(name.rpartition(".")[2])
     if name not in known or kind is None:
         raise HTTPException(404)

@@ -23,7 +23,7 @@ from typing import Any, Final, Literal, TypeAlias
 from bytelm.arguments import Text
 from bytelm.cover.prefix import Prefix
 from bytelm.fim import InfillSettings
-from bytelm.inference.scheduler import JobUsage
+from bytelm.inference.job_usage import JobUsage
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.params import SamplingParams

@@ -34,7 +34,7 @@ def constraint_asked(fields: Mapping[str, Any]) -> Constraint | None:
     """
     given = {name: value for name in MAKERS if (value := fields.get(name)) not in _NEUTRAL}
     if len(given) > 1:
-        raise InvalidArgumentError(f"{' and '.join(given)} each say what may be written: give one of them")
+        raise InvalidArgumentError(f"{' and '.join(given)} are each a constraint: give one of them")
     for name, value in given.items():
         with blamed(name):
             return MAKERS[name](value)

@@ -117,7 +117,7 @@ _BLAME: Final = (
 
 
 def fault_of(error: BaseException) -> Fault:
-    """What a client is told of an error. A fault of the server is logged."""
+    """The answer to a client about an error. A fault of the server is logged."""
     if isinstance(error, ValidationError):
         return _invalid(error)
     if isinstance(error, HTTPException):

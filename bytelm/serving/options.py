@@ -147,7 +147,7 @@ class Drawing(Body):
             value = getattr(self, name)
             if value is not None and not any(value == each for each in neutral):
                 raise InvalidArgumentError(
-                    f"{name} is not built here, and the answer would be another; leave it out: {shown(value)}"
+                    f"{name} is not supported and would change the answer; leave it out: {shown(value)}"
                 )
 
 

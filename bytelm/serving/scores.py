@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from bytelm.byte_lm.canonical import canonical_tokens
 from bytelm.byte_lm.model import ByteLM
-from bytelm.errors import UnreachablePrefixError
-from bytelm.inference.scheduler import Request, Step
+from bytelm.inference.scheduler import Step
 from bytelm.inference.text_scoring import windows
+from bytelm.pictures.values import shown_text
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.serving.asks import Prompting
 from bytelm.serving.exchange import finite
@@ -26,7 +27,6 @@ from bytelm.symbols import EOT
 END: Final = "<|bytelm-end-of-text|>"
 """The end of text, where a protocol wants a token's text."""
 
-ROWS: Final = 32  # of tokens that are asked for at a time
 MOST_TOKENS: Final = 4096  # bytes of a text whose canonical tokens are scored
 
 _PRINTED: Final = frozenset(string.printable)
@@ -80,11 +80,6 @@ def spelled(symbol: int) -> str:
     return chr(symbol) if chr(symbol) in _PRINTED else f"bytes:\\x{symbol:02x}"
 
 
-def shown_text(data: bytes) -> str:
-    """Bytes for a reader; those that are no UTF-8 as escapes."""
-    return data.decode("utf-8", "backslashreplace")
-
-
 def tokens_of(lm: ByteModel[Any, Any], prefix: bytes, text: bytes) -> Step[list[dict[str, Any]] | None]:
     """The canonical tokens of a text by itself, with their log-probabilities; None for an ensemble.
 
@@ -93,23 +88,16 @@ def tokens_of(lm: ByteModel[Any, Any], prefix: bytes, text: bytes) -> Step[list[
     if not isinstance(lm, ByteLM) or prefix or len(text) > MOST_TOKENS:
         return None
     read = lm.prompt([text])
-    try:
-        ids = lm.prompts.encoded(read.text, dummy_prefix=read.dummy_prefix)
-    except UnreachablePrefixError:
+    found = yield from canonical_tokens(lm, read.cut(0), read.text)
+    if found is None:
         return None
-    before = [(*read.context, *ids[:at]) for at in range(len(ids))]
-    found: list[dict[str, Any]] = []
-    at = 0
-    hidden = len(lm.spell(ids)) - len(read.text)
-    for start in range(0, len(ids), ROWS):
-        some = before[start : start + ROWS]
-        rows = yield Request(tuple(some))
-        for token, row in zip(ids[start : start + ROWS], rows, strict=True):
-            piece = lm.spell([token])
-            if at == 0:
-                piece = piece[hidden:]
-            end = at + len(piece)
-            logprob = finite(float(row[token]))
-            found.append({"id": token, "shown": shown_text(piece), "start": at, "end": end, "logprob": logprob})
-            at = end
-    return found
+    return [
+        {
+            "id": each.token_id,
+            "shown": shown_text(each.bytes),
+            "start": each.start,
+            "end": each.end,
+            "logprob": finite(each.logprob),
+        }
+        for each in found
+    ]

@@ -75,12 +75,12 @@ class _Ticket:
 
 
 class Session:
-    """A byte model that many tasks ask at once.
+    """One byte model that serves many asyncio tasks at once.
 
     Args:
-        model: A `ByteLM`, an `Ensemble`, or any other byte model. It stays the caller's, and open.
-        max_running: Requests that run together, at most.
-        max_waiting: Requests that wait for their turn, at most.
+        model: A `ByteLM`, an `Ensemble`, or any other byte model. The caller has to close it.
+        max_running: The most requests that run together.
+        max_waiting: The most requests that wait for their turn.
 
     Raises:
         InvalidArgumentError: A number below 1.
@@ -121,7 +121,7 @@ class Session:
     # ---- requests
 
     async def sample(self, prefix: Prefix, **options: Unpack[CallOptions]) -> Completion:
-        """Complete a prefix. The arguments are those of `ByteModel.sample`.
+        """Complete a prefix. It takes the arguments of `ByteModel.sample`.
 
         Raises:
             BusyError: Too many requests wait.
@@ -134,18 +134,18 @@ class Session:
         return LiveStream(self, lambda: self._generation(self.model, prefix, options))
 
     async def infill(self, prefix: Text, suffix: Text, **options: Unpack[InfillOptions]) -> Completion:
-        """Complete what stands between two texts. The arguments are those of `ByteModel.infill`."""
+        """Fill in the middle between two texts. It takes the arguments of `ByteModel.infill`."""
         return await self._completion(lambda: self._infilling(prefix, suffix, dict(options)))
 
     def infill_stream(self, prefix: Text, suffix: Text, **options: Unpack[InfillOptions]) -> LiveStream:
-        """Complete what stands between two texts, piece by piece."""
+        """Fill in the middle between two texts, piece by piece."""
         return LiveStream(self, lambda: self._infilling(prefix, suffix, dict(options)))
 
     async def call(self, ask: Callable[[ByteModel[Any, Any]], T]) -> T:
         """Ask the model something else, between two rounds: a row, a cover, an explanation.
 
         Args:
-            ask: Called with the model in the engine thread, where the other requests wait for it.
+            ask: Called with the model in the engine thread. The other requests wait meanwhile.
 
         >>> row = await session.call(lambda lm: lm.next_byte_logprobs("ti"))  # doctest: +SKIP
         """
@@ -157,7 +157,7 @@ class Session:
         return await self.run(asked)
 
     async def run(self, step: Callable[[ByteModel[Any, Any]], Step[T]]) -> T:
-        """What a step comes to (sampling/steps.py) that runs among the other requests, and shares their calls.
+        """Run a step (sampling/steps.py) beside the other requests, in shared model calls, and return its result.
 
         Args:
             step: Called with the model in the engine thread.
@@ -166,7 +166,7 @@ class Session:
         return found
 
     async def close(self) -> None:
-        """Serve those that run or wait to their end, and no others, then stop. The model stays open."""
+        """Finish the requests that run or wait, take no others, then stop. The model stays open."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -185,7 +185,7 @@ class Session:
         params = params_of(options)
         if params.level == "token" or params.engine_draws:
             named = "level='token'" if params.level == "token" else "engine_draws=True"
-            raise InvalidArgumentError(f"{named} is not for a session: the engine would keep the others waiting")
+            raise InvalidArgumentError(f"{named} does not work in a session: the engine would block the other requests")
         return model.begin(prefix, params)
 
     def _infilling(self, prefix: Text, suffix: Text, options: dict[str, Any]) -> Generation:
@@ -300,9 +300,9 @@ class Session:
 
 
 class LiveStream(AsyncIterator[str]):
-    """A completion of a session, piece by piece, as text that nothing will take back.
+    """A completion of a session, piece by piece. No piece is ever taken back.
 
-    It begins when it is made. A reader that goes away says so by `aclose`, or by leaving ``async with``: then it ends.
+    It begins when it is made. `aclose`, or the end of ``async with``, ends it early.
 
     >>> async with session.stream("The capital of Fra", max_bytes=20) as pieces:  # doctest: +SKIP
     ...     async for piece in pieces:
@@ -341,7 +341,7 @@ class LiveStream(AsyncIterator[str]):
 
     @property
     def completion(self) -> Completion:
-        """What was written, once the last piece has come.
+        """The completion, once the last piece has come.
 
         Raises:
             NotFinishedError: It has not.

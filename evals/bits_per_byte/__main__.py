@@ -279,20 +279,23 @@ def _plot(summary: dict[str, Any], path: Path) -> None:
     found = summary["by_position"]
     if not found:
         raise nothing_to_draw(path)
-    figure = Figure(figsize=(1 + 5 * len(found), 4), layout="constrained")
+    figure = Figure(figsize=(1 + 4.5 * len(found), 4.4), layout="constrained")
     for axes, (source, sums) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
         reached = sum(count >= SHOWN * sums["documents"][0] for count in sums["documents"])
         window = np.ones(min(SMOOTH, reached))
         sizes = np.convolve(sums["bytes"][:reached], window, "same")
         middles = BIN * (np.arange(reached) + 0.5)
-        for method, bits in sums["bits"].items():
+        colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(each.split(", ")[0] for each in sums["bits"]))}
+        for method, bits in sums["bits"].items():  # one colour for each model; by tokens with dots
             style = ":" if method.endswith(", tokens") else "-"
-            axes.plot(middles, np.convolve(bits[:reached], window, "same") / sizes, style, label=method)
+            look = {"color": colours[method.split(", ")[0]], "linewidth": 2 if style == ":" else 1.4}
+            axes.plot(middles, np.convolve(bits[:reached], window, "same") / sizes, style, label=method, **look)
         axes.set_title(source)
-        axes.set_xlabel("position in the document, bytes")
+        axes.set_xlabel("position in the document (bytes)", fontsize=11)
         axes.grid(visible=True, alpha=0.3)
-    figure.axes[0].set_ylabel("bits per byte")
-    figure.axes[0].legend()
+    figure.axes[0].set_ylabel("bits per byte", fontsize=11)
+    lines, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=3, fontsize=11, frameon=False)
     save_figure(figure, path)
 
 

@@ -149,13 +149,22 @@ def _show(result: dict[str, Any]) -> None:
     print_line(f"tokenizer structures: {result['structures_cpu_seconds']:.2f} s of CPU time")
 
 
+CALLED: Final = {
+    "generate": "transformers generate",
+    "lazy": "by bytes, lazy",
+    "drawn": "by bytes, drawn by the engine",
+    "full": "by bytes, every row in full",
+}
+
+
 def _plot(result: dict[str, Any], path: Path) -> None:
     """Calls, tokens fed and time a byte, as bars."""
     titles = {name: title for name, title, _ in COLUMNS}
     shown = ("calls_per_byte", "fed_per_byte", "time_against_generate")
     columns = {titles[name]: [row[name] or 0.0 for row in result["rows"]] for name in shown}
-    title = f"{result['model']}, {result['machine']['threads']} thread(s)"
-    draw_bars(path, [row["method"] for row in result["rows"]], columns, title=title)
+    title = f"{result['model']}, {result['machine']['threads']} threads"
+    labels = [CALLED.get(row["method"], row["method"]) for row in result["rows"]]
+    draw_bars(path, labels, columns, title=title)
 
 
 if __name__ == "__main__":

@@ -217,19 +217,21 @@ def _plot(result: dict[str, Any], path: Path) -> None:
     axes_found = [axis for axis in AXES if axis != "score" and any(row["axis"] == axis for row in result["rows"])]
     if not axes_found:
         raise nothing_to_draw(path)
-    figure = Figure(figsize=(4 * len(axes_found), 3), layout="constrained")
+    figure = Figure(figsize=(3.4 * len(axes_found), 3.2), layout="constrained")
     for axes, axis in zip(figure.subplots(1, len(axes_found), sharey=True, squeeze=False)[0], axes_found, strict=True):
         rows = [row for row in result["rows"] if row["axis"] == axis]
         sizes = [row["size"] for row in rows]
-        axes.plot(sizes, [row["time_against_generate"] for row in rows], "o-", label="time")
-        axes.plot(sizes, [row["calls_per_token"] for row in rows], "s--", label="calls")
+        axes.plot(sizes, [row["time_against_generate"] for row in rows], "o-", label="time relative to generate")
+        axes.plot(sizes, [row["calls_per_token"] for row in rows], "s--", label="model calls per token")
         axes.set_xscale("log")
-        axes.set_xlabel(NAMES[axis])
+        axes.set_xlabel(NAMES[axis], fontsize=11)
+        axes.axhline(1, color="0.6", linewidth=1)
         axes.set_ylim(bottom=0)
         axes.grid(visible=True, alpha=0.3)
-    figure.axes[0].set_ylabel("relative to generate, a byte")
-    figure.axes[0].legend()
-    figure.suptitle(f"{result['model']}, {result['threads']} thread(s)")
+    figure.axes[0].set_ylabel("ratio (below 1: bytes cost less)", fontsize=11)
+    lines, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside upper right", ncols=2, fontsize=11, frameon=False)
+    figure.suptitle(f"{result['model']}, {result['threads']} threads", x=0.02, ha="left", fontsize=12)
     save_figure(figure, path)
 
 

@@ -29,7 +29,7 @@ from bytelm.ensemble.combine import weights_of
 from bytelm.errors import InvalidArgumentError, MissingDependencyError
 from evals.report.clocked import metered
 from evals.report.command import add_engine_options, chosen, command, numbers, set_threads, words_of
-from evals.report.records import Line, command_of, exit_status, kept_lines, read_records
+from evals.report.records import Line, RecordsError, command_of, exit_status, kept_lines, read_records
 from evals.report.surroundings import processor, versions
 
 TASKS: Final = Path(__file__).parent.parent / "tasks"
@@ -50,7 +50,12 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--members", nargs="+", default=["demo", "demo-gemma"], metavar="MODEL", help="(default demo demo-gemma)")
     add("--weights", metavar="W,W,…", help="of the members in the ensembles; all alike if not given")
-    add("--tasks", nargs="+", default=list(DEFAULT), metavar="TASK[:ITEMS]", help=f"(default {' '.join(DEFAULT)})")
+    add(
+        "--tasks",
+        nargs="+",
+        metavar="TASK[:ITEMS]",
+        help=f"(default {' '.join(DEFAULT)}); with --read, the tasks to show (default all of the file)",
+    )
     add("--limit", type=int, default=200, metavar="N", help="items of a task that says nothing else (default 200)")
     add("--runs", metavar="RUN,RUN,…", help="which runs (default all: the members, MEMBER/tokens, and the ensembles)")
     add("--seed", type=int, default=0, help="of the choice of items")
@@ -64,7 +69,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--json", action="store_true", help="print the summary as JSON")
     options = parser.parse_args(arguments)
     try:
-        options.items = dict(_task(text, options.limit) for text in options.tasks)
+        options.items = dict(_task(text, options.limit) for text in options.tasks or DEFAULT)
         options.weights = None if options.weights is None else numbers(parser, "--weights", options.weights)
         if options.weights is not None:
             for combine in COMBINES:
@@ -97,12 +102,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace, words: Sequence[str]) -> int:
     from evals.ensembles import summary as ensemble_summary
 
-    header, lines = read_records(options.read) if options.read else run(options, words)
+    header, lines = read(options) if options.read else run(options, words)
     summary = ensemble_summary.of(header, lines)
     print(json.dumps(summary, indent=1)) if options.json else ensemble_summary.show(summary)
     if options.plot:
         ensemble_summary.plot(summary, options.plot)
     return 1 if summary["failed"] else 0
+
+
+def read(options: argparse.Namespace) -> tuple[Line, list[Line]]:
+    """The header of a results file, and the lines of the tasks to show.
+
+    Raises:
+        RecordsError: The file cannot be read, or has nothing of such a task.
+    """
+    header, lines = read_records(options.read)
+    if options.tasks is None:
+        return header, lines
+    there = dict.fromkeys(line["task"] for line in lines)
+    if missing := [name for name in options.items if name not in there]:
+        raise RecordsError(f"{options.read} has no results of {', '.join(missing)}: it has {', '.join(there)}")
+    return header, [line for line in lines if line["task"] in options.items]
 
 
 def run(options: argparse.Namespace, words: Sequence[str]) -> tuple[Line, list[Line]]:

@@ -157,7 +157,7 @@ def _pairs_table(summary: Summary) -> Any:
 
 
 def plot(summary: Summary, path: Path) -> None:
-    """Draw bars with intervals: a panel for each task, its first figure for each run.
+    """Draw points with intervals: a panel for each task, its first figure for each run.
 
     Raises:
         RecordsError: The file cannot be written, or its ending names no format.
@@ -167,25 +167,25 @@ def plot(summary: Summary, path: Path) -> None:
     tasks = summary["tasks"]
     if not tasks:
         raise nothing_to_draw(path)
-    columns = min(len(tasks), 4)
+    columns = min(len(tasks), 3)
     rows = -(-len(tasks) // columns)
-    figure = Figure(figsize=(3.4 * columns, 2.8 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for panel in panels.flat:
-        panel.set_visible(False)
-    for panel, (task, runs) in zip(panels.flat, tasks.items(), strict=False):
-        panel.set_visible(True)
-        name = next(iter(next(iter(runs.values()))["figures"]))
-        means = [found["figures"][name] for found in runs.values()]
-        values = [scale_of(name) * mean["mean"] for mean in means]
-        spread = [
-            [scale_of(name) * abs(mean[end] - mean["mean"]) if mean["groups"] >= LEAST else 0 for mean in means]
-            for end in ("low", "high")
-        ]
-        panel.barh(list(runs), values, xerr=spread, capsize=2, error_kw={"linewidth": 0.8})
-        panel.invert_yaxis()
-        panel.tick_params(labelsize=7)
-        items = max(found["items"] for found in runs.values())
-        panel.set_title(f"{task.removeprefix('bytelm_')} ({items})", fontsize=9)
-        panel.set_xlabel(title_of(name), fontsize=8)
+    runs = list(dict.fromkeys(run for found in tasks.values() for run in found))
+    figure = Figure(figsize=(1.8 + 2.8 * columns, rows * (1.1 + 0.3 * len(runs))), layout="constrained")
+    for number, (task, found) in enumerate(tasks.items()):
+        panel = figure.add_subplot(rows, columns, number + 1)
+        name = next(iter(next(iter(found.values()))["figures"]))
+        for place, run in enumerate(runs):
+            if run in found:
+                mean = found[run]["figures"][name]
+                whole = mean["groups"] >= LEAST
+                spread = [[abs(mean[end] - mean["mean"]) * scale_of(name) if whole else 0] for end in ("low", "high")]
+                panel.errorbar(scale_of(name) * mean["mean"], place, xerr=spread, fmt="o", color=f"C{place}", capsize=3)
+        labels = [run.replace("/tokens", ", by tokens") for run in runs]
+        panel.set_yticks(range(len(runs)), labels if number % columns == 0 else [], fontsize=11)
+        panel.set_ylim(len(runs) - 0.5, -0.5)
+        panel.tick_params(axis="x", labelsize=11)
+        panel.grid(visible=True, axis="x", alpha=0.3)
+        items = max(each["items"] for each in found.values())
+        panel.set_title(f"{task.removeprefix('bytelm_')} ({items} items)", fontsize=12)
+        panel.set_xlabel(title_of(name), fontsize=11)
     save_figure(figure, path)

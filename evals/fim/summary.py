@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from textwrap import fill
 from typing import Any, Final
 
 from evals.fim.figures import BINARY, FIGURES, pass_at_k
@@ -34,6 +33,8 @@ TITLES: Final = {
     "saved": "chars saved",
     "saved_share": "chars saved, %",
 }
+DRAWN: Final = {"exact": "completions that are exact (%)", "first_4": "completions whose first 4 bytes are right (%)"}
+CALLED: Final = {"token": "by tokens", "heal": "token healing", "align": "token alignment", "byte": "by bytes"}
 BY_CLASS: Final = ("exact", "first_4", "similarity", "saved_share")
 Summary = dict[str, Any]
 
@@ -298,39 +299,45 @@ def _notes(summary: Summary) -> Iterator[str]:
 
 
 def plot(summaries: Sequence[Summary], path: Path) -> None:
-    """Draw bars with intervals: a row of panels for each file, the whole lines and the first four bytes by class.
+    """Draw points with intervals: a row of panels for each file, the whole lines and the first four bytes by class.
 
     Raises:
         RecordsError: The file cannot be written, or its ending names no format.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 3.6 * len(summaries)), layout="constrained")
-    panels = figure.subplots(len(summaries), 2, squeeze=False, sharey=True)
+    figure = Figure(figsize=(10, 0.6 + 3.6 * len(summaries)), layout="constrained")
+    panels = figure.subplots(len(summaries), 2, squeeze=False, sharex="col", sharey="row")
     for summary, row in zip(summaries, panels, strict=True):
-        for name, panel in zip(("exact", "first_4"), row, strict=True):
-            _bars(panel, summary, name)
-    panels[0][0].legend(title="method")
+        for name, panel in zip(DRAWN, row, strict=True):
+            _points(panel, summary, name)
+        row[0].set_title(summary["label"], fontsize=12, loc="left")
+    for panel, name in zip(panels[-1], DRAWN, strict=True):
+        panel.set_xlabel(DRAWN[name], fontsize=12)
+    lines, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside upper right", ncols=len(labels), fontsize=11, frameon=False)
     save_figure(figure, path)
 
 
-def _bars(panel: Any, summary: Summary, name: str) -> None:
+def _points(panel: Any, summary: Summary, name: str) -> None:
     figures = summary["figures"]
     parts = list(dict.fromkeys(part for found in figures.values() for part in found))
-    width = 0.8 / len(figures)
     for place, (method, found) in enumerate(figures.items()):
         there = [i for i, part in enumerate(parts) if part in found]
         means = [found[parts[i]][name] for i in there]
-        heights = [100 * mean["mean"] for mean in means]
+        values = [100 * mean["mean"] for mean in means]
         whole = [mean["groups"] >= LEAST for mean in means]
         down = [100 * (m["mean"] - m["low"]) if ok else 0 for m, ok in zip(means, whole, strict=True)]
         up = [100 * (m["high"] - m["mean"]) if ok else 0 for m, ok in zip(means, whole, strict=True)]
-        at = [i + (place - (len(figures) - 1) / 2) * width for i in there]
-        panel.bar(at, heights, width, yerr=[down, up], capsize=2, label=method, error_kw={"linewidth": 0.8})
-    if not any(bar.get_height() for bar in panel.patches):
-        panel.text(0.5, 0.5, "all are 0", transform=panel.transAxes, ha="center", va="center")
+        at = [i + (place - (len(figures) - 1) / 2) * 0.8 / len(figures) for i in there]
+        label = CALLED.get(method, method)
+        panel.errorbar(values, at, xerr=[down, up], fmt="o", markersize=5, capsize=2, linewidth=1, label=label)
+    if not any(found[part][name]["mean"] for found in figures.values() for part in found):
+        panel.text(0.5, 0.5, "all are 0", transform=panel.transAxes, ha="center", va="center", fontsize=11)
     sizes = [max(found[part][name]["n"] for found in figures.values() if part in found) for part in parts]
-    labels = [fill(part, 11) + f"\n({n})" for part, n in zip(parts, sizes, strict=True)]
-    panel.set_xticks(range(len(parts)), labels, fontsize=7)
-    panel.set_ylabel(TITLES[name])
-    panel.set_title(f"{summary['settings']['benchmark']}: {summary['label']}", fontsize=9)
+    panel.set_yticks(range(len(parts)), [f"{part} ({n})" for part, n in zip(parts, sizes, strict=True)], fontsize=11)
+    panel.set_ylim(len(parts) - 0.5, -0.5)
+    panel.tick_params(axis="x", labelsize=11, labelbottom=True)
+    panel.margins(x=0.04)
+    panel.hlines([i + 0.5 for i in range(len(parts) - 1)], 0, 1, "0.9", transform=panel.get_yaxis_transform(), zorder=0)
+    panel.spines[["top", "right"]].set_visible(False)

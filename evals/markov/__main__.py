@@ -236,10 +236,10 @@ def _plot(result: dict[str, Any], path: Path) -> None:
             axes.scatter(*zip(*points, strict=True), s=size, marker=marker, edgecolors=edge, label=f"by {method}")
         errors = result["largest"][name]
         axes.set_title(f"{name} model\nlargest error {errors['tokens']:.2f} by tokens, {errors['bytes']:.1g} by bytes")
-        axes.set_xlabel("P(next symbol) of the chain")
+        axes.set_xlabel("true probability of the next symbol", fontsize=11)
         axes.set_aspect("equal")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("estimate furthest from it")
+    figure.axes[0].set_ylabel("the worst estimate of it", fontsize=11)
     figure.axes[0].legend()
     save_figure(figure, path)
 

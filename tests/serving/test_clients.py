@@ -37,7 +37,7 @@ BEFORE, AFTER = "import numpy as np\n\n\ndef mean(values):\n    return np.me", "
 SENTINELS = f"<fim_prefix>{BEFORE}<fim_suffix>{AFTER}<fim_middle>"
 ENDLESS = "0\n" * 40  # the model writes no other line, whatever is drawn
 KEY = "a key of these tests"
-PAGE = Path(__file__).parents[2] / "docs" / "serve.md"
+DOCS = Path(__file__).parents[2] / "docs"
 TOL = 1e-6  # in float64
 ROUNDING = 1e-4  # of float32: a row depends on what was computed with it
 
@@ -155,22 +155,21 @@ def client(server: Served) -> Iterator[openai.OpenAI]:
         yield made
 
 
-# ---- the page
+# ---- the pages
 
 ADDRESS = "http://127.0.0.1:8080"
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("serve*.md")))
 
 
 def shown(*languages: str) -> list[str]:
-    """The fenced blocks of docs/serve.md in some languages."""
+    """The fenced blocks of docs/serve*.md in some languages."""
     named = "|".join(languages)
-    return re.findall(rf"^```(?:{named})\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```(?:{named})\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
 def test_the_page_shows_what_is_answered(server: Served, curl: str) -> None:
-    """Each curl of docs/serve.md, and below it the fields that it names, with numbers as printed."""
-    examples = re.findall(
-        r"^```sh\n(curl .*?)\n```\n\n```json\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL
-    )
+    """Each curl of the pages, and below it the fields that it names, with numbers as printed."""
+    examples = re.findall(r"^```sh\n(curl .*?)\n```\n\n```json\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
     for command, answer in examples:
         _, *words = shlex.split(command.replace(ADDRESS, server.address))
@@ -206,7 +205,7 @@ def test_the_configurations_of_the_page_can_be_read() -> None:
     read = [json.loads(text) for text in shown("json")]
     read += [yaml.safe_load(text) for text in shown("yaml")]
     read += [tomllib.loads(text) for text in shown("toml")]
-    compose = yaml.safe_load((PAGE.parent / "serve" / "compose.yaml").read_text(encoding="utf-8"))
+    compose = yaml.safe_load((DOCS / "serve" / "compose.yaml").read_text(encoding="utf-8"))
 
     addresses = re.findall(
         r"https?://[^\s\"',`)}]+", "".join(shown("vim", "json", "lua", "yaml", "toml", "sh", "python"))

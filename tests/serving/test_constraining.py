@@ -84,7 +84,11 @@ def test_a_stream_is_what_the_library_writes(client: TestClient, lm: ByteLM) -> 
     ("path", "body", "said"),
     [
         ("/v1/completions", {"response_format": {"type": "xml"}}, "response_format: the type is text, json_object"),
-        ("/v1/completions", {"response_format": FORMAT, "regex": "a"}, "response_format and regex each say"),
+        (
+            "/v1/completions",
+            {"response_format": FORMAT, "regex": "a"},
+            "response_format and regex are each a constraint",
+        ),
         ("/v1/completions", {"guided_regex": "["}, "guided_regex: the regular expression '['"),
         ("/v1/completions", {"structured_outputs": {"json": {}, "regex": "a"}}, "structured_outputs: it has one of"),
         ("/v1/completions", {"structured_outputs": {"structural_tag": "x"}}, "structured_outputs: it has one of"),
@@ -94,7 +98,7 @@ def test_a_stream_is_what_the_library_writes(client: TestClient, lm: ByteLM) -> 
         ("/completion", {"json_schema": {"type": "array", "uniqueItems": True}}, "json_schema: "),
         ("/completion", {"json_schema": 3}, "json_schema: schema must be a dict"),
         ("/completion", {"grammar": "root = x"}, "grammar: "),
-        ("/api/generate", {"format": "xml"}, "format: schema is no JSON"),
+        ("/api/generate", {"format": "xml"}, "format: schema is not JSON"),
         ("/api/generate", {"options": {"grammar": "root = x"}}, "grammar: "),
     ],
     ids=range(13),
@@ -116,7 +120,7 @@ def test_a_dead_end_is_the_requests_own_fault(client: TestClient) -> None:
     )
 
     assert answer.status_code == 400
-    assert "leads nowhere" in answer.json()["error"]["message"]
+    assert "allows no continuation" in answer.json()["error"]["message"]
     assert client.post("/v1/completions", json={"prompt": "a", "max_tokens": 2}).status_code == 200
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,15 +16,9 @@ import pytest
 
 from bytelm import ByteLM, SamplingParams
 
-CHROMIUM = Path("/usr/bin/chromium")
-EXPECTED = bool(os.environ.get("BYTELM_EXPECT_CHROMIUM"))
+from tests.support.chromium import Watched, started  # isort: skip - before playwright, without which it skips them all
 
-if not EXPECTED:
-    pytest.importorskip("playwright", reason="the package playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium", allow_module_level=True)
-
-from playwright.sync_api import Browser, Locator, Page, Request, expect, sync_playwright  # noqa: E402 - see above
+from playwright.sync_api import Browser, Locator, Page, expect
 
 pytestmark = pytest.mark.slow
 
@@ -75,28 +67,8 @@ def ensemble_address() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        # Chromium's sandbox does not work for root, as in a container.
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-@dataclass
-class Watched:
-    """What the page logged as an error, and the hosts that it asked."""
-
-    console: list[str] = field(default_factory=list)
-    hosts: set[str] = field(default_factory=set)
-
-    def watch(self, page: Page) -> None:
-        page.on("console", lambda message: self.console.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self.console.append(str(error)))
-        page.on("request", self._note)
-
-    def _note(self, request: Request) -> None:
-        if not request.url.startswith("data:"):
-            self.hosts.add(urlsplit(request.url).netloc)
+    with started() as found:
+        yield found
 
 
 Open = Callable[..., Page]

@@ -321,9 +321,9 @@ def test_what_cannot_be_asked(lm: ByteLM) -> None:
 
     async def work() -> None:
         async with Session(lm) as session:
-            with pytest.raises(InvalidArgumentError, match="level='token' is not for a session"):
+            with pytest.raises(InvalidArgumentError, match="level='token' does not work in a session"):
                 await session.sample("a", level="token")
-            with pytest.raises(InvalidArgumentError, match="engine_draws=True is not for a session"):
+            with pytest.raises(InvalidArgumentError, match="engine_draws=True does not work in a session"):
                 await session.sample("a", engine_draws=True)
             with pytest.raises(ZeroDivisionError):
                 await session.call(lambda _: 1 / 0)

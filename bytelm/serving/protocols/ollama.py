@@ -76,7 +76,7 @@ class ShowBody(Body):
 
 
 def drawn(service: Service, body: GenerateBody | ChatBody) -> SamplingParams:
-    """How completions are drawn: ``format`` stands beside ``options``."""
+    """How completions are drawn: ``format`` is beside ``options``."""
     body.check()
     params = (body.options or Options()).drawn(service)
     return params if body.constraint is None else replace(params, constraint=body.constraint)

@@ -129,7 +129,7 @@ async def complete(service: Service, body: CompletionBody) -> Response:
 
 
 def prompts_of(given: str | list[str] | list[int] | list[list[int]]) -> list[tuple[bool, str | bytes]]:
-    """Each prompt, and whether the start token stands in front of it."""
+    """Each prompt, and whether it gets the start token in front."""
     if isinstance(given, str):
         return [(False, given)]
     if not given or isinstance(given[0], int):
@@ -174,7 +174,7 @@ class Scoring:
     Attributes:
         text: The prompt.
         prompt: Makes the prompt of the completion.
-        start: Whether the start token stands in front.
+        start: Whether it gets the start token in front.
         echo: Whether the prompt is scored too.
     """
 

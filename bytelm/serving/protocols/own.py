@@ -27,6 +27,7 @@ from bytelm.fim import find_format
 from bytelm.inference.scheduler import Step, together
 from bytelm.inference.scoring import CoverItem
 from bytelm.lemma import log_sum
+from bytelm.pictures.values import shown_text
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.sampling.endings import Endings
 from bytelm.sampling.likeliest import Search, Searching
@@ -35,7 +36,7 @@ from bytelm.serving.exchange import Body, Fault, Int, Service, event, finite, po
 from bytelm.serving.options import Drawing, check_size, many, prompting
 from bytelm.serving.protocols.llama_cpp import shortest_context
 from bytelm.serving.protocols.ollama import has_template
-from bytelm.serving.scores import shown_text, tokens_of
+from bytelm.serving.scores import tokens_of
 from bytelm.symbols import EOT, leak_of
 
 MOST_EXPLAINED: Final = 4096  # bytes of a text: rows of all members are held
@@ -251,7 +252,7 @@ async def explain(service: Service, body: ExplainBody) -> Response:
 
     lm = service.session.model
     if not isinstance(lm, Ensemble):
-        raise InvalidArgumentError("only an ensemble has members to tell of; this server has one model")
+        raise InvalidArgumentError("only an ensemble has members to explain; this server has one model")
 
     told = await service.session.run(lambda _: lm.explained(text, prefix=[prefix]))
     rows = [
@@ -312,7 +313,7 @@ def _base64(data: bytes) -> str:
 
 
 def names_of(service: Service) -> list[str]:
-    """What the members are called: by the server's name, which joins them with a plus."""
+    """The members' names, from the server's name, which joins them with a plus."""
     names = service.settings.name.split(" + ")
     count = len(service.session.model.members) if isinstance(service.session.model, Ensemble) else 1
     return names if len(names) == count else [f"member {i}" for i in range(count)]

@@ -100,6 +100,10 @@ def test_every_run_answers_the_same_items(
     assert ensemble.main(["--read", "run.jsonl"]) == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("choice", "mixture", "McNemar", "Wilcoxon", "evals.ensembles"))
+    assert ensemble.main(["--read", "run.jsonl", "--tasks", "toy_write", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tasks"] == {"toy_write": summary["tasks"]["toy_write"]}
+    assert ensemble.main(["--read", "run.jsonl", "--tasks", "toy_write", "toy_chess"]) == 1
+    assert "no results of toy_chess: it has toy_choice, toy_write" in capsys.readouterr().err
 
 
 @pytest.mark.slow

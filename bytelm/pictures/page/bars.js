@@ -16,6 +16,28 @@ export function nextBytes(answer) {
   return made;
 }
 
+/** The likeliest bytes at a place in a text, the leak there, and the text's own byte marked among them. */
+export function byteBars({ byte: own, top, leak, entropy }, at) {
+  const rows = top.map(([byte, logprob]) => row(symbol(byte), probOf(logprob), byte === own ? "own" : null));
+  const facts = [];
+  if (typeof leak === "number") facts.push(`Leak ${shownProb(leak)}: the model gives it to tokens that spell no text here.`);
+  if (typeof entropy === "number") facts.push(`Entropy ${entropy.toFixed(2)} bits.`);
+  return [element("h3", {}, `The likeliest at byte ${at + 1}`), table("Byte", rows), ...(facts.length > 0 ? [hint(facts.join(" "))] : [])];
+}
+
+/** What each member of an ensemble gave to a byte. */
+export function memberBars({ members: said }, names, at) {
+  const rows = said.map(({ logprob, weight }, i) => {
+    const cell = element("td", { class: "number" }, `weight ${weight.toFixed(2)}`);
+    const swatch = element("span", { class: `swatch member-${i % 6}`, "aria-hidden": "true" });
+    return row(element("span", { class: "named" }, swatch, names[i]), probOf(logprob), null, cell);
+  });
+  return [element("h3", {}, `What each gave byte ${at + 1}`), table("Member", rows, element("td"))];
+}
+
+/** Some probabilities under their names. */
+export const namedBars = (head, all) => table(head, all.map(([name, logprob]) => row(name, probOf(logprob))));
+
 /** The likeliest endings: what /bytelm/likeliest answers. `onKeep` gets the ending whose button is pressed. */
 export function likeliestEndings(answer, onKeep) {
   if (answer.endings.length === 0) return [hint("No ending was found.")];
