@@ -18,7 +18,8 @@ Cost
     merge an adapter. After that a call reads one small file and asks for the size of seven.
 
 Read on in ``table`` (the models), ``download`` (from the registry to a checked file), ``conversion`` (from there to a
-folder with the right tokenizer) and ``merging`` (from a folder and an adapter to another folder).
+folder with the right tokenizer), ``merging`` (from a folder and an adapter to another folder) and ``cached`` (what the
+cache holds, and how it is cleared).
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ __all__ = [
     "is_packaged",
     "packaged_directory",
     "packaged_gguf",
+    "packaged_place",
 ]
 
 # Part of a folder's name: what a changed conversion writes must not meet the folders of older releases.
@@ -105,7 +107,7 @@ def packaged_directory(name: str, *, progress: bool = True, verify: bool = False
 def packaged_gguf(name: str, *, progress: bool = True, verify: bool = False) -> Path:
     """The GGUF file of a packaged model, as llama.cpp runs it, fetched if it is not in the cache yet.
 
-    The arguments and errors are those of `packaged_directory`.
+    It has the arguments and errors of `packaged_directory`.
 
     Raises:
         InvalidArgumentError: The model has no such file, as it is another one with an adapter merged into its weights.
@@ -113,13 +115,25 @@ def packaged_gguf(name: str, *, progress: bool = True, verify: bool = False) -> 
     model = _known(name)
     if isinstance(model, PackagedAdapter):
         raise InvalidArgumentError(
-            f"{name!r} is {model.base!r} with an adapter merged into its weights, and no GGUF file; run it by "
-            "engine='transformers'"
+            f"{name!r} is {model.base!r} with an adapter merged into its weights, so it is not a GGUF file; run it "
+            "with engine='transformers'"
         )
     target = _target(name, model, "gguf-")
     if not _is_whole(target, model, verify=verify):
         _make(target, model, partial(_fill_gguf, model), ["filelock"], progress=progress, verify=verify)
     return target / _GGUF
+
+
+def packaged_place(name: str) -> tuple[Path, bool]:
+    """The folder of a packaged model in the cache, and whether the model is there, whole. Fetches nothing.
+
+    Raises:
+        InvalidTypeError: ``name`` is no string.
+        InvalidArgumentError: No packaged model has this name.
+    """
+    model = _known(name)
+    target = _target(name, model)
+    return target, _is_whole(target, model, verify=False)
 
 
 def _known(name: object) -> Packaged:
@@ -151,7 +165,7 @@ def _make(target: Path, model: Packaged, fill: _Fill, needed: Sequence[str], *, 
     """Build a folder, or wait for the process that is building it."""
     if missing := [module for module in needed if importlib.util.find_spec(module) is None]:
         raise MissingDependencyError(
-            f"{model.title} is converted once, which needs {', '.join(missing)}: "
+            f"{model.title} has to be converted once, which needs {', '.join(missing)}: "
             f"python -m pip install {' '.join(missing)}"
         )
     from filelock import FileLock

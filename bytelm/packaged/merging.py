@@ -74,7 +74,7 @@ def merge(base: Path, folder: Path, adapter: PackagedAdapter) -> None:
     if made_for != found:
         raise ModelError(
             f"the adapter of {adapter.title} was made for {made_for[0]} with sha256 {made_for[1]}, and the model in "
-            f"{base} is {found[0]} with sha256 {found[1]}: its weights are not those that the adapter changes"
+            f"{base} is {found[0]} with sha256 {found[1]}: its weights are not the ones that the adapter was made for"
         )
     if others := [name for name in _OTHER_SUMS if config.get(name)]:
         raise ModelError(f"the adapter of {adapter.title} sets {', '.join(others)}, which is not merged here")

