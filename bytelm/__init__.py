@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from bytelm.ensemble.state import EnsembleState
     from bytelm.errors import BytelmError, BytelmWarning, LeakWarning, LeftOutWarning
     from bytelm.fim import Carry, Context, FIMFormat, InfillSettings, Mode, OtherFiles
-    from bytelm.inference.scheduler import JobUsage
+    from bytelm.inference.job_usage import JobUsage
     from bytelm.inference.score import Score, ScoreRow
     from bytelm.inference.scoring import CoverItem
     from bytelm.inference.units import ScoreBy, WordSpace
     from bytelm.sampling.byte_model import ByteModel, ChatOptions, InfillOptions
     from bytelm.sampling.completion import Completion, FinishReason, Particles
     from bytelm.sampling.completion_stream import CompletionStream
+    from bytelm.sampling.drafter import Drafter, Lookup
     from bytelm.sampling.endings import Ending, Endings
     from bytelm.sampling.likeliest import LikeliestOptions
     from bytelm.sampling.params import CallOptions, Level, LogitsProcessor, SamplingOptions, SamplingParams
@@ -45,10 +46,11 @@ __version__ = "0.1.0"
 __all__ = [
     "Abilities", "Attribution", "ByteLM", "ByteModel", "ByteState", "BytelmError", "BytelmWarning", "CallOptions",
     "Carry", "ChatOptions", "Combine", "Completion", "CompletionStream", "Constraint", "ConstraintState", "Context",
-    "CoverItem", "Ending", "Endings", "Ensemble", "EnsembleState", "FIMFormat", "FinishReason", "InfillOptions",
-    "InfillSettings", "JobUsage", "LeakWarning", "LeftOutWarning", "Level", "LikeliestOptions", "LogitsProcessor",
-    "Mode", "Number", "OtherFiles", "Particles", "Prefix", "Prompt", "Prompts", "SamplingOptions", "SamplingParams",
-    "Score", "ScoreBy", "ScoreRow", "TableLM", "Text", "TokenLM", "Usage", "Weights", "WordSpace",
+    "CoverItem", "Drafter", "Ending", "Endings", "Ensemble", "EnsembleState", "FIMFormat", "FinishReason",
+    "InfillOptions", "InfillSettings", "JobUsage", "LeakWarning", "LeftOutWarning", "Level", "LikeliestOptions",
+    "LogitsProcessor", "Lookup", "Mode", "Number", "OtherFiles", "Particles", "Prefix", "Prompt", "Prompts",
+    "SamplingOptions", "SamplingParams", "Score", "ScoreBy", "ScoreRow", "TableLM", "Text", "TokenLM", "Usage",
+    "Weights", "WordSpace",
 ]
 # fmt: on
 _WHERE: Final = {
@@ -63,13 +65,14 @@ _WHERE: Final = {
     "ensemble.state": "EnsembleState",
     "errors": "BytelmError BytelmWarning LeakWarning LeftOutWarning",
     "fim": "Carry Context FIMFormat InfillSettings Mode OtherFiles",
-    "inference.scheduler": "JobUsage",
+    "inference.job_usage": "JobUsage",
     "inference.score": "Score ScoreRow",
     "inference.scoring": "CoverItem",
     "inference.units": "ScoreBy WordSpace",
     "sampling.byte_model": "ByteModel ChatOptions InfillOptions",
     "sampling.completion": "Completion FinishReason Particles",
     "sampling.completion_stream": "CompletionStream",
+    "sampling.drafter": "Drafter Lookup",
     "sampling.endings": "Ending Endings",
     "sampling.likeliest": "LikeliestOptions",
     "sampling.params": "CallOptions Level LogitsProcessor SamplingOptions SamplingParams",

@@ -65,7 +65,7 @@ def weights_of(given: Any, count: int, combine: Combine, source: str = "weights"
     Args:
         given: One number for each member; None: all alike, and 1 in sum.
         count: How many members there are.
-        combine: What they are for; only a product takes negative ones.
+        combine: The formula that uses them; only a product takes negative ones.
         source: What an error calls them.
 
     >>> weights_of([3, 1], 2, "mixture")
@@ -102,7 +102,7 @@ def alpha_of(given: Any) -> float:
 
 
 def weights_at(weights: WeightsAt, text: bytes | bytearray) -> Float64[np.ndarray, " members"]:
-    """The weights after a text; those that are always the same do not look at it."""
+    """The weights after a text; constant weights ignore it."""
     return weights(bytes(text)) if callable(weights) else weights
 
 

@@ -198,7 +198,7 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
         return data
 
     def prompt(self, prefix: Prefix) -> EnsemblePrompt:
-        """As in `ByteSteps`: what stands in front is read by each member, the text is shared."""
+        """As in `ByteSteps`: each member reads its own prompt; the text is shared."""
         each: Any
         if isinstance(prefix, Prompts):
             each, text = prefix.prefixes, prefix.text
@@ -231,6 +231,8 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
     def check_law(self, params: SamplingParams) -> None:  # noqa: D102 - as in `ByteSteps`
         if self.level == "byte":
             super().check_law(params)
+        elif params.draft is not None:
+            raise InvalidArgumentError("level='string' draws whole texts, and draft is of bytes: leave it out")
         elif not params.of_texts:
             raise InvalidArgumentError("level='string' draws whole texts: pass particles=N or conditioning='exact'")
         elif params.particles is None and not exact(self.combine, np.asarray(self.weights), self.power):

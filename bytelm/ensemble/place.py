@@ -119,6 +119,14 @@ class EnsemblePlace(Place):
         zeros = None if lost else self.zeros
         return type(self)(members, self.combination, self.prefix + data, zeros=zeros, chain=chain)
 
+    def follow(self, before: Place, symbol: int) -> None:
+        """As in `Place`: the chain, which takes the row before."""
+        for i, member in self.members.items():
+            if isinstance(before, EnsemblePlace) and i in before.members:
+                member.follow(before.members[i], symbol)
+        if isinstance(before, EnsemblePlace) and self.chained and before.chain is not None and before.complete:
+            self.chain = before.chain + float(before.row()[symbol])
+
     @property
     def lost_mass(self) -> bool:  # noqa: D102 - as in `Place`
         return self.chain is None if self.chained else self.zeros is None

@@ -28,7 +28,7 @@ class EnsembleScoring(TextScoring):
         combine: The formula.
         weights: Of the members after a text, or after any.
         alpha: What a symbol needs to be plausible, in a product with a weight below 0.
-        text: What stands before, and counts as theirs.
+        text: The text before, which counts as theirs.
         likelihoods: Of it, for each member.
 
     Attributes:

@@ -14,7 +14,7 @@ from bytelm.symbols import SYMBOLS
 class EnsembleState(ByteState[EnsemblePlace]):
     """The state of an ensemble after a prefix. `Ensemble.state` makes them.
 
-    A member that cannot spell what was advanced is silent from there on.
+    A member that cannot spell the advanced bytes has no say from there on.
     """
 
     def member_logprobs(self) -> Float64[np.ndarray, "members 257"]:
@@ -27,7 +27,7 @@ class EnsembleState(ByteState[EnsemblePlace]):
         return rows
 
     def weights(self) -> Float64[np.ndarray, "members"]:
-        """What each member's row counts for here: its weight, or in bayes its posterior weight."""
+        """The weight of each member's row here; in bayes its posterior weight."""
         if not self.place.bayes:
             return np.array(self.place.weights)
         self._asked(lambda place: place.evaluate_all())

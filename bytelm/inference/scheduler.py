@@ -25,7 +25,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -33,6 +33,7 @@ from jaxtyping import Float
 
 from bytelm.arguments import shown
 from bytelm.errors import BytelmError, ModelChangedError
+from bytelm.inference.job_usage import JobUsage
 from bytelm.inference.turns import TURN, turn_at
 from bytelm.progress import Bar
 from bytelm.token_lm import TokenLM, Usage, abilities_of, checked_rows, revision_of
@@ -45,61 +46,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a step asks for.
+    """The rows that a step asks for.
 
     Attributes:
         sequences: Token ids, context and all.
-        done: The share of the step that lies behind it, for progress bars.
+        done: The finished share of the step, for progress bars.
         engines: The engine of each sequence, or None for the one that the scheduler has; empty if all are for that.
+        may_fail: Whether an error of a call is told to the step in place of each row, and ends nothing else.
     """
 
     sequences: tuple[tuple[int, ...], ...]
     done: float = 0.0
     engines: tuple[TokenLM | None, ...] = ()
+    may_fail: bool = False
 
 
 Rows: TypeAlias = "Sequence[Float[np.ndarray, 'vocab']]"
 Step: TypeAlias = Generator[Request, Any, T]
 _Place: TypeAlias = tuple[int, tuple[int, ...]]  # an engine, by its id, and a sequence
-
-
-@dataclass(frozen=True, slots=True)
-class JobUsage:
-    """What a job cost.
-
-    Attributes:
-        calls: Model calls that it took part in. Jobs that run together share calls, so their sum exceeds the total.
-        tokens_fed: Tokens that ran through the model for it, where the engine counts them: its share of each call.
-        rows: Sequences that it was the first to ask for.
-        largest_leak: The largest leak of all rows that were drawn from, as far as it is certain: one of them lost at
-            least so much. None where no row was drawn from.
-        largest_leak_bound: And none of them lost more than this. The two are equal where every row was evaluated in
-            full (``lazy=False``); what a draw does not depend on is left open. None where no row was drawn from, or
-            an engine drew the tokens: then ``redrawn`` tells.
-        redrawn: How often a token that the engine drew itself was leak, and was drawn anew (sampling/engine_draws.py).
-            Happens once per draw with probability equal to the leak.
-    """
-
-    calls: int = 0
-    tokens_fed: int | None = None
-    rows: int = 0
-    largest_leak: float | None = None
-    largest_leak_bound: float | None = None
-    redrawn: int = 0
-
-    def plus(self, calls: int = 0, fed: int | None = None, rows: int = 0) -> JobUsage:
-        """This and some more."""
-        total = self.tokens_fed if fed is None else (self.tokens_fed or 0) + fed
-        return replace(self, calls=self.calls + calls, tokens_fed=total, rows=self.rows + rows)
-
-    def leaking(self, seen: JobUsage) -> JobUsage:
-        """This with what a completion has seen of its leak, which the scheduler cannot know."""
-        return replace(
-            self,
-            largest_leak=seen.largest_leak,
-            largest_leak_bound=seen.largest_leak_bound,
-            redrawn=seen.redrawn,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +81,7 @@ class Job(Generic[T]):
 
     step: Step[T]
     request: Request | None = None
-    usage: JobUsage = JobUsage()
+    usage: JobUsage = field(default_factory=JobUsage)
 
 
 Jobs: TypeAlias = dict[int, Job[T]]  # by the index that their outcomes have
@@ -180,7 +144,7 @@ def present_revision(token_lm: TokenLM) -> Any:
 
 
 def check_revision(token_lm: TokenLM, since: Any, *, look: bool = True) -> None:
-    """See that an engine's rows are still those of a revision.
+    """See that an engine's rows still belong to a revision.
 
     Raises:
         ModelChangedError: They are not.
@@ -188,7 +152,7 @@ def check_revision(token_lm: TokenLM, since: Any, *, look: bool = True) -> None:
     if (present_revision(token_lm) if look else revision_of(token_lm)) != since:
         raise ModelChangedError(
             f"the model behind {shown(token_lm)} was changed since this text was begun (other weights, another "
-            "adapter, autocast, or clear_cache), so the text cannot go on; begin it again"
+            "adapter, autocast, or clear_cache), so the text cannot be continued; start it again"
         )
 
 
@@ -224,12 +188,12 @@ def together(steps: Sequence[Step[T]]) -> Step[list[T]]:
 
 
 class Scheduler:
-    """Runs steps over one model, or over those that their requests name.
+    """Runs steps over one model, or over the models that their requests name.
 
     Args:
         token_lm: The engine.
-        max_rows: Sequences in one call, at most; as many as make 64 MiB of rows if not given.
-        max_jobs: Steps under way at a time, at most.
+        max_rows: The most sequences in one call; by default as many as make 64 MiB of rows.
+        max_jobs: The most steps under way at a time.
         names: What an error that an engine raises calls it, by its ``id``.
 
     >>> scheduler.run_one(step)  # doctest: +SKIP
@@ -265,7 +229,7 @@ class Scheduler:
             progress: Whether to show a bar on a terminal's standard error, once the jobs have taken two seconds.
 
         Raises:
-            ModelError: A call failed or gave rows that cannot be; what was yielded before stands.
+            ModelError: A call failed or gave impossible rows; earlier outcomes stay valid.
         """
         waiting = deque(enumerate(steps))
         running: Jobs[T] = {}
@@ -280,12 +244,12 @@ class Scheduler:
                 close_all(running)
 
     def begin(self, running: Jobs[T], index: int, step: Step[T]) -> Iterator[Outcome[T]]:
-        """Let a step join those that run, up to its first request; yield its outcome if it ends before."""
+        """Let a step join the running ones, up to its first request; yield its outcome if it ends before."""
         running[index] = Job(step)
         yield from self._resume(running, index, None)
 
     def round(self, running: Jobs[T]) -> Iterator[Outcome[T]]:
-        """Tell all steps what they have asked for; yield the outcomes of those that end.
+        """Give all steps the rows that they asked for; yield the outcomes of the steps that end.
 
         Raises:
             ModelError: A call failed or gave rows that cannot be.
@@ -319,8 +283,11 @@ class Scheduler:
             for engine, sequence in zip(engines_of(request), request.sequences, strict=True)
         ]
 
-    def _rows(self, running: Jobs[T]) -> dict[_Place, Float[np.ndarray, " vocab"]]:
-        """One round: everything that the jobs ask for, in as few calls as ``max_rows`` allows."""
+    def _rows(self, running: Jobs[T]) -> dict[_Place, Any]:
+        """One round: everything that the jobs ask for, in as few calls as ``max_rows`` allows.
+
+        Where a call failed that all who share it have said may fail, its error is in the place of its rows.
+        """
         asked: dict[_Place, Job[T]] = {}
         engines: dict[int, TokenLM] = {id(self.token_lm): self.token_lm}
         wanted: dict[int, set[_Place]] = {}
@@ -331,15 +298,22 @@ class Scheduler:
                 asked.setdefault(place, job)
             if job.request:
                 engines.update((id(engine), engine) for engine in job.request.engines if engine is not None)
-        rows: dict[_Place, Float[np.ndarray, " vocab"]] = {}
+        rows: dict[_Place, Any] = {}
         for name, engine in engines.items():
             mine = [place for place in asked if place[0] == name]
             size = self.max_rows or rows_in(engine.vocab_size)
             for start in range(0, len(mine), size):
                 batch = mine[start : start + size]
-                array, calls, fed = self._call(engine, [sequence for _, sequence in batch])
-                rows.update(zip(batch, array, strict=True))
                 in_batch = set(batch)
+                asking = [job.request for job in running.values() if not in_batch.isdisjoint(wanted[id(job)])]
+                try:
+                    array, calls, fed = self._call(engine, [sequence for _, sequence in batch])
+                except Exception as error:
+                    if not all(request is not None and request.may_fail for request in asking):
+                        raise
+                    rows.update(dict.fromkeys(batch, error))
+                    continue
+                rows.update(zip(batch, array, strict=True))
                 before = 0
                 for job in running.values():
                     own = sum(asked[place] is job for place in batch)

@@ -22,6 +22,7 @@ from bytelm.arguments import Number, Text, integer, nearest, one_of, seed_of, sh
 from bytelm.constraints import Constraint, constraint_of
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.sampling.constrained import Binding, Unbound
+from bytelm.sampling.drafter import Drafter, drafter_of
 from bytelm.sampling.filters import Filters
 
 Level: TypeAlias = Literal["byte", "token"]
@@ -81,6 +82,7 @@ class SamplingOptions(TypedDict, total=False):
     conditioning: Conditioning
     budget: int
     particles: int | None
+    draft: Drafter | Literal["lookup"] | None
     engine_draws: bool | None
     lazy: bool
     level: Level
@@ -121,6 +123,10 @@ class SamplingParams:
         particles: Draw so many texts at once, weigh them, and pick one by the weights (particles.py). That approaches
             the law of ``conditioning="exact"`` where its attempts would be too many. `Completion.particles` has all of
             them. It takes temperature 1 without filters or a processor.
+        draft: A byte model, usually a smaller one, that drafts bytes for this one to check in fewer calls. It may be
+            any `ByteLM` or `Ensemble`. ``"lookup"`` and `Lookup` draft what followed the last bytes earlier in the text.
+            The distribution is the same (speculation.py), but the same seed gives another text. At temperature 0 the
+            text is the same.
         engine_draws: Whether the engine draws the tokens after the prompt itself, at its own full speed. The text has
             the same distribution (engine_draws.py says why); the same seed gives another text. It needs temperature 1,
             no filter, processor or constraint, one model, and an engine that can. None: where the engine says that it
@@ -130,7 +136,7 @@ class SamplingParams:
             and then the engine's own sampler writes, at its own speed; temperature, top_k, top_p and min_p then apply
             to tokens. Without them, at temperature 1, both have one distribution, up to leak (token_level.py).
         engine_options: With ``level="token"``, more options of the engine's sampler, such as ``repetition_penalty``, by
-            the engine's own names: those of transformers' ``generate`` or of vLLM's ``SamplingParams``, for example.
+            the engine's own names, such as the options of transformers' ``generate`` or vLLM's ``SamplingParams``.
 
     Raises:
         InvalidArgumentError: A value out of its range.
@@ -152,6 +158,7 @@ class SamplingParams:
     conditioning: Conditioning = "step"
     budget: int = 1000
     particles: int | None = None
+    draft: Drafter | Literal["lookup"] | None = None
     engine_draws: bool | None = None
     lazy: bool = True
     level: Level = "byte"
@@ -188,6 +195,8 @@ class SamplingParams:
             raise InvalidArgumentError(
                 "particles approach the exact law, and conditioning='exact' draws from it: give one of them"
             )
+        if drafter_of(self.draft) is not None and self.of_texts:
+            raise InvalidArgumentError(f"{self.of_texts} draws whole texts, and draft is of bytes: give one of them")
         if self.of_texts and (not self.filters.plain or self.logits_processor is not None):
             raise InvalidArgumentError(
                 f"{self.of_texts} is of the model's own law of whole texts: it takes temperature 1, and no top_k, "
@@ -221,6 +230,8 @@ class SamplingParams:
             raise InvalidArgumentError(
                 "a constraint works on bytes, and with level='token' the engine draws tokens: leave level out"
             )
+        if self.draft is not None:
+            raise InvalidArgumentError("draft is of bytes, and with level='token' the engine draws: leave level out")
         if self.engine_draws is not None:
             raise InvalidArgumentError(
                 "engine_draws has no meaning with level='token', where the engine draws anyway: leave it out"
@@ -228,7 +239,7 @@ class SamplingParams:
 
     @cached_property
     def filters(self) -> Filters:
-        """What is done to each distribution."""
+        """The filters of each distribution."""
         return Filters(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
 
     @cached_property
@@ -246,7 +257,7 @@ class SamplingParams:
     @property
     def plain(self) -> bool:
         """Whether bytes are drawn from the model's own distribution, with nothing done to it."""
-        changed = self.logits_processor is not None or self.constraint is not None
+        changed = self.logits_processor is not None or self.constraint is not None or self.draft is not None
         return self.filters.plain and not changed and self.level == "byte"
 
 
@@ -289,7 +300,7 @@ def binding_for(params: SamplingParams, prompt: bytes) -> Binding:
 
 
 def params_on_new(options: CallOptions) -> SamplingParams:
-    """As `params_of`, where a template or a format makes what stands before the new bytes.
+    """As `params_of`, if a template or a format makes the text before the new bytes.
 
     Raises:
         InvalidArgumentError: The constraint is on that too.
@@ -303,7 +314,7 @@ def check_on_new(constraint: Constraint | type | None) -> None:
     """See that a constraint is on the new bytes alone.
 
     Raises:
-        InvalidArgumentError: It is on what stands before them too.
+        InvalidArgumentError: It is on the text before them too.
     """
     if isinstance(constraint, Constraint) and constraint.of == "text":
         raise InvalidArgumentError(

@@ -70,6 +70,10 @@ class Place(ABC):
             UnreachablePrefixError: No token sequence spells them.
         """
 
+    def follow(self, before: Place, symbol: int) -> None:
+        """Take in what was evaluated of the place that this one was advanced from, since it was."""
+        del before, symbol
+
     @abstractmethod
     def copy(self) -> Place:
         """The same place, to be evaluated on its own."""
@@ -173,7 +177,7 @@ class Place(ABC):
             filters: What is done to the distribution.
             uniforms: Numbers from 0 to below 1.
             random: Gives more of them, where a draw takes more than one.
-            allowed: The symbols that may be drawn; None: all. The distribution is that of these, before the filters.
+            allowed: The symbols that may be drawn; None: all. The row is restricted to these before the filters.
 
         Raises:
             ModelError: No symbol has any probability.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Self, TypeVar
 
@@ -25,11 +25,15 @@ from bytelm.inference.text_scoring import TextScoring
 from bytelm.inference.turns import turn_at
 from bytelm.sampling.completion import random_stream
 from bytelm.sampling.conditioned import ConditionedGeneration
+from bytelm.sampling.drafter import Drafter, Drafting
+from bytelm.sampling.drafts import ModelDrafting
 from bytelm.sampling.engine_batch import EngineDrawing
+from bytelm.sampling.filters import Filters
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.particles import ParticleGeneration
 from bytelm.sampling.place import Place
+from bytelm.sampling.speculation import SpeculativeGeneration
 from bytelm.sampling.writing import Generation
 from bytelm.token_lm import OneProcess, TokenLM, abilities_of
 
@@ -38,7 +42,7 @@ P = TypeVar("P", bound=Prompt | EnsemblePrompt)
 L = TypeVar("L", bound=Place)
 
 
-class ByteSteps(OneProcess, ABC, Generic[P, L]):
+class ByteSteps(OneProcess, Drafter, Generic[P, L]):
     """A byte model as those see it who combine it with others.
 
     `P` is what it makes of a prefix, `L` its place at the end of one.
@@ -78,7 +82,7 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
 
     @abstractmethod
     def prefix_with(self, start: Callable[[Any], Sequence[int | str | bytes]], text: bytes) -> Prefix:
-        """A prefix that begins as a function says for each `ByteLM`, and goes on with a text for all of them.
+        """A prefix with a beginning for each `ByteLM`, which a function makes, and a text for all of them.
 
         Args:
             start: From a `ByteLM` to segments, the last of which is a text.
@@ -143,7 +147,7 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
         Args:
             prompt: Read by this model.
             text: What follows it.
-            asked: What is asked along the text: its log-probability, that of each byte, or the row at each byte.
+            asked: The numbers asked for along the text: its log-probability, each byte's, or the row at each byte.
             end: Whether also the row at its end.
 
         Raises:
@@ -176,8 +180,14 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
         Raises:
             InvalidArgumentError: They cannot.
         """
+        if isinstance(params.draft, ByteSteps):
+            params.draft.check_rows()
         if params.of_texts and params.constraint is None:
             raise InvalidArgumentError(f"{params.of_texts} is on a constraint: give one, or leave it out")
+
+    def drafting(self, prefix: bytes, filters: Filters, random: np.random.Generator) -> Drafting:  # noqa: D102 - as in `Drafter`
+        self.check_rows()
+        return ModelDrafting(self.place(self.prompt(prefix)), filters, random)
 
     def generation(self, place: L, prompt: P, params: SamplingParams, random: np.random.Generator) -> Generation:
         """A completion from a place on, of which nothing is drawn yet.
@@ -188,7 +198,7 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
             params: How to draw, and when to end.
             random: The item's random numbers.
         """
-        kind: type[Generation] = ByteGeneration
+        kind: type[Generation] = ByteGeneration if params.draft is None else SpeculativeGeneration
         if params.of_texts:
             kind = ConditionedGeneration if params.particles is None else ParticleGeneration
         return kind(place, params, random, lambda text, eot: self.scored(prompt, text, eot=eot))
@@ -212,7 +222,7 @@ class ByteSteps(OneProcess, ABC, Generic[P, L]):
         return self.generation(place, prompt, params, random_stream(seed_of(params.seed), index))
 
     def answer(self, step: Step[T], *, label: str = "evaluating", progress: bool = False) -> T:
-        """Run a step of this model, and return what it comes to."""
+        """Run a step of this model, and return its result."""
         (outcome,) = self.scheduler.run([step], label=label, progress=progress)
         return outcome.result
 

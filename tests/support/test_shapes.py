@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bytelm.ensemble.place import EnsemblePlace
-from bytelm.inference.scheduler import JobUsage, Scheduler
+from bytelm.inference.job_usage import JobUsage
+from bytelm.inference.scheduler import Scheduler
 from bytelm.sampling.posterior import picked
 from bytelm.tokenizer.viability.viability import Viability
 from tests.support.shapes import names_arrays

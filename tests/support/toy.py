@@ -56,6 +56,8 @@ class ToyVocabulary:
         self.prefix_index = PrefixIndex(self.token_bytes)
         self._root = ToyNode(None, -1, (), 0)
         self._nodes: dict[Ids, ToyNode] = {(): self._root}
+        self._covers: dict[bytes, ToyCover] = {}
+        self.beyond: dict[tuple[Ids, bytes], list[tuple[int, bytes]]] = {}
 
     def spell(self, ids: Ids) -> bytes:
         return b"".join(self.token_bytes[i] or b"" for i in ids)
@@ -66,7 +68,9 @@ class ToyVocabulary:
         return self._nodes[ids]
 
     def cover(self, prefix: bytes = b"") -> ToyCover:
-        return ToyCover(self, prefix)
+        if prefix not in self._covers:
+            self._covers[prefix] = ToyCover(self, prefix)
+        return self._covers[prefix]
 
 
 class ToyCover:
@@ -91,6 +95,11 @@ class ToyCover:
 
     def _goes_beyond(self, ids: Ids, rest: bytes) -> list[tuple[int, bytes]]:
         """The viable tokens that begin with the leftover and go on, and their bytes."""
+        if (ids, rest) not in self.vocabulary.beyond:
+            self.vocabulary.beyond[ids, rest] = self._found_beyond(ids, rest)
+        return self.vocabulary.beyond[ids, rest]
+
+    def _found_beyond(self, ids: Ids, rest: bytes) -> list[tuple[int, bytes]]:
         return [
             (token, spelled)
             for token, spelled in enumerate(self.vocabulary.token_bytes)
@@ -101,7 +110,7 @@ class ToyCover:
         return self.prefix[node.end :]
 
     def advance(self, data: bytes) -> ToyCover:
-        return ToyCover(self.vocabulary, self.prefix + data)
+        return self.vocabulary.cover(self.prefix + data)
 
     def viable(self, node: Node) -> tuple[int, int, np.ndarray]:
         lo, hi = self.vocabulary.prefix_index.range(self.leftover(node))

@@ -1,0 +1,74 @@
+"""A byte model that drafts: its own text, drawn from what is known of its rows.
+
+Theory of operation
+    A draft need not have the model's law, only one that is told. So a row is evaluated only until most of its mass is
+    known, and the symbol is drawn from what is known, divided by its sum. That takes about one model call a token.
+
+Rules
+    The place is that of the text, as far as it was accepted; what was rejected is forgotten.
+    Where the drafter's context ends it proposes nothing more.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from bytelm.errors import UnreachablePrefixError
+from bytelm.inference.scheduler import Step
+from bytelm.sampling.constrained import Binding
+from bytelm.sampling.drafter import Drafting, Proposal, certain
+from bytelm.sampling.draw import filled, settled
+from bytelm.sampling.filters import Filters
+from bytelm.sampling.place import Place
+from bytelm.symbols import EOT, SYMBOLS
+
+OPEN: Final = 0.1  # of a row's mass that may be left open
+
+
+class ModelDrafting(Drafting):
+    """A byte model that drafts for one text.
+
+    Args:
+        place: At the end of the byte prefix.
+        filters: What is done to each distribution.
+        random: Random numbers.
+    """
+
+    def __init__(self, place: Place, filters: Filters, random: np.random.Generator) -> None:
+        self._place = place
+        self._filters = filters
+        self._random = random
+
+    def propose(self, text: bytes, length: int, binding: Binding | None) -> Step[list[Proposal]]:
+        """As in `Drafting`."""
+        if new := text[len(self._place.prefix) :]:
+            self._place = self._place.advance(new)
+        place, proposals = self._place, list[Proposal]()
+        while len(proposals) < length and place.room() >= 0:
+            if binding is not None and binding.done:
+                break
+            forced = b"" if binding is None else binding.forced()
+            if forced:
+                proposals.append(Proposal(forced[0], certain(forced[0])))
+            else:
+                row, _ = yield from place.full_row(tol=OPEN)
+                masses = np.exp(row)
+                if binding is not None:
+                    masses = masses * binding.mask()
+                if not masses.any():
+                    break
+                probs = self._filters.apply(masses)
+                drawn = filled(settled(self._random.random(1), np.zeros(SYMBOLS), probs), probs)
+                proposals.append(Proposal(int(drawn[0]), probs))
+            symbol = proposals[-1].symbol
+            if symbol == EOT:
+                break
+            try:
+                place = place.advance(bytes([symbol]))
+            except UnreachablePrefixError:
+                break
+            if binding is not None:
+                binding.advance(symbol)
+        return proposals

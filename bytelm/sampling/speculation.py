@@ -1,0 +1,231 @@
+r"""Speculative drawing over bytes: what another model drafts is checked in one call, and the law stays the model's own.
+
+The law
+    Let P be the distribution that the next symbol is to have, after filters, and Q the one that a drafter drew b from.
+    The draft is accepted with probability min(1, P(b) / Q(b)). Where it is not, a symbol is drawn from what Q lacks of
+    P: max(P − Q, 0), divided by its sum. So the symbol has the law P, whatever Q is:
+
+        Q(b) · min(1, P(b) / Q(b)) + (1 − Σ min(P, Q)) · max(P(b) − Q(b), 0) / (1 − Σ min(P, Q)) = P(b)
+
+    The symbols behind it are checked in the same way, one after the other, up to the first that is not accepted. If all
+    are, the row behind the last gives one more.
+    Bytes are what all models share, so the drafter's vocabulary may be any. (Over tokens the same at a temperature
+    above 0 needs the probability that a text is *encoded* with a token. That of the token's bytes is another number.)
+
+Theory of operation
+    The boundary nodes of all places along a draft come from the text alone. They are one request.
+    A draft is asked for only where the next symbol needs a model call anyhow. What follows a rejected symbol within a
+    token is then known, and drawn lazily as ever. So a draft that is good for nothing costs rows and no call.
+    Whether to draft depends on the text and on what is known, and never on the random number of the draw.
+    A draft grows while all of it is accepted, and shrinks to what is. Where drafts fail, they are left out for a while.
+
+Failure
+    A drafter that fails is left out from there on, and usage says why. The text goes on without it.
+
+Cost
+    A row in full at each place of a draft: more tokens in a call, in exchange for fewer calls.
+
+Source
+    Leviathan, Kalman and Matias, arXiv:2211.17192; Chen et al., arXiv:2302.01318. Over bytes it needs no common
+    vocabulary (compare arXiv:2502.05202).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final, TypeVar
+
+import numpy as np
+from jaxtyping import Float64
+
+from bytelm.errors import UnreachablePrefixError
+from bytelm.inference.scheduler import Step, together
+from bytelm.sampling.completion import Completion
+from bytelm.sampling.constrained import Binding
+from bytelm.sampling.drafter import Drafting, Proposal, drafter_of
+from bytelm.sampling.draw import filled, processed, settled
+from bytelm.sampling.generation import ByteGeneration
+from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.place import Place
+from bytelm.symbols import EOT, SYMBOLS
+
+T = TypeVar("T")
+
+OPEN: Final = 0.75  # of a row's mass: where more is open, the next symbol most likely needs a call anyhow
+FIRST: Final = 8  # symbols of the first draft
+LEAST: Final = 4
+MOST: Final = 32
+HOPED: Final = 2.0  # symbols that are accepted of a draft, before any was tried
+RECENT: Final = 0.25  # the weight of the last draft in the mean of what is accepted
+WORTH: Final = 0.5  # symbols accepted of a draft, in the mean: with fewer, drafts are left out
+MOST_LEFT_OUT: Final = 64  # in a row
+
+
+class SpeculativeGeneration(ByteGeneration):
+    """A completion whose bytes are drafted by another model, and checked.
+
+    The arguments and attributes are those of `Generation`; the params name the drafter.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        params: SamplingParams,
+        random: np.random.Generator,
+        score: Callable[[bytes, bool], Step[float]],
+    ) -> None:
+        super().__init__(place, params, random, score)
+        self._drafting: Drafting | None = None
+        self._ahead: deque[tuple[int, Place | None]] = deque()  # symbols that are decided, each with the place behind
+        self._next: Place | None = None
+        self._length = FIRST
+        self._expected = HOPED
+        self._failures = self._left_out = 0
+        self._drafted = self._accepted = 0
+        self._draft_error: str | None = None
+
+    def _force(self) -> None:
+        if not self._ahead:
+            super()._force()
+
+    def _draw(self) -> Step[int]:
+        if not (self._ahead or self._sure) and self._due():
+            yield from self._speculate()
+        if not self._ahead:
+            return (yield from super()._draw())
+        self._forced = self._leapt = False
+        symbol, self._next = self._ahead.popleft()
+        return self._weighed(symbol, None if self._binding is None else self._binding.allowed())
+
+    def _advance(self, symbol: int) -> None:
+        if self._next is None:
+            super()._advance(symbol)
+            return
+        self.place, self._next = self._next, None
+        self._recent.append(self.place)
+
+    def _due(self) -> bool:
+        """Whether a draft is to be checked here."""
+        if self._draft_error is not None or self.place.complete:
+            return False
+        if self.place.lazy and self.place.bounds().rest <= OPEN:
+            return False
+        self._left_out -= 1
+        return self._left_out < 0
+
+    def _proposed(self) -> Step[list[Proposal]]:
+        """A draft; nothing from a drafter that fails."""
+        params = self.params
+        binding = None if self._binding is None else self._binding.copy()
+        try:
+            if self._drafting is None:
+                drafter = drafter_of(params.draft)
+                assert drafter is not None  # noqa: S101 - that is what this class is for
+                self._drafting = drafter.drafting(self.prompt, params.filters, self._random)
+            step = self._drafting.propose(self.place.prefix, min(self._length, self.left), binding)
+            return (yield from forgiving(step))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the text needs no drafter
+            self._draft_error = f"{type(error).__name__}: {error}"
+            return []
+
+    def _speculate(self) -> Step[None]:
+        """Have a draft checked: what is decided goes to `_ahead`."""
+        proposals = yield from self._proposed()
+        if not proposals:
+            return
+        places = [self.place]
+        for proposal in proposals:
+            if proposal.symbol == EOT:
+                break
+            try:
+                behind = places[-1].advance(bytes([proposal.symbol]))
+            except UnreachablePrefixError:
+                break  # its probability is 0
+            if behind.room() < 0:
+                break
+            places.append(behind)
+        yield from together([place.evaluate_all() for place in places])
+        self._check(proposals, places)
+        accepted = sum(each.symbol == symbol for each, (symbol, _) in zip(proposals, self._ahead, strict=False))
+        self._learn(len(proposals), accepted)
+
+    def _check(self, proposals: list[Proposal], places: list[Place]) -> None:
+        binding = None if self._binding is None else self._binding.copy()
+        written = bytes(self.bytes)
+        for at, place in enumerate(places):
+            if binding is not None and binding.done:
+                return
+            probs = self._probs(place, written, binding)
+            if probs is None:
+                return  # where the text comes there, that is an error
+            symbol, accepted = self._decided(probs, proposals[at] if at < len(proposals) else None)
+            behind = places[at + 1] if accepted and at + 1 < len(places) else None
+            if behind is not None:
+                behind.follow(place, symbol)
+            self._ahead.append((symbol, behind))
+            if behind is None:
+                return
+            written += bytes([symbol])
+            if binding is not None:
+                binding.advance(symbol)
+
+    def _probs(self, place: Place, written: bytes, binding: Binding | None) -> Float64[np.ndarray, "257"] | None:
+        """The distribution that a symbol is to have; None where there is none."""
+        row = place.row()
+        if self.params.logits_processor is not None and np.isfinite(row).any():
+            masses = processed(self.params.logits_processor, written, row)
+        else:
+            masses = np.exp(row)
+        if binding is not None:
+            masses = masses * binding.mask()
+        return self.params.filters.apply(masses) if masses.any() else None
+
+    def _decided(self, probs: Float64[np.ndarray, "257"], proposal: Proposal | None) -> tuple[int, bool]:
+        """A symbol with the law ``probs``, and whether it is the one that was proposed."""
+        if proposal is not None:
+            symbol, drafted = proposal
+            if self._random.random() * drafted[symbol] < probs[symbol]:
+                return symbol, True
+            lacking = np.maximum(probs - drafted, 0.0)
+            if lacking.any():  # rounding may leave nothing
+                probs = lacking / lacking.sum()
+        drawn = filled(settled(self._random.random(1), np.zeros(SYMBOLS), probs), probs)
+        return int(drawn[0]), False
+
+    def _learn(self, drafted: int, accepted: int) -> None:
+        """Choose the length of the next draft by what was accepted of this one."""
+        self._drafted += drafted
+        self._accepted += accepted
+        if accepted == drafted:
+            self._length = min(2 * self._length, MOST)
+        else:
+            self._length = min(max((self._length + 2 * accepted) // 2, LEAST), MOST)
+        self._expected += (accepted - self._expected) * RECENT
+        if self._expected >= WORTH:
+            self._failures = 0
+        else:
+            self._failures += 1
+            self._left_out = min(2 ** (self._failures + 1), MOST_LEFT_OUT)
+
+    def completion(self) -> Step[Completion]:
+        """As in `Generation`; its usage tells what was drafted."""
+        done = yield from super().completion()
+        usage = replace(done.usage, drafted=self._drafted, accepted=self._accepted, draft_error=self._draft_error)
+        return replace(done, usage=usage)
+
+
+def forgiving(step: Step[T]) -> Step[T]:
+    """The same step, to which an error of a call is raised where it asked, instead of to all who share the call."""
+    rows = None
+    while True:
+        try:
+            request = step.send(rows)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        rows = yield replace(request, may_fail=True)
+        if failed := [row for row in rows if isinstance(row, Exception)]:
+            step.close()
+            raise failed[0]

@@ -1,0 +1,343 @@
+"""Drafted bytes have the law of the model that checks them, whoever drafts.
+
+The oracle is the product of filtered rows by lemma.py, over all texts of a few symbols. Each statistical test has a fixed
+seed and fails below p = 1e-4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bytelm import ByteLM, Ensemble, Lookup, TableLM, constraints
+from bytelm.errors import InvalidArgumentError, ModelError
+from bytelm.inference.scheduler import Scheduler, Step
+from bytelm.sampling import speculation
+from bytelm.sampling.completion import Completion, random_stream
+from bytelm.sampling.drafter import Drafter, Drafting, Proposal, certain
+from bytelm.sampling.drafts import ModelDrafting
+from bytelm.sampling.filters import Filters
+from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.place import ModelPlace
+from bytelm.sampling.speculation import SpeculativeGeneration
+from bytelm.symbols import EOT, SYMBOLS
+from evals.cost.lazy import p_value
+from tests.sampling.test_generation import P_THRESHOLD, TOYS, exact_row, random_toy
+from tests.support.tiny import byte_bpe_tokenizer
+from tests.support.toy import Toy, drawn_rows
+
+FILTERS = [Filters(), Filters(temperature=0.7), Filters(top_p=0.8)]
+
+
+class ToyDrafter(Drafter):
+    """Drafts by a toy."""
+
+    def __init__(self, toy: Toy) -> None:
+        self.toy = toy
+
+    def drafting(self, prefix: bytes, filters: Filters, random: np.random.Generator) -> Drafting:
+        return ModelDrafting(self.toy.place(prefix), filters, random)
+
+
+class Fixed(Drafter, Drafting):
+    """Drafts what a function of the text says, with a distribution of its own."""
+
+    def __init__(self, propose: Callable[[bytes, np.random.Generator], Proposal]) -> None:
+        self.one = propose
+        self.random = np.random.default_rng(0)
+
+    def drafting(self, prefix: bytes, filters: Filters, random: np.random.Generator) -> Drafting:
+        twin = Fixed(self.one)
+        twin.random = random
+        return twin
+
+    def propose(self, text: bytes, length: int, binding: Any) -> Step[list[Proposal]]:
+        yield from ()
+        found: list[Proposal] = []
+        while len(found) < length:
+            found.append(self.one(text, self.random))
+            if found[-1].symbol == EOT:
+                break
+            text += bytes([found[-1].symbol])
+        return found
+
+
+def evenly(symbols: list[int]) -> Callable[[bytes, np.random.Generator], Proposal]:
+    """Draws one of some symbols, all alike."""
+    probs = np.zeros(SYMBOLS)
+    probs[symbols] = 1 / len(symbols)
+    return lambda _, random: Proposal(int(random.choice(symbols)), probs)
+
+
+def drafters(toy: Toy) -> dict[str, Drafter]:
+    """Drafters that are good, bad, equal, disjoint, and certain of what they say."""
+    other = Toy(toy.vocabulary, type(toy.model)(drawn_rows(toy.model.vocab_size, seed=77), toy.model.vocab_size, [5]))
+    return {
+        "equal": ToyDrafter(toy),
+        "other": ToyDrafter(other),
+        "even": Fixed(evenly([97, 98, EOT])),
+        "unspelled": Fixed(evenly([97, 122])),  # z is in no vocabulary
+        "disjoint": Fixed(lambda *_: Proposal(122, certain(122))),
+        "certain": Fixed(lambda text, _: Proposal(97 + len(text) % 2, certain(97 + len(text) % 2))),
+        "ending": Fixed(lambda *_: Proposal(EOT, certain(EOT))),
+        "lookup": Lookup([b"ab" * 20]),
+    }
+
+
+def complete(toy: Toy, prefix: bytes, params: SamplingParams, *, index: int, seed: int = 0) -> Completion:
+    place = ModelPlace(toy.frontier(prefix), toy.model)
+    generation = SpeculativeGeneration(
+        place, params, random_stream(seed, index), lambda text, eot: pytest.fail("the place lost its mass")
+    )
+    return Scheduler(toy.model).run_one(generation.run()).result
+
+
+def law(toy: Toy, prefix: bytes, filters: Filters, length: int) -> dict[tuple[bytes, bool], float]:
+    """Each text of so many bytes, or that ended before, with its probability."""
+    ahead, found = [(b"", 1.0)], {}
+    while ahead:
+        text, prob = ahead.pop()
+        if len(text) == length:
+            found[text, False] = prob
+            continue
+        row = filters.apply(exact_row(toy, prefix + text))
+        for symbol in np.flatnonzero(row).tolist():
+            if symbol == EOT:
+                found[text, True] = prob * row[EOT]
+            else:
+                ahead.append((text + bytes([symbol]), prob * row[symbol]))
+    return found
+
+
+def agreement(toy: Toy, prefix: bytes, drafter: Drafter, filters: Filters, *, draws: int, length: int = 3) -> float:
+    """The p-value of drawn texts against all texts."""
+    params = SamplingParams(**asdict(filters), max_bytes=length, draft=drafter)
+    expected = law(toy, prefix, filters, length)
+    places = {text: at for at, text in enumerate(expected)}
+    drawn = []
+    for index in range(draws):
+        done = complete(toy, prefix, params, index=index)
+        drawn.append(places[done.bytes, done.finish_reason == "eot"])
+    return p_value(np.array(drawn), np.array(list(expected.values())))
+
+
+@pytest.fixture(autouse=True)
+def always_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Toys know most of a row at once: here every place that is not complete has its draft checked."""
+    monkeypatch.setattr(speculation, "OPEN", -1.0)
+    monkeypatch.setattr(speculation, "MOST_LEFT_OUT", 0)
+
+
+@pytest.mark.parametrize("drafter", ["equal", "other", "even", "unspelled", "disjoint", "certain", "ending", "lookup"])
+def test_texts_have_the_law_of_the_model(drafter: str) -> None:
+    """600 texts of three symbols, at temperature 1, at 0.7 and by top-p in turn."""
+    toy, prefix, _ = TOYS["drawn"]
+
+    for filters in FILTERS:
+        assert agreement(toy, prefix, drafters(toy)[drafter], filters, draws=200) > P_THRESHOLD
+
+
+@pytest.mark.parametrize("drafter", ["even", "other", "certain"])
+@pytest.mark.parametrize("mutation", ["unclipped", "not renormalised"])
+def test_wrong_rules_are_seen(monkeypatch: pytest.MonkeyPatch, drafter: str, mutation: str) -> None:
+    """To accept with P in place of P / Q, or to draw from P after a rejection, is another law."""
+
+    def wrong(self: Any, probs: np.ndarray, proposal: Proposal | None) -> tuple[int, bool]:
+        if proposal is not None:
+            symbol, drafted = proposal
+            scale = 1.0 if mutation == "unclipped" else drafted[symbol]
+            if self._random.random() * scale < probs[symbol]:
+                return symbol, True
+            if mutation == "unclipped":
+                lacking = np.maximum(probs - drafted, 0.0)
+                probs = lacking / lacking.sum() if lacking.any() else probs
+        return int(self._random.choice(SYMBOLS, p=probs / probs.sum())), False
+
+    monkeypatch.setattr(SpeculativeGeneration, "_decided", wrong)
+    toy, prefix, _ = TOYS["drawn"]
+    if (drafter, mutation) == ("certain", "unclipped"):
+        return  # Q is 1 there: it is the rule itself
+
+    assert agreement(toy, prefix, drafters(toy)[drafter], Filters(), draws=800) < P_THRESHOLD
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drafter", ["equal", "other", "even", "unspelled", "disjoint", "certain", "ending", "lookup"])
+def test_fifty_thousand_texts(drafter: str) -> None:
+    """As above, of two symbols: 50,000 for each drafter."""
+    toy, prefix, _ = TOYS["drawn"]
+
+    for filters, draws in zip(FILTERS, (30_000, 10_000, 10_000), strict=True):
+        assert agreement(toy, prefix, drafters(toy)[drafter], filters, draws=draws, length=2) > P_THRESHOLD
+
+
+def test_greedy_text_is_the_models_own() -> None:
+    """On 40 random toys, whoever drafts; and every completion says what it is."""
+    accepted = 0
+    for seed in range(40):
+        toy = random_toy(seed)
+        plain = (
+            Scheduler(toy.model)
+            .run_one(toy.generation(b"a", SamplingParams(temperature=0, max_bytes=9), random_stream(0, 0)).run())
+            .result
+        )
+        for name in ("equal", "other", "certain", "disjoint"):
+            params = SamplingParams(temperature=0, max_bytes=9, draft=drafters(toy)[name])
+            done = complete(toy, b"a", params, index=0)
+            accepted += done.usage.accepted
+            assert (done.bytes, done.finish_reason) == (plain.bytes, plain.finish_reason)
+            assert done.logprob == pytest.approx(plain.logprob, abs=1e-9)
+
+    assert accepted > 100
+
+
+def test_texts_end_where_they_end() -> None:
+    """At a stop string within a draft, at the end of text within a draft, and at the most bytes."""
+    toy, prefix, _ = TOYS["drawn"]
+    reasons = set()
+    for index in range(60):
+        for stop in ((), (b"ba",)):
+            params = SamplingParams(max_bytes=5, stop=stop, draft=drafters(toy)["equal"])
+            done = complete(toy, prefix, params, index=index)
+            reasons.add(done.finish_reason)
+            assert len(done.bytes) <= 5
+            assert not stop or b"ba" not in done.bytes
+
+    assert reasons == {"eot", "stop", "length"}
+
+
+# ---- byte models
+
+
+def model(seed: int = 2, **more: Any) -> TableLM:
+    return TableLM(byte_bpe_tokenizer(eos="<|endoftext|>", **more), seed=seed, order=1, temperature=0.5)
+
+
+class Counting(TableLM):
+    """Counts its calls."""
+
+    calls = 0
+
+    def next_token_logprobs(self, sequences: Any) -> Any:
+        self.calls += 1
+        return super().next_token_logprobs(sequences)
+
+
+def calls(draft: Any, *, temperature: float) -> float:
+    """Calls of the model for a byte."""
+    written, table = 0, Counting(byte_bpe_tokenizer(eos="<|endoftext|>"), seed=2, order=1, temperature=0.5)
+    for number in range(8):
+        done: Any = ByteLM(table).sample(f"the {number}", seed=1, max_bytes=60, temperature=temperature, draft=draft)
+        written += len(done.bytes)
+    return table.calls / written
+
+
+def test_fewer_calls_where_drafts_are_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drafter that says the same; and for the same text hardly a call more where nothing that is drafted is right."""
+    monkeypatch.undo()
+
+    assert calls(ByteLM(model()), temperature=1) < 0.4 * calls(None, temperature=1)
+    assert calls(Fixed(evenly([0, 1, 2])), temperature=0) < 1.03 * calls(None, temperature=0)
+
+
+@pytest.mark.parametrize("combine", ["mixture", "bayes", "product"])
+def test_ensembles_draft_and_are_drafted_for(combine: Any) -> None:
+    """Greedy texts are the ensemble's own; the log-probability is told as without drafts."""
+    both = Ensemble([ByteLM(model()), ByteLM(model(3, special=("<|x|>",)))], combine=combine)
+    draft = Ensemble([ByteLM(model()), ByteLM(model(5))])
+
+    plain: Any = both.sample("the qu", temperature=0, max_bytes=12)
+    done: Any = both.sample("the qu", temperature=0, max_bytes=12, draft=draft)
+    drawn: Any = both.sample("the qu", seed=1, max_bytes=12, draft=draft)
+
+    assert (done.bytes, done.logprob) == (plain.bytes, pytest.approx(plain.logprob, abs=1e-9))
+    assert drawn.logprob == pytest.approx(
+        both.logprob(drawn.bytes, prefix="the qu", eot=drawn.finish_reason == "eot"), abs=1e-9
+    )
+    assert drawn.usage.drafted > 0
+
+
+def test_constrained_texts_are_drafted_too() -> None:
+    """What the constraint forces is never drafted wrong, and the weight under the constraint is told."""
+    lm, options = ByteLM(model()), ["zebra crossing", "abcabc", "abd"]
+    for draft in (ByteLM(model(9)), "lookup"):
+        for index in range(10):
+            done: Any = lm.sample(
+                "the qu", constraint=constraints.choice(options), draft=draft, lazy=False, seed=index, max_bytes=30
+            )
+            assert done.text in options
+            assert done.log_constraint_mass < 0
+
+
+def test_a_batch_is_what_each_text_is_alone() -> None:
+    """Items draft for themselves."""
+    lm, draft = ByteLM(model()), ByteLM(model(4))
+
+    many: Any = lm.sample("the qu", n=5, seed=3, max_bytes=20, draft=draft)
+    few: Any = lm.sample("the qu", n=3, seed=3, max_bytes=20, draft=draft)
+
+    assert [each.bytes for each in few] == [each.bytes for each in many[:3]]
+    assert "".join(lm.stream("the qu", seed=3, max_bytes=20, draft=draft)) == many[0].text
+
+
+def test_a_drafter_that_fails_is_left_out() -> None:
+    """The text goes on, usage says why, and other texts that share the call do not notice."""
+
+    class Failing(TableLM):
+        def next_token_logprobs(self, sequences: Any) -> Any:
+            if any(len(ids) > 4 for ids in sequences):
+                raise ModelError("the drafter is gone")
+            return super().next_token_logprobs(sequences)
+
+    failing = ByteLM(Failing(byte_bpe_tokenizer(eos="<|endoftext|>"), seed=2, order=1, temperature=0.5))
+    lm = ByteLM(model())
+    plain: Any = lm.sample("the qu", temperature=0, max_bytes=30)
+
+    done: Any = lm.sample_batch(["the qu", "the qui"], temperature=0, max_bytes=30, draft=failing)
+
+    assert done[0].bytes == plain.bytes
+    assert "the drafter is gone" in done[0].usage.draft_error
+    assert "the drafter is gone" in done[1].usage.draft_error
+
+
+def test_a_drafter_with_a_shorter_context_falls_silent() -> None:
+    """Where its context ends it proposes nothing more."""
+    short: Any = model()
+    short.context_length = 6
+    lm = ByteLM(model())
+
+    done: Any = lm.sample("the qu", temperature=0, max_bytes=40, draft=ByteLM(short))
+
+    assert done.bytes == lm.sample("the qu", temperature=0, max_bytes=40).bytes
+    assert 0 < done.usage.drafted < 40
+
+
+def test_a_lookup_proposes_what_followed() -> None:
+    """The longest match wins, and of two the last one; nothing where too little matches."""
+    lookup = Lookup(["one two three four", "xx two three five"])
+
+    assert lookup.after(b"zz two three f", 3) == b"ive"
+    assert lookup.after(b"one two three ", 4) == b"four"
+    assert lookup.after(b"three", 4) == b""
+    assert Lookup().after(b"abcdefgh-abcdefgh", 3) == b"-ab"
+    assert Lookup().after(b"abcdefgh", 3) == b""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"draft": "look"}, "draft must be"),
+        ({"draft": 3}, "draft must be"),
+        ({"draft": "lookup", "level": "token"}, "draft is of bytes"),
+        ({"draft": "lookup", "particles": 3, "constraint": constraints.choice(["a"])}, "give one of them"),
+        ({"draft": Ensemble([ByteLM(model())], combine="product", level="string")}, "level='string'"),
+    ],
+)
+def test_what_cannot_be_is_an_error_at_once(options: dict[str, Any], message: str) -> None:
+    """Before the model runs."""
+    with pytest.raises(InvalidArgumentError, match=message):
+        ByteLM(model()).sample("the qu", **options)
