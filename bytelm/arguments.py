@@ -103,7 +103,7 @@ def path_of(name: str, value: object) -> Path:
         path = Path(fspath(name, value)).expanduser()
         path.exists()
     except (OSError, RuntimeError) as error:
-        raise InvalidArgumentError(f"{name} {shown(value)} is no path that can be looked for: {error}") from None
+        raise InvalidArgumentError(f"{name} {shown(value)} cannot be used as a path: {error}") from None
     return path
 
 
@@ -215,5 +215,5 @@ def eot_ids_of(eot_ids: object, vocab_size: int) -> frozenset[int]:
     """End-of-text ids, found to be columns of a model."""
     ids = frozenset(_numbers(eot_ids, "eot_ids", "an end-of-text id"))
     if outside := sorted(i for i in ids if not 0 <= i < vocab_size):
-        raise InvalidArgumentError(f"eot_ids {outside} are none of the model's ids, which are 0..{vocab_size - 1}")
+        raise InvalidArgumentError(f"eot_ids {outside} are not ids of the model, which are 0..{vocab_size - 1}")
     return ids

@@ -24,11 +24,11 @@ class BytelmError(Exception):
 
 
 class BytelmWarning(UserWarning):
-    """What bytelm warns of: it goes on, and what was asked may not be what was meant."""
+    """The parent of bytelm's warnings: the call continues, but its arguments may not mean what the caller intended."""
 
 
 class InvalidArgumentError(BytelmError, ValueError):
-    """An argument has the right type and a value that cannot be."""
+    """An argument has the right type but an impossible value."""
 
 
 class InvalidTypeError(BytelmError, TypeError):
@@ -36,7 +36,7 @@ class InvalidTypeError(BytelmError, TypeError):
 
 
 class UnsupportedTokenizerError(BytelmError):
-    """The tokenizer cannot be a model over bytes; the message names the step that stands in the way."""
+    """The tokenizer cannot be read as a model over bytes; the message names the step that prevents it."""
 
 
 class VocabularyMismatchError(BytelmError):
@@ -66,7 +66,7 @@ class ConstraintError(BytelmError, ValueError):
 
 
 class BudgetError(BytelmError):
-    """What was asked for was not found within the budget that was given."""
+    """The search found nothing within the given budget."""
 
 
 class NotFinishedError(BytelmError):
@@ -90,15 +90,15 @@ class ContextOverflowError(ModelError):
 
 
 class ModelChangedError(ModelError):
-    """A model computes something else than when a text was begun, so the text cannot go on: begin it again."""
+    """The model was changed after a text was begun, so the text cannot be continued: start it again."""
 
 
 class OutOfMemoryError(ModelError, MemoryError):
-    """The memory of the machine or of its accelerator does not hold the model, its cache, or what a call needs."""
+    """The memory of the machine or of its accelerator is too small for the model, its cache or a call."""
 
 
 class ServerError(ModelError):
-    """A server that runs a model cannot be reached, was lost, or answers what it should not."""
+    """A server that runs a model cannot be reached, was lost, or gave a wrong answer."""
 
 
 class ServerTimeoutError(ServerError, TimeoutError):
@@ -114,7 +114,7 @@ class CacheWriteError(BytelmError, OSError):
 
 
 class FileWriteError(BytelmError, OSError):
-    """A file of the user's could not be changed; it is as it was."""
+    """A file of the user could not be changed; it is unchanged."""
 
 
 class MissingDependencyError(BytelmError, ImportError):
@@ -126,16 +126,16 @@ class ClosedError(ModelError):
 
 
 class BusyError(BytelmError):
-    """As many requests wait as may wait; ask again later."""
+    """Too many requests wait already; ask again later."""
 
 
 class LeakWarning(BytelmWarning):
-    """More than half of a row that was drawn from is on tokens that are no text there and end none."""
+    """More than half of a row that was drawn from is on tokens that are not text there and do not end the text."""
 
 
 class LeftOutWarning(BytelmWarning):
-    """Of the other files that a model was to be shown some do not fit in its context."""
+    """Some of the other files do not fit in the model's context and are left out."""
 
 
 class ContractError(BytelmError, AssertionError):
-    """An engine breaks a rule of `TokenLM`; the message lists the rules, and what shows it."""
+    """An engine breaks a rule of `TokenLM`; the message lists the broken rules, with an example for each."""

@@ -94,9 +94,9 @@ class TokenCompleter:
     Args:
         token_lm: Any engine.
         vocab: The tokenizer as read by `read_vocab`; read from ``token_lm.tokenizer`` if not given.
-        eot_ids: The ids that end a text; those of ``token_lm`` if not given.
+        eot_ids: The ids that end a text; by default the engine's own.
         context: Tokens in front of every prompt, such as BOS.
-        dummy_prefix: Whether a prompt opens a text, so that the tokenizer's hidden leading space stands before it.
+        dummy_prefix: Whether a prompt opens a text, so that it gets the tokenizer's hidden leading space.
             After a sentinel it does not.
         encode: The canonical ids of a text there; the vocabulary's own if not given.
     """
@@ -233,7 +233,7 @@ class TokenCompleter:
         if healing == "none":
             if tail:
                 raise InvalidArgumentError(
-                    f"the prompt ends with {tail!r}, inside a character, where tokens cannot go on; "
+                    f"the prompt ends with {tail!r}, inside a character, where tokens cannot continue; "
                     "ask for healing='one' or 'many', or use ByteLM"
                 )
             return ids, b""
@@ -285,7 +285,7 @@ class TokenCompleter:
         logprobs = row[ids].astype(np.float64)
         if not np.isfinite(logprobs.max(initial=-np.inf)):
             raise BytelmError(
-                f"no token that may follow has any probability: the text to be written again is {remaining!r}"
+                f"every token that may follow has probability 0; the text still to write is {remaining!r}"
             )
         probs = np.exp(logprobs - logprobs.max())
         return ids, probs / probs.sum()
@@ -306,7 +306,7 @@ def completer_of(lm: ByteLM, *, bos: bool = True) -> TokenCompleter:
 
     Args:
         lm: The byte model.
-        bos: Whether what the tokenizer puts before a text (BOS) stands before each prompt.
+        bos: Whether each prompt begins with the tokens that the tokenizer puts before a text (BOS).
     """
     context = bos_ids_of(lm.viability.vocab) if bos else ()
     return TokenCompleter(lm.token_lm, vocab=lm.viability.vocab, eot_ids=lm.eot_ids, context=context)
@@ -328,8 +328,8 @@ def infill_completer(
 
     Args:
         lm: The byte model.
-        prefix: What stands before the cursor.
-        suffix: What stands behind it.
+        prefix: The text before the cursor.
+        suffix: The text after it.
         mode: As for `ByteLM.infill`.
         format: As for `ByteLM.infill`.
         carry: As for `ByteLM.infill`.

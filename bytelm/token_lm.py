@@ -85,7 +85,7 @@ class Usage:
         return Usage(self.calls, self.tokens_fed)
 
     def since(self, earlier: Usage) -> Usage:
-        """What was spent after ``earlier``.
+        """The counts since ``earlier``.
 
         >>> Usage(calls=5, tokens_fed=40).since(Usage(calls=3, tokens_fed=31))
         Usage(calls=2, tokens_fed=9)
@@ -208,13 +208,13 @@ class TokenSampler(TokenDrawer, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What an engine has on top of `TokenLM`, with the default for what it lacks. It is looked up when it is asked."""
+    """The optional attributes of an engine, with a default for each that it lacks. Looked up when asked for."""
 
     engine: Any
 
     @property
     def context_length(self) -> int | None:
-        """The longest sequence that it takes, or None if it has no limit or does not tell."""
+        """The longest sequence that it takes, or None if it has no limit or does not say."""
         length: int | None = getattr(self.engine, "context_length", None)
         return length
 
@@ -247,15 +247,15 @@ class Abilities:
 
     @property
     def model(self) -> Any:
-        """The model that it runs, where there is one in this process: for a fingerprint of its weights."""
+        """The model that it runs, if it is in this process: for a fingerprint of its weights."""
         return getattr(self.engine, "model", None)
 
     def close(self) -> None:
-        """Have it let go of what it holds (processes, memory), where it has a method for it."""
+        """Free what it holds (processes, memory), if it has a method for this."""
         getattr(self.engine, "close", _nothing)()
 
     def clear_cache(self) -> None:
-        """Have it forget all rows, and what else it keeps of sequences; the same."""
+        """Drop all rows and everything else that it caches, if it has a method for this."""
         getattr(self.engine, "clear_cache", _nothing)()
 
 
@@ -269,7 +269,7 @@ def abilities_of(engine: Any) -> Abilities:
 
 
 def revision_of(engine: Any, *, look: bool = False) -> Any:
-    """What tells the rows of an engine from those that it gave before its model was changed.
+    """A value that differs once the model of an engine was changed.
 
     Args:
         engine: May have ``revision``, any value, which is another one once rows are others; and ``refresh()``, which
@@ -285,7 +285,7 @@ def revision_of(engine: Any, *, look: bool = False) -> Any:
 
 
 def sequences_of(sequences: object) -> list[Sequence[int]]:
-    """What an engine is asked about, found to be a list.
+    """The sequences that an engine is asked about, checked to be a list.
 
     Raises:
         InvalidTypeError: It is none.

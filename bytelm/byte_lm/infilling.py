@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 def fitting_prompt(lm: ByteLM, form: FIMFormat | None, how: InfillSettings, prefix: bytes, suffix: bytes) -> Prefix:
-    """The prompt after which the middle stands.
+    """The prompt that the middle follows.
 
     Args:
         lm: The model, which ends where a middle does.
         form: The format; None in the modes "left" and "chat".
         how: How the hole is put to it.
-        prefix: What stands before the cursor.
-        suffix: What stands behind it.
+        prefix: The text before the cursor.
+        suffix: The text after it.
     """
     files = () if how.context is None else how.context.files
 
@@ -46,7 +46,7 @@ def fitting_prompt(lm: ByteLM, form: FIMFormat | None, how: InfillSettings, pref
     if fitting < len(files):
         out = [name for name, _ in files[: len(files) - fitting]]
         warnings.warn(
-            f"of {len(files)} other files {len(out)} do not fit in the model's context of "
+            f"of {len(files)} other files, {len(out)} do not fit in the model's context of "
             f"{lm.abilities.context_length} tokens and are left out: {shown(', '.join(out))}",
             LeftOutWarning,
             stacklevel=2,

@@ -56,30 +56,30 @@ from bytelm.tokenizer.viability.viability import Viability
 class ByteLM(ByteModel[Prompt, ModelPlace]):
     """An exact language model over bytes, from any tokenized causal language model.
 
-    Threads may share it, and engines: each call gives what it gives alone. They take turns, one step of one text at a
-    time, so that streams and samples of several threads interleave. The model may be changed between calls (weights,
-    adapters, dtype), not while one runs: see `clear_cache`.
+    Threads may share it and its engine. They take turns, one step of one text at a time, so streams and samples of
+    several threads interleave. Each call returns the same as if it ran alone. The model may be changed between calls
+    (weights, adapters, dtype), but not while one runs: see `clear_cache`.
 
     Args:
         model: A transformers model (left as it is: device, dtype, quantisation), a `TokenLM`, or a path or hub id.
         tokenizer: Its fast tokenizer. Needed for a transformers model that does not say where it came from.
-        eot_ids: The ids that end a text; those of the model and its tokenizer if not given.
-        bos: Whether what the tokenizer puts before a text (BOS) stands before each prefix.
+        eot_ids: The ids that end a text; by default the ids that the model and its tokenizer name.
+        bos: Whether each prefix begins with the tokens that the tokenizer puts before a text (BOS).
         normalize: Whether text is brought to the tokenizer's normal form. Without it, text that the tokenizer would
-            change is an error, as no token sequence spells it.
-        text_tokens: Added tokens that are text, though the tokenizer declares them special or they are control tokens
-            by convention (docs/tokenizers.md).
-        replace: What is read in place of a character that the tokenizer cannot spell (▁ where it stands for a space),
-            such as "?", or a function that is given the character. Without it, such text is an error. Offsets and
-            lengths are then those of the text that was read: `bytes_of` gives it.
-        context_length: The longest token sequence; that of the model if not given. For a transformers model or a path;
-            an engine has been told already.
+            change is an error, because no token sequence spells it.
+        text_tokens: Added tokens to treat as text, even if the tokenizer declares them special or they are control
+            tokens by convention (docs/tokenizers.md).
+        replace: A text to read instead of a character that the tokenizer cannot spell (▁ if it means a space), such
+            as "?", or a function of the character. Without it, such text is an error. Offsets and lengths then count
+            in the changed text, which `bytes_of` returns.
+        context_length: The longest token sequence; by default the model's own. For a transformers model or a path. An
+            engine takes it where it is made.
 
     Attributes:
         tokenizer: The tokenizer.
         token_lm: The engine.
         eot_ids: The ids that end a text.
-        viability: What the tokenizer can emit; ``viability.vocab`` holds the bytes of its tokens.
+        viability: Which token sequences the tokenizer can emit; ``viability.vocab`` has the bytes of its tokens.
         prompts: Reads prefixes.
 
     Raises:
@@ -160,16 +160,16 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
                 adapter for `infill`).
             engine: What runs the model: "transformers"; "llama-cpp" for a GGUF file; "vllm", or "vllm-server" for a
                 vLLM that runs already (docs/engines.md).
-            device: As transformers takes it, "cpu" or "cuda" for one.
-            dtype: The same, "float32" or "bfloat16" for one.
-            gguf_file: The file to load from the folder, where it holds GGUF files.
+            device: As transformers takes it, such as "cpu" or "cuda".
+            dtype: As transformers takes it, such as "float32" or "bfloat16".
+            gguf_file: The file to load, if the folder holds GGUF files.
             eot_ids: As for `ByteLM`.
             bos: As for `ByteLM`.
             normalize: As for `ByteLM`.
             text_tokens: As for `ByteLM`.
             replace: As for `ByteLM`.
             progress: Whether transformers and its hub show their progress bars.
-            engine_options: What else the engine's ``load`` takes, such as ``context_length``.
+            engine_options: More options of the engine's ``load``, such as ``context_length``.
 
         Raises:
             ModelError: The model cannot be loaded.
@@ -222,7 +222,7 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         return vocab.spell(tuple(i for i in token_ids_of(token_ids, "token_ids") if i < len(vocab)))
 
     def byte_spans(self, token_ids: Sequence[int]) -> list[tuple[int, int]]:
-        """Which bytes of ``spell(token_ids)`` each token spells, as (start, end); none where it spells nothing."""
+        """Which bytes of ``spell(token_ids)`` each token spells, as (start, end); empty if it spells nothing."""
         ends = itertools.accumulate((len(self.spell([i])) for i in token_ids_of(token_ids, "token_ids")), initial=0)
         return list(itertools.pairwise(ends))
 

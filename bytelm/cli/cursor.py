@@ -67,8 +67,7 @@ def check_text(data: bytes, name: str, *, cut: bool = False) -> None:
     """
     if (nul := data.find(0)) >= 0:
         raise InvalidArgumentError(
-            f"{name} is not text: byte {nul} of its {len(data)} is NUL; what is accepted is UTF-8 (if it is UTF-16, "
-            "convert it)"
+            f"{name} is not text: byte {nul} of its {len(data)} is NUL; give UTF-8 (if it is UTF-16, convert it)"
         )
     try:
         codecs.getincrementaldecoder("utf-8")().decode(data, final=not cut)
@@ -142,11 +141,11 @@ def place(text: str) -> tuple[int, int]:
 
 
 def window(prefix: bytes, suffix: bytes, size: int | None) -> tuple[bytes, bytes]:
-    r"""What of the two sides of a cursor is given to a model: at most this many bytes together.
+    r"""The parts of the two sides of a cursor that a model is given: at most this many bytes together.
 
     Args:
-        prefix: What stands before the cursor.
-        suffix: What stands behind it.
+        prefix: The text before the cursor.
+        suffix: The text after it.
         size: How many bytes at most; None for all.
 
     Returns:
@@ -183,7 +182,7 @@ def _first(suffix: bytes, size: int) -> bytes:
 
 
 def with_line_ends_of(text: bytes, written: bytes) -> bytes:
-    r"""What was written, with CRLF for its line ends if all those of a text are CRLF.
+    r"""The written text, with CRLF line ends if all line ends of a text are CRLF.
 
     A model that was trained on LF writes LF, and a file of one kind of line ends is to stay one. A CR at the end is a
     line end that was cut short, and is left out there.

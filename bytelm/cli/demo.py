@@ -54,7 +54,7 @@ def compare(
     Args:
         lm: The model, whose engine serves every method.
         prompt: Text that may end anywhere.
-        suffix: What stands behind; with it the methods fill in what is between, as `ByteLM.infill` does.
+        suffix: The text after the cursor; with it the methods fill in the middle, as `ByteLM.infill` does.
         max_bytes: New bytes of each method, at most.
 
     Raises:

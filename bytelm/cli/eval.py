@@ -34,7 +34,7 @@ def evaluate(
     """Run lm-evaluation-harness on a byte model or an ensemble.
 
     \b
-    The arguments are lm-eval's own, with --model bytelm. Of --model_args there are:
+    The arguments are lm-eval's own, with --model bytelm. --model_args takes:
       pretrained=MODEL                  a folder, a hub id, or a packaged model
       members=MODEL;MODEL               an ensemble, with combine=mixture|bayes|product, weights=W;W and alpha=
       level=token                       the token-level baseline on the same engine

@@ -44,18 +44,19 @@ def infill(
     at: Annotated[
         str | None,
         typer.Option(
-            metavar="LINE:COLUMN", help="The cursor is before this character of this line, both from 1; a tab is one."
+            metavar="LINE:COLUMN",
+            help="The cursor is before this character of this line. Both count from 1; a tab counts as one.",
         ),
     ] = None,
     unit: Annotated[
         Unit,
         typer.Option(
-            help="What COLUMN counts: code points, bytes as in Vim, or UTF-16 units as in LSP (from 0 there: add 1)."
+            help="The unit of COLUMN: code points, bytes as in Vim, or UTF-16 units as in LSP (from 0 there: add 1)."
         ),
     ] = "character",
     offset: Annotated[
         int | None,
-        typer.Option(min=0, help="The cursor is behind so many bytes; with --mode left it may be inside a character."),
+        typer.Option(min=0, help="The cursor is after this many bytes; with --mode left it may be inside a character."),
     ] = None,
     prefix: opt.PrefixOption = None,
     suffix: opt.SuffixOption = None,
@@ -68,24 +69,24 @@ def infill(
         ),
     ] = False,
     in_place: Annotated[
-        bool, typer.Option("--in-place", "-i", help="Insert the middle into the file, in place of printing it.")
+        bool, typer.Option("--in-place", "-i", help="Insert the middle into the file instead of printing it.")
     ] = False,
     stop_at: Annotated[
-        StopAt, typer.Option(help="Stop before the end of the line, before a line with nothing in it, or nowhere.")
+        StopAt, typer.Option(help="Stop before the end of the line, before an empty line, or nowhere.")
     ] = "eot",
     window_: Annotated[
         int | None,
         typer.Option(
             "--window",
             min=1,
-            help="Show the model no more than these bytes around the cursor; what surely fits if not given.",
+            help="Show the model at most this many bytes around the cursor; by default as many as surely fit.",
         ),
     ] = None,
     mode: Annotated[
         Mode,
         typer.Option(
             help="The order that the model reads; left: the prefix alone, for any model; chat: a message with the "
-            "hole, for chat models that know no order."
+            "hole, for chat models without an order."
         ),
     ] = "auto",
     format_: Annotated[
@@ -99,16 +100,16 @@ def infill(
     carry: Annotated[
         Carry,
         typer.Option(
-            help="In PSM, what is put behind the last sentinel of the text before the cursor: its last line, its last "
-            "word, or nothing."
+            help="In PSM, the part of the text before the cursor that is moved after the last sentinel: its last line, "
+            "its last word, or nothing."
         ),
     ] = "line",
     context: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="OTHER",
-            help="Another file that the model is shown, in front of the text; may be given again, the nearest last. "
-            "What does not fit is left out from the first on.",
+            help="Another file that the model reads before the text. Repeat it for more, the nearest last; if they do "
+            "not fit, the first ones are left out.",
         ),
     ] = None,
     escapes: opt.EscapesOption = False,
@@ -285,7 +286,7 @@ def _check_in_place(path: Path | None, before: bytes, after: bytes, n: int) -> N
         "before the byte order mark": not before and after.startswith(codecs.BOM_UTF8),
     }
     if wrong := [place for place, there in broken.items() if there]:
-        raise typer.BadParameter(f"--in-place: the cursor is {wrong[0]}, which what is inserted would break")
+        raise typer.BadParameter(f"--in-place: the cursor is {wrong[0]}, and the inserted text would break it")
     writable(path)
 
 

@@ -16,7 +16,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -24,7 +24,8 @@ from typing import Any, Final, NoReturn
 import typer
 
 from bytelm.cli.tables import first_escape, read_escapes
-from bytelm.errors import BytelmWarning
+from bytelm.errors import BytelmWarning, FileWriteError
+from bytelm.pictures.whole_file import write_file
 
 STDIN: Final = Path("-")
 CLOSED_PIPE: Final = 141  # what a shell reports of a program that the signal of a closed pipe ended: 128 + SIGPIPE
@@ -102,7 +103,7 @@ def read_text(text: str | None, file: Path | None, *, escapes: bool, keep_newlin
     data = read_file(file or STDIN)
     if keep_newline or not data.endswith(b"\n"):
         return data
-    note("the line end at the end of the text is cut; --keep-newline keeps it")
+    note("the line end at the end of the text is removed; --keep-newline keeps it")
     return data.removesuffix(b"\n").removesuffix(b"\r")
 
 
@@ -120,7 +121,7 @@ def argument_bytes(text: str, *, escapes: bool) -> bytes:
     """The bytes of an argument, as the shell passed them or with its escapes read."""
     if not escapes:
         if escape := first_escape(text):
-            note(f"{escape} in an argument is {len(escape)} characters as it stands; --escapes (-e) reads it as one")
+            note(f"{escape} in an argument is {len(escape)} characters here; --escapes (-e) reads it as one")
         return os.fsencode(text)
     try:
         return read_escapes(text)
@@ -149,6 +150,68 @@ def print_json(record: dict[str, Any]) -> None:
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
     }
     typer.echo(json.dumps(clean, ensure_ascii=False))
+
+
+def check_outputs(paths: Mapping[str, Path | None], read: Sequence[str | None] = (), *, as_json: bool) -> None:
+    """See that files can be written, before models run for them.
+
+    Args:
+        paths: The file of each option.
+        read: The files that the command reads; None is an argument.
+        as_json: Whether JSON goes to standard output.
+
+    Raises:
+        FileWriteError: One of them cannot.
+    """
+    given = {option: path for option, path in paths.items() if path is not None}
+    printed = [option for option, path in given.items() if path == STDIN]
+    shared = [*printed, *(["--json"] if as_json else [])]
+    if len(shared) > 1:
+        raise typer.BadParameter(f"standard output takes one of {' and '.join(shared)}: give a file")
+    files = {option: path for option, path in given.items() if path != STDIN}
+    for option, path in files.items():
+        check_writable(option, path, [name for name in read if name is not None and name != str(STDIN)])
+    places = [path.absolute() for path in files.values()]
+    same = [option for option, place in zip(files, places, strict=True) if places.count(place) > 1]
+    if same:
+        raise typer.BadParameter(f"{' and '.join(same)} name one file: give each its own")
+
+
+def check_writable(option: str, path: Path, read: Sequence[str] = ()) -> None:
+    """See that a file can be written.
+
+    Args:
+        option: Which option names it.
+        path: The file.
+        read: The files that the command reads.
+
+    Raises:
+        FileWriteError: It cannot.
+    """
+    try:
+        if any(path.exists() and path.samefile(name) for name in read):
+            raise typer.BadParameter(f"{option} {path} is one of the files that are scored")
+        if path.is_dir():
+            raise FileWriteError(f"cannot write {path}: it is a folder")
+        if not path.parent.is_dir():
+            raise FileWriteError(f"cannot write {path}: there is no folder {path.parent}")
+        needed = [path] if path.exists() else []
+        if path.is_file() or not path.exists():
+            needed.append(path.resolve().parent)  # a file is written beside the old one, and renamed
+        if not all(os.access(each, os.W_OK) for each in needed):
+            raise FileWriteError(f"cannot write {path}: permission denied")
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileWriteError):
+            raise
+        raise FileWriteError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def put(path: Path, text: str) -> None:
+    """Write a text to a file, or print it."""
+    if path == STDIN:
+        typer.echo(text, nl=False)
+    else:
+        write_file(path, text)
 
 
 def tell(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

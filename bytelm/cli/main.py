@@ -27,11 +27,24 @@ import typer
 from bytelm import __version__
 from bytelm.byte_lm.model import ByteLM
 from bytelm.cli import options as opt
+from bytelm.cli.cached import cache, models
 from bytelm.cli.demo import CURSOR, PROMPT, compare, show_comparison
 from bytelm.cli.ensemble import ensemble
 from bytelm.cli.eval import SETTINGS, evaluate
 from bytelm.cli.infill import infill
-from bytelm.cli.io import argument_bytes, fail, print_json, read_text, tell, utf8, utf8_streams
+from bytelm.cli.io import (
+    STDIN,
+    argument_bytes,
+    check_outputs,
+    fail,
+    print_json,
+    put,
+    read_text,
+    tell,
+    utf8,
+    utf8_streams,
+)
+from bytelm.cli.pictures import HtmlOption, explained
 from bytelm.cli.score import score
 from bytelm.cli.serve import serve
 from bytelm.cli.tables import bar, columns, show_byte, show_bytes, show_cover, show_prob
@@ -48,7 +61,6 @@ app = typer.Typer(
     help="Any tokenized language model as an exact language model over bytes.",
     epilog=f"Texts are taken byte for byte. A model is a folder, a hub id, or one of {', '.join(PACKAGED)}.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -123,14 +135,14 @@ def sample(
 @opt.grouped
 def chat(
     text: Annotated[
-        str | None, typer.Argument(help="What the user says; without it, --file or standard input.")
+        str | None, typer.Argument(help="The user's message; without it, --file or standard input.")
     ] = None,
     file: opt.FileOption = None,
     keep_newline: opt.KeepNewlineOption = False,
     escapes: opt.EscapesOption = False,
     system: Annotated[str | None, typer.Option(help="A message of the role system, before the user's.")] = None,
     begin: Annotated[
-        str | None, typer.Option(help="The beginning of the answer, which goes on where it ends, inside a word too.")
+        str | None, typer.Option(help="The beginning of the answer. The model continues it, inside a word too.")
     ] = None,
     sampling: opt.Sampling = opt.SAMPLING,
     n: opt.NumberOption = 1,
@@ -231,6 +243,7 @@ def explain(
     keep_newline: opt.KeepNewlineOption = False,
     escapes: opt.EscapesOption = False,
     top: Annotated[int, typer.Option(min=1, help="How many token sequences to show.")] = 10,
+    html: HtmlOption = None,
     as_json: opt.JsonOption = False,
     model: opt.Model = opt.MODEL,
 ) -> None:
@@ -240,9 +253,16 @@ def explain(
     Examples:
       bytelm explain "The capital of Fra"
       bytelm explain -e "def f():\\n    ret" --top 5
+      bytelm explain "The capital of Fra" --html capital.html
     """
     prompt = read_text(text, file, escapes=escapes, keep_newline=keep_newline)
+    check_outputs({"--html": html}, [None if file is None else str(file)], as_json=as_json)
     lm = model.load()
+    lm.check_room(lm.prompt(prompt))
+    if html is not None:
+        put(html, explained(lm, prompt))
+        if html == STDIN:
+            return
     cover = lm.cover(prompt)
     total = lm.logprob(prompt)
     spelled = [[show_bytes(lm.spell([token])) for token in item.token_ids] for item in cover[:top]]
@@ -262,14 +282,14 @@ def explain(
 
 @command()
 def doctor(
-    model: Annotated[str, typer.Argument(help=opt.MODEL_HELP)],
+    model: Annotated[str, typer.Argument(help=opt.MODEL_HELP, autocompletion=opt.packaged_names)],
     as_json: opt.JsonOption = False,
     verified: Annotated[
         bool, typer.Option("--verify", help="Compare with the tokenizer itself, at some difficult prefixes.")
     ] = False,
     prefixes: Annotated[int, typer.Option(min=1, help="How many prefixes --verify compares.")] = 60,
 ) -> None:
-    """What bytelm can do with a model: its tokenizer, what is exact, what is refused. Loads no weights.
+    """Check a model: its tokenizer, which calls are exact, which inputs are refused. Loads no weights.
 
     \b
     Examples:
@@ -302,7 +322,7 @@ def demo(
     keep_newline: opt.KeepNewlineOption = False,
     escapes: opt.EscapesOption = False,
     infilling: Annotated[
-        bool, typer.Option("--infill", help="Fill in at a cursor; what stands behind it is --suffix.")
+        bool, typer.Option("--infill", help="Fill in at a cursor; --suffix is the text after it.")
     ] = False,
     suffix: opt.SuffixOption = None,
     max_bytes: Annotated[int, typer.Option(min=1, help="New bytes of each method.")] = 43,
@@ -342,3 +362,7 @@ def demo(
                 "next_byte": probs,
             }
         )
+
+
+command()(models)
+command()(cache)

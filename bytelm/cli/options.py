@@ -22,12 +22,17 @@ from typer.core import TyperCommand, TyperOption
 
 from bytelm.byte_lm.model import ByteLM
 from bytelm.cli.constraining import (
+    BudgetOption,
     ChoiceOption,
+    ConditioningOption,
     JsonObjectOption,
     JsonSchemaOption,
     LarkOption,
+    ParticlesOption,
     RegexOption,
     constraint_from,
+    particles_of,
+    tell_particles,
 )
 from bytelm.cli.io import argument_bytes, note, print_json
 from bytelm.cli.tables import bar, columns, show_bytes, show_prob
@@ -39,7 +44,7 @@ from bytelm.sampling.completion import Completion
 from bytelm.sampling.completion_stream import CompletionStream
 from bytelm.sampling.endings import Endings
 from bytelm.sampling.likeliest import LikeliestOptions
-from bytelm.sampling.params import Conditioning, Level, SamplingParams
+from bytelm.sampling.params import Level, SamplingParams
 from bytelm.symbols import unfinished
 
 MODEL_HELP: Final = (
@@ -51,28 +56,35 @@ Text = Annotated[str | None, typer.Argument(help="The text; without it, --file o
 FileOption = Annotated[
     Path | None, typer.Option("--file", "-f", help="Read the text from a file; - is standard input.")
 ]
-PrefixOption = Annotated[str | None, typer.Option(help="What stands before the cursor.")]
-SuffixOption = Annotated[str | None, typer.Option(help="What stands behind the cursor.")]
+PrefixOption = Annotated[str | None, typer.Option(help="The text before the cursor.")]
+SuffixOption = Annotated[str | None, typer.Option(help="The text after the cursor.")]
 KeepNewlineOption = Annotated[
     bool, typer.Option("--keep-newline", help="Keep the line end at the end of a file or of standard input.")
 ]
 EscapesOption = Annotated[
     bool, typer.Option("--escapes", "-e", help=r"Read \n, \t, \\, \xNN and \uNNNN in arguments as escapes.")
 ]
-ModelOption = Annotated[str, typer.Option("--model", "-m", envvar="BYTELM_MODEL", help=MODEL_HELP)]
+
+
+def packaged_names(incomplete: str) -> list[str]:
+    """The packaged models whose names begin so, for the completion of a shell; it offers files where there is none."""
+    return [name for name in PACKAGED if name.startswith(incomplete)]
+
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", envvar="BYTELM_MODEL", help=MODEL_HELP, autocompletion=packaged_names)
+]
 DeviceOption = Annotated[str | None, typer.Option(help="Where the model runs, such as cpu or cuda.")]
 DtypeOption = Annotated[str | None, typer.Option(help="Number format of the weights, such as float32 or bfloat16.")]
 EngineOption = Annotated[
     Engine,
-    typer.Option(
-        envvar="BYTELM_ENGINE", help="What runs the model; llama-cpp takes a GGUF file, vllm-server an address."
-    ),
+    typer.Option(envvar="BYTELM_ENGINE", help="The engine; llama-cpp takes a GGUF file, vllm-server an address."),
 ]
 NormalizeOption = Annotated[
     bool, typer.Option("--normalize", help="Bring text to the normal form of the tokenizer, such as NFC.")
 ]
 ReplaceOption = Annotated[
-    str | None, typer.Option(help="Read this in place of characters that the tokenizer cannot spell.")
+    str | None, typer.Option(help="Read this instead of characters that the tokenizer cannot spell.")
 ]
 ContextOption = Annotated[
     int | None, typer.Option("--context-length", min=1, help="Longest token sequence; the model's own if not given.")
@@ -97,7 +109,7 @@ LevelOption = Annotated[
     Level,
     typer.Option(
         help="byte: every byte is exact. token: the end of the text is exact, then the engine's own sampler writes; "
-        "temperature, top-k, top-p and min-p are of tokens."
+        "temperature, top-k, top-p and min-p then apply to tokens."
     ),
 ]
 EngineOptionOption = Annotated[
@@ -109,24 +121,17 @@ EngineOptionOption = Annotated[
         "or text. May be given again.",
     ),
 ]
-ConditioningOption = Annotated[
-    Conditioning,
-    typer.Option(
-        help="step: each byte is drawn from what may come next. exact: each text is as likely as the model has it, "
-        "given that it meets the constraint; that takes several attempts."
-    ),
-]
-BudgetOption = Annotated[int, typer.Option(min=1, help="With --conditioning exact: attempts, at most.")]
 LikeliestOption = Annotated[
     bool,
     typer.Option(
         "--likeliest",
-        help="Draw nothing: list the -n likeliest completions with their probabilities. Up to the end of the line, "
-        "where no other stop is given.",
+        help="Draw nothing: list the -n likeliest completions with their probabilities. They end at the end of the "
+        "line, unless you give --stop.",
     ),
 ]
 MaxCallsOption = Annotated[
-    int, typer.Option(min=1, help="With --likeliest: model calls, at most; what is then left open is told.")
+    int,
+    typer.Option(min=1, help="With --likeliest: the most model calls. A note says if the search is not finished then."),
 ]
 NumberOption = Annotated[int, typer.Option("-n", min=1, help="How many completions.")]
 
@@ -169,6 +174,7 @@ class Sampling:
     choice: ChoiceOption = None
     conditioning: ConditioningOption = "step"
     budget: BudgetOption = 1000
+    particles: ParticlesOption = None
     likeliest: LikeliestOption = False
     max_calls: MaxCallsOption = 256
 
@@ -198,7 +204,7 @@ class Sampling:
         for field in fields(self):
             if field.name not in searching and getattr(self, field.name) != field.default:
                 name = field.name.replace("_", "-")
-                raise typer.BadParameter(f"--likeliest draws nothing, so there is nothing for --{name} to do")
+                raise typer.BadParameter(f"--likeliest draws nothing, so --{name} has no effect")
         return {
             "n": n,
             "stop": self._stops(stops) or "\n",
@@ -325,6 +331,7 @@ def show_pieces(stream: CompletionStream) -> None:
     if sys.stdout.isatty():
         typer.echo()
     tell_cut(stream.completion.bytes)
+    tell_particles(stream.completion)
 
 
 def tell_cut(written: bytes) -> None:
@@ -348,11 +355,13 @@ def show_completions(done: Completion | list[Completion], *, as_json: bool) -> N
                     "finish_reason": completion.finish_reason,
                     "model_calls": completion.usage.calls,
                     "tokens_fed": completion.usage.tokens_fed,
+                    **particles_of(completion),
                 }
             )
         else:
             typer.echo(f"[{number}] {completion.text}")
             tell_cut(completion.bytes)
+            tell_particles(completion)
 
 
 def show_endings(endings: Endings, *, as_json: bool) -> None:

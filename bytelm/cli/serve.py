@@ -22,7 +22,7 @@ import typer
 from bytelm.cli import options as opt
 from bytelm.cli.ensemble import checked_weights
 from bytelm.cli.io import note
-from bytelm.ensemble.combine import ALPHA, Combine
+from bytelm.ensemble.combine import ALPHA, ByteCombine
 from bytelm.ensemble.model import Ensemble
 from bytelm.errors import BytelmWarning, InvalidArgumentError, MissingDependencyError
 from bytelm.fim import Mode
@@ -34,16 +34,18 @@ GRACE: Final = 20  # seconds that what runs may take to end
 def serve(
     models: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help=f"{opt.MODEL_HELP} Given more than once: all of them as one."),
+        typer.Option(
+            "--model", "-m", autocompletion=opt.packaged_names, help=f"{opt.MODEL_HELP} Repeat it for an ensemble."
+        ),
     ] = None,
-    combine: Annotated[Combine, typer.Option(help="With several models: how they are one.")] = "mixture",
+    combine: Annotated[ByteCombine, typer.Option(help="With several models: how to combine them.")] = "mixture",
     weights: Annotated[
-        str | None, typer.Option(metavar="W,W,…", help="With several models: one number for each.")
+        str | None, typer.Option(metavar="W,W,…", help="With several models: the weight of each.")
     ] = None,
     host: Annotated[
-        str, typer.Option(help="The address to listen on; 0.0.0.0 is all of this machine's.")
+        str, typer.Option(help="The address to listen on; 0.0.0.0 is all addresses of this machine.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: any that is free.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 is any free port.")] = 8080,
     api_key: Annotated[
         list[str] | None,
         typer.Option(envvar="BYTELM_API_KEY", help="A key that requests must give; may be given again."),
@@ -51,24 +53,24 @@ def serve(
     cors_origin: Annotated[
         list[str] | None, typer.Option(help="Web pages of this origin may ask; * is all. May be given again.")
     ] = None,
-    mode: Annotated[Mode, typer.Option(help="How holes are put to the model, as for infill.")] = "auto",
+    mode: Annotated[Mode, typer.Option(help="The order of the infill prompt, as for bytelm infill.")] = "auto",
     sentinel_text: Annotated[
         bool,
         typer.Option(
             "--sentinel-text/--no-sentinel-text",
-            help="Read a whole prompt that is written in a known fill-in-the-middle format as its prefix and suffix.",
+            help="If a whole prompt is written in a known fill-in-the-middle format, read it as prefix and suffix.",
         ),
     ] = True,
-    max_bytes: Annotated[int, typer.Option(min=1, help="New bytes of a completion, at most.")] = 4096,
-    max_n: Annotated[int, typer.Option("--max-n", min=1, help="Completions of a request, at most.")] = 16,
-    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request, at most.")] = 4 * 2**20,
+    max_bytes: Annotated[int, typer.Option(min=1, help="The most new bytes of a completion.")] = 4096,
+    max_n: Annotated[int, typer.Option("--max-n", min=1, help="The most completions of a request.")] = 16,
+    max_body: Annotated[int, typer.Option(min=1, help="The most bytes of a request.")] = 4 * 2**20,
     max_prompt: Annotated[
         int | None,
-        typer.Option(min=1, help="Bytes of a prompt, at most; by default 8 for each token of the context."),
+        typer.Option(min=1, help="The most bytes of a prompt; by default 8 for each token of the context."),
     ] = None,
-    max_running: Annotated[int, typer.Option(min=1, help="Completions that run together, at most.")] = 64,
-    max_waiting: Annotated[int, typer.Option(min=1, help="Completions that wait for their turn, at most.")] = 1024,
-    timeout: Annotated[float | None, typer.Option(min=0.0, help="Seconds of a completion, at most.")] = None,
+    max_running: Annotated[int, typer.Option(min=1, help="The most completions that run together.")] = 64,
+    max_waiting: Annotated[int, typer.Option(min=1, help="The most completions that wait.")] = 1024,
+    timeout: Annotated[float | None, typer.Option(min=0.0, help="The most seconds of a completion.")] = None,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Log requests with their texts.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Log as JSON, one object a line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Log errors only, not each request.")] = False,
@@ -77,7 +79,7 @@ def serve(
     engine: opt.EngineOption = "transformers",
     normalize: opt.NormalizeOption = False,
     replace_by: Annotated[
-        str | None, typer.Option("--replace", help="Read this in place of characters that the tokenizer cannot spell.")
+        str | None, typer.Option("--replace", help="Read this instead of characters that the tokenizer cannot spell.")
     ] = None,
     context_length: opt.ContextOption = None,
 ) -> None:
@@ -118,7 +120,7 @@ def serve(
         log_prompts=log_prompts,
     )
     if host not in LOOPBACK and not settings.api_keys:
-        note(f"whoever reaches {host} can ask this server: --api-key asks for a key")
+        note(f"anybody who reaches {host} can use this server: --api-key asks for a key")
     log_warnings(texts=log_prompts)
     level = logging.WARNING if quiet and not log_prompts else logging.INFO
     log_to_stderr(JsonLines() if as_json else None, level=level)

@@ -83,7 +83,7 @@ def read_escapes(text: str) -> bytes:
     def value(found: re.Match[bytes]) -> bytes:
         simple, byte, short, long, other = found.groups()
         if other is not None:
-            raise ValueError(f"\\{other.decode(errors='replace')} is no escape; write \\\\ for a backslash")
+            raise ValueError(f"\\{other.decode(errors='replace')} is not an escape; write \\\\ for a backslash")
         if point := short or long:
             return chr(int(point, 16)).encode()
         return _ESCAPED[simple] if simple else bytes.fromhex(byte.decode())

@@ -96,7 +96,7 @@ class ChoiceState:
 
 
 def choice(options: Sequence[Text], *, of: Of = "new") -> Choice:
-    """One of several texts, and nothing else.
+    """A constraint: one of several texts.
 
     Args:
         options: The texts.
@@ -104,7 +104,7 @@ def choice(options: Sequence[Text], *, of: Of = "new") -> Choice:
 
     Raises:
         InvalidArgumentError: There is none, or one is not UTF-8.
-        InvalidTypeError: That is no list of texts.
+        InvalidTypeError: It is not a list of texts.
 
     >>> choice(["yes", "no"]).options
     (b'no', b'yes')
@@ -119,6 +119,6 @@ def choice(options: Sequence[Text], *, of: Of = "new") -> Choice:
             text.decode()
         except UnicodeDecodeError:
             raise InvalidArgumentError(
-                f"a choice must be UTF-8, as no text ends inside a character; got {shown(text)}"
+                f"a choice must be UTF-8, because no text ends inside a character; got {shown(text)}"
             ) from None
     return Choice(tuple(texts), checked_of(of))

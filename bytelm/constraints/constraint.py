@@ -48,18 +48,18 @@ Of: TypeAlias = Literal["new", "text"]
 
 @runtime_checkable
 class ConstraintState(Protocol):
-    """Where a text is in a constraint."""
+    """The state of a text under a constraint."""
 
     def allowed(self) -> Bool[np.ndarray, "257"]:
         """Which bytes may come next, and at index 256 whether the text may end here."""
         ...
 
     def advance(self, data: bytes) -> None:
-        """Move on by bytes, each of which was allowed."""
+        """Advance by bytes, each of which was allowed."""
         ...
 
     def copy(self) -> ConstraintState:
-        """The same state, to be moved on its own."""
+        """An independent copy of the state."""
         ...
 
     def forced(self) -> bytes:
@@ -68,7 +68,7 @@ class ConstraintState(Protocol):
 
 
 class Constraint(ABC):
-    """What may be written. bytelm/constraints/constraint.py shows how to make one of your own.
+    """A condition on the text to write. bytelm/constraints/constraint.py shows how to make one of your own.
 
     Attributes:
         of: ``"new"``: the constraint is on the new bytes alone. (Where the prefix ends inside a character, that
@@ -80,7 +80,7 @@ class Constraint(ABC):
 
     @abstractmethod
     def state(self) -> ConstraintState:
-        """The state of a text that begins."""
+        """The state at the beginning of a text."""
 
 
 def checked_of(of: Of) -> Of:

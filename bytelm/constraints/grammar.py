@@ -55,7 +55,7 @@ class Grammar(Constraint):
     Attributes:
         grammar: In llguidance's own form.
         of: As in `Constraint`.
-        said: What errors call it.
+        said: Its name in errors.
     """
 
     grammar: str
@@ -108,18 +108,18 @@ class GrammarState:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise ConstraintError(f"{self._said} leads nowhere there: {_message(self._matcher)}")
+            raise ConstraintError(f"{self._said} allows no continuation there: {_message(self._matcher)}")
 
 
 def regex(pattern: Text, *, of: Of = "new") -> Grammar:
-    r"""What a regular expression matches as a whole.
+    r"""Text that matches a regular expression as a whole.
 
     Args:
         pattern: In the syntax of Rust's crate ``regex``, without look-around.
         of: As in `Constraint`.
 
     Raises:
-        InvalidArgumentError: It is no regular expression, or it matches no text.
+        InvalidArgumentError: It is not a regular expression, or it matches no text.
         MissingDependencyError: llguidance is not installed.
 
     >>> regex(r"[a-z]+@example\.org").state().forced()
@@ -132,16 +132,16 @@ def regex(pattern: Text, *, of: Of = "new") -> Grammar:
 def json_schema(
     schema: Mapping[str, Any] | Text | type, *, separators: tuple[str, str] = COMPACT, of: Of = "new"
 ) -> Grammar:
-    """JSON that a schema describes.
+    """JSON that follows a schema.
 
     Args:
         schema: A schema, as a dict or as JSON; or a pydantic model.
-        separators: What stands between two items, and behind a key, as for `json.dumps`. No other white space is
-            written between tokens.
+        separators: The texts between two items and after a key, as for `json.dumps`. No other white space is written
+            between tokens.
         of: As in `Constraint`.
 
     Raises:
-        InvalidArgumentError: It is no schema, no JSON can meet it, or llguidance does not know a keyword of it.
+        InvalidArgumentError: It is not a schema, no JSON can follow it, or llguidance does not know a keyword of it.
         InvalidTypeError: It is neither of these types.
         MissingDependencyError: llguidance is not installed.
 
@@ -155,7 +155,7 @@ def json_schema(
         try:
             schema = json.loads(schema)
         except ValueError as error:
-            raise InvalidArgumentError(f"schema is no JSON: {error}; got {shown(schema)}") from None
+            raise InvalidArgumentError(f"schema is not JSON: {error}; got {shown(schema)}") from None
     if not isinstance(schema, Mapping):
         raise InvalidTypeError(f"schema must be a dict, JSON of one, or a pydantic model; got {shown(schema)}")
     given = dict(schema)
@@ -183,14 +183,14 @@ def json_object(*, separators: tuple[str, str] = COMPACT, of: Of = "new") -> Gra
 
 
 def lark(grammar: Text, *, of: Of = "new") -> Grammar:
-    """What a grammar in llguidance's dialect of Lark describes.
+    """Text of a grammar in llguidance's dialect of Lark.
 
     Args:
         grammar: The rules; the first is ``start``.
         of: As in `Constraint`.
 
     Raises:
-        InvalidArgumentError: It is no such grammar, or it describes no text.
+        InvalidArgumentError: It is not such a grammar, or it describes no text.
         MissingDependencyError: llguidance is not installed.
 
     >>> int(lark('start: "(" start ")" | /[a-z]/').state().allowed().sum())
@@ -201,9 +201,9 @@ def lark(grammar: Text, *, of: Of = "new") -> Grammar:
 
 
 def gbnf(grammar: Text, *, of: Of = "new") -> Grammar:
-    """What a grammar in llama.cpp's GBNF describes; llguidance makes one of Lark of it.
+    """Text of a grammar in llama.cpp's GBNF. llguidance converts it to Lark.
 
-    The arguments and errors are those of `lark`.
+    It has the arguments and errors of `lark`.
 
     >>> int(gbnf('root ::= "yes" | "no"').state().allowed().sum())
     2

@@ -63,7 +63,7 @@ def chat_segments(
         messages: The conversation, each message with a ``role`` and a ``content``.
         opens: Whether a turn of the assistant begins behind it; otherwise the last message goes on, and what it holds
             so far comes behind the segments.
-        template: The name of a template, or one; the tokenizer's default if not given.
+        template: The name of a template, or its text; the tokenizer's default if not given.
 
     Returns:
         Ids of special tokens and texts; the last one is a text.
@@ -85,11 +85,13 @@ def chat_segments(
     if not opens:
         rendered, found_mark, _ = rendered.rpartition(mark)
         if not found_mark:
-            raise InvalidArgumentError("the tokenizer's chat template leaves out the last message, which is to go on")
+            raise InvalidArgumentError(
+                "the tokenizer's chat template leaves out the last message, so it cannot be continued"
+            )
         if mark in rendered:
             raise InvalidArgumentError(
-                "the tokenizer's chat template shows the last message more than once, so it cannot go on in one place; "
-                "pass another template="
+                "the tokenizer's chat template shows the last message more than once, so there is no one place to "
+                "continue it; pass another template="
             )
     parts: list[int | str] = []
     start, trims = 0, False
@@ -120,7 +122,9 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
         try:
             return change(value if isinstance(value, str) else value.decode())
         except UnicodeDecodeError:
-            raise InvalidArgumentError(f"a message that does not go on must be UTF-8; got {value!r:.80}") from None
+            raise InvalidArgumentError(
+                f"only the last message of continue_final_message=True may be other than UTF-8; got {value!r:.80}"
+            ) from None
     if isinstance(value, Mapping):
         return {name: _mapped(each, change) for name, each in value.items()}
     return [_mapped(each, change) for each in value] if isinstance(value, list | tuple) else value

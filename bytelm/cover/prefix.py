@@ -33,11 +33,11 @@ from bytelm.tokenizer.vocab import Vocab
 
 @dataclass(frozen=True)
 class Prompts:
-    r"""A prefix for an ensemble whose members each have their own: a chat template for one, with its own tokens.
+    r"""A prefix for each member of an ensemble, such as a chat template with its own tokens.
 
     Attributes:
         prefixes: One for each member; for a member that is an ensemble it may be `Prompts` in turn.
-        text: The beginning of what they all write: it stands behind each of the prefixes.
+        text: The beginning of the shared text, after each of the prefixes.
 
     >>> Prompts([[1, "user: hi", 2], "Q: hi\nA: "], text="Hel")  # doctest: +SKIP
     """
@@ -68,12 +68,12 @@ class Prompt:
         return replace(self, text=self.text[:length])
 
     def extended(self, text: bytes) -> Prompt:
-        """The same prompt with more text behind it."""
+        """The same prompt with more text after it."""
         return replace(self, text=self.text + text)
 
     @property
     def most_tokens(self) -> int:
-        """Tokens that it has at most: one for each byte, beside those in front of it."""
+        """The most tokens that it can have: one for each byte, and the tokens in front of it."""
         return len(self.context) + len(self.text)
 
 
@@ -222,7 +222,7 @@ class PromptReader:
         ending = Cover.empty(self.viability, dummy_prefix=dummy_prefix).advance(data).ending
         if not ending:
             raise UnreachablePrefixError(
-                f"{name} ends with {data[-20:]!r}, where no encoding ends (inside a "
+                f"{name} ends with {data[-20:]!r}, where no encoding can end (inside a "
                 "character?); only the last segment may stop anywhere",
                 prefix=data,
                 position=len(data),

@@ -42,7 +42,7 @@ def load_engine(
     progress: bool = False,
     **options: Any,
 ) -> TokenLM:
-    """Load a model into the engine of this name; the options are those of its ``load``, and ``context_length``.
+    """Load a model into the engine of this name, with the options of its ``load``, and ``context_length``.
 
     Only transformers has progress bars to show.
 
@@ -96,8 +96,8 @@ def engine_of(model: Any, tokenizer: Any, *, context_length: int | None = None) 
     if isinstance(model, TokenLM):
         if context_length is not None:
             raise InvalidArgumentError(
-                f"context_length={context_length!r} comes too late for a {type(model).__name__}; give it where that is "
-                "made"
+                f"context_length={context_length!r} has no effect on a {type(model).__name__} that is made already; "
+                "give it where you make that"
             )
         return model
     from bytelm.engines.transformers import engine as transformers

@@ -116,7 +116,7 @@ def text_of(backend: Tokenizer, i: int) -> str | None:
 
 
 def start_id(tokenizer: Any, columns: int, eot_ids: frozenset[int], given: int | None) -> int | None:
-    """What stands for an empty sequence: the id given, else BOS, else an EOT id, else nothing.
+    """The id to feed for an empty sequence: the id given, else BOS, else an EOT id, else nothing.
 
     Raises:
         InvalidArgumentError: The given id is no column.

@@ -47,7 +47,7 @@ class RowEngine(OneProcess, ABC):
         vocab_size: Columns of a row.
         named: What has configurations that may name ids that end a text: ``config`` and ``generation_config``.
         eot_ids: Ids that end a text. None: all that are named.
-        start_id: What an empty sequence stands for. None: BOS, else an EOT id.
+        start_id: The id to feed for an empty sequence. None: BOS, else an EOT id.
         context_length: The longest sequence that the model takes; None: no limit is known.
         larger: How to get a longer context, for errors.
         row_bytes: What remembered rows may take.
@@ -139,7 +139,7 @@ class RowEngine(OneProcess, ABC):
         if not inside:
             raise VocabularyMismatchError(
                 f"id {greatest} is beyond the model's {self._inputs} ids; the tokenizer does not match the model, or "
-                "the id is of a token that the model was never given"
+                "the token was added without a column in the model"
             )
         if longest is not None and len(found) > longest:
             larger = f"{self._larger}, " if self._larger else ""
@@ -157,7 +157,7 @@ class RowEngine(OneProcess, ABC):
     def _context_full(self) -> ContextOverflowError:
         larger = f", or {self._larger}" if self._larger else ""
         return ContextOverflowError(
-            f"a completion has come to the end of the model's context of {self.context_length} tokens; give a lower "
+            f"a completion has filled the model's context of {self.context_length} tokens; give a lower "
             f"max_bytes or a shorter prompt{larger}"
         )
 

@@ -27,11 +27,11 @@ TASK: Final = (
 def infill_messages(
     prefix: bytes, suffix: bytes, *, carry: Carry = "line", context: OtherFiles | None = None
 ) -> list[dict[str, Any]]:
-    """The messages of a chat whose last one, the assistant's, goes on with the middle.
+    """The messages of a chat; the middle continues the last one, the assistant's.
 
     Args:
-        prefix: What stands before the cursor.
-        suffix: What stands behind it.
+        prefix: The text before the cursor.
+        suffix: The text after it.
         carry: What of the prefix the answer begins with.
         context: Other files, which are shown first.
 

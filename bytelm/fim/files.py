@@ -49,11 +49,11 @@ class OtherFiles:
 
     Attributes:
         files: Pairs of a name and a text, the nearest last.
-        name: Of the text with the hole.
-        repository: Of all of them, where a format has a place for it.
+        name: The name of the text with the hole.
+        repository: The name of their repository, if a format has a place for it.
 
     Raises:
-        InvalidTypeError: No list of pairs, or a name or a text of another type.
+        InvalidTypeError: It is not a list of pairs, or a name or a text has another type.
         InvalidArgumentError: A name that is empty or holds a line end; a text that is not UTF-8.
 
     >>> OtherFiles([("utils.py", "def double(x):\n    return 2 * x\n")], name="main.py").files

@@ -26,25 +26,25 @@ SUFFIX: Final = "{suffix}"
 
 @dataclass(frozen=True, slots=True)
 class FIMFormat:
-    """How a model was trained to fill in the middle.
+    """A prompt format for filling in the middle.
 
     Attributes:
-        name: What `format=` calls it.
+        name: Its name for `format=`.
         psm: The prompt in the order prefix, suffix, middle: sentinel tokens, and ``"{prefix}"`` and ``"{suffix}"``
-            where the texts stand. Empty if the model knows no such order.
+            in the places of the texts. Empty if the model was not trained with this order.
         spm: The prompt in the order suffix, prefix, middle; it ends with ``"{prefix}"``, or with a sentinel behind it
             (Seed-Coder's, which puts a boundary at the cursor as PSM does). Empty as well.
-        ends: Tokens that end the middle, beside the model's own ends of text. Those that a tokenizer lacks are left
-            out; of a format of your own it must have one.
-        marks: Tokens by which the format is told from another with the same sentinels.
-        space_before_prefix: Whether the tokenizer's hidden leading space, where it has one, stands before the prefix.
+        ends: Tokens that end the middle, beside the model's own ends of text. Tokens that a tokenizer lacks are left
+            out; with a format of your own the tokenizer must have at least one.
+        marks: Tokens that distinguish the format from another with the same sentinels.
+        space_before_prefix: Whether the prefix has the tokenizer's hidden leading space, if there is one.
         space_before_suffix: The same before the suffix.
-        repository: Where other files are shown, what stands in front of them all: tokens, and texts with places
+        repository: If other files are shown, the head in front of them all: tokens, and texts with places
             ``{repository}`` and ``{name}``. A part with a place or a line end in it is a text.
         file: Each of the other files: tokens, and texts with places ``{name}``, ``{text}``, ``{comment}``. Empty: they
             stand at the head of the prefix, behind comments with their names.
-        this_file: What stands behind the last of them: tokens, and texts with the place ``{name}``.
-        prefix_head: Where other files are shown, a text with the place ``{name}`` in front of the prefix.
+        this_file: The part after the last of them: tokens, and texts with the place ``{name}``.
+        prefix_head: If other files are shown, a text with the place ``{name}`` in front of the prefix.
 
     Raises:
         InvalidArgumentError: An order without one of the texts, an SPM order whose suffix does not come first, or a
@@ -157,7 +157,7 @@ def is_text(part: str) -> bool:
 def read_format(path: str | os.PathLike[str]) -> FIMFormat:
     """A format of your own from a JSON file: one object, whose keys are the attributes of `FIMFormat`.
 
-    Orders and ends are lists of strings. The name is that of the file, if none is given.
+    Orders and ends are lists of strings. By default the file gives the name.
 
     Raises:
         InvalidArgumentError: The file cannot be read, is not such an object, or the format cannot be; the message names
@@ -170,7 +170,7 @@ def read_format(path: str | os.PathLike[str]) -> FIMFormat:
     except OSError as error:
         raise InvalidArgumentError(f"cannot read the format {str(file)!r}: {error.strerror}") from None
     except ValueError as error:
-        raise InvalidArgumentError(f"the format {str(file)!r} is no JSON: {error}") from None
+        raise InvalidArgumentError(f"the format {str(file)!r} is not JSON: {error}") from None
     if not isinstance(given, dict):
         raise InvalidArgumentError(f"the format {str(file)!r} must be a JSON object; got {shown(given)}")
     if unknown := sorted(given.keys() - FIELDS.keys()):

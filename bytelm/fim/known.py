@@ -126,7 +126,7 @@ def find_format(vocab: Vocab, wanted: str | FIMFormat | None = None) -> FIMForma
     Raises:
         InvalidTypeError: It is neither.
         InvalidArgumentError: No format has this name.
-        NoInfillFormatError: The tokenizer lacks the tokens of the format, or those of all of them.
+        NoInfillFormatError: The tokenizer lacks the tokens of the format, or has the tokens of none.
     """
     present = {token.content for token in vocab.added}
     if wanted is None:
@@ -134,7 +134,7 @@ def find_format(vocab: Vocab, wanted: str | FIMFormat | None = None) -> FIMForma
             if present.issuperset((*known.sentinels, *known.marks)):
                 return known
         raise NoInfillFormatError(
-            "the tokenizer has the fill-in-the-middle tokens of no format known here "
+            "the tokenizer has the tokens of no known fill-in-the-middle format "
             f"({', '.join(FORMATS)}), so the model cannot see the suffix; use mode='left', which completes the prefix "
             "alone and works for any model, or name the tokens with format=FIMFormat(...) (--format FILE.json)"
         )

@@ -49,17 +49,17 @@ Carry: TypeAlias = Literal["line", "word", "none"]
 
 @dataclass(frozen=True, slots=True)
 class InfillSettings:
-    """How a hole is put to a model.
+    """Options of an infill prompt.
 
     Attributes:
-        mode: Which order.
-        format: A name in `FORMATS`, a format, or None: the one that the tokenizer speaks of.
-        carry: What of the prefix stands behind the last sentinel with the middle, in an order that ends with one.
+        mode: The order.
+        format: A name in `FORMATS`, a format, or None: the one whose tokens the tokenizer has.
+        carry: The part of the prefix that is moved after the last sentinel, in an order that ends with one.
         context: Other files in view.
         room: Tokens that are kept free for the middle when files are left out: no more than half of the context.
 
     Raises:
-        InvalidArgumentError: A mode or a carry that there is not.
+        InvalidArgumentError: An unknown mode or carry.
     """
 
     mode: Mode = "auto"
@@ -103,17 +103,17 @@ def infill_prompt(
     context: OtherFiles | None = None,
     before: Iterable[int] = (),
 ) -> list[int | str | bytes]:
-    """The prompt after which the middle stands: token ids and texts, as `ByteLM.sample` takes them.
+    """The prompt that the middle follows: token ids and texts, as `ByteLM.sample` takes them.
 
     Args:
         vocab: Of the tokenizer; it has the format's sentinels.
         form: The format.
-        prefix: What stands before the cursor.
-        suffix: What stands behind it.
-        mode: Which order.
-        carry: What of the prefix stands behind the last sentinel with the middle, in an order that ends with one.
+        prefix: The text before the cursor.
+        suffix: The text after it.
+        mode: The order.
+        carry: The part of the prefix that is moved after the last sentinel, in an order that ends with one.
         context: Other files in view.
-        before: What stands in front of it all (BOS).
+        before: The tokens in front of it all (BOS).
 
     Raises:
         InvalidArgumentError: The format has no such order.

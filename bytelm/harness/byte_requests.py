@@ -48,7 +48,7 @@ class Requests(ABC):
     Attributes:
         lm: The model.
         template: The chat template: a name or a template; the tokenizer's own if None.
-        start: Whether a start token stands in front of an empty context, as in lm-eval (`ByteModel.start_prefix`).
+        start: Whether an empty context gets a start token, as in lm-eval (`ByteModel.start_prefix`).
     """
 
     lm: ByteModel[Any, Any]

@@ -95,7 +95,7 @@ class HarnessLM(LM):  # type: ignore[misc] # lm-eval publishes no types
         device: Where models run. A GPU that is not there, which lm-eval may ask for by default, is the CPU.
         bytes_per_token: How many bytes lm-eval's ``max_gen_toks`` counts for each token.
         stride: Bytes of a piece of a text longer than the context; see byte_requests.py.
-        start: Whether a start token stands in front of an empty context and of a whole text, as in lm-eval's models.
+        start: Whether an empty context and a whole text get a start token in front, as in lm-eval's models.
         seed: Of draws, where a task samples.
         normalize: Whether texts are brought to the tokenizer's normal form, which is what tokenizers do.
         options: What else `ByteLM.from_pretrained` takes; in an ensemble with ``;`` between, one for each member.
@@ -279,7 +279,7 @@ class HarnessLM(LM):  # type: ignore[misc] # lm-eval publishes no types
             own.close()
 
     def digest(self) -> str:
-        """What tells this model's answers from those of others."""
+        """A digest that tells this model's answers from another's."""
         parts = (self.lm.fingerprint(), self.level, self.bytes_per_token, self._stride, self._answers.template)
         more = "" if self._answers.start else "no start token"
         return hashlib.sha256((repr(parts) + more).encode()).hexdigest()[:32]

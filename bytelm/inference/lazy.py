@@ -60,8 +60,7 @@ def full_row(frontier: Frontier, *, tol: float = 0.0) -> Step[tuple[Float64[np.n
         yield from evaluate(frontier, frontier.missing(1.0 if tol > 0 else 0.0))
     if log_mass == -math.inf:
         raise ModelError(
-            f"the model gives the prefix {frontier.cover.prefix[-40:]!r} probability 0, so "
-            "nothing can be said of what follows"
+            f"the model gives the prefix {frontier.cover.prefix[-40:]!r} probability 0, so no distribution follows it"
         )
     return frontier.logprobs(), bound
 

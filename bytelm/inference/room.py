@@ -79,7 +79,7 @@ def tokens_asked(cover_at: Callable[[int], Cover], length: int, *, asked: Asked,
     Args:
         cover_at: The cover after so many bytes of the text.
         length: Its bytes.
-        asked: Its log-probability, that of each byte, or the row at each byte.
+        asked: Its log-probability, each byte's log-probability, or the row at each byte.
         end: Whether also the row at its end.
         near: A number of tokens of interest: whether there are more is found out for certain.
     """

@@ -24,7 +24,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -39,6 +39,8 @@ T = TypeVar("T")
 Span: TypeAlias = tuple[float, float]
 Reading: TypeAlias = Callable[[Node, Float[np.ndarray, " vocab"]], None]
 
+SHOWN_IDS: Final = 8  # of the end of a sequence, in a repr
+
 
 @dataclass(frozen=True, slots=True)
 class CoverItem:
@@ -51,6 +53,11 @@ class CoverItem:
 
     token_ids: tuple[int, ...]
     logprob: float
+
+    def __repr__(self) -> str:
+        last = ", ".join(map(str, self.token_ids[-SHOWN_IDS:]))
+        ids = f"…, {last}" if len(self.token_ids) > SHOWN_IDS else last
+        return f"CoverItem([{ids}], {len(self.token_ids)} tokens, logprob={self.logprob:.4f})"
 
 
 class Ledger:
@@ -202,7 +209,7 @@ def text_logprob(
 
     Args:
         start: The cover of what came before.
-        text: What is scored.
+        text: The text to score.
         context: Token ids in front of all of it.
         reader: Reads rows.
         eot: Whether the text ends there.

@@ -120,7 +120,7 @@ class Piece(NamedTuple):
     """A piece of a text that is scored with a history of its own.
 
     Attributes:
-        start: Makes the cover of what stands before it.
+        start: Makes the cover of the text before it.
         context: Token ids in front of that.
         length: Its bytes.
     """

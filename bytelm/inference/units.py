@@ -41,7 +41,7 @@ class Unit(NamedTuple):
     Attributes:
         number: Which of the units that were asked for, from 0; None for what lies between them.
         start: Its first byte.
-        end: The byte behind its last.
+        end: The byte after its last.
     """
 
     number: int | None
@@ -141,7 +141,7 @@ def regions(characters: Characters, given: Iterable[Any]) -> list[Unit]:
     """
     several = list(given)
     if not several:
-        raise InvalidArgumentError("by is a list of no regions; give at least one, or one of the names of units")
+        raise InvalidArgumentError("by is an empty list of regions; give at least one, or one of the names of units")
     if all(isinstance(each, str | bytes) for each in several):
         return _joined(characters, [bytes_of(each, f"region {i}") for i, each in enumerate(several)])
     found: list[Unit] = []
@@ -188,7 +188,7 @@ def _joined(characters: Characters, texts: list[bytes]) -> list[Unit]:
         number = min(sum(end <= at for end in ends), len(texts) - 1)
         raise InvalidArgumentError(
             f"the regions joined are not the text: they differ from byte {at} on, in region {number}, where the text "
-            f"goes on with {shown(data[at : at + 20])} and the regions with {shown(joined[at : at + 20])}. Spaces "
+            f"has {shown(data[at : at + 20])} and the regions have {shown(joined[at : at + 20])}. Spaces "
             "belong to regions too; pairs (start, end) of character offsets may leave some out"
         )
     return parts(itertools.accumulate(map(len, texts)))

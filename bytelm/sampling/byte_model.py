@@ -59,13 +59,13 @@ class ByteModel(Sampler[P, L], Scorer[P, L]):
     def next_byte_logprobs(self, prefix: Prefix, *, tol: Number = 0.0) -> Float64[np.ndarray, "257"]:
         """Log-probabilities of each byte b after a prefix, and at index 256 of the end of text.
 
-        The row sums to 1 less the *leak*: the mass that the model puts on tokens that its tokenizer would not put
-        there, and on special tokens that do not end the text. (The row of a product sums to 1.)
+        The row sums to 1 less the *leak*: the probability of tokens that the tokenizer would not put there, and of
+        special tokens that do not end the text. (The row of a product sums to 1.)
 
         Args:
             prefix: Text, or a list of token ids and texts (cover/prefix.py); for an ensemble `Prompts` too.
-            tol: 0 evaluates all; above it, a bound on the total variation from the exact row, at which evaluation may
-                stop. `ByteState.total_variation_bound` tells what was reached.
+            tol: 0 evaluates everything. Above 0, evaluation may stop at this total variation from the exact row.
+                `ByteState.total_variation_bound` has the bound that was reached.
 
         Returns:
             Natural logs, float64.
@@ -81,11 +81,11 @@ class ByteModel(Sampler[P, L], Scorer[P, L]):
         return self.state(prefix).next_byte_logprobs(tol=tol)
 
     def leak(self, prefix: Prefix) -> float:
-        """The mass that neither a byte nor the end of text has after a prefix."""
+        """1 less the sum of the row after a prefix: the probability of tokens that are no text there."""
         return leak_of(self.next_byte_logprobs(prefix))
 
     def state(self, prefix: Prefix) -> ByteState[L]:
-        """A place in a text that can be moved about byte by byte: see `ByteState`."""
+        """A place in a text that can be moved byte by byte: see `ByteState`."""
         prompt = self.prompt(prefix)
         return ByteState(self, prompt, self.place(prompt, keep=True))
 
@@ -113,26 +113,26 @@ class ByteModel(Sampler[P, L], Scorer[P, L]):
         n: int = 1,
         **options: Unpack[CallOptions],
     ) -> Completion | list[Completion]:
-        """Complete what stands between two texts: the middle alone, up to an end that the model gives it.
+        """Fill in the middle between two texts, and return the middle alone. The model ends it.
 
         Args:
-            prefix: What stands before the cursor, which may be anywhere. Text never becomes a special token.
-            suffix: What stands behind it. Either may be empty.
+            prefix: The text before the cursor, which may be anywhere. Text never becomes a special token.
+            suffix: The text after the cursor. Either may be empty.
             mode: ``"spm"`` (suffix first; the cursor's boundary is exact), ``"psm"`` (prefix first), ``"auto"`` (SPM
                 where the format has it, else PSM), ``"left"``: the prefix alone, for any model, or ``"chat"``: a
                 message with the hole and an answer that begins with the last line, for chat models without sentinels.
-            format: A name in `bytelm.fim.FORMATS` or a `FIMFormat`; by default found by the tokenizer's tokens, in an
-                ensemble by those of each member.
-            carry: In PSM, the part of the prefix that is put behind the last sentinel, so that the middle goes on from
-                it exactly: the last ``"line"``, the last ``"word"``, or ``"none"`` (bytelm/fim/prompt.py).
-            context: Other files that the model is shown: pairs of a name and a text, the nearest last, or an
-                `OtherFiles`, which also names this file. What does not fit is left out from the first on, with a
+            format: A name in `bytelm.fim.FORMATS` or a `FIMFormat`; by default found by the tokenizer's tokens, for
+                each member of an ensemble.
+            carry: In PSM, the part of the prefix that is moved after the last sentinel, so that the middle continues it
+                exactly: the last ``"line"``, the last ``"word"``, or ``"none"`` (bytelm/fim/prompt.py).
+            context: Other files that the model reads: pairs of a name and a text, the nearest last, or an
+                `OtherFiles`, which also names this file. If they do not fit, the first ones are left out, with a
                 `LeftOutWarning`.
             n: As for `sample`.
             options: As for `sample`.
 
         Raises:
-            NoInfillFormatError: The tokenizer has no fill-in-the-middle tokens, or lacks those of the format.
+            NoInfillFormatError: The tokenizer has no fill-in-the-middle tokens, or lacks tokens of the format.
             InvalidArgumentError: An argument out of range, or an order that the format does not have.
             UnreachablePrefixError: No token sequence spells one of the texts.
         """
@@ -151,7 +151,7 @@ class ByteModel(Sampler[P, L], Scorer[P, L]):
         n: int = 1,
         **options: Unpack[CallOptions],
     ) -> list[Completion] | list[list[Completion]]:
-        """Complete what stands between several pairs of texts together: `sample_batch` with the arguments of `infill`.
+        """Fill in the middle between several pairs of texts together: `sample_batch` with the arguments of `infill`.
 
         Args:
             sides: Pairs of prefix and suffix.
@@ -177,7 +177,7 @@ class ByteModel(Sampler[P, L], Scorer[P, L]):
         context: Context | None = None,
         **options: Unpack[CallOptions],
     ) -> CompletionStream:
-        """Complete what stands between two texts, piece by piece: `stream` with the arguments of `infill`."""
+        """Fill in the middle between two texts, piece by piece: `stream` with the arguments of `infill`."""
         how = InfillSettings(mode, format, carry, context_of(context), params_on_new(options).max_bytes)
         lm, prompts = self.infilling([(prefix, suffix)], how)
         return lm.stream(prompts[0], **options)
@@ -218,12 +218,12 @@ class ByteModel(Sampler[P, L], Scorer[P, L]):
 
         Args:
             messages: Each with a ``role`` and a ``content``. Text never becomes a special token.
-            continue_final_message: Whether the last message goes on where it ends, at any byte (its content may be
-                ``bytes``); otherwise a turn of the assistant begins behind it.
-            template: The name of a template, or one; the tokenizer's default if not given.
+            continue_final_message: Whether to continue the last message where it ends, at any byte (its content may be
+                ``bytes``); otherwise a turn of the assistant begins after it.
+            template: The name of a template, or its text; the tokenizer's default if not given.
 
         Raises:
-            InvalidTypeError: That is no list of messages.
+            InvalidTypeError: It is not a list of messages.
             InvalidArgumentError: There is no template, or it does not take the messages.
         """
         check_messages(messages)
@@ -251,7 +251,7 @@ class ByteModel(Sampler[P, L], Scorer[P, L]):
         n: int = 1,
         **options: Unpack[CallOptions],
     ) -> Completion | list[Completion]:
-        """Write the assistant's turn of a chat, or the rest of one that is begun at any byte.
+        """Write the assistant's turn of a chat, or the rest of a turn that is begun at any byte.
 
         Args:
             messages: As for `chat_prefix`.

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from bytelm.arguments import shown
-from bytelm.inference.scheduler import JobUsage
+from bytelm.inference.job_usage import JobUsage
 
 FinishReason: TypeAlias = Literal["eot", "stop", "length"]
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
-from bytelm.inference.scheduler import JobUsage, Outcome, Step
+from bytelm.inference.job_usage import JobUsage
+from bytelm.inference.scheduler import Outcome, Step
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.text_stream import TextStream
 from bytelm.sampling.writing import Generation
@@ -79,11 +80,11 @@ class Drawn:
 
 
 class CompletionStream(OneProcess, Iterator[str]):
-    """A completion, piece by piece, as text that nothing will take back.
+    """A completion, piece by piece. No piece is ever taken back.
 
-    `ByteModel.stream` makes them. A piece never splits a character, and never holds what may turn out to be the
-    beginning of a stop string. What begins a character at the end and does not complete it is in no piece, and in the
-    completion's ``bytes`` alone. After the last piece `completion` has all that `ByteModel.sample` returns.
+    `ByteModel.stream` makes them. A piece never splits a character, and never holds a possible beginning of a stop
+    string. An incomplete character at the very end is in no piece, only in the completion's ``bytes``. After the
+    last piece `completion` has everything that `ByteModel.sample` returns.
 
     Args:
         source: Where the bytes come from.
@@ -104,7 +105,7 @@ class CompletionStream(OneProcess, Iterator[str]):
 
     @property
     def completion(self) -> Completion:
-        """What was written: its text, finish reason, log-probability and usage. Scored when it is first asked for.
+        """The completion: its text, finish reason, log-probability and usage. It is scored when first asked for.
 
         Raises:
             NotFinishedError: The stream has not ended yet.

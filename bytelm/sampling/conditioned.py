@@ -88,7 +88,7 @@ class _Visited:
 class ConditionedGeneration(Generation):
     """A completion that is drawn exactly from the texts that its constraint allows. A step is an attempt.
 
-    The arguments and attributes are those of `Generation`. The params have no filters.
+    It has the arguments and attributes of `Generation`. The params have no filters.
 
     Raises:
         ConstraintError: The prompt violates the constraint.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import overload
 
 from bytelm.inference.envelope import SLACK
-from bytelm.inference.scheduler import JobUsage
+from bytelm.inference.job_usage import JobUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ class Ending:
 
     Attributes:
         text: The bytes as text, as in `Completion`.
-        bytes: What stands before the stop string or the end of text.
-        logprob: ln P(bytes, and then an end | prefix); of one that is not ``complete``, ln P(bytes | prefix).
+        bytes: The bytes before the stop string or the end of text.
+        logprob: ln P(bytes, and then an end | prefix); if it is not ``complete``, ln P(bytes | prefix).
         complete: Whether the text ends there. If not, it was cut at ``max_bytes`` or where the model's context ends.
     """
 
@@ -37,11 +37,11 @@ class Endings(Sequence[Ending]):
     """The likeliest endings of a text, the likeliest first.
 
     Attributes:
-        endings: Of those that there are, as many as were asked for; fewer where ``max_calls`` ended the search.
-        missing_logprob: No ending that is missing is likelier than this; −∞ where none is missing.
-        certified: Whether these are the likeliest for certain: as many as were asked for or as there are, and none that
-            is missing is likelier than the last.
-        usage: What the search cost.
+        endings: As many as were asked for; fewer if there are fewer, or if ``max_calls`` ended the search.
+        missing_logprob: No missing ending is likelier than this; −∞ if none is missing.
+        certified: Whether these are certainly the likeliest: as many as were asked for, or all, and no missing ending
+            is likelier than the last.
+        usage: The cost of the search.
     """
 
     endings: tuple[Ending, ...]

@@ -33,7 +33,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from bytelm.errors import BytelmError, InvalidArgumentError
-from bytelm.inference.scheduler import Jobs, JobUsage, Outcome, Scheduler, close_all
+from bytelm.inference.job_usage import JobUsage
+from bytelm.inference.scheduler import Jobs, Outcome, Scheduler, close_all
 from bytelm.inference.turns import TURN, turn_at
 from bytelm.progress import Bar
 from bytelm.sampling.completion import Completion

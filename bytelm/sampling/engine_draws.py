@@ -55,9 +55,10 @@ from bytelm.cover.cover import Node as CoverNode
 from bytelm.cover.cover_cache import grown
 from bytelm.cover.nodes import Node, common_ancestor, path_down
 from bytelm.inference.frontier import Frontier
+from bytelm.inference.job_usage import JobUsage
 from bytelm.inference.lazy import settled_log_mass
 from bytelm.inference.room import SPARE
-from bytelm.inference.scheduler import JobUsage, Request, Step, on
+from bytelm.inference.scheduler import Request, Step, on
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.params import SamplingParams

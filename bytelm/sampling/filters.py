@@ -31,7 +31,7 @@ from bytelm.symbols import SYMBOLS, TIE
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What is done to a distribution before a symbol is drawn from it.
+    """Temperature and filters, applied to a distribution before a symbol is drawn from it.
 
     Attributes:
         temperature: 0 is greedy, 1 leaves the distribution as it is.

@@ -51,7 +51,7 @@ from bytelm.symbols import EOT, SYMBOLS
 class ByteGeneration(Generation):
     """A completion as it is drawn: one byte a step.
 
-    The arguments and attributes are those of `Generation`.
+    It has the arguments and attributes of `Generation`.
 
     Raises:
         ConstraintError: The prompt violates the constraint.

@@ -54,7 +54,8 @@ from bytelm.arguments import Text, integer, stops_of
 from bytelm.constraints import Constraint, constraint_of
 from bytelm.errors import ConstraintError, InvalidArgumentError, UnreachablePrefixError
 from bytelm.inference.envelope import SLACK
-from bytelm.inference.scheduler import JobUsage, Request, Step, changed, together
+from bytelm.inference.job_usage import JobUsage
+from bytelm.inference.scheduler import Request, Step, changed, together
 from bytelm.lemma import log_sum
 from bytelm.sampling.constrained import Binding
 from bytelm.sampling.endings import Ending, Endings, ranked
@@ -75,7 +76,7 @@ class Search:
     Attributes:
         n: How many endings.
         stops: The stop strings.
-        max_bytes: Of an ending, at most.
+        max_bytes: The most bytes of an ending.
         max_calls: Model calls, at most; None: no limit.
         width: Texts that one call looks at, at most.
         constraint: What an ending may be; None: anything.

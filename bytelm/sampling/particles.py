@@ -145,7 +145,7 @@ class _Particle:
 class ParticleGeneration(Generation):
     """A completion that is picked from several, by their weights. A step adds a byte or more to each.
 
-    The arguments and attributes are those of `Generation`. The params say how many particles, and have no filters.
+    It has the arguments and attributes of `Generation`. The params say how many particles, and have no filters.
 
     Raises:
         ConstraintError: The prompt violates the constraint.

@@ -209,9 +209,7 @@ def _going_on(place: Frontier, node: Node, log_weight: float, row: Row, rank: in
 
 
 def _impossible(place: Frontier) -> ModelError:
-    return ModelError(
-        f"the model gives the prefix {place.prefix[-40:]!r} probability 0, so nothing can be said of what follows"
-    )
+    return ModelError(f"the model gives the prefix {place.prefix[-40:]!r} probability 0, so no distribution follows it")
 
 
 def picked(masses: Float[np.ndarray, " n"], uniform: float) -> int:

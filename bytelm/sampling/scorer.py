@@ -47,18 +47,16 @@ class Scorer(ByteSteps[P, L]):
     ) -> float:
         """Log-probability of a text after a prefix, a natural log: ln P(prefix + text) - ln P(prefix).
 
-        In front of a text stands what its tokenizer puts there. Where that is nothing, the first token is what the
-        model says after its start token (BOS, or else an end of text), and later tokens are read after the text alone,
-        as wherever else. With ``prefix=lm.start_prefix()`` the start token stays in front of all of them: another
-        number, lm-evaluation-harness's (docs/exactness.md).
+        If the tokenizer puts nothing (no BOS) in front of a text, the first token is scored after the model's start
+        token (BOS, or else an end of text), and later tokens after the text alone. With ``prefix=lm.start_prefix()``
+        the start token stays in front of all of them, as in lm-evaluation-harness (docs/exactness.md).
 
         Args:
-            text: What is scored.
-            prefix: What stands before it.
+            text: The text to score.
+            prefix: The text before it.
             eot: Whether the text ends there: then the end is scored too.
-            stride: For a text that is longer than the model's context: it is scored in pieces of this many bytes, each
-                given as much before it as the context holds, and the sum is returned. A text that fits is scored as a
-                whole.
+            stride: For a text that is longer than the model's context: score it in pieces of this many bytes, each
+                after as much text as the context holds, and return the sum. A text that fits is scored as a whole.
             progress: Whether to show a bar on a terminal once it takes two seconds.
 
         Raises:
@@ -76,7 +74,7 @@ class Scorer(ByteSteps[P, L]):
     ) -> Float64[np.ndarray, " n"]:
         """Log-probability of each byte of a text, given the prefix and the bytes before it. Their sum is `logprob`.
 
-        What stands in front of a text without a prefix, the arguments and the errors are those of `logprob`.
+        It has the arguments and errors of `logprob`, and the same rule for the start of a text.
         """
         prompt, data = self._scoring(text, prefix, asked="bytes" if stride is None else None)
         stride = stride_of(stride)
@@ -95,7 +93,7 @@ class Scorer(ByteSteps[P, L]):
         They are one tree of tokens, in which each sequence is evaluated once, in few batched calls. A row takes 2 kB.
         After a byte of probability 0 all of a row is −∞.
 
-        What stands in front of a text without a prefix, the arguments and the errors are those of `logprob`.
+        It has the arguments and errors of `logprob`, and the same rule for the start of a text.
 
         Returns:
             Natural logs, float64[bytes + 1, 257]; column 256 is the end of text.
@@ -126,19 +124,19 @@ class Scorer(ByteSteps[P, L]):
     ) -> Score:
         """Score a text unit by unit: log-probability, surprisal, entropy and leak, each with its place in the text.
 
-        The units are the whole text, so their log-probabilities add up to `logprob`.
+        The units cover the whole text, so their log-probabilities add up to `logprob`.
 
         Args:
-            text: What is scored.
-            prefix: What stands before it.
-            by: The units: ``"byte"``; ``"character"``, a code point; ``"word"``, what ``str.split`` returns, with its
+            text: The text to score.
+            prefix: The text before it.
+            by: The units: ``"byte"``; ``"character"``, a code point; ``"word"``, as ``str.split`` finds it, with its
                 punctuation; ``"line"``; ``"token"``, the bytes of a canonical token of one model; or a list of
                 regions: the texts that join to the whole text, or pairs (start, end) of character offsets. A token has
                 the probability of its *bytes*, which other tokens may begin with too.
-            space: Where the white space between words goes: to the word in front of it (``"after"``: a word's end is
-                scored with the word), to the word behind it (``"before"``), or to units of its own (``"none"``).
+            space: Which word the white space belongs to: the word before it (``"after"``: a word's end is scored with
+                the word), the word after it (``"before"``), or none, as a unit of its own (``"none"``).
                 docs/surprisal.md says which to take.
-            eot: Whether the text ends there: then there is one row more, for the end.
+            eot: Whether the text ends there: then there is one more row, for the end.
             stride: As for `logprob`.
             progress: As for `logprob`.
 
@@ -196,11 +194,11 @@ class Scorer(ByteSteps[P, L]):
     def start_prefix(self, text: Text = b"") -> Prefix:
         """The prefix that begins with each model's start token, for texts that are scored as a whole.
 
-        It is lm-evaluation-harness's rule for them. A model whose tokenizer puts BOS in front of a text has it there
-        anyhow: for it nothing changes.
+        This is lm-evaluation-harness's rule for them. It changes nothing for a model whose tokenizer puts BOS in front
+        of a text.
 
         Args:
-            text: What stands behind the token.
+            text: The text after the token.
 
         >>> lm.logprob("The capital"), lm.logprob("The capital", prefix=lm.start_prefix())  # doctest: +SKIP
         (-19.58958776758551, -23.668751272605693)

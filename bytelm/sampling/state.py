@@ -54,8 +54,8 @@ class ByteState(OneProcess, Generic[L]):
         past: The place before the last `advance`.
 
     Attributes:
-        place: Where it is: boundary nodes, or those of each member, with what is known of them.
-        total_variation_bound: How far the last row may be from the exact one in total variation; 0 if all was
+        place: Its place: boundary nodes, or each member's boundary nodes, with the rows known so far.
+        total_variation_bound: The last row's total variation from the exact row, at most; 0 if everything was
             evaluated.
     """
 
@@ -68,33 +68,33 @@ class ByteState(OneProcess, Generic[L]):
 
     @property
     def prefix(self) -> bytes:
-        """The byte prefix: the last text segment of the prefix that the state began with, and what was advanced."""
+        """The byte prefix: the last text segment of the first prefix, and the bytes advanced since."""
         prefix: bytes = self.place.prefix
         return prefix
 
     @in_its_turn
     def advance(self, data: Text) -> Self:
-        """The state with more bytes behind it.
+        """The state after more bytes.
 
         Raises:
             UnreachablePrefixError: No token sequence spells them there; this state is still good. (In an ensemble a
-                member that cannot spell them is silent from there on.)
+                member that cannot spell them has no say from there on.)
         """
         more = self._model.bytes_of(data)
         return self._at(self.place.advance(more), Past(self.place.bare(), self._past)) if more else self
 
     @in_its_turn
     def rollback(self, n: int) -> Self:
-        """The state n bytes before.
+        """The state n bytes earlier.
 
         Raises:
-            InvalidArgumentError: There are not so many bytes in the byte prefix.
+            InvalidArgumentError: The byte prefix has fewer bytes.
         """
         length = len(self.prefix) - integer("n", n)
         if n < 0 or length < 0:
             raise InvalidArgumentError(
-                f"cannot roll back {n} bytes: the byte prefix holds {len(self.prefix)}, and what stands in front of "
-                "it (token ids, prompts of members) stays"
+                f"cannot roll back {n} bytes: the byte prefix holds {len(self.prefix)}, and the tokens and prompts "
+                "in front of it stay"
             )
         if n == 0:
             return self
@@ -115,7 +115,7 @@ class ByteState(OneProcess, Generic[L]):
 
     @property
     def leak(self) -> float:
-        """The mass that neither a byte nor the end of text has: 1 less the sum of the row."""
+        """1 less the sum of the row: the probability of tokens that are no text there."""
         return leak_of(self.next_byte_logprobs())
 
     def _asked(self, step: Callable[[L], Step[T]]) -> T:

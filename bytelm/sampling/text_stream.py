@@ -18,7 +18,7 @@ class TextStream:
     """The text of a completion, in pieces of whole characters.
 
     Args:
-        prefix: What stands before; where it ends inside a character, that character is the first of the text.
+        prefix: The text before; if it ends inside a character, that character is the first of the text.
 
     >>> stream = TextStream("é".encode()[:1])
     >>> stream.show("é".encode()[1:] + b"t"), stream.show("é".encode()[:1]), stream.show(b"a")

@@ -15,7 +15,7 @@ The law
     that a text of the engine's has leak.
     Otherwise it is another law than that of the same numbers over bytes. Temperature and filters are taken token by
     token: of a first byte that many tokens share, each unlikely, top-p may keep none. The member is tempered, and not
-    filtered. docs/engines.md has how far the two laws are apart on a real model.
+    filtered. docs/engines_draws.md has how far the two laws are apart on a real model.
 
 What the engine writes
     A token's bytes are what the vocabulary says. An id that ends a text ends it. Any other special token, and an id
@@ -47,7 +47,8 @@ from typing import Any, Final
 import numpy as np
 
 from bytelm.errors import InvalidArgumentError
-from bytelm.inference.scheduler import JobUsage, Step, on
+from bytelm.inference.job_usage import JobUsage
+from bytelm.inference.scheduler import Step, on
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import ModelPlace
@@ -70,8 +71,8 @@ def sampler_for(
     sampler = abilities_of(token_lm).sampler
     if sampler is None:
         raise InvalidArgumentError(
-            f"level='token' needs an engine with a sampler of its own; {type(token_lm).__name__} has none (there are "
-            f"{WITH_SAMPLERS}): leave level out"
+            f"level='token' needs an engine with a sampler of its own; {type(token_lm).__name__} has none (engines "
+            f"with one: {WITH_SAMPLERS}): leave level out"
         )
     filters = params.filters
     sampling = TokenSampling(

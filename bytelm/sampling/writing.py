@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from bytelm.errors import LeakWarning, NotFinishedError
-from bytelm.inference.scheduler import JobUsage, Step
+from bytelm.inference.job_usage import JobUsage
+from bytelm.inference.scheduler import Step
 from bytelm.sampling.completion import Completion, FinishReason
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.stop_strings import StopScanner
@@ -84,8 +85,8 @@ class Writing:
 
         Args:
             place: Where.
-            least: What the leak is at least, where the place is not to be asked.
-            most: And at most.
+            least: A lower bound on the leak, if the place is not to be asked.
+            most: An upper bound.
         """
         if least is None or most is None:
             least, most = place.leak()

@@ -44,7 +44,7 @@ __all__ = ["RULES", "Finding", "Report", "check_engine"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one rule found.
+    """The finding of one rule.
 
     Attributes:
         rule: Its name, a key of `RULES`.
@@ -61,7 +61,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What all rules found.
+    """The findings of all rules.
 
     Attributes:
         engine: How the engine describes itself.

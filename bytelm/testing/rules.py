@@ -39,7 +39,7 @@ def _members(trial: EngineTrial) -> None:
     columns: Any = engine.vocab_size
     ends: Any = engine.eot_ids
     if not isinstance(columns, int) or columns < 1:
-        raise BrokenRuleError(f"vocab_size is a count of columns, not {columns!r}")
+        raise BrokenRuleError(f"vocab_size is the number of columns, not {columns!r}")
     if not isinstance(ends, frozenset):
         raise BrokenRuleError(f"eot_ids is a frozenset of ids, not {ends!r}")
     if outside := [i for i in engine.eot_ids if not 0 <= i < engine.vocab_size]:

@@ -203,8 +203,8 @@ def _check_alike(added: Collection[AddedToken], backend: Tokenizer) -> None:
         other = found.setdefault(backend.normalizer.normalize_str(content) if backend.normalizer else content, content)
         if other != content:
             raise UnsupportedTokenizerError(
-                f"the added tokens {other!r} and {content!r} are one text once it is normalized, and which of them the "
-                "tokenizer finds changes from run to run; declare one of them normalized=False"
+                f"the added tokens {other!r} and {content!r} normalize to the same text, and the tokenizer finds one "
+                "or the other from run to run; declare one of them normalized=False"
             )
 
 
@@ -223,7 +223,7 @@ def _vocab_of(tables: Tables, backend: Tokenizer) -> Vocab:
     if byte_level and (marks or metaspace):
         raise UnsupportedTokenizerError(
             "the tokenizer both maps bytes to characters (ByteLevel) and spaces to ▁ (Metaspace or Replace): "
-            "it cannot give back the spaces it was given. Load it with the class its maker names."
+            "decoding does not give back its spaces. Load it with the class its maker names."
         )
     if not byte_level:
         _check_sentencepiece(tables.pieces, fallback=fallback, marks=marks or bool(metaspace))
@@ -296,8 +296,8 @@ def _read_normalizer(normalizer: dict[str, Any] | None) -> tuple[Literal["NFC", 
         elif kind in ("Replace", "Prepend"):
             detail = step.get("pattern", step.get("prepend"))
             raise UnsupportedTokenizerError(
-                f"the normalizer {kind}({detail!r} → {step.get('content', '')!r}) changes the text "
-                "in a way that decoding does not undo"
+                f"the normalizer {kind}({detail!r} → {step.get('content', '')!r}) changes the text, "
+                "and decoding does not undo it"
             )
         else:
             why = _LOSSY_NORMALIZERS.get(kind, "it is not understood")

@@ -75,7 +75,7 @@ class SplitStep:
 
 @dataclass(frozen=True)
 class Vocab:
-    """What a tokenizer is made of, in the terms that the byte layer needs.
+    """The parts of a tokenizer, in the terms that the byte layer needs.
 
     Attributes:
         family: How tokens spell bytes.

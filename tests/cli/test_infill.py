@@ -14,7 +14,7 @@ import pytest
 from bytelm import ByteLM, Completion, Ending, Endings, SamplingParams, TableLM
 from bytelm.cli import options
 from bytelm.fim import FIMFormat, OtherFiles
-from bytelm.inference.scheduler import JobUsage
+from bytelm.inference.job_usage import JobUsage
 from tests.cli.test_main import Done, Run, runner
 from tests.support.tiny import byte_bpe_tokenizer
 

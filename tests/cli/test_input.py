@@ -10,7 +10,7 @@ from tests.cli.test_main import Done, Run, lm, run
 
 __all__ = ["lm", "run"]  # fixtures
 
-CUT = "bytelm: the line end at the end of the text is cut; --keep-newline keeps it\n"
+CUT = "bytelm: the line end at the end of the text is removed; --keep-newline keeps it\n"
 PROMPTED = {
     "sample": ["--seed", "1", "--max-bytes", "5"],
     "ensemble": ["-m", "a", "-m", "b", "--seed", "1", "--max-bytes", "5"],
@@ -55,7 +55,7 @@ def test_a_text_that_is_measured_keeps_its_line_end(run: Run, tmp_path: Path) ->
     assert (done.records[0]["bytes"], done.err) == (4, "")
 
 
-HINT = r"bytelm: {} in an argument is {} characters as it stands; --escapes (-e) reads it as one" + "\n"
+HINT = r"bytelm: {} in an argument is {} characters here; --escapes (-e) reads it as one" + "\n"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_stop_reads_escapes(run: Run) -> None:
     assert end
     assert run("sample", "the th", "--stop", r"\n", *rest) == Done(0, before, "")
     assert run("sample", "-e", "the th", "--stop", r"\n", *rest) == Done(0, before, "")
-    assert "is no escape" in run("sample", "the th", "--stop", r"\q").err
+    assert "is not an escape" in run("sample", "the th", "--stop", r"\q").err
 
 
 @pytest.mark.parametrize(

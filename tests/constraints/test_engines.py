@@ -367,7 +367,7 @@ def test_constraints_are_values() -> None:
         (lambda: constraints.regex(typing.cast("Any", 3)), "pattern must be str"),
         (lambda: constraints.regex("a", of=typing.cast("Any", "old")), "of is one of new, text"),
         (lambda: constraints.json_schema({"type": "strin"}), "Invalid type: strin"),
-        (lambda: constraints.json_schema("{"), "schema is no JSON"),
+        (lambda: constraints.json_schema("{"), "schema is not JSON"),
         (lambda: constraints.json_schema("[]"), "schema must be a dict"),
         (lambda: constraints.json_schema(PERSON, separators=(";", ":")), "separators must be a comma and a colon"),
         (lambda: constraints.json_schema({"type": "string", "minLength": 3, "maxLength": 2}), "Unsatisfiable"),

@@ -653,7 +653,7 @@ def test_texts_beyond_the_context_are_scored_in_each_members_pieces(
 BAD: list[tuple[Callable[[list[ByteLM]], object], type[BytelmError], str]] = [
     (lambda lms: Ensemble([]), InvalidArgumentError, "needs a member"),
     (lambda lms: Ensemble(lms[0]), InvalidTypeError, "list of byte models"),  # type: ignore[arg-type]
-    (lambda lms: Ensemble([lms[0], lms[0].token_lm]), InvalidTypeError, "member 1 is no byte model"),  # type: ignore[list-item]
+    (lambda lms: Ensemble([lms[0], lms[0].token_lm]), InvalidTypeError, "member 1 is not a byte model"),  # type: ignore[list-item]
     (lambda lms: Ensemble(lms, combine="sum"), InvalidArgumentError, "combine is one of"),  # type: ignore[arg-type]
     (lambda lms: Ensemble(lms, weights=[1, 2]), InvalidArgumentError, "2 numbers, and there are 3 members"),
     (lambda lms: Ensemble(lms, weights=[0, 0, 0]), InvalidArgumentError, "not all be 0"),

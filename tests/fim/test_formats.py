@@ -759,7 +759,7 @@ def test_a_format_from_a_file(tmp_path: Path) -> None:
     ("text", "named"),
     [
         (None, "cannot read"),
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("[]", "JSON object"),
         ('{"psm": "<a>"}', "psm.*list of strings.*'<a>'"),
         ('{"spm": ["<a>", 3]}', "spm.*list of strings"),

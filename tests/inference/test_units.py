@@ -95,8 +95,8 @@ def test_regions_are_texts_or_offsets(given_: Any, expected: list[tuple[int | No
 @pytest.mark.parametrize(
     ("given_", "error", "message"),
     [
-        ([], InvalidArgumentError, "no regions"),
-        (["caf", "é au lait"], InvalidArgumentError, r"region 1, where the text goes on with b'' .* b' lait'"),
+        ([], InvalidArgumentError, "empty list of regions"),
+        (["caf", "é au lait"], InvalidArgumentError, r"region 1, where the text has b'' .* b' lait'"),
         (["cafe", " au"], InvalidArgumentError, r"from byte 3 on, in region 0.*b'\\xc3"),
         (["café", "au"], InvalidArgumentError, "from byte 5 on, in region 1"),
         (["café "], InvalidArgumentError, "from byte 6 on, in region 0.*b'au'"),

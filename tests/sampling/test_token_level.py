@@ -497,7 +497,7 @@ def test_options_of_the_engine_are_a_mapping(lm: ByteLM) -> None:
 def test_who_has_no_sampler(lm: ByteLM) -> None:
     """An engine without one, and an ensemble, say so by name; at the other level it is named."""
     plain = ByteLM(TableLM(default_tokenizer(), seed=3, order=2))
-    with pytest.raises(InvalidArgumentError, match=r"TableLM has none \(there are transformers"):
+    with pytest.raises(InvalidArgumentError, match=r"TableLM has none \(engines with one: transformers"):
         plain.sample("a", level="token")
     for method in ("sample", "stream"):
         with pytest.raises(InvalidArgumentError, match="Ensemble"):

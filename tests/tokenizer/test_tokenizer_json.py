@@ -274,7 +274,7 @@ def test_added_tokens_that_are_one_text_are_refused() -> None:
     tokenizer = sentencepiece_bpe_tokenizer(prepend=False)
     tokenizer.add_tokens([AddedToken("  ", normalized=True), AddedToken("▁▁", normalized=True)])
 
-    with pytest.raises(UnsupportedTokenizerError, match="'  ' and '▁▁' are one text once it is normalized"):
+    with pytest.raises(UnsupportedTokenizerError, match="'  ' and '▁▁' normalize to the same text"):
         read_vocab(tokenizer)
     other = sentencepiece_bpe_tokenizer(prepend=False)
     other.add_tokens([AddedToken("  ", normalized=True), AddedToken("▁▁", normalized=False)])

@@ -178,7 +178,7 @@ class Context:
     def _check_open(self) -> None:
         """Refuse what would read memory that was given back."""
         if not self._freed.alive:
-            raise ModelError("the model was closed, and its memory given back: load it anew")
+            raise ModelError("the model was closed, and its memory freed: load it again")
 
     # ---- running
 

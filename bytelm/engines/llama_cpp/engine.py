@@ -57,7 +57,7 @@ class LlamaCppLM(RowEngine):
         path: The file.
         tokenizer: Its tokenizer, a transformers fast tokenizer; rebuilt from the file if not given.
         eot_ids: Ids that end a text. None: those at which llama.cpp ends one.
-        start_id: What an empty sequence stands for. None: BOS, else an EOT id.
+        start_id: The id to feed for an empty sequence. None: BOS, else an EOT id.
         n_ctx: Tokens that the cache holds, and the longest sequence. None: the context that the model was trained with,
             at most 8192.
         n_seq: Sequences that the cache tells apart, 1 to 254: branches that are kept, and rows of one call.
@@ -337,8 +337,8 @@ def gguf_tokenizer(path: Path, context: Context) -> Any:
         ours, theirs = backend.encode(text, add_special_tokens=False).ids, context.tokenize(text.encode())
         if ours != theirs:
             raise UnsupportedTokenizerError(
-                f"the tokenizer rebuilt from {path.name} is not llama.cpp's: it makes {ours} of {text!r}, llama.cpp "
-                f"{theirs}; {advice}"
+                f"the tokenizer rebuilt from {path.name} differs from llama.cpp's: it encodes {text!r} as {ours}, "
+                f"llama.cpp as {theirs}; {advice}"
             )
     backend.encode_special_tokens = False
     # A file may name what is text in its vocabulary; named to transformers, it would be special there.

@@ -64,7 +64,7 @@ class TransformersLM(RowEngine):
         tokenizer: Its fast tokenizer.
         eot_ids: Ids that end a text. None: every ``eos_token_id`` that the model's generation configuration, its
             configuration and its tokenizer name.
-        start_id: What an empty sequence stands for. None: the tokenizer's ``bos_token_id``, else an EOT id, as
+        start_id: The id to feed for an empty sequence. None: the tokenizer's ``bos_token_id``, else an EOT id, as
             lm-evaluation-harness does.
         max_batch: Most rows in a forward pass over unrelated sequences.
         cache_budget_bytes: What keys, values and rows may take from call to call. None: a quarter of the bytes of the
@@ -188,7 +188,7 @@ class TransformersLM(RowEngine):
                 self._read_model()
                 if self._forward.columns != self.vocab_size:
                     raise ModelChangedError(
-                        f"{type(self.model).__name__} has {self._forward.columns} columns now, and had "
+                        f"{type(self.model).__name__} has {self._forward.columns} columns now, but had "
                         f"{self.vocab_size}; make a new ByteLM of it"
                     )
                 self._adopt()

@@ -158,7 +158,7 @@ class Forward:
             if (content := getattr(output, name, None)) is not None:
                 rows = log_softmax(output.logits[0] if kept else output.logits[0, [*places]])
                 return rows, name, content
-        raise ModelError(f"{type(self.model).__name__} gives nothing to go on from")
+        raise ModelError(f"{type(self.model).__name__} returns no cache and no logits to continue from")
 
     @property
     def _additive(self) -> bool:

@@ -145,7 +145,10 @@ class Generator:
             uniforms = torch.tensor([[line.random.random()] for line in lines], dtype=torch.float64) * edges[:, -1:]
             tokens = torch.searchsorted(edges, uniforms, right=True).clamp_(max=scores.shape[-1] - 1)
             if not torch.isfinite(edges[:, -1]).all():
-                raise ModelError("the model's logits are no numbers: load it in float32 or bfloat16, or fetch it again")
+                raise ModelError(
+                    "the model's logits are not numbers (NaN or infinite): load it in float32 or bfloat16, or fetch "
+                    "it again"
+                )
             chosen = logprobs.gather(-1, tokens)
             for line, token, logprob in zip(lines, tokens[:, 0].tolist(), chosen[:, 0].tolist(), strict=True):
                 if line.left:
@@ -164,7 +167,7 @@ class Generator:
 
 
 class Batch(NamedTuple):
-    """What one call is given.
+    """The inputs of one call.
 
     Attributes:
         ids: The sequences, padded on the left.

@@ -42,7 +42,7 @@ def check_head(model: Any) -> None:
     if getattr(core.config, "is_encoder_decoder", False):
         raise ModelError(f"{name} is an encoder-decoder, not a causal language model; {INSTEAD}")
     if name in _BOTH_WAYS:
-        raise ModelError(f"{name} sees the tokens behind a place too, so it gives no next-token rows; {INSTEAD}")
+        raise ModelError(f"{name} sees later tokens too, so it has no next-token rows; {INSTEAD}")
     _, for_, head = name.rpartition("For")
     if for_ and head in _HEADS:
         raise ModelError(f"{name} scores {_HEADS[head]}, not the next token; {INSTEAD}")
@@ -59,8 +59,8 @@ def logits_of(model: Any, output: Any, tokens: int) -> torch.Tensor:
         raise ModelError(f"{type(unwrapped(model)).__name__} returns no logits; {INSTEAD}")
     if logits.ndim != 3 or logits.shape[1] < tokens:
         raise ModelError(
-            f"{type(unwrapped(model)).__name__} returns logits of shape {tuple(logits.shape)}, which is not a row for "
-            f"each of {tokens} token(s); {INSTEAD}"
+            f"{type(unwrapped(model)).__name__} returns logits of shape {tuple(logits.shape)}, which is not one row "
+            f"for each of {tokens} token(s); {INSTEAD}"
         )
     return logits
 
@@ -77,6 +77,6 @@ def looks_ahead(model: Any, change: float) -> ModelError:
     if getattr(core.config, "is_decoder", None) is False:
         advice += "; a model of BERT's kind looks back only where its configuration says is_decoder=True"
     return ModelError(
-        f"{type(core).__name__} is no causal language model: a token changes the row of an earlier place by "
+        f"{type(core).__name__} is not a causal language model: a token changes the row of an earlier place by "
         f"{change:.2g} nats; {advice}"
     )

@@ -122,7 +122,7 @@ def _place(name: str, gguf_file: str | None) -> str:
     if path.is_dir():
         needed = gguf_file or "config.json"
         if not path_of("the file", path / needed).is_file():
-            raise ModelError(f"the directory {name!r} holds no {needed}: it is no model, or only part of one")
+            raise ModelError(f"the directory {name!r} has no {needed}: it is not a model, or only part of one")
         return str(path)
     if path.exists():
         raise ModelError(

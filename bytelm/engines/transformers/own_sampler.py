@@ -77,8 +77,8 @@ def check_options(sampling: TokenSampling) -> None:
     for name, value in sampling.options.items():
         if name in _OURS:
             raise InvalidArgumentError(
-                f"{name} of transformers' generate is set by bytelm, and cannot be given in engine_options; give what "
-                "else generate takes, one by one"
+                f"{name} of transformers' generate is set by bytelm, and cannot be given in engine_options; give the "
+                "other options of generate one by one"
             )
         if name not in known:
             raise InvalidArgumentError(
@@ -91,7 +91,7 @@ def check_options(sampling: TokenSampling) -> None:
     try:
         GenerationConfig(**{name: value for name, value in sampling.options.items() if name in configured}).validate()
     except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(f"transformers' generate does not take what engine_options hold: {error}") from error
+        raise InvalidArgumentError(f"transformers' generate refuses these engine_options: {error}") from error
 
 
 def goes_together(sampling: TokenSampling, *, max_batch: int) -> tuple[bool, int]:

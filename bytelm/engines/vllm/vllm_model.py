@@ -19,7 +19,7 @@ from bytelm.token_lm import normalised
 
 
 class VllmModel(RowEngine):
-    """The base of both engines; its arguments are those of `RowEngine`."""
+    """The base of both engines, with the arguments of `RowEngine`."""
 
     draws_by_default = True
 

@@ -85,7 +85,7 @@ class Server:
         )
         if len(choices) != len(sequences):
             raise ServerError(
-                f"the server {self.address} was asked for {len(sequences)} completions and gave {len(choices)}"
+                f"the server {self.address} was asked for {len(sequences)} completions but returned {len(choices)}"
             )
         return [row_of(choice, self.address) for choice in choices]
 
@@ -100,7 +100,7 @@ class Server:
                     return
                 data = _json(content, self.address)
                 if "error" in data:
-                    raise ServerError(f"the server {self.address} gave a completion up: {_words(data)}")
+                    raise ServerError(f"the server {self.address} stopped a completion: {_words(data)}")
                 yield from _field(data, "choices", list, self.address)
         raise ServerError(f"the server {self.address} broke off in the middle of a completion")
 
@@ -171,7 +171,7 @@ def token_id(name: Any, address: str) -> int:
         return int(name[len(_ID) :])
     raise ServerError(
         f"the server {address} names a token {name!r} and not by its id: it does not know return_tokens_as_token_ids, "
-        "and so is no vLLM server of these years"
+        "so it is too old, or not a vLLM server"
     )
 
 
@@ -179,9 +179,9 @@ def _json(content: bytes, address: str) -> dict[str, Any]:
     try:
         data = json.loads(content)
     except ValueError as error:
-        raise ServerError(f"the server {address} answers with something else than JSON: {content[:80]!r}") from error
+        raise ServerError(f"the server {address} answered with text that is not JSON: {content[:80]!r}") from error
     if not isinstance(data, dict):
-        raise ServerError(f"the server {address} answers with {content[:80]!r}, which is no object")
+        raise ServerError(f"the server {address} answers with {content[:80]!r}, which is not a JSON object")
     return data
 
 

@@ -49,7 +49,7 @@ class VllmServerLM(VllmModel):
             says that it has the model from, which has to be there on this machine too, or on the hub.
         eot_ids: Ids that end a text. None: all that the configurations beside the tokenizer and the tokenizer name;
             for a tokenizer that is given as an object, those where the server says, if that is on this machine.
-        start_id: What an empty sequence stands for. None: BOS, else an EOT id.
+        start_id: The id to feed for an empty sequence. None: BOS, else an EOT id.
         api_key: What the server was started with, if anything.
         timeout_s: Seconds to wait for an answer, or for its next part.
         connections: Completions that are asked for side by side, at most.
@@ -165,7 +165,7 @@ class VllmServerLM(VllmModel):
                 if not stopped.take(draw, token, logprob):
                     return False
         if most > 0 and draw.sampling is None:
-            raise ServerError(f"the server {self.address} ended a completion {most} tokens before it was to")
+            raise ServerError(f"the server {self.address} ended a completion {most} tokens too early")
         return room.cut
 
     def check_sampling(self, sampling: TokenSampling) -> None:
@@ -267,8 +267,8 @@ def _columns(server: Server, model: str) -> int:
     columns = int(tokens.max(initial=-1)) + 1
     if len(set(tokens.tolist())) != columns or abs(float(np.exp(logprobs, dtype=np.float64).sum()) - 1) > 1e-2:
         raise ServerError(
-            f"the server {server.address} gives the log-probabilities of {len(tokens)} tokens, which are not all "
-            f"that the model has. {whole}"
+            f"the server {server.address} gives the log-probabilities of {len(tokens)} tokens, which is not all of "
+            f"the model's tokens. {whole}"
         )
     return columns
 

@@ -193,7 +193,8 @@ class Compiler:
             return self.compile(Node("look", (node,), negated=negated), then)
         if node.kind != "atom":
             raise UnsupportedTokenizerError(
-                f"the split pattern {self.source!r:.200} looks behind by more than a character: that is not understood"
+                f"the split pattern {self.source!r:.200} looks behind by more than one character, which is not "
+                "supported"
             )
         if node.text not in self.atoms:
             self.atoms.append(node.text)

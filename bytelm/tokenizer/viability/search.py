@@ -55,8 +55,8 @@ def has_way(
             queue.append(after)
         if len(queue) > LIMIT:
             raise UnsupportedTokenizerError(
-                f"whether a text can go on takes a search of more than {LIMIT} places: the split patterns of this "
-                "tokenizer look too far ahead together"
+                f"to decide whether a text can continue takes a search of more than {LIMIT} places: the split patterns "
+                "of this tokenizer look too far ahead together"
             )
     known |= dict.fromkeys(queue, False)
     return False

@@ -309,7 +309,9 @@ def test_a_tokenizer_that_differs_is_refused(
 
     monkeypatch.setitem(STEPS, "smollm", STEPS["gpt-2"])
 
-    with pytest.raises(UnsupportedTokenizerError, match=r"rebuilt from smollm\.gguf is not llama\.cpp's.*tokenizer="):
+    with pytest.raises(
+        UnsupportedTokenizerError, match=r"rebuilt from smollm\.gguf differs from llama\.cpp's.*tokenizer="
+    ):
         LlamaCppLM(made["smollm"][0], n_threads=1)
 
 

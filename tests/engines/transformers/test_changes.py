@@ -241,7 +241,7 @@ def test_a_stream_does_not_mix_two_models() -> None:
 
     halved(model)
 
-    with pytest.raises(ModelChangedError, match="begin it again"):
+    with pytest.raises(ModelChangedError, match="start it again"):
         next(stream)
     assert lm.stream(PREFIX, max_bytes=5, seed=1).__next__()
 
@@ -286,7 +286,7 @@ def test_other_columns_need_another_byte_lm() -> None:
     model.resize_token_embeddings(331, mean_resizing=False)
 
     for _ in range(2):
-        with pytest.raises(ModelChangedError, match="331 columns now, and had 317"):
+        with pytest.raises(ModelChangedError, match="331 columns now, but had 317"):
             lm.next_byte_logprobs(PREFIX)
 
 

@@ -181,7 +181,7 @@ def test_a_context_for_an_engine_that_is_made() -> None:
     """An engine has its context already; a second one is refused rather than ignored."""
     engine = TransformersLM(model_of(None), default_tokenizer())
 
-    with pytest.raises(InvalidArgumentError, match="too late for a TransformersLM"):
+    with pytest.raises(InvalidArgumentError, match="no effect on a TransformersLM"):
         ByteLM(engine, context_length=9)
 
 

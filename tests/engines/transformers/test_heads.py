@@ -96,7 +96,7 @@ def test_a_saved_masked_model_is_refused(tmp_path: Path) -> None:
     made("RobertaForMaskedLM", "RobertaConfig").save_pretrained(tmp_path)
     default_tokenizer().save_pretrained(tmp_path)
 
-    with pytest.raises(ModelError, match=r"RobertaForCausalLM is no causal language model.*is_decoder=True"):
+    with pytest.raises(ModelError, match=r"RobertaForCausalLM is not a causal language model.*is_decoder=True"):
         ByteLM.from_pretrained(tmp_path)
 
 
@@ -111,7 +111,7 @@ def test_a_causal_class_that_looks_ahead_is_found_out() -> None:
 
     model.model.norm.forward = mean_of_all
 
-    with pytest.raises(ModelError, match="LlamaForCausalLM is no causal language model"):
+    with pytest.raises(ModelError, match="LlamaForCausalLM is not a causal language model"):
         TransformersLM(model, default_tokenizer())
 
 

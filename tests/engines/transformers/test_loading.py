@@ -91,7 +91,7 @@ def test_a_hub_id_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_a_directory_without_a_model(tmp_path: Path) -> None:
     """A directory without config.json is said to be none of a model."""
-    with pytest.raises(ModelError, match=r"holds no config\.json"):
+    with pytest.raises(ModelError, match=r"has no config\.json"):
         load(str(tmp_path))
 
 
@@ -103,7 +103,7 @@ def test_a_file(folder: Path) -> None:
 
 def test_a_missing_gguf_file(folder: Path) -> None:
     """A GGUF file that is not there is named."""
-    with pytest.raises(ModelError, match=r"holds no small\.gguf"):
+    with pytest.raises(ModelError, match=r"has no small\.gguf"):
         load(str(folder), gguf_file="small.gguf")
 
 

@@ -50,10 +50,10 @@ def test_a_device_that_is_none(device: str) -> None:
     ("dtype", "words"),
     [
         ("int7", "'int7' is no.*pass 'float32'"),  # some releases of torch have it
-        ("fp16", "'fp16' is none of torch's; pass 'float32'"),
-        ("nn", "'nn' is none of torch's"),
-        ("int8", "'int8' is no floating-point format.*quantization_config="),
-        (torch.int64, "'int64' is no floating-point format"),
+        ("fp16", "'fp16' is not a torch dtype; pass 'float32'"),
+        ("nn", "'nn' is not a torch dtype"),
+        ("int8", "'int8' is not a floating-point format.*quantization_config="),
+        (torch.int64, "'int64' is not a floating-point format"),
     ],
     ids=str,
 )

@@ -279,7 +279,7 @@ def test_what_vllm_raises(error: Exception, kind: type[Exception], words: str) -
     assert caught.value.finished == {}  # type: ignore[attr-defined]
     assert lm.llm.llm_engine.requests == {}
     lm.llm.llm_engine.raises, lm.llm.llm_engine.reason = None, "abort"
-    with pytest.raises(ModelError, match=r"gave a sequence up \(abort\)"):
+    with pytest.raises(ModelError, match=r"stopped a sequence \(abort\)"):
         lm.next_token_logprobs([(1,)])
 
 

@@ -259,7 +259,7 @@ def test_a_part_of_a_row_is_refused(stub: Stub, most: int) -> None:
         (500, ServerError, r"status 500: the engine is out of order"),
         (401, ServerError, r"status 401: .*api_key="),
         ("slow", ServerTimeoutError, r"within 0\.5 s.*timeout_s"),
-        ("garbage", ServerError, r"something else than JSON: b'<html>'"),
+        ("garbage", ServerError, r"text that is not JSON: b'<html>'"),
         ("no fields", ServerError, "without 'choices'"),
         ("names", ServerError, "names a token 'word"),
     ],
@@ -276,7 +276,7 @@ def test_what_a_server_may_do_wrong(stub: Stub, fault: Any, error: type[Exceptio
     assert caught.value.finished == {}  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("fault", "words"), [("breaks", "broke off"), ("short", "1 tokens before")])
+@pytest.mark.parametrize(("fault", "words"), [("breaks", "broke off"), ("short", "1 tokens too early")])
 def test_a_completion_that_breaks_off(stub: Stub, fault: str, words: str) -> None:
     """A stream that ends early is an error, and not a short completion."""
     lm = engine(stub)
