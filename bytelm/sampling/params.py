@@ -124,9 +124,9 @@ class SamplingParams:
             the law of ``conditioning="exact"`` where its attempts would be too many. `Completion.particles` has all of
             them. It takes temperature 1 without filters or a processor.
         draft: A byte model, usually a smaller one, that drafts bytes for this one to check in fewer calls. It may be
-            any `ByteLM` or `Ensemble`. ``"lookup"`` and `Lookup` draft what followed the last bytes earlier in the text.
-            The distribution is the same (speculation.py), but the same seed gives another text. At temperature 0 the
-            text is the same.
+            any `ByteLM` or `Ensemble`. ``"lookup"`` and `Lookup` draft what followed the last bytes earlier in the
+            text. The distribution is the same (speculation.py), but the same seed gives another text. At
+            temperature 0 the text is the same.
         engine_draws: Whether the engine draws the tokens after the prompt itself, at its own full speed. The text has
             the same distribution (engine_draws.py says why); the same seed gives another text. It needs temperature 1,
             no filter, processor or constraint, one model, and an engine that can. None: where the engine says that it
