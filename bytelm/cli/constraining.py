@@ -1,4 +1,4 @@
-"""The options that say what may be written, and the constraint that they make.
+"""The options that say what may be written, and by which way: the constraint that they make, particles, drafts.
 
 Rules
     One of them is given, or none. Files are read before the model is loaded, and what is in them is checked.
@@ -43,6 +43,15 @@ ParticlesOption = Annotated[
         min=1,
         help="Draw so many weighted texts at once and pick one. This approaches --conditioning exact where that takes "
         "too many attempts; --json lists all with their weights.",
+    ),
+]
+
+DraftOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Let this smaller model draft bytes, which takes fewer calls of the large one. The distribution stays the "
+        "same. lookup: draft what followed the last bytes earlier in the text.",
     ),
 ]
 

@@ -25,6 +25,7 @@ from bytelm.cli.constraining import (
     BudgetOption,
     ChoiceOption,
     ConditioningOption,
+    DraftOption,
     JsonObjectOption,
     JsonSchemaOption,
     LarkOption,
@@ -175,13 +176,16 @@ class Sampling:
     conditioning: ConditioningOption = "step"
     budget: BudgetOption = 1000
     particles: ParticlesOption = None
+    draft: DraftOption = None
     likeliest: LikeliestOption = False
     max_calls: MaxCallsOption = 256
 
     def params(self, stops: Sequence[bytes] = ()) -> SamplingParams:
         """As the library takes them, with more stop strings."""
         options = {name: value for name, value in vars(self).items() if name in SAMPLING_FIELDS}
-        own = {"engine_options": engine_options(self.engine_option), "constraint": self.constraint()}
+        own: dict[str, Any] = {"engine_options": engine_options(self.engine_option), "constraint": self.constraint()}
+        if self.draft not in (None, "lookup"):
+            own["draft"] = load(str(self.draft))
         return SamplingParams(**{**options, **own, "stop": self._stops(stops)})
 
     def constraint(self) -> Constraint | None:

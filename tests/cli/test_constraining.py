@@ -132,3 +132,12 @@ def test_whole_texts_are_combined(run: Run) -> None:
         done = run(*given, *wrong)
         assert done.code == 2
         assert said in re.sub(r"[\s│]+", " ", done.err)
+
+
+def test_another_model_drafts(run: Run) -> None:
+    """Greedy texts are the same with a drafter, whichever command writes."""
+    for command in COMMANDS.values():
+        given = (*command, "--temperature", "0", "--max-bytes", "12")
+        plain = run(*given)
+        assert run(*given, "--draft", "small").out == plain.out
+        assert run(*given, "--draft", "lookup").out == plain.out
