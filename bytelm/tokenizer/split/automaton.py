@@ -29,8 +29,7 @@ Source
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Int32
@@ -50,51 +49,14 @@ from bytelm.tokenizer.split.derivatives import (
     negation,
     still_reading,
 )
+from bytelm.tokenizer.split.hypotheses import DEAD, Hypothesis, Kind, State
 from bytelm.tokenizer.split.regex import Pattern
 from bytelm.tokenizer.split.utf8 import Partial, Utf8
 
-DEAD: Final = 0
 _UNKNOWN: Final = -1
 _MOST_STATES: Final = 1 << 15  # 32 MB; real patterns need a few thousand at most
 SKIP: Final = -2  # the tag of a match that stays text: the spelling of a special token
 LOST: Final = -3  # the tag of a match that loses information: such a text has no canonical sequence
-
-Kind = Literal["match", "skip", "gap", "done", "hidden"]
-
-
-@dataclass(frozen=True, slots=True)
-class Hypothesis:
-    """One way in which the text so far may have been cut into segments.
-
-    Attributes:
-        kind: What the last segment is; ``done``: an added token that has just ended; ``hidden``: a hidden
-            leading space.
-        threads: The match attempt under way.
-        condition: What the text to come has to make true.
-        before: The class of the last character, or -1 (see `Threads`).
-    """
-
-    kind: Kind
-    threads: tuple[Thread, ...]
-    condition: Condition
-    before: int
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """What a state's number stands for.
-
-    Attributes:
-        hypotheses: What may have happened so far.
-        fresh: Whether there is a boundary at this place is decided already; reading comes next.
-        partial: The character that it is inside of, if it is.
-        origin: The state before that character.
-    """
-
-    hypotheses: frozenset[Hypothesis] = frozenset()
-    fresh: bool = False
-    partial: Partial | None = None
-    origin: int = DEAD
 
 
 class Level:
@@ -135,7 +97,7 @@ class Level:
         self.invert = invert
         dropped: Kind = "gap" if invert else "match"
         self.dropped: Kind | None = dropped if behavior == "Removed" else None
-        self._states = [_State()]
+        self._states = [State()]
         self._numbers: dict[tuple[bool, frozenset[Hypothesis], bytes], int] = {}
         self.table: Int32[np.ndarray, "states 256"] = np.full((64, 256), _UNKNOWN, np.int32)
         self.table[DEAD] = DEAD
@@ -146,7 +108,7 @@ class Level:
 
     # --- states ------------------------------------------------------------------------------------------------------
 
-    def _number(self, state: _State) -> int:
+    def _number(self, state: State) -> int:
         """The number of a state; those that differ only in `origin` are one."""
         if not state.hypotheses:
             return DEAD
@@ -166,7 +128,7 @@ class Level:
     def _decided(self, options: Iterable[tuple[bool, Hypothesis]], *, cut: bool, added: bool) -> int:
         """The state of the options that agree on whether there is a boundary here."""
         chosen = (h for is_cut, h in options if is_cut is cut and self._wanted(h, added=added))
-        return self._number(_State(self._joined(chosen), fresh=True))
+        return self._number(State(self._joined(chosen), fresh=True))
 
     def _joined(self, hypotheses: Iterable[Hypothesis]) -> frozenset[Hypothesis]:
         """Those that differ in their conditions alone are one: one of the conditions has to be met."""
@@ -288,7 +250,7 @@ class Level:
                 # Stripping to the left stops at this match: white space inside it is not before the next.
                 inside = hypothesis.before >= 0 and self._space in self.threads.atoms_of[hypothesis.before]
                 done.add(Hypothesis("done", (), condition, -1 if inside else hypothesis.before))
-        return self._number(_State(frozenset(done)))
+        return self._number(State(frozenset(done)))
 
     def emissions(self, state: int) -> Iterator[int]:
         """The states in which the match of some added token ends here."""
@@ -322,11 +284,16 @@ class Level:
 
     def next(self, state: int, byte: int) -> int:
         """The state after one more byte, with no boundary before it."""
-        known = int(self.table[state, byte])
+        known: int = self.table.item(state, byte)
         if known == _UNKNOWN:
-            known = self._next(state, byte)
-            self.table[state, byte] = known
+            known, begun = self._next(state, byte), self._states[state].partial
+            self.table[state, self._alike(begun, self.read_as(begun)[byte])] = known
         return known
+
+    @kept()
+    def _alike(self, begun: Partial | None, key: int | bytes | None) -> list[int]:
+        """The bytes of which `read_as` says the same: they lead to the same state."""
+        return [byte for byte, other in enumerate(self.read_as(begun)) if other == key]
 
     def read_bytes(self, state: int, data: bytes) -> int:
         """The state after some bytes, with no boundary among them."""
@@ -346,7 +313,7 @@ class Level:
             origin = self._states[ready].origin if partial else ready
             if all(self.read(origin, char_class) == DEAD for char_class in inner.classes):
                 return DEAD
-            return self._number(_State(self._states[ready].hypotheses, partial=inner, origin=origin))
+            return self._number(State(self._states[ready].hypotheses, partial=inner, origin=origin))
         return self.read(ready, inner)
 
     @kept()
@@ -397,4 +364,4 @@ class Level:
             if condition is not False and (threads or hypothesis.kind in ("gap", "hidden")):
                 before = char_class if self.threads.pattern.looks_behind else -1
                 found.append(Hypothesis(hypothesis.kind, threads, condition, before))
-        return self._number(_State(self._joined(found)))
+        return self._number(State(self._joined(found)))

@@ -26,7 +26,8 @@ from jaxtyping import Bool, Int32, Int64, UInt8
 
 from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.prefix_index import PrefixIndex
-from bytelm.tokenizer.split.automaton import DEAD, Level
+from bytelm.tokenizer.split.automaton import Level
+from bytelm.tokenizer.split.hypotheses import DEAD
 from bytelm.tokenizer.split.utf8 import Partial
 
 INACTIVE: Final = -1  # a level below an added token: there is no piece to split
@@ -118,7 +119,11 @@ class ProductAutomaton:
             self._steps.clear()
         out: list[int] = []
         for level, state in zip(self.levels, states, strict=True):
-            out.append(INACTIVE if state == INACTIVE else level.next(state, byte))
+            if state == INACTIVE:
+                out.append(INACTIVE)
+                continue
+            reached = level.table.item(state, byte)
+            out.append(reached if reached >= 0 else level.next(state, byte))
             if out[-1] == DEAD:
                 break
         after = self._steps[states, byte] = None if DEAD in out else tuple(out)

@@ -22,8 +22,8 @@ from jaxtyping import Bool, Int64, UInt16
 
 from bytelm.symbols import completions, is_continuation
 from bytelm.tokenizer.kept import kept
-from bytelm.tokenizer.split.automaton import DEAD
 from bytelm.tokenizer.split.char_classes import CODE_POINTS, NO_CLASS, compact
+from bytelm.tokenizer.split.hypotheses import DEAD
 from bytelm.tokenizer.split.utf8 import Partial
 from bytelm.tokenizer.split.vocab_walk import INACTIVE, Begun, ProductAutomaton, States, ended
 from bytelm.tokenizer.viability.search import has_way

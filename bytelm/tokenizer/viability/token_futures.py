@@ -35,7 +35,7 @@ from bytelm.tokenizer.bpe import Merges
 from bytelm.tokenizer.ignore_merges import IgnoreMerges
 from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.normal_forms import NormalForm
-from bytelm.tokenizer.split.automaton import DEAD
+from bytelm.tokenizer.split.hypotheses import DEAD
 from bytelm.tokenizer.split.vocab_walk import ProductAutomaton, States
 from bytelm.tokenizer.viability.search import has_way
 from bytelm.tokenizer.viability.text_futures import TextFutures

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Int32, Int64, UInt8
 from bytelm.symbols import unfinished
 from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.prefix_index import unpacked
-from bytelm.tokenizer.split.automaton import DEAD
+from bytelm.tokenizer.split.hypotheses import DEAD
 from bytelm.tokenizer.split.vocab_walk import WHOLE, ProductAutomaton, States
 from bytelm.tokenizer.viability.form_futures import FormFutures
 from bytelm.tokenizer.viability.text_futures import TextFutures

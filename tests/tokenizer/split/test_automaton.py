@@ -9,8 +9,9 @@ import pytest
 from tokenizers import Regex, pre_tokenizers
 
 from bytelm.errors import UnsupportedTokenizerError
-from bytelm.tokenizer.split.automaton import DEAD, Level
+from bytelm.tokenizer.split.automaton import Level
 from bytelm.tokenizer.split.char_classes import CODE_POINTS
+from bytelm.tokenizer.split.hypotheses import DEAD
 from bytelm.tokenizer.split.regex import compile_pattern
 
 PATTERNS = {

@@ -10,7 +10,8 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from bytelm.cover.cover import Cover
-from bytelm.tokenizer.split.automaton import DEAD, Level
+from bytelm.tokenizer.split.automaton import Level
+from bytelm.tokenizer.split.hypotheses import DEAD
 from bytelm.tokenizer.split.vocab_walk import INACTIVE, ProductAutomaton, States
 from bytelm.tokenizer.viability.viability import Viability
 
