@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bytelm.cover.prefix import Prefix, Prompt, Prompts
     from bytelm.engines.table import TableLM
     from bytelm.ensemble.attribution import Attribution
-    from bytelm.ensemble.combine import Combine, Weights
+    from bytelm.ensemble.combine import AnyCombine, Combine, CombineLevel, Weights
     from bytelm.ensemble.model import Ensemble
     from bytelm.ensemble.state import EnsembleState
     from bytelm.errors import BytelmError, BytelmWarning, LeakWarning, LeftOutWarning
@@ -44,13 +44,13 @@ __version__ = "0.1.0"
 
 # fmt: off
 __all__ = [
-    "Abilities", "Attribution", "ByteLM", "ByteModel", "ByteState", "BytelmError", "BytelmWarning", "CallOptions",
-    "Carry", "ChatOptions", "Combine", "Completion", "CompletionStream", "Constraint", "ConstraintState", "Context",
-    "CoverItem", "Drafter", "Ending", "Endings", "Ensemble", "EnsembleState", "FIMFormat", "FinishReason",
-    "InfillOptions", "InfillSettings", "JobUsage", "LeakWarning", "LeftOutWarning", "Level", "LikeliestOptions",
-    "LogitsProcessor", "Lookup", "Mode", "Number", "OtherFiles", "Particles", "Prefix", "Prompt", "Prompts",
-    "SamplingOptions", "SamplingParams", "Score", "ScoreBy", "ScoreRow", "TableLM", "Text", "TokenLM", "Usage",
-    "Weights", "WordSpace",
+    "Abilities", "AnyCombine", "Attribution", "ByteLM", "ByteModel", "ByteState", "BytelmError", "BytelmWarning",
+    "CallOptions", "Carry", "ChatOptions", "Combine", "CombineLevel", "Completion", "CompletionStream",
+    "Constraint", "ConstraintState", "Context", "CoverItem", "Drafter", "Ending", "Endings", "Ensemble",
+    "EnsembleState", "FIMFormat", "FinishReason", "InfillOptions", "InfillSettings", "JobUsage", "LeakWarning",
+    "LeftOutWarning", "Level", "LikeliestOptions", "LogitsProcessor", "Lookup", "Mode", "Number", "OtherFiles",
+    "Particles", "Prefix", "Prompt", "Prompts", "SamplingOptions", "SamplingParams", "Score", "ScoreBy", "ScoreRow",
+    "TableLM", "Text", "TokenLM", "Usage", "Weights", "WordSpace",
 ]
 # fmt: on
 _WHERE: Final = {
@@ -60,7 +60,7 @@ _WHERE: Final = {
     "cover.prefix": "Prefix Prompt Prompts",
     "engines.table": "TableLM",
     "ensemble.attribution": "Attribution",
-    "ensemble.combine": "Combine Weights",
+    "ensemble.combine": "AnyCombine Combine CombineLevel Weights",
     "ensemble.model": "Ensemble",
     "ensemble.state": "EnsembleState",
     "errors": "BytelmError BytelmWarning LeakWarning LeftOutWarning",

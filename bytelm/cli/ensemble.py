@@ -21,7 +21,7 @@ from bytelm.cli.io import STDIN, check_outputs, print_json, put, read_text
 from bytelm.cli.pictures import DRIVEN_NOTE, HtmlOption
 from bytelm.cli.tables import bar, columns, show_byte, show_bytes, show_prob
 from bytelm.ensemble.attribution import Attribution, picture_of
-from bytelm.ensemble.combine import ALPHA, Combine, CombineLevel, weights_of
+from bytelm.ensemble.combine import ALPHA, AnyCombine, CombineLevel, weights_of
 from bytelm.ensemble.model import Ensemble
 from bytelm.ensemble.whole_texts import OF_TEXTS, power_of, text_weights
 from bytelm.errors import BytelmError
@@ -30,7 +30,7 @@ from bytelm.sampling.completion import Completion
 from bytelm.sampling.params import SamplingParams
 
 _SHARE: Final = "The driver of a byte has the largest share in its probability."
-DRIVERS: Final[dict[Combine, str]] = {
+DRIVERS: Final[dict[AnyCombine, str]] = {
     "mixture": _SHARE,
     "bayes": _SHARE,
     "product": "The driver of a byte gave it most of its lead over the likeliest other byte.",
@@ -56,7 +56,7 @@ def ensemble(
         ),
     ] = None,
     combine: Annotated[
-        Combine,
+        AnyCombine,
         typer.Option(
             help="mixture: the weighted sum of the models' probabilities. bayes: the same, weighted by how well each "
             "predicted the text. product: the weighted product. minimum, maximum, power: with --combine-level string."
@@ -176,7 +176,7 @@ def ensemble(
         opt.show_completions(lm.sample(data, params=params, n=n, progress=True), as_json=as_json)
 
 
-def checked_texts(weights: list[float] | None, count: int, combine: Combine, power: float | None) -> None:
+def checked_texts(weights: list[float] | None, count: int, combine: AnyCombine, power: float | None) -> None:
     """See that models can be combined by whole texts so."""
     try:
         text_weights(weights, count, combine)
@@ -185,7 +185,7 @@ def checked_texts(weights: list[float] | None, count: int, combine: Combine, pow
         raise typer.BadParameter(str(error)) from None
 
 
-def checked_weights(names: list[str], given: str | None, combine: Combine) -> list[float] | None:
+def checked_weights(names: list[str], given: str | None, combine: AnyCombine) -> list[float] | None:
     """The weights that the user gave, one for each model."""
     if not names:
         raise typer.BadParameter("no model: name each member with -m")
@@ -203,7 +203,7 @@ def checked_weights(names: list[str], given: str | None, combine: Combine) -> li
     return weights
 
 
-def _drawn(names: list[str], alone: list[Completion], told: Attribution, *, combine: Combine) -> str:
+def _drawn(names: list[str], alone: list[Completion], told: Attribution, *, combine: AnyCombine) -> str:
     """The document of a text that an ensemble wrote."""
     said = [f"{name} alone wrote ‘{show_bytes(done.bytes)}’" for name, done in zip(names, alone, strict=False)]
     note = " ".join([DRIVEN_NOTE, DRIVERS[combine], *([f"{'; '.join(said)}."] if said else [])])
@@ -241,7 +241,7 @@ def _drove(names: list[str], told: Attribution) -> list[int]:
 
 
 def _show_members(
-    names: list[str], written: Completion, alone: list[Completion], told: Attribution, *, combine: Combine
+    names: list[str], written: Completion, alone: list[Completion], told: Attribution, *, combine: AnyCombine
 ) -> None:
     """The completions, one a line; a table of the bytes; a table of the members, and a line that sums it up."""
     completions = [

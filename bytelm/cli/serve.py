@@ -22,7 +22,7 @@ import typer
 from bytelm.cli import options as opt
 from bytelm.cli.ensemble import checked_weights
 from bytelm.cli.io import note
-from bytelm.ensemble.combine import ALPHA, ByteCombine
+from bytelm.ensemble.combine import ALPHA, Combine
 from bytelm.ensemble.model import Ensemble
 from bytelm.errors import BytelmWarning, InvalidArgumentError, MissingDependencyError
 from bytelm.fim import Mode
@@ -38,7 +38,7 @@ def serve(
             "--model", "-m", autocompletion=opt.packaged_names, help=f"{opt.MODEL_HELP} Repeat it for an ensemble."
         ),
     ] = None,
-    combine: Annotated[ByteCombine, typer.Option(help="With several models: how to combine them.")] = "mixture",
+    combine: Annotated[Combine, typer.Option(help="With several models: how to combine them.")] = "mixture",
     weights: Annotated[
         str | None, typer.Option(metavar="W,W,…", help="With several models: the weight of each.")
     ] = None,

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from bytelm.arguments import shown
-from bytelm.ensemble.combine import Combine, powered
+from bytelm.ensemble.combine import AnyCombine, powered
 from bytelm.pictures.document import Section, document, framed
 from bytelm.pictures.values import Driven, shown_text
 
@@ -65,7 +65,7 @@ class Attribution:
         return f"Attribution({shown(shown_text(self.text))}, {members} members, log P {float(self.logprobs.sum()):.4f})"
 
 
-def picture_of(told: Attribution, members: Sequence[str] | None = None, combine: Combine | None = None) -> Driven:
+def picture_of(told: Attribution, members: Sequence[str] | None = None, combine: AnyCombine | None = None) -> Driven:
     """Who drove each byte, as a picture shows it.
 
     Args:
@@ -84,7 +84,7 @@ def attribution(
     member_rows: Float64[np.ndarray, "members n 257"],
     weights: Float64[np.ndarray, "members n"],
     *,
-    combine: Combine,
+    combine: AnyCombine,
 ) -> Attribution:
     """Who drove each byte, from the rows of all."""
     places = np.arange(len(text))

@@ -51,15 +51,16 @@ from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.inference.envelope import SLACK, Bounds, Envelope
 from bytelm.symbols import SYMBOLS, TIE
 
-Combine: TypeAlias = Literal["mixture", "bayes", "product", "minimum", "maximum", "power"]
-ByteCombine: TypeAlias = Literal["mixture", "bayes", "product"]  # those of each next byte
+Combine: TypeAlias = Literal["mixture", "bayes", "product"]
+# With those of whole texts (whole_texts.py).
+AnyCombine: TypeAlias = Literal["mixture", "bayes", "product", "minimum", "maximum", "power"]
 CombineLevel: TypeAlias = Literal["byte", "string"]
 Weights: TypeAlias = Sequence[Number] | Callable[[bytes], Sequence[Number]]
 ALPHA: Final = 0.1  # that of Li et al.
 WeightsAt: TypeAlias = 'Float64[np.ndarray, " members"] | Callable[[bytes], Float64[np.ndarray, " members"]]'
 
 
-def weights_of(given: Any, count: int, combine: Combine, source: str = "weights") -> Float64[np.ndarray, " members"]:
+def weights_of(given: Any, count: int, combine: AnyCombine, source: str = "weights") -> Float64[np.ndarray, " members"]:
     """The weights of the members, in a mixture and in bayes divided by their sum.
 
     Args:
@@ -110,7 +111,7 @@ def weights_at(weights: WeightsAt, text: bytes | bytearray) -> Float64[np.ndarra
 
 
 def combined(
-    combine: Combine,
+    combine: AnyCombine,
     weights: Float64[np.ndarray, " members"],
     rows: Float64[np.ndarray, "members 257"],
     likelihoods: Float64[np.ndarray, " members"],
@@ -133,7 +134,7 @@ def combined(
 
 
 def log_shares(
-    combine: Combine, weights: Float64[np.ndarray, " members"], likelihoods: Float64[np.ndarray, " members"]
+    combine: AnyCombine, weights: Float64[np.ndarray, " members"], likelihoods: Float64[np.ndarray, " members"]
 ) -> Float64[np.ndarray, " members"]:
     """The logarithms of what each member's row counts for: the weights, or in bayes the posterior weights."""
     with np.errstate(divide="ignore"):

@@ -39,7 +39,7 @@ from bytelm.cover.prefix import EnsemblePrompt, Prefix, Prompts, check_neighbour
 from bytelm.ensemble.attribution import Attribution, attribution
 from bytelm.ensemble.combine import (
     ALPHA,
-    Combine,
+    AnyCombine,
     CombineLevel,
     Weights,
     WeightsAt,
@@ -105,7 +105,7 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
         members: Sequence[ByteModel[Any, Any]],
         *,
         weights: Weights | None = None,
-        combine: Combine = "mixture",
+        combine: AnyCombine = "mixture",
         alpha: float = ALPHA,
         level: CombineLevel = "byte",
         power: Number | None = None,
@@ -119,12 +119,12 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
                 raise InvalidTypeError(
                     f"member {i} is not a byte model but a {type(member).__name__}: {shown(member)}; give ByteLM(model)"
                 )
-        one_of("combine", combine, get_args(Combine))
+        one_of("combine", combine, get_args(AnyCombine))
         one_of("level", level, get_args(CombineLevel))
         if level == "byte" and combine in OF_TEXTS:
             raise InvalidArgumentError(f"combine={combine!r} is of whole texts: pass level='string'")
         self.members: tuple[ByteModel[Any, Any], ...] = tuple(members)
-        self.combine: Combine = combine
+        self.combine: AnyCombine = combine
         self.level: CombineLevel = level
         self.power = power_of(combine, power)
         self.alpha = alpha_of(alpha)

@@ -32,7 +32,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from bytelm.ensemble import combine
-from bytelm.ensemble.combine import Combine, WeightsAt
+from bytelm.ensemble.combine import AnyCombine, WeightsAt
 from bytelm.ensemble.likelihoods import Likelihoods
 from bytelm.errors import ModelError, UnreachablePrefixError
 from bytelm.inference.envelope import Bounds, Envelope, conditional
@@ -57,7 +57,7 @@ class Combination:
         power: The exponent of a power mean.
     """
 
-    combine: Combine
+    combine: AnyCombine
     weights: WeightsAt
     alpha: float
     likelihoods: Likelihoods

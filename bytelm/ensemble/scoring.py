@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from bytelm.ensemble.combine import Combine, WeightsAt, combined, log_shares, weights_at
+from bytelm.ensemble.combine import AnyCombine, WeightsAt, combined, log_shares, weights_at
 from bytelm.inference.scheduler import Step, together
 from bytelm.inference.text_scoring import TextScoring
 from bytelm.symbols import EOT, SYMBOLS
@@ -37,7 +37,7 @@ class EnsembleScoring(TextScoring):
     """
 
     members: Sequence[TextScoring]
-    combine: Combine
+    combine: AnyCombine
     weights: WeightsAt
     alpha: float
     text: bytearray

@@ -39,7 +39,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from bytelm.arguments import number
-from bytelm.ensemble.combine import Combine, weights_of
+from bytelm.ensemble.combine import AnyCombine, weights_of
 from bytelm.ensemble.place import Combination, EnsemblePlace
 from bytelm.errors import InvalidArgumentError, ModelError
 from bytelm.inference.envelope import Bounds, Envelope
@@ -56,7 +56,7 @@ UNKNOWN: Final = (
 )
 
 
-def power_of(combine: Combine, given: Any) -> float:
+def power_of(combine: AnyCombine, given: Any) -> float:
     """The exponent r of a power mean.
 
     Raises:
@@ -76,7 +76,7 @@ def power_of(combine: Combine, given: Any) -> float:
     return power
 
 
-def text_weights(given: Any, count: int, combine: Combine) -> Float64[np.ndarray, " members"]:
+def text_weights(given: Any, count: int, combine: AnyCombine) -> Float64[np.ndarray, " members"]:
     """The weights of the members; a member of weight 0 counts for nothing.
 
     Raises:
@@ -94,7 +94,7 @@ def text_weights(given: Any, count: int, combine: Combine) -> Float64[np.ndarray
     return weights
 
 
-def exact(combine: Combine, weights: Float64[np.ndarray, " members"], power: float) -> bool:
+def exact(combine: AnyCombine, weights: Float64[np.ndarray, " members"], power: float) -> bool:
     """Whether no row's sum is above 1."""
     match combine:
         case "product":
@@ -106,7 +106,7 @@ def exact(combine: Combine, weights: Float64[np.ndarray, " members"], power: flo
 
 
 def log_f(
-    combine: Combine, weights: Float64[np.ndarray, " members"], power: float, logs: Float64[np.ndarray, "members n"]
+    combine: AnyCombine, weights: Float64[np.ndarray, " members"], power: float, logs: Float64[np.ndarray, "members n"]
 ) -> Float64[np.ndarray, " n"]:
     """Ln f, of the logarithms of what each member gives some texts.
 
