@@ -35,7 +35,7 @@ from evals.fuzz.compare import SLOW, Finding, UnbuiltError, compare
 from evals.fuzz.families import FAMILIES, drawn
 from evals.fuzz.minimise import SECONDS, lines_of, minimise, signature
 from evals.report.command import at_least, chosen, command, words_of
-from evals.report.output import Result, add_output_options, answer, write_result
+from evals.report.output import Result, add_output_options, answer, read_result, write_result
 from evals.report.progress import bar
 from evals.report.records import RecordsError, command_of
 from evals.report.surroundings import versions
@@ -69,11 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_output_options(parser, plot=None)
     add("--resume", action="store_true", help="go on with --out, if it was made with the same settings")
+    add("--join", nargs="+", type=Path, metavar="FILE", help="run nothing: results of other families as one result")
     words = words_of(arguments)
     options = parser.parse_args(words)
     options.family = chosen(parser, "family", options.family, list(FAMILIES))
     at_least(parser, options, "seconds", "cases")
-    return answer(options, lambda: measure(options, words), show=show, failed=failed)
+    run = functools.partial(joined, options.join, words) if options.join else functools.partial(measure, options, words)
+    return answer(options, run, show=show, failed=failed)
 
 
 def measure(options: argparse.Namespace, words: Sequence[str]) -> Result:
@@ -101,6 +103,31 @@ def measure(options: argparse.Namespace, words: Sequence[str]) -> Result:
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
     return record
+
+
+def joined(paths: Sequence[Path], words: Sequence[str]) -> Result:
+    """The results of several runs of other families as one.
+
+    Raises:
+        RecordsError: They were made with other seeds or versions, or have a family twice.
+    """
+    records = [read_result(argparse.Namespace(read=path)) for path in paths]
+    first = records[0]
+    families: dict[str, Any] = {}
+    for path, record in zip(paths, records, strict=True):
+        made, begun = (record["settings"]["seed"], record["versions"]), (first["settings"]["seed"], first["versions"])
+        if made != begun or families.keys() & record["families"].keys():
+            raise RecordsError(f"{path} has another seed, other versions, or a family that another result has")
+        families |= record["families"]
+    return {
+        "command": command_of("evals.fuzz", words),
+        "commands": [record["command"] for record in records],
+        "settings": {**first["settings"], "families": list(families)},
+        "versions": first["versions"],
+        "done": sum(record["done"] for record in records),
+        "families": families,
+        "findings": [finding for record in records for finding in record["findings"]],
+    }
 
 
 def _begun(options: argparse.Namespace, settings: dict[str, Any], words: Sequence[str]) -> Result:

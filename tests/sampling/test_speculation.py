@@ -134,15 +134,17 @@ def always_due(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("drafter", ["equal", "other", "even", "unspelled", "disjoint", "certain", "ending", "lookup"])
 def test_texts_have_the_law_of_the_model(drafter: str) -> None:
-    """600 texts of three symbols, at temperature 1, at 0.7 and by top-p in turn."""
+    """180 texts of three symbols, at temperature 1, at 0.7 and by top-p in turn."""
     toy, prefix, _ = TOYS["drawn"]
 
     for filters in FILTERS:
-        assert agreement(toy, prefix, drafters(toy)[drafter], filters, draws=200) > P_THRESHOLD
+        assert agreement(toy, prefix, drafters(toy)[drafter], filters, draws=60) > P_THRESHOLD
 
 
-@pytest.mark.parametrize("drafter", ["even", "other", "certain"])
-@pytest.mark.parametrize("mutation", ["unclipped", "not renormalised"])
+@pytest.mark.parametrize(
+    ("mutation", "drafter"),
+    [("unclipped", "even"), ("unclipped", "other"), ("not renormalised", "other"), ("not renormalised", "certain")],
+)
 def test_wrong_rules_are_seen(monkeypatch: pytest.MonkeyPatch, drafter: str, mutation: str) -> None:
     """To accept with P in place of P / Q, or to draw from P after a rejection, is another law."""
 
@@ -159,10 +161,8 @@ def test_wrong_rules_are_seen(monkeypatch: pytest.MonkeyPatch, drafter: str, mut
 
     monkeypatch.setattr(SpeculativeGeneration, "_decided", wrong)
     toy, prefix, _ = TOYS["drawn"]
-    if (drafter, mutation) == ("certain", "unclipped"):
-        return  # Q is 1 there: it is the rule itself
 
-    assert agreement(toy, prefix, drafters(toy)[drafter], Filters(), draws=800) < P_THRESHOLD
+    assert agreement(toy, prefix, drafters(toy)[drafter], Filters(), draws=300) < P_THRESHOLD
 
 
 @pytest.mark.slow
@@ -176,9 +176,9 @@ def test_fifty_thousand_texts(drafter: str) -> None:
 
 
 def test_greedy_text_is_the_models_own() -> None:
-    """On 40 random toys, whoever drafts; and every completion says what it is."""
+    """On 15 random toys, whoever drafts; and every completion says what it is."""
     accepted = 0
-    for seed in range(40):
+    for seed in range(15):
         toy = random_toy(seed)
         plain = (
             Scheduler(toy.model)
@@ -192,7 +192,7 @@ def test_greedy_text_is_the_models_own() -> None:
             assert (done.bytes, done.finish_reason) == (plain.bytes, plain.finish_reason)
             assert done.logprob == pytest.approx(plain.logprob, abs=1e-9)
 
-    assert accepted > 100
+    assert accepted > 40
 
 
 def test_texts_end_where_they_end() -> None:

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, Int64
 
 from bytelm.errors import UnsupportedTokenizerError
 from bytelm.symbols import CONTINUATIONS
@@ -291,9 +291,9 @@ class Level:
         return known
 
     @kept()
-    def _alike(self, begun: Partial | None, key: int | bytes | None) -> list[int]:
+    def _alike(self, begun: Partial | None, key: int | bytes | None) -> Int64[np.ndarray, " bytes"]:
         """The bytes of which `read_as` says the same: they lead to the same state."""
-        return [byte for byte, other in enumerate(self.read_as(begun)) if other == key]
+        return np.array([byte for byte, other in enumerate(self.read_as(begun)) if other == key], np.int64)
 
     def read_bytes(self, state: int, data: bytes) -> int:
         """The state after some bytes, with no boundary among them."""

@@ -41,6 +41,7 @@ from bytelm.tokenizer.viability.search import has_way
 from bytelm.tokenizer.viability.text_futures import TextFutures
 
 _KEPT: Final = 512
+_FEW: Final = 512  # tokens that are judged one by one: sorting them takes longer
 _POSITIONS: Final = 1 << 18
 _CONTINUATION: Final = bytes(byte for byte in range(256) if is_continuation(byte))
 
@@ -277,6 +278,10 @@ class TokenFutures:
             whole = np.ones(hi - lo, np.bool_)
         stops = np.zeros(hi - lo, np.bool_)
         at = np.flatnonzero(alive & whole)
+        if len(at) <= _FEW:
+            every = zip(*(end[at].tolist() for end in ends), strict=True)
+            stops[at] = np.fromiter(map(self.text_futures.can_stop, every), np.bool_, len(at))
+            return _NextTokens(lo, np.packbits(stops), np.packbits(alive & ~stops))
         code = np.zeros(len(at), np.int64)
         for end in ends:
             if len(at) and int(end[at].min()) < int(end[at].max()):

@@ -233,3 +233,22 @@ def test_a_long_run_agrees() -> None:
 
     assert max(map(len, case.prefixes)) >= 3000
     assert findings(case) == []
+
+
+@pytest.mark.usefixtures("small_cases")
+def test_results_of_several_families_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What runs of one family each have counted is what one run of both counts; a family twice is an error."""
+    for family in ("merges", "splits"):
+        fuzz.main(["--cases", "3", "--family", family, "--out", str(tmp_path / family)])
+    fuzz.main(["--cases", "6", "--family", "merges,splits", "--out", str(tmp_path / "both")])
+    names = [str(tmp_path / "merges"), str(tmp_path / "splits")]
+
+    assert fuzz.main(["--join", *names, "--out", str(tmp_path / "joined")]) == 0
+    joined, both = (json.loads((tmp_path / name).read_text()) for name in ("joined", "both"))
+    for counts in (*joined["families"].values(), *both["families"].values()):
+        del counts["seconds"], counts["slowest"]
+    assert (joined["families"], joined["done"]) == (both["families"], both["done"])
+    assert len(joined["commands"]) == 2
+    capsys.readouterr()
+    assert fuzz.main(["--join", names[0], names[0]]) == 1
+    assert "a family that another result has" in capsys.readouterr().err
