@@ -178,6 +178,7 @@ def test_where_nothing_allowed_is_possible_that_is_an_error(lm: ByteLM) -> None:
         ByteLM(OnlyA(tokenizer, seed=1)).sample("a", constraint=constraints.choice(["ab"]), particles=3)
 
 
+@pytest.mark.usefixtures("caller_errs")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

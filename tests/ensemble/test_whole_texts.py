@@ -152,6 +152,7 @@ def test_a_text_has_no_probability_that_could_be_told(members: list[ByteLM]) -> 
         assert done.logprob is None
 
 
+@pytest.mark.usefixtures("caller_errs")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

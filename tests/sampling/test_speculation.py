@@ -327,6 +327,7 @@ def test_a_lookup_proposes_what_followed() -> None:
     assert Lookup().after(b"abcdefgh", 3) == b""
 
 
+@pytest.mark.usefixtures("caller_errs")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
