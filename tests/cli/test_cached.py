@@ -28,6 +28,7 @@ HASH = "0123456789abcdef" * 2
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Run:
+    monkeypatch.setenv("COLUMNS", "400")  # a long folder is not wrapped
     return runner(monkeypatch, capsysbinary)
 
 
