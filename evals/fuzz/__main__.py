@@ -139,7 +139,7 @@ def _begun(options: argparse.Namespace, settings: dict[str, Any], words: Sequenc
             raise RecordsError(
                 f"{options.out} is of a run with other settings or versions; give another file with --out"
             )
-        return record
+        return record | {"command": command_of("evals.fuzz", words)}
     return {
         "command": command_of("evals.fuzz", words),
         "settings": settings,
