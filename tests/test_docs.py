@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import doctest
-import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
-from types import ModuleType
 
 import pytest
 
 import bytelm
 from bytelm import constraints, errors
+from tests.support.scripts import FOLDER, loaded
 from tests.test_layout import CHAIN
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "scripts" / "links.py"
+SCRIPT = FOLDER / "links.py"
 
 
-def loaded() -> ModuleType:
-    """The script as a module: scripts/ is no package."""
-    spec = importlib.util.spec_from_file_location("links", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["links"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-links = loaded()
+links = loaded("links")
 PAGES = links.pages()
 HOME = links.HOME
 

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "sentences.py"
+from tests.support.scripts import FOLDER, loaded
+
+SCRIPT = FOLDER / "sentences.py"
 
 
-def loaded() -> ModuleType:
-    """The script as a module: scripts/ is no package."""
-    spec = importlib.util.spec_from_file_location("sentences", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["sentences"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-sentences = loaded()
+sentences = loaded("sentences")
 PAGES = sentences.pages()
 LONG = " ".join(["word"] * 36) + "."
 SHORT = " ".join(["word"] * 18) + "."

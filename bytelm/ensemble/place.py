@@ -97,8 +97,10 @@ class EnsemblePlace(Place):
         self.zeros = zeros
         self.chain = chain
         self.bayes = combination.combine == "bayes"
-        self.chained = not self.bayes or callable(combination.weights)
-        self.lazy = all(member.lazy and not (self.bayes and member.chained) for member in members.values())
+        self.chained = self.normalised and (not self.bayes or callable(combination.weights))
+        self.lazy = self.normalised and all(
+            member.lazy and not (self.bayes and member.chained) for member in members.values()
+        )
 
     def _asked(self) -> list[tuple[int, Place]]:
         return [(i, member) for i, member in self.members.items() if self.weights[i] != 0]

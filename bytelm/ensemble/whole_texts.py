@@ -40,13 +40,12 @@ from jaxtyping import Float64, Int64
 
 from bytelm.arguments import number
 from bytelm.ensemble.combine import AnyCombine, weights_of
-from bytelm.ensemble.place import Combination, EnsemblePlace
+from bytelm.ensemble.place import EnsemblePlace
 from bytelm.errors import InvalidArgumentError, ModelError
 from bytelm.inference.envelope import Bounds, Envelope
 from bytelm.inference.scheduler import Step, together
 from bytelm.sampling.constrained import Allowed
 from bytelm.sampling.draw import settled
-from bytelm.sampling.place import Place
 from bytelm.symbols import SYMBOLS
 
 OF_TEXTS: Final = frozenset({"minimum", "maximum", "power"})  # formulas of whole texts alone
@@ -143,18 +142,6 @@ class StringPlace(EnsemblePlace):
 
     silent = "the ensemble gives no text any probability: its members rule out all that the others allow"
     normalised = False
-
-    def __init__(
-        self,
-        members: Mapping[int, Place],
-        combination: Combination,
-        text: bytes,
-        *,
-        zeros: tuple[float, ...] | None = None,
-        chain: float | None = 0.0,
-    ) -> None:
-        super().__init__(members, combination, text, zeros=zeros, chain=chain)
-        self.chained = self.lazy = False
 
     def begin(self) -> Step[None]:  # noqa: D102 - as in `Place`
         yield from together([member.begin() for _, member in self._asked()])

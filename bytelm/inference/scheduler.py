@@ -305,11 +305,11 @@ class Scheduler:
             for start in range(0, len(mine), size):
                 batch = mine[start : start + size]
                 in_batch = set(batch)
-                asking = [job.request for job in running.values() if not in_batch.isdisjoint(wanted[id(job)])]
                 try:
                     array, calls, fed = self._call(engine, [sequence for _, sequence in batch])
                 except Exception as error:
-                    if not all(request is not None and request.may_fail for request in asking):
+                    asking = [job for job in running.values() if not in_batch.isdisjoint(wanted[id(job)])]
+                    if not all(job.request is not None and job.request.may_fail for job in asking):
                         raise
                     rows.update(dict.fromkeys(batch, error))
                     continue

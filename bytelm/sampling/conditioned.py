@@ -34,11 +34,11 @@ from bytelm.errors import BudgetError
 from bytelm.inference.scheduler import Step
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.constrained import Binding
-from bytelm.sampling.draw import filled, settled
+from bytelm.sampling.draw import drawn
 from bytelm.sampling.params import SamplingParams, binding_for
 from bytelm.sampling.place import Place
 from bytelm.sampling.writing import Generation, Writing
-from bytelm.symbols import EOT, SYMBOLS
+from bytelm.symbols import EOT
 
 
 class _Visited:
@@ -163,7 +163,7 @@ class ConditionedGeneration(Generation):
         uniform = self._random.random(1)
         if here.probs is not None:
             shares = here.shares(here.probs) / here.alive
-            return int(filled(settled(uniform, np.zeros(SYMBOLS), shares), shares)[0])
+            return drawn(float(uniform[0]), shares)
         if not (here.place.lazy and self.params.lazy):
             yield from here.place.evaluate_all()
         found = yield from here.place.symbols(uniform)

@@ -19,10 +19,10 @@ from bytelm.errors import UnreachablePrefixError
 from bytelm.inference.scheduler import Step
 from bytelm.sampling.constrained import Binding
 from bytelm.sampling.drafter import Drafting, Proposal, certain
-from bytelm.sampling.draw import filled, settled
+from bytelm.sampling.draw import drawn
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.place import Place
-from bytelm.symbols import EOT, SYMBOLS
+from bytelm.symbols import EOT
 
 OPEN: Final = 0.1  # of a row's mass that may be left open
 
@@ -60,8 +60,7 @@ class ModelDrafting(Drafting):
                 if not masses.any():
                     break
                 probs = self._filters.apply(masses)
-                drawn = filled(settled(self._random.random(1), np.zeros(SYMBOLS), probs), probs)
-                proposals.append(Proposal(int(drawn[0]), probs))
+                proposals.append(Proposal(drawn(self._random.random(), probs), probs))
             symbol = proposals[-1].symbol
             if symbol == EOT:
                 break

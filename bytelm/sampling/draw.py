@@ -55,6 +55,15 @@ def filled(symbols: Int64[np.ndarray, " n"], raised: Float64[np.ndarray, "257"])
     return np.where(symbols < 0, np.flatnonzero(raised)[-1], symbols)
 
 
+def drawn(uniform: float, probs: Float64[np.ndarray, "257"]) -> int:
+    """The symbol of a uniform number under a distribution that is known in full.
+
+    >>> drawn(0.6, np.eye(257)[7] / 2 + np.eye(257)[9] / 2)
+    9
+    """
+    return int(filled(settled(np.array([uniform]), np.zeros(SYMBOLS), probs), probs)[0])
+
+
 def settled(
     uniforms: Float64[np.ndarray, " n"], floor: Float64[np.ndarray, "257"], raised: Float64[np.ndarray, "257"]
 ) -> Int64[np.ndarray, " n"]:

@@ -40,12 +40,12 @@ from bytelm.errors import UnreachablePrefixError
 from bytelm.inference.scheduler import Step, changed
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.constrained import Allowed
-from bytelm.sampling.draw import filled, processed, settled
+from bytelm.sampling.draw import drawn, processed
 from bytelm.sampling.greedy import HALF
 from bytelm.sampling.params import SamplingParams, binding_of
 from bytelm.sampling.place import Place
 from bytelm.sampling.writing import Generation
-from bytelm.symbols import EOT, SYMBOLS
+from bytelm.symbols import EOT
 
 
 class ByteGeneration(Generation):
@@ -133,7 +133,7 @@ class ByteGeneration(Generation):
             if binding is not None and not (masses := masses * allowed).any():
                 raise binding.stuck("logits_processor forbids all that the constraint allows")
             probs = params.filters.apply(masses)
-            return self._weighed(int(filled(settled(uniform, np.zeros(SYMBOLS), probs), probs)[0]), allowed)
+            return self._weighed(drawn(float(uniform[0]), probs), allowed)
         if not self._sure and params.filters.greedy and params.lazy:
             sure = yield from place.sure_bytes()
             sure = sure if binding is None else binding.cut(sure)
@@ -141,8 +141,8 @@ class ByteGeneration(Generation):
         self._leapt = bool(self._sure)
         if self._sure:
             return self._next_sure()
-        drawn = yield from place.draw(params.filters, uniform, self._random, allowed=allowed)
-        return self._weighed(int(drawn[0]), allowed)
+        symbols = yield from place.draw(params.filters, uniform, self._random, allowed=allowed)
+        return self._weighed(int(symbols[0]), allowed)
 
     def _next_sure(self) -> int:
         symbol, self._sure = self._sure[0], self._sure[1:]

@@ -37,7 +37,7 @@ from bytelm.errors import BudgetError, UnreachablePrefixError
 from bytelm.inference.scheduler import Step, changed, together
 from bytelm.sampling.completion import Completion, Particles
 from bytelm.sampling.constrained import Binding
-from bytelm.sampling.draw import filled, settled
+from bytelm.sampling.draw import drawn
 from bytelm.sampling.params import SamplingParams, binding_for
 from bytelm.sampling.place import Place
 from bytelm.sampling.writing import Generation, Writing
@@ -104,22 +104,21 @@ class _Particle:
     def draw(self, uniform: float) -> None:
         """Write a symbol, and what the constraint leaves as the only way on behind it."""
         masses = self._masses()
-        shares = masses / masses.sum()
-        symbol = int(filled(settled(np.array([uniform]), np.zeros(SYMBOLS), shares), shares)[0])
+        symbol = drawn(uniform, masses / masses.sum())
         self.writing.drew(self.place)
         self._counted += float(self._row[symbol])
         if symbol == EOT:
             self.writing.finish_reason = "eot"
             return
-        self._write(bytes([symbol]))
+        self._write(bytes([symbol]), self.place.advance(bytes([symbol])))
         if self.open and (forced := self.binding.forced()[: self._most()]):
             try:
-                told = not self.place.advance(forced).lost_mass
+                behind = self.place.advance(forced)
             except UnreachablePrefixError:
                 self.log_weight = -math.inf
                 return
-            if told:
-                self._write(forced)
+            if not behind.lost_mass:
+                self._write(forced, behind)
                 self._forced = True
 
     def _most(self) -> int:
@@ -127,14 +126,15 @@ class _Particle:
         room = self.place.room()
         return 0 if room < 0 else int(min(self.writing.left, max(room, 1)))
 
-    def _write(self, data: bytes) -> None:
-        for at, byte in enumerate(data):
+    def _write(self, data: bytes, behind: Place) -> None:
+        """Write some bytes, behind which a place is, as far as the text goes."""
+        for at, byte in enumerate(data, start=1):
             self.binding.advance(byte)
             self.writing.write(byte)
             if self.writing.finish_reason is not None:
-                data = data[: at + 1]
-                break
-        self.place = self.place.advance(data)
+                self.place = behind if at == len(data) else self.place.advance(data[:at])
+                return
+        self.place = behind
 
     def _count(self, log_mass: float) -> None:
         """Multiply the weight by what was written without a draw."""

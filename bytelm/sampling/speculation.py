@@ -45,11 +45,11 @@ from bytelm.inference.scheduler import Step, together
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.constrained import Binding
 from bytelm.sampling.drafter import Drafting, Proposal, drafter_of
-from bytelm.sampling.draw import filled, processed, settled
+from bytelm.sampling.draw import drawn, processed
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import Place
-from bytelm.symbols import EOT, SYMBOLS
+from bytelm.symbols import EOT
 
 T = TypeVar("T")
 
@@ -191,8 +191,7 @@ class SpeculativeGeneration(ByteGeneration):
             lacking = np.maximum(probs - drafted, 0.0)
             if lacking.any():  # rounding may leave nothing
                 probs = lacking / lacking.sum()
-        drawn = filled(settled(self._random.random(1), np.zeros(SYMBOLS), probs), probs)
-        return int(drawn[0]), False
+        return drawn(self._random.random(), probs), False
 
     def _learn(self, drafted: int, accepted: int) -> None:
         """Choose the length of the next draft by what was accepted of this one."""
