@@ -200,7 +200,10 @@ def token_ids_of(ids: object, name: str) -> tuple[int, ...]:
 def _numbers(ids: object, name: str, each: str) -> tuple[int, ...]:
     if not is_several(ids):
         raise InvalidTypeError(f"{name} must be a collection of token ids, not {type(ids).__name__}: {shown(ids)}")
-    return tuple(integer(each, _whole(i)) for i in ids)
+    found = tuple(ids)
+    if not found or (set(map(type, found)) == {int} and max(*found, -min(found)).bit_length() <= _MOST_BITS):
+        return found  # engines are asked about whole contexts, call after call
+    return tuple(integer(each, _whole(i)) for i in found)
 
 
 def _whole(value: object) -> object:

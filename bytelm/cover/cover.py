@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
+from bytelm.arguments import shown
 from bytelm.cover.nodes import Node as AnyNode
 from bytelm.errors import ModelError, UnreachablePrefixError
 from bytelm.symbols import character_from, character_until
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from bytelm.tokenizer.viability.viability import Viability
 
 
+_IDS_KEPT: Final = 32  # one node of so many along a text keeps its ids: else they would grow with its square
 _CROWD: Final = 8  # nodes that wait unasked; ordinary text seldom has as many
 
 
@@ -80,8 +82,10 @@ class Node:
         while (known := node._ids) is None and node.parent is not None:
             ids.append(node.token_id)
             node = node.parent
-        self._ids = (*(known or ()), *reversed(ids)) if ids else known or ()
-        return self._ids
+        found = (known or ()) + tuple(reversed(ids))  # one copy; unpacking makes two
+        if not self.depth % _IDS_KEPT:
+            self._ids = found
+        return found
 
     def path(self) -> Iterator[Node]:
         """This node and its ancestors, up to the root."""
@@ -159,6 +163,9 @@ class Cover:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __repr__(self) -> str:
+        return f"Cover({shown(self.prefix)}, {len(self)} nodes)"
+
     @property
     def ending(self) -> tuple[Node, ...]:
         """The nodes that spell x and are canonical: the text may end there."""
@@ -223,7 +230,11 @@ class Cover:
         return (*kept, *born)
 
     def _spells(self, node: Node, token: int, rank: int) -> bool:
-        return self.viability.spelled(node.boundary, token) == self.viability.prefix_index.spelled[rank]
+        """Whether a token spells after a node what it has at a rank: some have another one where a text begins."""
+        index = self.viability.prefix_index
+        if node.parent is not None:
+            return bool(index.own[rank])
+        return self.viability.spelled(node.boundary, token) == index.spelled[rank]
 
     def _stuck(self, data: bytes) -> UnreachablePrefixError:
         """The error of bytes that nothing spells: it says the first of them."""

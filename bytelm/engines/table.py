@@ -100,7 +100,7 @@ class TableLM:
         return f"TableLM({kind}, {self.vocab_size} columns, eot_ids={sorted(self.eot_ids)})"
 
     def _row(self, sequence: tuple[int, ...]) -> Float64[np.ndarray, " vocab"]:
-        if not all(0 <= i < self.vocab_size for i in sequence):
+        if sequence and not 0 <= min(sequence) <= max(sequence) < self.vocab_size:
             raise InvalidArgumentError(f"sequence {sequence!r} has ids outside 0..{self.vocab_size - 1}")
         context = sequence if self._order is None else sequence[len(sequence) - min(self._order, len(sequence)) :]
         if self._table is None:

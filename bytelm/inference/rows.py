@@ -75,7 +75,7 @@ class Row:
 
     def logprob(self, token_id: int) -> float:
         """The log-probability of a token, as a part of a text."""
-        return -math.inf if token_id in self._reader.ends else float(self.logprobs[token_id])
+        return self._reader.logprob(self.logprobs, token_id)
 
     def likeliest(self) -> int:
         """The likeliest of all ids."""
@@ -150,6 +150,10 @@ class RowReader:
     def eot(self, row: Float[np.ndarray, " vocab"]) -> float:
         """The probability of the end of text in a row as the model gave it."""
         return float(np.exp(row[self.eot_ids].astype(np.float64)).sum())
+
+    def logprob(self, row: Float[np.ndarray, " vocab"], token_id: int) -> float:
+        """The log-probability of one token in a row as the model gave it, as a part of a text."""
+        return -math.inf if token_id in self.ends else float(row[token_id])
 
     def logprobs(
         self, row: Float[np.ndarray, " vocab"], token_ids: Int32[np.ndarray, " n"] | Int64[np.ndarray, " n"]

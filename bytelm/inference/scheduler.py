@@ -254,9 +254,8 @@ class Scheduler:
         Raises:
             ModelError: A call failed or gave rows that cannot be.
         """
-        rows = self._rows(running)
-        for index, job in list(running.items()):
-            yield from self._resume(running, index, [rows[place] for place in self._places(job.request)])
+        for index, rows in self._rows(running).items():
+            yield from self._resume(running, index, rows)
 
     @staticmethod
     def _resume(running: Jobs[T], index: int, rows: Rows | None) -> Iterator[Outcome[T]]:
@@ -283,45 +282,49 @@ class Scheduler:
             for engine, sequence in zip(engines_of(request), request.sequences, strict=True)
         ]
 
-    def _rows(self, running: Jobs[T]) -> dict[_Place, Any]:
-        """One round: everything that the jobs ask for, in as few calls as ``max_rows`` allows.
+    def _rows(self, running: Jobs[Any]) -> dict[int, list[Any]]:
+        """One round: the rows that each job asks for, in as few calls as ``max_rows`` allows.
 
         Where a call failed that all who share it have said may fail, its error is in the place of its rows.
         """
-        asked: dict[_Place, Job[T]] = {}
         engines: dict[int, TokenLM] = {id(self.token_lm): self.token_lm}
-        wanted: dict[int, set[_Place]] = {}
-        for job in running.values():
-            places = self._places(job.request)
-            wanted[id(job)] = set(places)
-            for place in places:
-                asked.setdefault(place, job)
+        numbers: dict[_Place, int] = {}  # a sequence may be long: it is hashed here, and known by its number below
+        asking: dict[int, list[int]] = {}
+        askers: list[Job[Any]] = []  # who asks for a number first
+        for index, job in running.items():
+            asking[index] = []
+            for place in self._places(job.request):
+                number = numbers.setdefault(place, len(numbers))
+                asking[index].append(number)
+                if number == len(askers):
+                    askers.append(job)
             if job.request:
                 engines.update((id(engine), engine) for engine in job.request.engines if engine is not None)
-        rows: dict[_Place, Any] = {}
+        rows: list[Any] = [None] * len(numbers)
         for name, engine in engines.items():
-            mine = [place for place in asked if place[0] == name]
+            mine = [(number, sequence) for (owner, sequence), number in numbers.items() if owner == name]
             size = self.max_rows or rows_in(engine.vocab_size)
             for start in range(0, len(mine), size):
-                batch = mine[start : start + size]
+                batch, sequences = map(list, zip(*mine[start : start + size], strict=True))
                 in_batch = set(batch)
+                sharing = [job for index, job in running.items() if not in_batch.isdisjoint(asking[index])]
                 try:
-                    array, calls, fed = self._call(engine, [sequence for _, sequence in batch])
+                    array, calls, fed = self._call(engine, sequences)
                 except Exception as error:
-                    asking = [job for job in running.values() if not in_batch.isdisjoint(wanted[id(job)])]
-                    if not all(job.request is not None and job.request.may_fail for job in asking):
+                    if not all(job.request is not None and job.request.may_fail for job in sharing):
                         raise
-                    rows.update(dict.fromkeys(batch, error))
+                    for number in batch:
+                        rows[number] = error
                     continue
-                rows.update(zip(batch, array, strict=True))
+                for number, row in zip(batch, array, strict=True):
+                    rows[number] = row
                 before = 0
-                for job in running.values():
-                    own = sum(asked[place] is job for place in batch)
-                    if not in_batch.isdisjoint(wanted[id(job)]):
-                        share = None if fed is None else fed * (before + own) // len(batch) - fed * before // len(batch)
-                        job.usage = job.usage.plus(calls, share, own)
+                for job in sharing:
+                    own = sum(askers[number] is job for number in batch)
+                    share = None if fed is None else fed * (before + own) // len(batch) - fed * before // len(batch)
+                    job.usage = job.usage.plus(calls, share, own)
                     before += own
-        return rows
+        return {index: [rows[number] for number in mine] for index, mine in asking.items()}
 
     def _call(
         self, engine: TokenLM, batch: list[tuple[int, ...]]

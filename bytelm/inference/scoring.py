@@ -103,10 +103,8 @@ class Ledger:
             done = span[0] + (span[1] - span[0]) * start / len(ordered)
             rows = yield Request(tuple(self.context + node.token_ids for node in chunk), done)
             for node, row in zip(chunk, rows, strict=True):
-                children = below.get(node, [])
-                logprobs = self.reader.logprobs(row, np.array([child.token_id for child in children], np.int64))
-                for child, logprob in zip(children, logprobs.tolist(), strict=True):
-                    self.weights[child] = self.weights[node] + logprob
+                for child in below.get(node, []):
+                    self.weights[child] = self.weights[node] + self.reader.logprob(row, child.token_id)
                 if node in reading and self.weights[node] > -math.inf:
                     read(node, row)
 

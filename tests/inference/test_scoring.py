@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from bytelm import ByteLM, TableLM
 from bytelm.errors import InvalidArgumentError
 from bytelm.inference import scoring
 from bytelm.inference.room import token_ends, windows
@@ -14,6 +16,7 @@ from bytelm.inference.scheduler import Step
 from bytelm.inference.scoring import CoverItem, cover_items, in_turn, text_logprob
 from bytelm.inference.text_scoring import ModelScoring, Piece
 from bytelm.lemma import cover, end_logprob, prefix_logprob, sequence_logprob
+from tests.support.tiny import byte_bpe_tokenizer
 from tests.support.toy import Toy, drawn_rows
 
 TOKENS = (b"a", b"b", b"ab", b"ba", b"aab", None, b"bb", b"abab")
@@ -179,3 +182,19 @@ def test_steps_in_turn_are_one_step() -> None:
     assert t.answer(watched()) == pytest.approx([log_mass(t, TEXT) - log_mass(t, TEXT[:k]) for k in (0, 3, 6)])
     assert seen == sorted(seen)
     assert seen[-1] < 1
+
+
+def test_memory_grows_with_a_text_and_not_with_its_square() -> None:
+    """Each row along a text has a sequence of its own; few of them are there at a time."""
+
+    def peak(size: int) -> int:
+        lm = ByteLM(TableLM(byte_bpe_tokenizer(eos="<|endoftext|>"), seed=3, order=1))
+        lm.logprob("ab")
+        tracemalloc.start()
+        try:
+            lm.logprob(("ab c" * size)[:size])
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(3000) < 2.5 * peak(1500)
