@@ -121,6 +121,8 @@ class TokenCompleter:
         # What may be drawn: spellable tokens that the model has a column for, and the ids that end a text.
         drawable = [i for i in self.prefix_index.order.tolist() if i < token_lm.vocab_size and i not in self.eot_ids]
         self._drawable = np.array(sorted([*drawable, *(i for i in self.eot_ids if i < token_lm.vocab_size)]), np.int64)
+        self._is_drawable = np.zeros(max(len(self.vocab.token_bytes), token_lm.vocab_size), np.bool_)
+        self._is_drawable[self._drawable] = True
 
     def sample(
         self, prompt: str | bytes, *, healing: Healing = "none", **options: Unpack[CallOptions]
@@ -281,7 +283,8 @@ class TokenCompleter:
             for end in range(1, len(remaining) if healing == "many" else 0):
                 lo, hi = self.prefix_index.range(remaining[:end])
                 allowed.append(self.prefix_index.order[lo : self.prefix_index.equal_to(remaining[:end], lo, hi)])
-            ids = np.intersect1d(ids, np.concatenate(allowed)).astype(np.int64)
+            ids = np.sort(np.concatenate(allowed)).astype(np.int64)  # no two of these parts share a token
+            ids = ids[self._is_drawable[ids]]
         logprobs = row[ids].astype(np.float64)
         if not np.isfinite(logprobs.max(initial=-np.inf)):
             raise BytelmError(

@@ -36,6 +36,7 @@ from bytelm.cover.cover_cache import CoverCache
 from bytelm.cover.prefix import Prefix, Prompt, PromptReader, bos_ids_of
 from bytelm.errors import UnreachablePrefixError
 from bytelm.fim import FIMFormat, InfillSettings, declared, end_ids, find_format
+from bytelm.inference.cover_list import CoverList
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.room import Asked, left_out, refuse_overflow, token_ends, windows
 from bytelm.inference.rows import RowReader, RowStore
@@ -211,7 +212,8 @@ class ByteLM(ByteModel[Prompt, ModelPlace]):
         self.check_room(prompt, asked="text", end=False)
         step = cover_items(self._cover(prompt), context=prompt.context, reader=self._reader)
         items = yield from on(self.token_lm, step)
-        return sorted(items, key=lambda item: (-item.logprob, item.token_ids))
+        hidden = len(self.viability.vocab.dummy_prefix) if prompt.dummy_prefix else 0
+        return CoverList(items, prefix=prompt.text, spell=self.spell, hidden=hidden)
 
     def spell(self, token_ids: Sequence[int]) -> bytes:
         """The bytes that tokens spell, a hidden leading space included.

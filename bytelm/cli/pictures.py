@@ -11,7 +11,6 @@ Does not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -21,9 +20,10 @@ import typer
 from bytelm.byte_lm.canonical import canonical_tokens
 from bytelm.byte_lm.model import ByteLM
 from bytelm.cli.sweep import CURSORS, sweep_of
-from bytelm.cli.tables import common_length, show_byte
+from bytelm.cli.tables import show_byte
 from bytelm.cover.cover_cache import CoverCache
 from bytelm.cover.prefix import Prefix
+from bytelm.inference.cover_list import BRANCHES, branch, left_out, token_texts
 from bytelm.inference.cover_walk import CoverView, cover_views, share
 from bytelm.inference.rows import RowReader
 from bytelm.inference.scheduler import on
@@ -39,7 +39,6 @@ HtmlOption = Annotated[
 ]
 LIKELIEST: Final = 6  # bytes that are shown at a place
 STEPS: Final = 200  # bytes at the end of a text whose covers are shown
-BRANCHES: Final = 8  # of a cover
 DEAD: Final = 3  # of each kind
 LEAST: Final = 1e-4  # share of the mass from which dead branches are shown
 
@@ -103,9 +102,11 @@ def explained(lm: ByteLM, text: bytes) -> str:
     if text:
         part = f" Only the last {STEPS} bytes are gone through." if len(text) > STEPS else ""
         sections.append(Section("The cover, step by step", walk_of(lm, text), WALK_NOTE + part))
-        sections.append(Section("Surprisal by tokens and by bytes", strip_of(lm, text), STRIP_NOTE))
+        strip = strip_of(lm, text)
+        sections.append(Section("Surprisal by tokens and by bytes", strip, STRIP_NOTE))
+        sweep = sweep_of(lm, text, [place.logprob for place in strip.places])
         part = f" Only the last {CURSORS} cursors are shown." if len(text) > CURSORS else ""
-        sections.append(Section("A cursor through the text", sweep_of(lm, text), SWEEP_NOTE + part))
+        sections.append(Section("A cursor through the text", sweep, SWEEP_NOTE + part))
     else:
         sections.append(Section("The cover", walk_of(lm, text), WALK_NOTE))
     return document("bytelm explain", sections)
@@ -125,32 +126,15 @@ def _step(lm: ByteLM, view: CoverView, before: CoverView | None, hidden_space: i
             if (part := share(item.logprob, before.logprob)) >= LEAST:
                 dead.append((item.token_ids, part, f"ruled out by {show_byte(last[0])}"))
     live = [(item.token_ids, share(item.logprob, view.logprob)) for item in view.items]
-    hidden = max(common_length([*(ids for ids, _ in live), *(ids for ids, _, _ in dead)]) - 2, 0)
-    branches = []
+    hidden = left_out([*(ids for ids, _ in live), *(ids for ids, _, _ in dead)])
+    shown: list[Branch] = []
+    gone = [Branch(ids[hidden:], token_texts(ids[hidden:], lm.spell), part, why=why) for ids, part, why in dead]
     for ids, part in live:
-        beyond = _beyond(lm, ids, size)
         why = None if part > 0 or not view.prefix else "the model gives it nothing"
-        branches.append(Branch(ids[hidden:], _shown(lm, ids[hidden:]), part, beyond, why))
-    shown = [branch for branch in branches if branch.why is None]
-    gone = [Branch(ids[hidden:], _shown(lm, ids[hidden:]), part, why=why) for ids, part, why in dead]
-    gone += [branch for branch in branches if branch.why is not None]
+        (shown if why is None else gone).append(branch(ids, part, spell=lm.spell, size=size, left=hidden, why=why))
     return TreeStep(view.logprob, shown, gone, hidden, view.others)
 
 
 def count(tokens: int) -> str:
     """So many tokens, in words."""
     return f"{tokens} token{'' if tokens == 1 else 's'}"
-
-
-def _shown(lm: ByteLM, token_ids: Sequence[int]) -> list[str | None]:
-    return [None if token < 0 else shown_text(lm.spell([token])) for token in token_ids]
-
-
-def _beyond(lm: ByteLM, token_ids: Sequence[int], size: int) -> int:
-    """How many characters of the last token lie behind the cursor, as a browser counts them; 0 if one is cut there."""
-    over = len(lm.spell(token_ids)) - size
-    piece = lm.spell(token_ids[-1:])
-    if over <= 0 or over > len(piece):
-        return 0
-    parts = shown_text(piece[: len(piece) - over]), shown_text(piece[len(piece) - over :])
-    return len(parts[1].encode("utf-16-le")) // 2 if "".join(parts) == shown_text(piece) else 0

@@ -8,12 +8,17 @@ Theory
     All methods are given the head's probability by bytes, so what differs is the rest.
 
     What a token-level method writes begins with the rest by one of many spellings. They are followed the likeliest
-    first, until those that are left cannot add more than a share of `TOLERANCE`.
+    first, until those that are left cannot add more than a share of `TOLERANCE`. The whole sum can never exceed what is
+    found and what is left together, so it is known early which spellings have to be followed: those without which
+    more than this share of both is left. They are all asked about at once.
 
 Rules
     A word begins with the white space in front of it, as tokens do, so that a cursor between words is in front of one.
     A method that cannot go on (by tokens, inside a character) has no number there. Nor has one whose spellings are too
     many to follow (`MOST`).
+
+Cost
+    All cursors and methods run together. Most of their sequences are the same: a row is asked for once.
 
 Source
     The methods are those of healing.py.
@@ -23,21 +28,26 @@ from __future__ import annotations
 
 import heapq
 import math
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, TypeVar
 
 import numpy as np
+from cachetools import LRUCache
+from jaxtyping import Float
 
 from bytelm.byte_lm.model import ByteLM
 from bytelm.cover.prefix import bos_ids_of
 from bytelm.errors import InvalidArgumentError
 from bytelm.healing import Healing, TokenCompleter
+from bytelm.inference.rows import STORE_BYTES
 from bytelm.inference.scheduler import Request, Scheduler, Step
 from bytelm.inference.units import Characters, words
 from bytelm.pictures.values import Method, Sweep, shown_text
 
+T = TypeVar("T")
+
 CURSORS: Final = 64  # at the end of a text
 TOLERANCE: Final = 1e-2  # 0.014 bits
-AT_ONCE: Final = 8  # spellings that are followed in one call
 MOST: Final = 512  # spellings of one rest
 METHODS: Final[tuple[tuple[str, Healing], ...]] = (("by tokens", "none"), ("by tokens, healed", "many"))
 
@@ -59,24 +69,28 @@ class Spellings(TokenCompleter):
             kept, backed_up = self._back_up(prompt, healing)
         except InvalidArgumentError:  # the prompt ends inside a character
             return None
-        found, asked = 0.0, 0
+        found, followed = 0.0, 0
         ahead: list[tuple[float, tuple[int, ...], int]] = [(-1.0, (), 0)]  # −mass, tokens, bytes that they spell
         goal = backed_up + text
-        while sum(-minus for minus, _, _ in ahead) > TOLERANCE * found:
-            some = [heapq.heappop(ahead) for _ in range(min(AT_ONCE, len(ahead)))]
-            asked += len(some)
-            if asked > MOST:
+        while (left := math.fsum(-minus for minus, _, _ in ahead)) > TOLERANCE * found:
+            some: list[tuple[float, tuple[int, ...], int]] = []
+            least = TOLERANCE * (found + left)
+            while not some or left > least:
+                some.append(heapq.heappop(ahead))
+                left += some[-1][0]
+            followed += len(some)
+            if followed > MOST:
                 return None
             rows = yield Request(tuple(self.context + kept + drawn for _, drawn, _ in some))
             for (minus, drawn, spelled), row in zip(some, rows, strict=True):
                 ids, probs = self._choices(row, backed_up[spelled:], healing)
                 opens = not (kept or backed_up or drawn)
                 rest = goal[spelled:]
-                for token in self._towards(rest, opens=opens):
-                    place = int(np.searchsorted(ids, token))
-                    if place == len(ids) or ids[place] != token or token in self.eot_ids:
-                        continue
-                    mass, data = -minus * float(probs[place]), self._spell(token, opens=opens)
+                towards = np.array(sorted(self._towards(rest, opens=opens) - self.eot_ids), np.int64)
+                places = np.searchsorted(ids, towards)
+                among = ids.take(places, mode="clip") == towards
+                for token, prob in zip(towards[among].tolist(), probs[places[among]].tolist(), strict=True):
+                    mass, data = -minus * prob, self._spell(token, opens=opens)
                     if data.startswith(rest):
                         found += mass
                     elif mass > 0 and rest.startswith(data):
@@ -95,15 +109,51 @@ class Spellings(TokenCompleter):
         return found
 
 
-def sweep_of(lm: ByteLM, text: bytes) -> Sweep:
+def sharing(steps: Sequence[Step[T]]) -> Step[list[T]]:
+    """Steps as one that asks for no row twice, as long as the rows fit in a store.
+
+    Args:
+        steps: Each asks the engine that the whole is run on.
+
+    Returns:
+        Their results, in order.
+    """
+    known: LRUCache[tuple[int, ...], Float[np.ndarray, " vocab"]] = LRUCache(STORE_BYTES, lambda row: row.nbytes)
+    results: dict[int, T] = {}
+    asking: dict[int, Request] = {}
+
+    def resume(number: int, rows: list[Float[np.ndarray, " vocab"]] | None) -> None:
+        try:
+            asking[number] = steps[number].send(rows)
+        except StopIteration as end:
+            results[number] = end.value
+
+    for number in range(len(steps)):
+        resume(number, None)
+    while asking:
+        sequences = dict.fromkeys(sequence for request in asking.values() for sequence in request.sequences)
+        rows = {sequence: known[sequence] for sequence in sequences if sequence in known}
+        wanted = tuple(sequence for sequence in sequences if sequence not in rows)
+        for sequence, row in zip(wanted, (yield Request(wanted, len(results) / len(steps))), strict=True):
+            rows[sequence] = row.copy()  # and let go of the whole call
+            if row.nbytes <= known.maxsize:
+                known[sequence] = rows[sequence]
+        for number, request in list(asking.items()):
+            del asking[number]
+            resume(number, [rows[sequence] for sequence in request.sequences])
+    return [results[number] for number in range(len(steps))]
+
+
+def sweep_of(lm: ByteLM, text: bytes, exact: Sequence[float] | None = None) -> Sweep:
     """Every cursor of a text, or of the end of a long one.
 
     Args:
         lm: The model, whose engine serves every method.
         text: The text.
+        exact: The log-probability of each byte, if it is known already.
     """
     data = lm.prompt(text).text
-    exact = lm.byte_logprobs(data).tolist()
+    exact = lm.byte_logprobs(data, progress=True).tolist() if exact is None else exact
     first = max(len(data) - CURSORS, 0)
     spans = [unit for unit in words(Characters(data), "before") for _ in range(unit.start, unit.end)][first:]
     cursors = list(zip(range(first, len(data)), spans, strict=True))
@@ -112,10 +162,14 @@ def sweep_of(lm: ByteLM, text: bytes) -> Sweep:
     head = [math.fsum(exact[unit.start : at]) for at, unit in cursors]
     rest = [math.fsum(exact[at : unit.end]) for at, unit in cursors]
     methods = [Method("by bytes", [a + b for a, b in zip(head, rest, strict=True)], list(rest))]
-    for name, healing in METHODS:
-        steps = [completer.begins_with(data[at : unit.end], data[:at], healing=healing) for at, unit in cursors]
-        outcomes = sorted(Scheduler(lm.token_lm).run(steps, label=name, progress=True), key=lambda done: done.index)
-        found = [outcome.result for outcome in outcomes]
+    steps = [
+        completer.begins_with(data[at : unit.end], data[:at], healing=healing)
+        for _, healing in METHODS
+        for at, unit in cursors
+    ]
+    (outcome,) = Scheduler(lm.token_lm).run([sharing(steps)], label="cursors", progress=True)
+    for number, (name, _) in enumerate(METHODS):
+        found = outcome.result[number * len(cursors) : (number + 1) * len(cursors)]
         whole = [None if value is None else value + before for value, before in zip(found, head, strict=True)]
         methods.append(Method(name, whole, found))
     return Sweep(data[first:], [shown_text(data[unit.start : unit.end]) for _, unit in cursors], methods)

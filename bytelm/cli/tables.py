@@ -17,7 +17,6 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from itertools import takewhile
 from typing import Final
 
 from rich.cells import cell_len
@@ -25,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bytelm.inference.cover_list import left_out
 from bytelm.inference.scoring import CoverItem
 from bytelm.lemma import log_sum
 from bytelm.symbols import EOT
@@ -208,8 +208,7 @@ def show_cover(cover: Sequence[CoverItem], spelled: Sequence[Sequence[str]], *, 
         total: The log-probability of the text.
         length: Its bytes.
     """
-    shared = common_length([item.token_ids for item in cover[: len(spelled)]])
-    hidden = max(shared - 2, 0)  # two tokens of the common beginning are enough to know the place
+    hidden = left_out([item.token_ids for item in cover[: len(spelled)]])
     rows = [["log P", "share", "", "tokens"]]
     for item, pieces in zip(cover, spelled, strict=False):
         share = math.exp(item.logprob - total)
@@ -223,14 +222,3 @@ def show_cover(cover: Sequence[CoverItem], spelled: Sequence[Sequence[str]], *, 
     rows.append([f"{added:.4f}", show_prob(math.exp(added - total)), "", f"sum of all {len(cover)}"])
     rows.append([f"{total:.4f}", "", "", f"log P of the {length} bytes"])
     return columns(rows, right=[True, True])
-
-
-def common_length(sequences: Sequence[tuple[int, ...]]) -> int:
-    """How many tokens all the sequences begin with alike; 0 for a single sequence.
-
-    >>> common_length([(1, 2, 3), (1, 2, 4)]), common_length([(1, 2)])
-    (2, 0)
-    """
-    if len(sequences) < 2:
-        return 0
-    return sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, zip(*sequences, strict=False)))

@@ -1,4 +1,4 @@
-"""What the pictures show, as plain values: a text's surprisal, its units, covers along it, who drove it, a sweep.
+"""What the pictures show, as plain values: surprisal, units, covers, who drove a text, a sweep, a completion.
 
 Rules
     A picture has a ``kind``, for which page/pictures.js has a function, and gives that function its ``data``: objects
@@ -188,6 +188,42 @@ class CoverWalk:
     def data(self) -> dict[str, Any]:
         """As `Picture` has it."""
         return {"bytes": list(self.text), "steps": [each.data() for each in self.steps], "at": len(self.steps) - 1}
+
+
+@dataclass(frozen=True)
+class CoverTree:
+    """The cover at one cursor, by itself.
+
+    Attributes:
+        text: The bytes before the cursor.
+        step: The cover.
+    """
+
+    text: bytes
+    step: TreeStep
+    kind: ClassVar[str] = "members"
+
+    def data(self) -> dict[str, Any]:
+        """As `Picture` has it."""
+        return {"text": shown_text(self.text), **self.step.data()}
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text that a model wrote, in a box, with what is known of it.
+
+    Attributes:
+        text: The text.
+        facts: Short statements about it.
+    """
+
+    text: str
+    facts: Sequence[str]
+    kind: ClassVar[str] = "written"
+
+    def data(self) -> dict[str, Any]:
+        """As `Picture` has it."""
+        return {"text": self.text, "facts": list(self.facts)}
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float64
 
 from bytelm.arguments import shown
 from bytelm.inference.job_usage import JobUsage
+from bytelm.pictures.document import FRAME_HEIGHT, Section, document, framed
+from bytelm.pictures.values import Written
 
 FinishReason: TypeAlias = Literal["eot", "stop", "length"]
+LINE: Final = 80  # characters of a line in a notebook, about
+LINE_HEIGHT: Final = 24  # CSS pixels
+BOX_HEIGHT: Final = 180  # of all but the text
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +36,11 @@ class Particles:
     texts: tuple[bytes, ...]
     log_weights: Float64[np.ndarray, " particles"]
     resamplings: int
+
+    def __repr__(self) -> str:
+        with np.errstate(invalid="ignore"):  # no particle found anything allowed
+            worth = f"worth {self.effective_sample_size:.1f} of equal weight"
+        return f"Particles({len(self.texts)} texts, {worth}, log_mass={self.log_mass:.4f})"
 
     @property
     def weights(self) -> Float64[np.ndarray, " particles"]:
@@ -88,6 +99,28 @@ class Completion:
         logprob = "not computed" if self.logprob is None else f"{self.logprob:.4f}"
         facts = f"{len(self.bytes)} bytes, logprob={logprob}, finish_reason={self.finish_reason!r}"
         return f"Completion({shown(self.text)}, {facts})"
+
+    def _repr_html_(self) -> str:
+        lines = sum(1 + len(line) // LINE for line in self.text.split("\n"))
+        height = min(BOX_HEIGHT + LINE_HEIGHT * lines, FRAME_HEIGHT)
+        return framed(document("bytelm: completion", [Section("Completion", picture_of(self))]), height=height)
+
+
+def picture_of(completion: Completion) -> Written:
+    """A completion as a picture shows it."""
+    ends = {"eot": "the text ended", "stop": "stopped", "length": "cut at the length"}
+    facts = [f"{len(completion.bytes)} bytes", ends[completion.finish_reason]]
+    if completion.logprob is not None:
+        facts.append(f"log-probability {completion.logprob:.4f} ({0.0 - completion.logprob / math.log(2):.2f} bits)")
+    usage = completion.usage
+    facts.append(f"{usage.calls} model call{'' if usage.calls == 1 else 's'}")
+    if usage.tokens_fed is not None:
+        facts.append(f"{usage.tokens_fed} tokens fed")
+    if usage.largest_leak is not None:
+        facts.append(f"largest leak seen {usage.largest_leak:.2g}")
+    if completion.particles is not None:
+        facts.append(f"picked from {len(completion.particles.texts)} particles")
+    return Written(completion.text, facts)
 
 
 def random_stream(seed: int, index: int) -> np.random.Generator:

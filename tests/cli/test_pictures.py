@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import heapq
+import html
 import json
 import math
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,12 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bytelm import ByteLM, Ensemble, TableLM
+from bytelm import ByteLM, Ensemble, TableLM, constraints
 from bytelm.cli import options
-from bytelm.cli.pictures import BRANCHES, LEAST, STEPS, strip_of, walk_of
+from bytelm.cli.pictures import LEAST, STEPS, strip_of, walk_of
 from bytelm.cli.sweep import TOLERANCE, Spellings, sweep_of
+from bytelm.cover.cover import Cover
 from bytelm.cover.prefix import bos_ids_of
 from bytelm.healing import Healing, completer_of
+from bytelm.inference.cover_list import BRANCHES, CoverList
 from bytelm.inference.scheduler import Scheduler
 from bytelm.pictures.values import Strip, shown_text
 from tests.cli.test_main import Run, runner
@@ -69,6 +75,13 @@ def sections(page: str) -> list[dict[str, Any]]:
     assert found is not None
     told: list[dict[str, Any]] = json.loads(found[1])
     return told
+
+
+def unframed(frame: str) -> str:
+    """The document in a frame."""
+    found = re.search(r'srcdoc="(.*?)" sandbox', frame, re.DOTALL)
+    assert found is not None
+    return html.unescape(found[1])
 
 
 # ---- what a strip says
@@ -229,6 +242,62 @@ def test_one_byte_is_the_next_byte(lm: ByteLM, healing: Healing) -> None:
             assert math.log1p(-TOLERANCE) - 1e-9 <= found - row[byte] <= 1e-9
 
 
+def test_no_row_is_asked_for_twice_and_few_calls_are_made() -> None:
+    """All cursors and methods share their rows, in about as many calls as the longest chain of tokens has tokens."""
+    asked: list[list[tuple[int, ...]]] = []
+
+    class Counting(TableLM):
+        def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+            asked.append([tuple(sequence) for sequence in sequences])
+            return super().next_token_logprobs(sequences)
+
+    lm = ByteLM(Counting(byte_bpe_tokenizer(bos="<|bos|>"), seed=3, order=3))
+    lm.byte_logprobs(SWEPT)
+    exact = len(asked)
+    sweep_of(lm, SWEPT)
+    calls = asked[2 * exact :]  # it asks for the same first
+    rows = [sequence for call in calls for sequence in call]
+
+    assert calls
+    assert len(rows) == len(set(rows))
+    assert len(calls) <= 1 + max(map(len, rows)) - min(map(len, rows))
+
+
+@pytest.mark.parametrize(("prompt", "text"), [(b"the retur", b"ns the"), (b"a fox ", b"then\n"), (b"", b"import")])
+def test_no_spelling_is_followed_that_need_not_be(lm: ByteLM, prompt: bytes, text: bytes) -> None:
+    """As many as when one is followed at a time, the likeliest that is left, until the rest is below the tolerance."""
+    vocab = lm.viability.vocab
+    spellings = Spellings(lm.token_lm, vocab=vocab, eot_ids=lm.eot_ids, context=bos_ids_of(vocab))
+    step, followed, rounds = spellings.begins_with(text, prompt, healing="none"), set(), 0
+    request = next(step)
+    with contextlib.suppress(StopIteration):
+        while True:
+            followed |= set(request.sequences)
+            rounds += 1
+            request = step.send(list(lm.token_lm.next_token_logprobs(request.sequences)))
+
+    completer = completer_of(lm)
+    kept = vocab.encode(prompt.decode())
+    drawable = [i for i in completer.prefix_index.order.tolist() if i not in lm.eot_ids] + sorted(lm.eot_ids)
+    ahead: list[tuple[float, tuple[int, ...]]] = [(-1.0, ())]
+    found, alone = 0.0, set()
+    while -sum(minus for minus, _ in ahead) > TOLERANCE * found:
+        minus, drawn = heapq.heappop(ahead)
+        alone.add((*completer.context, *kept, *drawn))
+        (row,) = lm.token_lm.next_token_logprobs([(*completer.context, *kept, *drawn)])
+        probs = np.exp(np.asarray(row, np.float64)[drawable])
+        for token, prob in zip(drawable, (probs / probs.sum()).tolist(), strict=True):
+            spelled = b"" if token in lm.eot_ids else lm.spell([*drawn, token])
+            spelled = spelled if kept else spelled.removeprefix(vocab.dummy_prefix)
+            if spelled and spelled.startswith(text):
+                found -= minus * prob
+            elif token not in lm.eot_ids and text.startswith(spelled):
+                heapq.heappush(ahead, (minus * prob, (*drawn, token)))
+
+    assert followed == alone
+    assert rounds < len(alone)
+
+
 # ---- the commands
 
 
@@ -257,13 +326,16 @@ def test_standard_output_holds_the_document_alone(run: Run) -> None:
         assert done.out.endswith("</html>\n")
 
 
-def test_explain_draws_three_pictures(run: Run, tmp_path: Path) -> None:
+def test_explain_draws_three_pictures(run: Run, lms: dict[str, ByteLM], tmp_path: Path) -> None:
     plain = run("explain", "the fo")
     done = run("explain", "the fo", "--html", "page.html")
 
     assert (done.code, done.out) == (0, plain.out)
     found = sections((tmp_path / "page.html").read_text())
     assert [each["kind"] for each in found] == ["cover", "surprisal", "sweep"]
+    drawn, alone = (each["methods"] for each in (found[2]["data"], sweep_of(lms["demo"], b"the fo").data()))
+    for mine, theirs in zip(drawn, alone, strict=True):
+        assert mine["word"] == pytest.approx(theirs["word"], abs=2e-5)
     assert run("explain", "", "--html", "empty.html").code == 0
     assert [each["kind"] for each in sections((tmp_path / "empty.html").read_text())] == ["cover"]
 
@@ -361,10 +433,46 @@ def test_values_draw_themselves(lms: dict[str, ByteLM], tmp_path: Path) -> None:
     (section,) = sections(page)
     assert [each["text"] for each in section["data"]["units"]] == [row.text for row in score]
     told = Ensemble([lms["demo"], lms["other"]]).explain("the fox")
-    for value in (score, told):
+    for value in (score, told, lms["demo"].sample("the", max_bytes=9, seed=0)):
         assert value._repr_html_().startswith("<iframe srcdoc=")
     ended = lms["demo"].score("the", by="byte", eot=True).to_html()
     assert [each["end"] for each in sections(ended)[0]["data"]["units"]] == [False] * 3 + [True]
+
+
+def test_a_cover_draws_itself_as_explain_does(lm: ByteLM) -> None:
+    """The tree at the cursor is the last step of the walk, but for what is dead; the list is all of the cover."""
+    cover = lm.cover(TEXT)
+    assert isinstance(cover, CoverList)
+    (section,) = sections(unframed(cover._repr_html_()))
+    last = walk_of(lm, TEXT).data()["steps"][-1]
+
+    assert section["kind"] == "members"
+    assert section["data"]["text"] == TEXT.decode()
+    for name in ("token_ids", "tokens", "beyond"):
+        own, theirs = ([each[name] for each in items] for items in (section["data"]["items"], last["items"]))
+        cut = section["data"]["hidden"] - last["hidden"]
+        assert own == (theirs if name == "beyond" else [each[cut:] for each in theirs])
+    assert section["data"]["logprob"] == pytest.approx(last["logprob"], abs=2e-5)
+    assert section["data"]["left_out"] == len(cover) - len(last["items"]) == last["left_out"]
+    assert sum(math.exp(item.logprob) for item in cover) == pytest.approx(math.exp(lm.logprob(TEXT)), rel=1e-9)
+    assert cover == sorted(cover, key=lambda item: (-item.logprob, item.token_ids))
+
+
+def test_a_completion_draws_itself_with_its_facts(lms: dict[str, ByteLM]) -> None:
+    done = lms["demo"].sample("the", max_bytes=9, seed=0)
+    page = done._repr_html_()
+    (section,) = sections(unframed(page))
+
+    assert section["data"]["text"] == done.text
+    facts = " · ".join(section["data"]["facts"])
+    assert facts.startswith(f"{len(done.bytes)} bytes · ")
+    assert f"log-probability {done.logprob:.4f}" in facts
+    assert f"{done.usage.calls} model call" in facts
+    heights = [
+        int(re.search(r"100%; height: (\d+)px", replace(done, text=text)._repr_html_())[1])  # type: ignore[index]
+        for text in ("a", "a\n" * 5, "a" * 700, "a\n" * 500)
+    ]
+    assert heights[0] < heights[1] < heights[2] < heights[3] == 420
 
 
 def test_a_repr_is_short(lms: dict[str, ByteLM]) -> None:
@@ -376,7 +484,13 @@ def test_a_repr_is_short(lms: dict[str, ByteLM]) -> None:
     written = lm.sample("the", max_bytes=200, seed=0)
     (item, *_) = lm.cover(text)
 
-    for value in (score, lm.score(text, by=[text])[0], told, written, item):
+    many = lm.sample("the", max_bytes=4, seed=0, particles=30, constraint=constraints.regex("[a-z]*")).particles
+    several, covered = lm.cover("the fox t"), Cover.empty(lm.viability).advance(text.encode())
+    assert repr(several).startswith(f"[{several[0]!r}, ")
+    assert repr(several).endswith(f", … {len(several) - 2} more]")
+    assert repr(lm.cover("")) == f"[{lm.cover('')[0]!r}]"
+
+    for value in (score, lm.score(text, by=[text])[0], told, written, item, many, several, covered):
         assert len(repr(value)) < 200, repr(value)
     assert repr(score).endswith(f", by='word', 90 rows, {score.surprisal_bits:.4f} bits)")
     assert repr(score).startswith("Score('the fox ")

@@ -12,6 +12,7 @@ import pytest
 from bytelm.pictures.document import Section, document, framed
 from bytelm.pictures.values import (
     Branch,
+    CoverTree,
     CoverWalk,
     Driven,
     Method,
@@ -22,6 +23,7 @@ from bytelm.pictures.values import (
     Token,
     TreeStep,
     UnitStrip,
+    Written,
     shown_text,
 )
 
@@ -89,10 +91,20 @@ def sweep(text: bytes = TEXT) -> Sweep:
     )
 
 
+def tree() -> CoverTree:
+    return CoverTree(TEXT, walk().steps[-1])
+
+
+def written() -> Written:
+    return Written(TEXT.decode(errors="replace") + "\n" + "long " * 90 + "x" * 400, ["23 bytes", "stopped"])
+
+
 PICTURES: dict[str, Callable[[], Picture]] = {
     "surprisal": strip,
     "units": units,
     "cover": walk,
+    "members": tree,
+    "written": written,
     "driven": driven,
     "sweep": sweep,
 }
@@ -145,6 +157,7 @@ def test_each_picture_fits_and_is_quiet(kind: str, width: int, open_page: Callab
         size = cell.evaluate("cell => parseFloat(getComputedStyle(cell).fontSize)")
         assert size >= 12
     assert page.locator("b, main script").count() == 0
+    assert page.locator(f"section.{kind}").evaluate("one => parseFloat(getComputedStyle(one).paddingLeft)") >= 8
 
 
 def test_the_keyboard_goes_along_the_bytes(open_page: Callable[..., Page]) -> None:
@@ -210,6 +223,22 @@ def test_the_slider_steps_along_the_text(open_page: Callable[..., Page]) -> None
     expect(slider).to_have_value("6")
 
 
+def test_a_cover_alone_and_a_completion_say_what_they_show(open_page: Callable[..., Page]) -> None:
+    """The tree of one cursor with the text before it; a completion's text as it is, and its facts below."""
+    page = open_page(tree(), written())
+
+    expect(page.locator(".tree-alone .hint").first).to_contain_text(
+        "Cursor after ‘naïve·<b>x</b>↵⇥</script>\\xff’, which"
+    )
+    expect(page.locator(".tree-alone .dead")).to_have_count(2)
+    expect(page.locator(".tree-alone")).to_contain_text("7 other sequences")
+    box = page.locator(".written-text")
+    assert box.text_content() == written().text
+    expect(page.locator(".written .hint").last).to_have_text("23 bytes · stopped")
+    page.keyboard.press("Tab")
+    expect(box).to_be_focused()
+
+
 def test_who_drove_has_colours_and_weights(open_page: Callable[..., Page]) -> None:
     page = open_page(driven())
     cells = bytes_in(page, "driven")
@@ -242,11 +271,12 @@ def test_a_sweep_has_a_column_for_each_cursor(open_page: Callable[..., Page]) ->
 
 def test_a_text_of_nothing_is_said(open_page: Callable[..., Page]) -> None:
     """An ensemble may write nothing, and a file may be empty: the document says so, and draws the others."""
-    page = open_page(driven(b""), strip(b""), CoverWalk(b"", walk().steps[:1]))
+    page = open_page(driven(b""), strip(b""), CoverWalk(b"", walk().steps[:1]), Written("", ["0 bytes"]))
 
     expect(page.locator(".driven")).to_contain_text("Nothing was written.")
     expect(page.locator(".surprisal")).to_contain_text("Nothing is written yet.")
     expect(page.locator(".cover")).to_contain_text("no token yet")
+    expect(page.locator(".written")).to_contain_text("Nothing was written.")
 
 
 @pytest.mark.parametrize("ends", [b"\n", b" "], ids=["lines", "one line"])

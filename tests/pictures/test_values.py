@@ -7,6 +7,7 @@ import math
 
 from bytelm.pictures.values import (
     Branch,
+    CoverTree,
     CoverWalk,
     Driven,
     Method,
@@ -16,6 +17,7 @@ from bytelm.pictures.values import (
     Token,
     TreeStep,
     UnitStrip,
+    Written,
 )
 
 
@@ -51,6 +53,13 @@ def test_units_and_the_end_of_text() -> None:
         ],
         "logprob": -1.5,
     }
+
+
+def test_a_tree_has_its_text_and_a_completion_its_facts() -> None:
+    step = TreeStep(-1.0, [Branch((1, 2), ("a", "b"), 0.75, 1)], hidden=3, left_out=4)
+
+    assert CoverTree(b"a\xff", step).data() == {"text": "a\\xff", **step.data()}
+    assert Written("a\nb", ("one", "two")).data() == {"text": "a\nb", "facts": ["one", "two"]}
 
 
 def test_dead_branches_say_why() -> None:

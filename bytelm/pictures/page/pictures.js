@@ -1,14 +1,17 @@
 // A document of pictures: draws each section of the data that stands in the document.
 
 import { byId, element, hint } from "./dom.js";
-import { coverSteps } from "./steps.js";
+import { cover, coverSteps } from "./steps.js";
 import { driven, surprisal, units } from "./strip.js";
 import { sweep } from "./sweep.js";
+import { written } from "./written.js";
 
 const DRAW = {
   surprisal: (data) => surprisal(data, { drawn: Infinity }),
   units,
   cover: coverSteps,
+  members: cover,
+  written,
   driven: (data) => driven(data, { weights: true }),
   sweep,
 };

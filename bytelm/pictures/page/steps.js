@@ -1,8 +1,15 @@
 // The cover step by step along a text: a slider that is the cursor, the text, and the tree at the cursor.
 
 import { element, hint } from "./dom.js";
-import { bitsOf, shownBits, shownByte } from "./text.js";
+import { bitsOf, shownBits, shownByte, shownText } from "./text.js";
 import { coverTrees } from "./tree.js";
+
+/** The cover at one cursor, behind a text. */
+export function cover({ text, logprob, ...member }) {
+  const told = `Cursor after ‘${shownText(text)}’, which has ${shownBits(bitsOf(logprob))}.`;
+  const trees = coverTrees({ members: [{ name: "the text", ...member }] }, "");
+  return [element("div", { class: "tree-alone" }, hint(told), ...trees)];
+}
 
 /** Covers along a text: `steps[i]` is the cover after the first `i` of `bytes`, and what stands before them. */
 export function coverSteps({ bytes, steps, at }) {
