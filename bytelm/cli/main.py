@@ -53,6 +53,7 @@ from bytelm.errors import BytelmError
 from bytelm.packaged import PACKAGED
 from bytelm.progress import Bar
 from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.situation import Situation, Turn
 from bytelm.symbols import EOT
 from bytelm.testing.doctor import examine_model, verify_model
 
@@ -164,21 +165,23 @@ def chat(
         messages.insert(0, {"role": "system", "content": instruction})
     if begin is not None:
         messages.append({"role": "assistant", "content": argument_bytes(begin, escapes=escapes)})
-    complete(
-        model,
-        lambda lm: lm.chat_prefix(messages, continue_final_message=begin is not None),
-        sampling,
-        n=n,
-        as_json=as_json,
-    )
+    turn = Turn(messages, begin is not None)
+    complete(model, lambda lm: turn(lm)[1], sampling, n=n, as_json=as_json, within=turn)
 
 
 def complete(
-    model: opt.Model, prefix: Callable[[ByteLM], Prefix], sampling: opt.Sampling, *, n: int, as_json: bool
+    model: opt.Model,
+    prefix: Callable[[ByteLM], Prefix],
+    sampling: opt.Sampling,
+    *,
+    n: int,
+    as_json: bool,
+    within: Situation | None = None,
 ) -> None:
     """Load a model and print its completions: one as it comes, several or JSON at the end."""
     search = sampling.search(n) if sampling.likeliest else None
     params = sampling.params() if search is None else SamplingParams()
+    params = params if within is None else within.drafted(params)
     lm = model.load()
     prompt = prefix(lm)
     if search is not None:

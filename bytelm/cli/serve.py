@@ -10,6 +10,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import socket
@@ -20,6 +21,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from bytelm.cli import options as opt
+from bytelm.cli.constraining import DraftOption
 from bytelm.cli.ensemble import checked_weights
 from bytelm.cli.io import note
 from bytelm.ensemble.combine import ALPHA, Combine
@@ -71,6 +73,7 @@ def serve(
     max_running: Annotated[int, typer.Option(min=1, help="The most completions that run together.")] = 64,
     max_waiting: Annotated[int, typer.Option(min=1, help="The most completions that wait.")] = 1024,
     timeout: Annotated[float | None, typer.Option(min=0.0, help="The most seconds of a completion.")] = None,
+    draft: DraftOption = None,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Log requests with their texts.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Log as JSON, one object a line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Log errors only, not each request.")] = False,
@@ -90,6 +93,7 @@ def serve(
       bytelm serve
       bytelm serve -m demo-fim --port 8012
       bytelm serve -m demo -m demo-gemma --combine bayes
+      bytelm serve -m demo-gemma --draft demo
       bytelm serve -m path/to/model --host 0.0.0.0 --api-key "$KEY"
     """
     try:
@@ -131,8 +135,9 @@ def serve(
     lm: ByteModel[Any, Any] = members[0]
     if len(members) > 1:
         lm = Ensemble(members, weights=numbers, combine=combine, alpha=ALPHA)
+    drafter: Any = draft if draft in (None, "lookup") else opt.load(str(draft), device, dtype)
     config = uvicorn.Config(
-        create_app(lm, settings),
+        create_app(lm, dataclasses.replace(settings, draft=drafter)),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=GRACE,

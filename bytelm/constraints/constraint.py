@@ -35,6 +35,7 @@ An engine of your own
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
@@ -73,7 +74,7 @@ class Constraint(ABC):
     Attributes:
         of: ``"new"``: the constraint is on the new bytes alone. (Where the prefix ends inside a character, that
             character comes first, as in `Completion.text`.) ``"text"``: it is on the byte prefix and the new bytes
-            together.
+            together. In a chat it is on the whole answer: what has begun of it, and the new bytes.
     """
 
     of: Of = "new"
@@ -81,6 +82,25 @@ class Constraint(ABC):
     @abstractmethod
     def state(self) -> ConstraintState:
         """The state at the beginning of a text."""
+
+
+@dataclass(frozen=True)
+class Begun(Constraint):
+    """A constraint on a text that has begun, for what comes after its beginning.
+
+    Attributes:
+        whole: The constraint on all of the text.
+        text: The beginning, which it allows. It ends with a whole character.
+    """
+
+    whole: Constraint
+    text: bytes
+
+    def state(self) -> ConstraintState:
+        """As in `Constraint`."""
+        state = self.whole.state()
+        state.advance(self.text)
+        return state
 
 
 def checked_of(of: Of) -> Of:

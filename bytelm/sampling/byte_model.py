@@ -24,10 +24,11 @@ from bytelm.sampling.completion import Completion
 from bytelm.sampling.completion_stream import CompletionStream
 from bytelm.sampling.endings import Endings
 from bytelm.sampling.likeliest import LikeliestOptions
-from bytelm.sampling.params import CallOptions, check_on_new, params_on_new
+from bytelm.sampling.params import CallOptions, check_on_new, params_of, params_on_answer, params_on_new
 from bytelm.sampling.place import Place
-from bytelm.sampling.sampler import Sampler
+from bytelm.sampling.sampler import Sampler, grouped
 from bytelm.sampling.scorer import Scorer
+from bytelm.sampling.situation import Hole, Situation, Turn
 from bytelm.sampling.state import ByteState
 from bytelm.symbols import leak_of
 
@@ -138,7 +139,7 @@ class ByteModel(Sampler[P, L], Scorer[P, L]):
         """
         how = InfillSettings(mode, format, carry, context_of(context), params_on_new(options).max_bytes)
         lm, prompts = self.infilling([(prefix, suffix)], how)
-        return lm.sample(prompts[0], n=n, **options)
+        return lm.sample(prompts[0], n=n, **drafted(options, Hole(prefix, suffix, how)))
 
     def infill_batch(
         self,
@@ -163,8 +164,11 @@ class ByteModel(Sampler[P, L], Scorer[P, L]):
             options: As for `sample`.
         """
         how = InfillSettings(mode, format, carry, context_of(context), params_on_new(options).max_bytes)
-        lm, prompts = self.infilling(pairs_of(sides), how)
-        return lm.sample_batch(prompts, n=n, **options)
+        pairs = pairs_of(sides)
+        lm, prompts = self.infilling(pairs, how)
+        params = params_of(options)
+        each = [Hole(*pair, how).drafted(params) for pair in pairs]
+        return grouped(lm.completed(prompts, options, n=n, each=each), n)
 
     def infill_stream(
         self,
@@ -180,7 +184,7 @@ class ByteModel(Sampler[P, L], Scorer[P, L]):
         """Fill in the middle between two texts, piece by piece: `stream` with the arguments of `infill`."""
         how = InfillSettings(mode, format, carry, context_of(context), params_on_new(options).max_bytes)
         lm, prompts = self.infilling([(prefix, suffix)], how)
-        return lm.stream(prompts[0], **options)
+        return lm.stream(prompts[0], **drafted(options, Hole(prefix, suffix, how)))
 
     def infill_likeliest(
         self,
@@ -258,13 +262,19 @@ class ByteModel(Sampler[P, L], Scorer[P, L]):
             continue_final_message: As for `chat_prefix`.
             template: As for `chat_prefix`.
             n: As for `sample`.
-            options: As for `sample`.
+            options: As for `sample`. A constraint with ``of="text"`` is on the whole answer, with what has begun of it.
 
         >>> lm.chat([{"role": "user", "content": "Name a color."}], temperature=0, max_bytes=4)  # doctest: +SKIP
         """
-        params_on_new(options)
         prefix = self.chat_prefix(messages, continue_final_message=continue_final_message, template=template)
-        return self.sample(prefix, n=n, **options)
+        params = params_on_answer(options, begun(messages) if continue_final_message else b"")
+        turn = Turn(messages, continue_final_message, template)
+        return self.sample(prefix, n=n, params=turn.drafted(params), progress=options.get("progress", False))
+
+
+def drafted(options: CallOptions, situation: Situation) -> CallOptions:
+    """The options of a call, whose drafter knows what surrounds the text."""
+    return {"params": situation.drafted(params_of(options)), "progress": options.get("progress", False)}
 
 
 def pairs_of(sides: object) -> list[tuple[Text, Text]]:

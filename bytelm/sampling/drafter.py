@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from bytelm.arguments import Text, bytes_of
+from bytelm.cover.prefix import Prefix
 from bytelm.errors import InvalidArgumentError
 from bytelm.inference.scheduler import Step
 from bytelm.sampling.constrained import Binding
@@ -53,8 +54,31 @@ class Drafting(ABC):
         """
 
 
+class Surroundings(ABC):
+    """What surrounds a text whose prompt a format or a template makes (situation.py)."""
+
+    @abstractmethod
+    def own(self, lm: Any) -> tuple[Any, Prefix]:
+        """What a drafter that is a byte model writes with, and the prefix that is its own way to be asked."""
+
+    @property
+    @abstractmethod
+    def before(self) -> bytes:
+        """The text that goes on."""
+
+    @property
+    @abstractmethod
+    def around(self) -> tuple[bytes, ...]:
+        """Other texts in view, the nearest last."""
+
+
 class Drafter(ABC):
     """What drafts: a byte model or a `Lookup`."""
+
+    def within(self, surroundings: Surroundings) -> Drafter:
+        """The same, where a format or a template makes the prompt of the model that checks."""
+        del surroundings
+        return self
 
     @abstractmethod
     def drafting(self, prefix: bytes, filters: Filters, random: np.random.Generator) -> Drafting:
@@ -84,20 +108,28 @@ class Lookup(Drafter):
         if isinstance(texts, str | bytes):
             raise InvalidArgumentError("texts must be a list of texts; got one text")
         self._texts = tuple(bytes_of(text, "a text to look in") for text in texts)
+        self._before: bytes | None = None
+
+    def within(self, surroundings: Surroundings) -> Lookup:
+        """As in `Drafter`: it looks in these texts too."""
+        twin = Lookup([*self._texts, *surroundings.around])
+        twin._before = surroundings.before
+        return twin
 
     def drafting(self, prefix: bytes, filters: Filters, random: np.random.Generator) -> Drafting:  # noqa: D102
-        del prefix, filters, random
-        return _LookingUp(self)
+        del filters, random
+        return _LookingUp(self, len(prefix), prefix if self._before is None else self._before)
 
     def after(self, text: bytes, length: int) -> bytes:
         """What followed the longest end of a text that stands somewhere before, and there the last time."""
         best, found = LEAST_MATCH - 1, b""
-        for place, other in ((len(text) - 1, text), *((len(other), other) for other in reversed(self._texts))):
+        for other in (text, *reversed(self._texts)):
             size = best + 1
             while size <= min(MOST_MATCH, len(text)):
-                at = other.rfind(text[-size:], 0, place)
-                if at < 0 or not (follows := other[at + size : at + size + length]):
+                at = other.rfind(text[-size:], 0, len(other) - 1)  # something has to follow
+                if at < 0:
                     break
+                follows = other[at + size : at + size + length]
                 best, found = size, follows
                 size += 1
         return found
@@ -107,13 +139,13 @@ class Lookup(Drafter):
 
 
 class _LookingUp(Drafting):
-    def __init__(self, lookup: Lookup) -> None:
-        self._lookup = lookup
+    def __init__(self, lookup: Lookup, read: int, before: bytes) -> None:
+        self._lookup, self._read, self._before = lookup, read, before
 
     def propose(self, text: bytes, length: int, binding: Binding | None) -> Step[list[Proposal]]:
         yield from ()
         proposals = []
-        for byte in self._lookup.after(text, length):
+        for byte in self._lookup.after(self._before + text[self._read :], length):
             if binding is not None:
                 if not binding.mask()[byte]:
                     break

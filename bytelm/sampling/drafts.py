@@ -11,14 +11,14 @@ Rules
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from bytelm.errors import UnreachablePrefixError
 from bytelm.inference.scheduler import Step
 from bytelm.sampling.constrained import Binding
-from bytelm.sampling.drafter import Drafting, Proposal, certain
+from bytelm.sampling.drafter import Drafter, Drafting, Proposal, Surroundings, certain
 from bytelm.sampling.draw import drawn
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.place import Place
@@ -34,17 +34,19 @@ class ModelDrafting(Drafting):
         place: At the end of the byte prefix.
         filters: What is done to each distribution.
         random: Random numbers.
+        read: Bytes of the byte prefix, where the drafter's own prompt has another; None: it has the same.
     """
 
-    def __init__(self, place: Place, filters: Filters, random: np.random.Generator) -> None:
+    def __init__(self, place: Place, filters: Filters, random: np.random.Generator, *, read: int | None = None) -> None:
         self._place = place
+        self._read = len(place.prefix) if read is None else read
         self._filters = filters
         self._random = random
 
     def propose(self, text: bytes, length: int, binding: Binding | None) -> Step[list[Proposal]]:
         """As in `Drafting`."""
-        if new := text[len(self._place.prefix) :]:
-            self._place = self._place.advance(new)
+        if new := text[self._read :]:
+            self._place, self._read = self._place.advance(new), len(text)
         place, proposals = self._place, list[Proposal]()
         while len(proposals) < length and place.room() >= 0:
             if binding is not None and binding.done:
@@ -71,3 +73,20 @@ class ModelDrafting(Drafting):
             if binding is not None:
                 binding.advance(symbol)
         return proposals
+
+
+class AskedDrafter(Drafter):
+    """A byte model that drafts, and is asked in its own way.
+
+    Args:
+        lm: It.
+        surroundings: What surrounds the text.
+    """
+
+    def __init__(self, lm: Any, surroundings: Surroundings) -> None:
+        self._lm, self._surroundings = lm, surroundings
+
+    def drafting(self, prefix: bytes, filters: Filters, random: np.random.Generator) -> Drafting:  # noqa: D102
+        lm, own = self._surroundings.own(self._lm)
+        lm.check_rows()
+        return ModelDrafting(lm.place(lm.prompt(own)), filters, random, read=len(prefix))

@@ -20,10 +20,12 @@ from jaxtyping import Float64
 
 from bytelm.arguments import Number, Text, integer, nearest, one_of, seed_of, shown, stops_of, switch
 from bytelm.constraints import Constraint, constraint_of
+from bytelm.constraints.constraint import Begun
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.sampling.constrained import Binding, Unbound
 from bytelm.sampling.drafter import Drafter, drafter_of
 from bytelm.sampling.filters import Filters
+from bytelm.symbols import unfinished
 
 Level: TypeAlias = Literal["byte", "token"]
 Conditioning: TypeAlias = Literal["step", "exact"]
@@ -300,7 +302,7 @@ def binding_for(params: SamplingParams, prompt: bytes) -> Binding:
 
 
 def params_on_new(options: CallOptions) -> SamplingParams:
-    """As `params_of`, if a template or a format makes the text before the new bytes.
+    """As `params_of`, if an infill format makes the text before the new bytes.
 
     Raises:
         InvalidArgumentError: The constraint is on that too.
@@ -308,6 +310,21 @@ def params_on_new(options: CallOptions) -> SamplingParams:
     params = params_of(options)
     check_on_new(params.constraint)
     return params
+
+
+def params_on_answer(options: CallOptions, begun: bytes) -> SamplingParams:
+    """As `params_of`, of an answer that a template opens: what has begun of it is its byte prefix.
+
+    Raises:
+        ConstraintError: What has begun violates the constraint.
+    """
+    params = params_of(options)
+    constraint = params.constraint
+    if not isinstance(constraint, Constraint) or constraint.of == "new":
+        return params
+    Binding(constraint, begun)  # says so where it is violated
+    whole = begun[: len(begun) - len(unfinished(begun))]  # a character that goes on is the first of the new text
+    return replace(params, constraint=Begun(constraint, whole))
 
 
 def check_on_new(constraint: Constraint | type | None) -> None:
@@ -318,6 +335,5 @@ def check_on_new(constraint: Constraint | type | None) -> None:
     """
     if isinstance(constraint, Constraint) and constraint.of == "text":
         raise InvalidArgumentError(
-            "a constraint of='text' is on the byte prefix too, which a template or an infill format makes here: give "
-            "of='new'"
+            "a constraint of='text' is on the byte prefix too, which an infill format makes here: give of='new'"
         )

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -23,8 +24,9 @@ from bytelm.errors import ConstraintError, ModelError
 from bytelm.inference.envelope import Bounds, Envelope, conditional, shares
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate, evaluate_all, full_row, settled_log_mass
-from bytelm.inference.scheduler import Step, check_revision, on
+from bytelm.inference.scheduler import Step, check_revision, on, together
 from bytelm.lemma import log_sum
+from bytelm.sampling.along import evaluate_along
 from bytelm.sampling.bounds import lower_bounds
 from bytelm.sampling.constrained import Allowed
 from bytelm.sampling.draw import filled, settle
@@ -101,6 +103,14 @@ class Place(ABC):
     @abstractmethod
     def evaluate_all(self) -> Step[None]:
         """Evaluate all."""
+
+    def evaluate_along(self, ahead: Sequence[Place]) -> Step[None]:
+        """Evaluate what most likely decides the symbols of a text, in one request.
+
+        Args:
+            ahead: The places behind this one, each a symbol after the one before.
+        """
+        yield from together([place.evaluate_all() for place in (self, *ahead)])
 
     @abstractmethod
     def mass(self) -> tuple[float, float]:
@@ -247,6 +257,18 @@ class ModelPlace(Place):
 
     def evaluate_all(self) -> Step[None]:  # noqa: D102
         yield from self._on(evaluate_all(self.frontier))
+
+    def evaluate_along(self, ahead: Sequence[Place]) -> Step[None]:
+        """As in `Place`: along.py."""
+        frontiers = [self.frontier, *(place.frontier for place in ahead if isinstance(place, ModelPlace))]
+        yield from self._on(evaluate_along(frontiers))
+
+    def follow(self, before: Place, symbol: int) -> None:  # noqa: D102
+        del symbol
+        if isinstance(before, ModelPlace):
+            known = before.frontier.rows
+            if nodes := [node for node in self.frontier.missing() if node in known]:
+                self.frontier.learn(nodes, [known[node].logprobs for node in nodes])
 
     def mass(self) -> tuple[float, float]:  # noqa: D102
         least = self.frontier.log_mass()

@@ -20,7 +20,7 @@ from bytelm.sampling.completion import Completion, random_stream
 from bytelm.sampling.completion_stream import CompletionStream, Drawn
 from bytelm.sampling.endings import Endings
 from bytelm.sampling.likeliest import Search, Searching
-from bytelm.sampling.params import CallOptions, binding_of, params_of
+from bytelm.sampling.params import CallOptions, SamplingParams, binding_of, params_of
 from bytelm.sampling.place import Place
 from bytelm.sampling.steps import ByteSteps
 
@@ -61,7 +61,7 @@ class Sampler(ByteSteps[P, L]):
         >>> lm.sample("The capital of Fra", temperature=0, max_bytes=3).text  # doctest: +SKIP
         'nce'
         """
-        completions = self._complete([prefix], options, n=n)
+        completions = self.completed([prefix], options, n=n)
         return completions[0] if n == 1 else completions
 
     @overload
@@ -96,7 +96,7 @@ class Sampler(ByteSteps[P, L]):
             )
         if not prefixes:
             raise InvalidArgumentError("there is no prefix to complete; pass at least one")
-        return grouped(self._complete(prefixes, options, n=n), n)
+        return grouped(self.completed(prefixes, options, n=n), n)
 
     def stream(self, prefix: Prefix, **options: Unpack[CallOptions]) -> CompletionStream:
         """Complete a prefix, piece by piece: an iterator of texts. It takes the arguments of `sample`.
@@ -163,8 +163,17 @@ class Sampler(ByteSteps[P, L]):
         (outcome,) = self.scheduler.run([step], label="searching", progress=switch("progress", progress))
         return replace(outcome.result, usage=outcome.usage)
 
-    def _complete(self, prefixes: Sequence[Prefix], options: CallOptions, *, n: int) -> list[Completion]:
-        """N completions of each prefix, one after another in one list."""
+    def completed(
+        self, prefixes: Sequence[Prefix], options: CallOptions, *, n: int, each: Sequence[SamplingParams] = ()
+    ) -> list[Completion]:
+        """N completions of each prefix, one after another in one list.
+
+        Args:
+            prefixes: As for `sample_batch`.
+            options: As for `sample`.
+            n: How many of each.
+            each: The parameters of each, where they are not those of the options for all.
+        """
         chosen, progress = params_of(options), options.get("progress", False)
         if not 1 <= integer("n", n) * len(prefixes) <= _MOST:
             raise InvalidArgumentError(
@@ -185,7 +194,8 @@ class Sampler(ByteSteps[P, L]):
             prompts += [prompt] * n
 
         def job(index: int, prompt: P, place: L) -> Step[Completion]:
-            generation = self.generation(place, prompt, chosen, random_stream(key, index))
+            own = each[index // n] if each else chosen
+            generation = self.generation(place, prompt, own, random_stream(key, index))
             del place  # its rows: the generation goes on with a copy
             with blamed(names[index // n]):
                 return (yield from generation.run())

@@ -7,15 +7,22 @@ The law
 
         Q(b) · min(1, P(b) / Q(b)) + (1 − Σ min(P, Q)) · max(P(b) − Q(b), 0) / (1 − Σ min(P, Q)) = P(b)
 
-    The symbols behind it are checked in the same way, one after the other, up to the first that is not accepted. If all
-    are, the row behind the last gives one more.
-    Bytes are what all models share, so the drafter's vocabulary may be any. (Over tokens the same at a temperature
-    above 0 needs the probability that a text is *encoded* with a token. That of the token's bytes is another number.)
+    The symbols behind it are checked in the same way, one after the other, up to the first that is not accepted.
+    Bytes are what all models share, so the drafter's vocabulary may be any.
+
+The trap
+    Over tokens, drafts of a model with other tokens must not be checked so at a temperature above 0. The text has to be
+    encoded with the target's tokens first, and Q(t) has to be the probability that the text is *encoded* with t: a sum
+    over all that the drafter could write next. The probability of t's bytes is another number, and a greater one: much
+    of what begins with these bytes is encoded with a longer token. With it in place of Q, the law is that of neither
+    model. Here a symbol is a byte, and Q(b) is what b was drawn from.
 
 Theory of operation
-    The boundary nodes of all places along a draft come from the text alone. They are one request.
+    The boundary nodes of all places along a draft come from the text alone. Those that most likely decide are one
+    request (along.py). What they leave open is bounded, and seldom decides (acceptance.py). Where it does, more is
+    asked for, as in any draw. Behind a draft that is accepted the text goes on with what is known there.
     A draft is asked for only where the next symbol needs a model call anyhow. What follows a rejected symbol within a
-    token is then known, and drawn lazily as ever. So a draft that is good for nothing costs rows and no call.
+    token is then known, and drawn lazily as ever. So a draft that is good for nothing costs rows, and hardly a call.
     Whether to draft depends on the text and on what is known, and never on the random number of the draw.
     A draft grows while all of it is accepted, and shrinks to what is. Where drafts fail, they are left out for a while.
 
@@ -23,7 +30,8 @@ Failure
     A drafter that fails is left out from there on, and usage says why. The text goes on without it.
 
 Cost
-    A row in full at each place of a draft: more tokens in a call, in exchange for fewer calls.
+    The tokens of a draft and some nodes beside them in each call, in exchange for fewer calls. Where a place is not
+    lazy, or a processor reads rows, the row at each place in full.
 
 Source
     Leviathan, Kalman and Matias, arXiv:2211.17192; Chen et al., arXiv:2302.01318. Over bytes it needs no common
@@ -35,17 +43,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, TypeVar
+from itertools import zip_longest
+from typing import Any, Final, TypeVar
 
 import numpy as np
-from jaxtyping import Float64
 
 from bytelm.errors import UnreachablePrefixError
 from bytelm.inference.scheduler import Step, together
+from bytelm.sampling.acceptance import checked
+from bytelm.sampling.bounds import lower_bounds
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.constrained import Binding
 from bytelm.sampling.drafter import Drafting, Proposal, drafter_of
-from bytelm.sampling.draw import drawn, processed
+from bytelm.sampling.draw import processed
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import Place
@@ -146,52 +156,64 @@ class SpeculativeGeneration(ByteGeneration):
             if behind.room() < 0:
                 break
             places.append(behind)
-        yield from together([place.evaluate_all() for place in places])
-        self._check(proposals, places)
+        yield from self._check(proposals, places)
         accepted = sum(each.symbol == symbol for each, (symbol, _) in zip(proposals, self._ahead, strict=False))
         self._learn(len(proposals), accepted)
 
-    def _check(self, proposals: list[Proposal], places: list[Place]) -> None:
+    def _check(self, proposals: list[Proposal], places: list[Place]) -> Step[None]:
+        if self._whole:
+            yield from together([place.evaluate_all() for place in places])
+        else:
+            steps: list[Step[Any]] = [places[0].evaluate_along(places[1:])]
+            if len(proposals) >= self.left and not self.place.chained:
+                steps.append(places[-1].measured(end=False))  # what the text's probability takes, if it ends there
+            yield from together(steps)
         binding = None if self._binding is None else self._binding.copy()
         written = bytes(self.bytes)
-        for at, place in enumerate(places):
-            if binding is not None and binding.done:
+        for place, proposal, behind in zip_longest(places, proposals, places[1:]):
+            if place is None or proposal is None or (binding is not None and binding.done):
                 return
-            probs = self._probs(place, written, binding)
-            if probs is None:
+            decided = yield from self._decided(place, proposal, written, binding)
+            if decided is None:
                 return  # where the text comes there, that is an error
-            symbol, accepted = self._decided(probs, proposals[at] if at < len(proposals) else None)
-            behind = places[at + 1] if accepted and at + 1 < len(places) else None
-            if behind is not None:
-                behind.follow(place, symbol)
-            self._ahead.append((symbol, behind))
-            if behind is None:
+            symbol, accepted = decided
+            if not accepted or behind is None:
+                self._ahead.append((symbol, None))
                 return
+            behind.follow(place, symbol)
+            self._ahead.append((symbol, behind))
             written += bytes([symbol])
             if binding is not None:
                 binding.advance(symbol)
 
-    def _probs(self, place: Place, written: bytes, binding: Binding | None) -> Float64[np.ndarray, "257"] | None:
-        """The distribution that a symbol is to have; None where there is none."""
-        row = place.row()
-        if self.params.logits_processor is not None and np.isfinite(row).any():
-            masses = processed(self.params.logits_processor, written, row)
-        else:
-            masses = np.exp(row)
-        if binding is not None:
-            masses = masses * binding.mask()
-        return self.params.filters.apply(masses) if masses.any() else None
+    @property
+    def _whole(self) -> bool:
+        """Whether every row is evaluated in full."""
+        return not (self.params.lazy and self.place.lazy) or self.params.logits_processor is not None
 
-    def _decided(self, probs: Float64[np.ndarray, "257"], proposal: Proposal | None) -> tuple[int, bool]:
-        """A symbol with the law ``probs``, and whether it is the one that was proposed."""
-        if proposal is not None:
-            symbol, drafted = proposal
-            if self._random.random() * drafted[symbol] < probs[symbol]:
-                return symbol, True
-            lacking = np.maximum(probs - drafted, 0.0)
-            if lacking.any():  # rounding may leave nothing
-                probs = lacking / lacking.sum()
-        return drawn(self._random.random(), probs), False
+    def _decided(
+        self, place: Place, proposal: Proposal, written: bytes, binding: Binding | None
+    ) -> Step[tuple[int, bool] | None]:
+        """A symbol with the law of the text there, and whether it is the one that was proposed; None: there is none."""
+        filters, processor = self.params.filters, self.params.logits_processor
+        allowed = None if binding is None else binding.mask()
+        if processor is not None:
+            row = place.row()
+            masses = processed(processor, written, row) if np.isfinite(row).any() else np.exp(row)
+            masses = masses if allowed is None else masses * allowed
+            probs = filters.apply(masses) if masses.any() else masses
+            return (
+                yield from checked(proposal, self._random, lower=lambda: probs, complete=lambda: True, more=nothing)
+            )
+        return (
+            yield from checked(
+                proposal,
+                self._random,
+                lower=lambda: lower_bounds(place.envelope(allowed)[1], filters),
+                complete=lambda: place.settled(allowed),
+                more=lambda: place.evaluate(allowed),
+            )
+        )
 
     def _learn(self, drafted: int, accepted: int) -> None:
         """Choose the length of the next draft by what was accepted of this one."""
@@ -213,6 +235,11 @@ class SpeculativeGeneration(ByteGeneration):
         done = yield from super().completion()
         usage = replace(done.usage, drafted=self._drafted, accepted=self._accepted, draft_error=self._draft_error)
         return replace(done, usage=usage)
+
+
+def nothing() -> Step[None]:
+    """Evaluates nothing."""
+    yield from ()
 
 
 def forgiving(step: Step[T]) -> Step[T]:

@@ -25,8 +25,8 @@ from bytelm.inference.text_scoring import TextScoring
 from bytelm.inference.turns import turn_at
 from bytelm.sampling.completion import random_stream
 from bytelm.sampling.conditioned import ConditionedGeneration
-from bytelm.sampling.drafter import Drafter, Drafting
-from bytelm.sampling.drafts import ModelDrafting
+from bytelm.sampling.drafter import Drafter, Drafting, Surroundings
+from bytelm.sampling.drafts import AskedDrafter, ModelDrafting
 from bytelm.sampling.engine_batch import EngineDrawing
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.generation import ByteGeneration
@@ -184,6 +184,10 @@ class ByteSteps(OneProcess, Drafter, Generic[P, L]):
             params.draft.check_rows()
         if params.of_texts and params.constraint is None:
             raise InvalidArgumentError(f"{params.of_texts} is on a constraint: give one, or leave it out")
+
+    def within(self, surroundings: Surroundings) -> Drafter:  # noqa: D102 - as in `Drafter`
+        self.check_rows()
+        return AskedDrafter(self, surroundings)
 
     def drafting(self, prefix: bytes, filters: Filters, random: np.random.Generator) -> Drafting:  # noqa: D102 - as in `Drafter`
         self.check_rows()

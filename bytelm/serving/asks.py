@@ -20,13 +20,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
-from bytelm.arguments import Text
 from bytelm.cover.prefix import Prefix
-from bytelm.fim import InfillSettings
 from bytelm.inference.job_usage import JobUsage
 from bytelm.sampling.byte_model import ByteModel
-from bytelm.sampling.completion import Completion
+from bytelm.sampling.completion import Completion, Particles
 from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.situation import Situation
 from bytelm.serving.metrics import Metrics
 from bytelm.serving.session import LiveStream, Session
 
@@ -41,16 +40,6 @@ BLANK: Final = " \t"
 def after(prefix: Prefix) -> Prompting:
     """The prompt of a prefix."""
     return lambda lm: (lm, prefix)
-
-
-def between(prefix: Text, suffix: Text, how: InfillSettings) -> Prompting:
-    """The prompt of a hole between two texts."""
-
-    def made(lm: ByteModel[Any, Any]) -> Prompted:
-        model, (prompt,) = lm.infilling([(prefix, suffix)], how)
-        return model, prompt
-
-    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +77,7 @@ class Answer:
         usage: What it cost; nothing where it was cut, as then nobody knows.
         first_seconds: How long the first text took, and with it the prompt.
         seconds: How long all took.
+        particles: The weighted texts that it was picked from, if there were any.
     """
 
     text: str
@@ -97,6 +87,12 @@ class Answer:
     usage: JobUsage
     first_seconds: float
     seconds: float
+    particles: Particles | None = None
+
+
+def drafts_of(usage: JobUsage, drafted: str, accepted: str) -> dict[str, int]:
+    """How many bytes were drafted and accepted, under names of a protocol; nothing where none was drafted."""
+    return {drafted: usage.drafted, accepted: usage.accepted} if usage.drafted else {}
 
 
 class Cut:
@@ -151,7 +147,8 @@ class Writing(AsyncIterator[str]):
 
         def begin() -> Any:
             model, prefix = ask.prompt(session.model)
-            return model.begin(prefix, ask.params, index=ask.first + index)
+            params = ask.prompt.drafted(ask.params) if isinstance(ask.prompt, Situation) else ask.params
+            return model.begin(prefix, params, index=ask.first + index)
 
         self._stream = LiveStream(session, begin)
 
@@ -174,7 +171,7 @@ class Writing(AsyncIterator[str]):
         except StopAsyncIteration:
             done = self._stream.completion
             self.answer = self._answered(done, done.finish_reason)
-            self._metrics.written(len(done.bytes))
+            self._metrics.written(len(done.bytes), done.usage)
             raise
         now = time.monotonic()
         self._metrics.piece(now - self._last, first=self._first is None)
@@ -194,7 +191,7 @@ class Writing(AsyncIterator[str]):
     async def _end(self, finish: Finish) -> str:
         await self._stream.aclose()
         self.answer = self._answered(None, finish)
-        self._metrics.written(len(self.answer.bytes))
+        self._metrics.written(len(self.answer.bytes), self.answer.usage)
         return ""
 
     def _answered(self, done: Completion | None, finish: Finish) -> Answer:
@@ -203,7 +200,7 @@ class Writing(AsyncIterator[str]):
         if done is None:
             text = "".join(self._text)
             return Answer(text, finish, text.encode(), None, JobUsage(), *took)
-        return Answer(done.text, finish, done.bytes, done.logprob, done.usage, *took)
+        return Answer(done.text, finish, done.bytes, done.logprob, done.usage, *took, done.particles)
 
     async def whole(self) -> Answer:
         """Take all pieces."""

@@ -28,6 +28,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from bytelm.errors import (
+    BudgetError,
     BusyError,
     BytelmError,
     ClosedError,
@@ -112,7 +113,8 @@ _BLAME: Final = (
     (BusyError, 429),
     (ClosedError, 503),
     (NoInfillFormatError, 400),
-    ((InvalidArgumentError, InvalidTypeError, UnreachablePrefixError, ContextOverflowError, ConstraintError), 400),
+    ((InvalidArgumentError, InvalidTypeError, UnreachablePrefixError, ContextOverflowError), 400),
+    ((ConstraintError, BudgetError), 400),
 )
 
 

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from bytelm.inference.job_usage import JobUsage
 from bytelm.serving.session import Session
 from bytelm.token_lm import abilities_of
 
@@ -28,6 +29,9 @@ class Metrics:
         self._requests = Counter("bytelm_requests", "Requests by path and status.", ["path", "status"], registry=at)
         self._cancelled = Counter("bytelm_cancelled", "Completions whose client went away.", registry=at)
         self._bytes = Counter("bytelm_written_bytes", "Bytes written in completions.", registry=at)
+        self._drafted = Counter("bytelm_drafted_bytes", "Bytes that a drafter proposed.", registry=at)
+        self._accepted = Counter("bytelm_accepted_bytes", "Drafted bytes that the model accepted.", registry=at)
+        self._draftless = Counter("bytelm_draft_errors", "Completions whose drafter failed.", registry=at)
         times = (
             ("bytelm_request_seconds", "From a request to its whole answer."),
             ("bytelm_first_byte_seconds", "From a request to its first text."),
@@ -51,9 +55,12 @@ class Metrics:
         """A completion was dropped, as nobody waits for it."""
         self._cancelled.inc()
 
-    def written(self, count: int) -> None:
-        """A completion of so many bytes has ended."""
+    def written(self, count: int, usage: JobUsage) -> None:
+        """A completion of so many bytes has ended, with what is known of its cost."""
         self._bytes.inc(count)
+        self._drafted.inc(usage.drafted)
+        self._accepted.inc(usage.accepted)
+        self._draftless.inc(usage.draft_error is not None)
 
     def piece(self, seconds: float, *, first: bool) -> None:
         """A piece of a completion has come, so long after the request or the piece before."""

@@ -4,6 +4,8 @@ Rules
     A token of every protocol is a byte: limits count bytes, and filters are of the 257 symbols.
     The values by which protocols turn something off (top_k 0, top_p 1, a seed of −1) turn it off. More bytes than the
     server writes are as many as it writes, and the completion says that its length ended it.
+    Whole texts (``conditioning`` "exact", ``particles``) are drawn at temperature 1, also where the protocol's own is
+    another and the request has none.
     What changes the distribution in a way that is not built here (penalties, biases, tools) is refused, for to leave it
     out would be to answer another question. What only concerns a server's resources is left alone.
 """
@@ -21,7 +23,8 @@ from bytelm.errors import InvalidArgumentError
 from bytelm.fim import Context, InfillSettings
 from bytelm.fim.files import context_of
 from bytelm.sampling.params import SamplingParams
-from bytelm.serving.asks import Prompting, after, between
+from bytelm.sampling.situation import Hole
+from bytelm.serving.asks import Prompting, after
 from bytelm.serving.constraining import MAKERS, constraint_asked
 from bytelm.serving.exchange import Body, Int
 from bytelm.serving.sentinel_text import parts_of
@@ -47,6 +50,9 @@ _NOT_HERE: Final[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
         "tool_choice": ("none", "auto"),
     }
 )
+
+
+LAW: Final = ("conditioning", "budget", "particles")  # fields of our own, under the names of `SamplingParams`
 
 
 class Drawing(Body):
@@ -84,6 +90,18 @@ class Drawing(Body):
     regex: Any = None
     lark: Any = None
     choice: Any = None
+    conditioning: str | None = None
+    budget: Int | None = None
+    particles: Int | None = None
+
+    def warmth(self, usual: float) -> float:
+        """The temperature where the request has none: 1 for whole texts, and else the protocol's."""
+        return 1.0 if self.whole_texts else usual
+
+    @property
+    def whole_texts(self) -> bool:
+        """Whether whole texts are drawn, and not symbols."""
+        return self.conditioning == "exact" or self.particles is not None
 
     @property
     def slow(self) -> bool:
@@ -135,7 +153,27 @@ class Drawing(Body):
             seed=None if seed is None or seed < 0 else seed,
             engine_draws=False,
             constraint=self.constraint,
+            draft=None if self.whole_texts else settings.draft,
+            **self.law(settings),
         )
+
+    def law(self, settings: ServerSettings) -> dict[str, Any]:
+        """What law a constrained text is drawn by, as far as something says so.
+
+        Raises:
+            InvalidArgumentError: More attempts or particles than the server makes, or attempts at nothing.
+        """
+        if self.budget is not None and self.conditioning != "exact":
+            raise InvalidArgumentError(
+                f"budget is the most attempts of conditioning 'exact': give both, or leave it out; got {self.budget}"
+            )
+        for name, most in (("budget", settings.max_budget), ("particles", settings.max_particles)):
+            if (given := getattr(self, name)) is not None and not 1 <= given <= most:
+                raise InvalidArgumentError(f"{name} is from 1 to {most} here; got {given}")
+        found: dict[str, Any] = {name: value for name in LAW if (value := getattr(self, name)) is not None}
+        if self.conditioning == "exact":
+            found.setdefault("budget", min(SamplingParams.budget, settings.max_budget))
+        return found
 
     def check(self) -> None:
         """See that nothing is asked for that is not built here.
@@ -194,4 +232,4 @@ def prompting(
     if suffix is None:
         return after([prompt])  # as one segment: of a text that spells a special token nobody has to be warned
     how = InfillSettings(mode=settings.mode, context=context_of(context), room=room)
-    return between(prompt, suffix, how)
+    return Hole(prompt, suffix, how)

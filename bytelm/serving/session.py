@@ -39,6 +39,7 @@ from bytelm.inference.scheduler import Jobs, Outcome, Scheduler, Step, close_all
 from bytelm.sampling.byte_model import ByteModel, InfillOptions
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.params import CallOptions, SamplingParams, params_of
+from bytelm.sampling.situation import Hole
 from bytelm.sampling.text_stream import TextStream
 from bytelm.sampling.writing import Generation
 
@@ -193,8 +194,9 @@ class Session:
         params: SamplingParams = params_of(options)  # type: ignore[arg-type] # what is left are those of a completion
         context = context_of(named.pop("context", None))
         how = InfillSettings(**named, context=context, room=params.max_bytes)
-        model, (prompt,) = self.model.infilling([(prefix, suffix)], how)
-        return self._generation(model, prompt, {"params": params})
+        hole = Hole(prefix, suffix, how)
+        model, prompt = hole(self.model)
+        return self._generation(model, prompt, {"params": hole.drafted(params)})
 
     async def _completion(self, make: Callable[[], Generation]) -> Completion:
         outcome = await self._answered(lambda: make().run())

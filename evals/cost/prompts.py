@@ -64,6 +64,33 @@ WHITESPACE = (
     "x = 1\r\n\r\ny = 2\r\n\r\n",
     "    |    |    |\n    |  x |    |\n    |    | ",
 )
+# Twenty of each, for what is measured on more of them. The ones above stay as they are: other results rest on them.
+TWENTY_ENGLISH = (
+    *ENGLISH,
+    "The train was late, so we decided to wal",
+    "In the beginning of the nineteenth cent",
+    "Doctors recommend that adults sleep at least sev",
+    "Thank you for your letter of 4 May. We are ple",
+    "The museum is open every day except Mon",
+    "Chapter 1\n\nThe village lay at the foot of the mount",
+)
+TWENTY_PYTHON = (
+    *(prompt for prompt in CODE if prompt.startswith(("def ", "class ", "import ", "for ", "try:"))),
+    "import json\n\nwith open('config.json') as handle:\n    config = js",
+    "def read_lines(path):\n    with open(path) as file:\n        for line in fi",
+    "from dataclasses import dataclass\n\n@dataclass\nclass Point:\n    x: flo",
+    "import argparse\n\nparser = argparse.ArgumentParser()\nparser.add_arg",
+    "def merge_sort(items):\n    if len(items) <= 1:\n        return ite",
+    "import unittest\n\nclass TestAdd(unittest.TestCase):\n    def test_add(self):\n        self.assertEq",
+    "numbers = [1, 2, 3, 4]\nsquares = [n * n for n in num",
+    "import re\n\npattern = re.comp",
+    "def main():\n    print('Hello')\n\n\nif __name__ == '__ma",
+    "import os\n\nfor name in os.listdir('.'):\n    if name.endsw",
+    "class Node:\n    def __init__(self, value, next=None):\n        self.value = val",
+    "from collections import defaultdict\n\ncounts = defaultd",
+    "async def fetch(session, url):\n    async with session.get(url) as resp",
+    "def gcd(a, b):\n    while b:\n        a, b = b, a %",
+)
 BYTES_PER_TOKEN = 3.3  # of the text after the prompts, for a generation that takes a number of tokens
 KINDS = {"ordinary": PROMPTS, "white-space": WHITESPACE}
 
@@ -74,5 +101,9 @@ def add_prompt_options(parser: argparse.ArgumentParser, *, size: int = 100, limi
         "--bytes", type=int, default=size, metavar="N", help="bytes to write after each prompt (default %(default)s)"
     )
     parser.add_argument(
-        "--limit", type=int, default=limit, metavar="N", help=f"prompts to use, of {len(PROMPTS)} (default %(default)s)"
+        "--limit",
+        type=int,
+        default=limit,
+        metavar="N",
+        help=f"how many of the {len(PROMPTS)} prompts to use (default %(default)s)",
     )

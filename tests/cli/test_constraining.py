@@ -11,6 +11,8 @@ import pytest
 
 from bytelm import ByteLM, constraints
 from bytelm.cli import options
+from bytelm.errors import InvalidArgumentError
+from bytelm.serving.settings import ServerSettings
 from tests.byte_lm.test_public_face import chatting
 from tests.cli.test_main import Run, runner
 
@@ -141,3 +143,22 @@ def test_another_model_drafts(run: Run) -> None:
         plain = run(*given)
         assert run(*given, "--draft", "small").out == plain.out
         assert run(*given, "--draft", "lookup").out == plain.out
+
+
+@pytest.mark.parametrize(("words", "draft"), [((), None), (("--draft", "lookup"), "lookup"), (("--draft", "a"), "lm")])
+def test_a_server_is_given_what_drafts(
+    run: Run, lm: ByteLM, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], draft: str | None
+) -> None:
+    """A loaded model, or lookup."""
+    given: list[ServerSettings] = []
+
+    def created(_: ByteLM, settings: ServerSettings) -> None:
+        given.append(settings)
+        raise InvalidArgumentError("enough")
+
+    monkeypatch.setattr("bytelm.serving.app.create_app", created)
+    monkeypatch.setattr("bytelm.cli.serve.bound", lambda *_: None)
+
+    assert run("serve", "--port", "0", *words).code == 1
+
+    assert given[0].draft is (lm if draft == "lm" else draft)

@@ -177,6 +177,45 @@ def test_a_constraint_on_the_text_counts_the_prefix(lm: ByteLM) -> None:
         lm.likeliest("x", constraint=made)
 
 
+def test_a_constraint_on_an_answer_counts_what_has_begun_of_it() -> None:
+    """And nothing that the template writes before it; for one model, and for several with templates of their own."""
+    made = constraints.regex(r'\{"a":"é[a-z]{2}"\}', of="text")
+    lm, other = chatting(), chatting("{% for m in messages %}<|im|>{{ m.role }}: {{ m.content }}{% endfor %}")
+    for model in (lm, Ensemble([lm, other])):
+        for begun in ("", '{"a"', '{"a":"éx', b'{"a":"\xc3'):
+            chat: list[dict[str, Any]] = [*CHAT, {"role": "assistant", "content": begun}]
+            raw = begun.encode() if isinstance(begun, str) else begun
+            for seed in range(2):
+                done = model.chat(chat, continue_final_message=True, constraint=made, seed=seed)
+                assert re.fullmatch(r'\{"a":"é[a-z]{2}"\}', (raw + done.bytes).decode())
+                prefix = model.chat_prefix(chat, continue_final_message=True)
+                assert done.logprob == pytest.approx(model.logprob(done.bytes, prefix=prefix), abs=1e-6)
+        new = constraints.regex(r'\{"a":"é[a-z]{2}"\}')
+        assert model.chat(CHAT, constraint=made, seed=1).bytes == model.chat(CHAT, constraint=new, seed=1).bytes
+
+
+def test_an_answer_that_has_begun_may_violate_the_constraint(caller_errs: None) -> None:
+    """The error counts the bytes of the answer; by default what has begun does not count."""
+    lm = chatting()
+    chat = [*CHAT, {"role": "assistant", "content": "no way"}]
+
+    with pytest.raises(ConstraintError, match="0x20 is not allowed as byte 2, after b'no'"):
+        lm.chat(chat, continue_final_message=True, constraint=constraints.choice(["yes", "no"], of="text"))
+    assert lm.chat(chat, continue_final_message=True, constraint=constraints.choice([", sir"])).text == ", sir"
+
+
+def test_what_has_begun_may_be_all() -> None:
+    """Nothing is written then; and an exact law is that of the answer."""
+    lm = chatting()
+    made = constraints.choice(["ab", "ac", "b"], of="text")
+    chat = [*CHAT, {"role": "assistant", "content": "b"}]
+    done = lm.chat(chat, continue_final_message=True, constraint=made)
+    assert (done.bytes, done.finish_reason) == (b"", "stop")
+    chat[-1]["content"] = "a"
+    exact = lm.chat(chat, continue_final_message=True, constraint=made, conditioning="exact", seed=1)
+    assert exact.text in ("b", "c")
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -184,7 +223,6 @@ def test_a_constraint_on_the_text_counts_the_prefix(lm: ByteLM) -> None:
         (lambda lm, made: lm.infill_batch([("the ", "x")], mode="left", constraint=made), "of='new'"),
         (lambda lm, made: lm.infill_stream("the ", "x", mode="left", constraint=made), "of='new'"),
         (lambda lm, made: lm.infill_likeliest("the ", "x", mode="left", constraint=made), "of='new'"),
-        (lambda lm, made: chatting().chat(CHAT, constraint=made), "of='new'"),
         (lambda lm, made: lm.sample("the ", constraint=made, level="token"), "leave level out"),
         (lambda lm, made: lm.sample("the ", constraint=made, engine_draws=True), "nor constraint"),
         (lambda lm, made: lm.sample("the ", constraint="[a-z]"), r"regex\(...\), json_schema"),
@@ -192,7 +230,7 @@ def test_a_constraint_on_the_text_counts_the_prefix(lm: ByteLM) -> None:
         (lambda lm, made: lm.likeliest("the ", constraint="[a-z]"), "constraint must be"),
         (lambda lm, made: lm.sample("the ", response_format=made), "constraint"),
     ],
-    ids=range(11),
+    ids=range(10),
 )
 def test_what_is_refused(
     lm: ByteLM, call: Callable[[ByteLM, Constraint], Any], message: str, caller_errs: None

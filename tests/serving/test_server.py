@@ -495,3 +495,45 @@ def test_a_stop_lets_what_runs_end(connect: Connect, lm: ByteLM) -> None:
     body = json.loads(answer.partition(b"\r\n\r\n")[2])
     engine.seconds = 0.0
     assert body["choices"][0]["text"] == slow.sample("a", max_bytes=40, seed=2).text
+
+
+# ---- drafts
+
+
+def test_a_server_drafts(serve: Serve, lm: ByteLM) -> None:
+    """In each kind of prompt. The greedy text is the same; what was drafted is told, and counted."""
+    prompt, suffix = "def double(some_number):\n    return 2 * some_nu", "\nprint(double(some_number))\n"
+    plain, drafting = serve(), serve(draft=ByteLM(lm.token_lm))
+    asked: dict[str, Any] = {"prompt": prompt, "temperature": 0, "max_bytes": 24}
+
+    for more in ({}, {"suffix": suffix}):
+        (own,), (drafted,) = (
+            each.post("/bytelm/sample", json={**asked, **more}).json()["completions"] for each in (plain, drafting)
+        )
+        assert drafted["text"] == own["text"]
+        assert drafted["usage"]["drafted"] >= drafted["usage"]["accepted"] > 0
+        assert "drafted" not in own["usage"]
+    timings = drafting.post("/completion", json={"prompt": prompt, "n_predict": 24, "temperature": 0}).json()["timings"]
+    assert timings["draft_n"] >= timings["draft_n_accepted"] > 0
+    found = {
+        line.split()[0]: float(line.split()[1])
+        for line in drafting.get("/metrics").text.splitlines()
+        if line.startswith("bytelm_") and "{" not in line
+    }
+    assert found["bytelm_drafted_bytes_total"] >= found["bytelm_accepted_bytes_total"] > 0
+    assert found["bytelm_draft_errors_total"] == 0
+
+
+def test_whole_texts_are_drawn_without_drafts(serve: Serve) -> None:
+    """Particles, and the exact law of a constrained text."""
+    for law in ({"particles": 2}, {"conditioning": "exact"}):
+        answer = serve(draft="lookup").post("/bytelm/sample", json={"prompt": "the ", "regex": "[a-f]{2}", **law})
+
+        assert answer.status_code == 200
+        assert "drafted" not in answer.json()["completions"][0]["usage"]
+
+
+@pytest.mark.usefixtures("caller_errs")
+def test_a_drafter_has_to_be_one() -> None:
+    with pytest.raises(InvalidArgumentError, match="draft must be"):
+        ServerSettings(draft="look")  # type: ignore[arg-type]

@@ -30,10 +30,11 @@ from bytelm.fim.files import UNNAMED
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.text_stream import text_of
-from bytelm.serving.asks import Answer, Ask, answers, pieces
+from bytelm.serving.asks import Answer, Ask, answers, drafts_of, pieces
 from bytelm.serving.exchange import Body, Fault, Int, Service, event, post, streamed
 from bytelm.serving.options import Drawing, many, prompting
 from bytelm.serving.scores import END
+from bytelm.serving.weighted import weighted
 from bytelm.symbols import EOT
 from bytelm.token_lm import abilities_of
 
@@ -73,7 +74,7 @@ class Written(Drawing):
         """How completions are drawn."""
         samplers = None if isinstance(self.samplers, str) else self.samplers
         asked = self if samplers is None else self.model_copy(update=_off(samplers))
-        temperature = TEMPERATURE if self.temperature is None else self.temperature
+        temperature = self.warmth(TEMPERATURE) if self.temperature is None else self.temperature
         if samplers is not None and "temperature" not in samplers:
             temperature = 1.0
         most = self.max_tokens if self.n_predict is None else self.n_predict
@@ -155,7 +156,8 @@ async def written(service: Service, body: Written, plain: Ask, given: int) -> Re
     )
     warming = ask.params.max_bytes == 0
     if warming:
-        ask = replace(ask, params=replace(ask.params, max_bytes=1, temperature=0))
+        one = replace(ask.params, max_bytes=1, temperature=0, conditioning="step", particles=None)
+        ask = replace(ask, params=one)
     if body.stream and not warming:
         return await streamed(events(service, body, ask, given), error_form)
     done = await answers(service.session, [ask], service.metrics)
@@ -205,6 +207,7 @@ def whole(service: Service, ask: Ask, place: int, answer: Answer, given: int) ->
         "truncated": False,
         "stop_type": _ENDS[answer.finish],
         "stopping_word": "",
+        **weighted(answer),
         "tokens_cached": given + count,
         "timings": {
             "prompt_n": fed,
@@ -216,6 +219,7 @@ def whole(service: Service, ask: Ask, place: int, answer: Answer, given: int) ->
             "predicted_per_token_ms": predicted_ms / max(count, 1),
             "predicted_per_second": 1000 * count / max(predicted_ms, 1e-6),
             "calls": answer.usage.calls,
+            **drafts_of(answer.usage, "draft_n", "draft_n_accepted"),
         },
         "status": "ok",
     }

@@ -23,11 +23,12 @@ from bytelm import __version__
 from bytelm.sampling.params import SamplingParams
 from bytelm.serving.asks import Answer, Ask, answers, pieces
 from bytelm.serving.exchange import Body, Fault, Int, Service, line, post, streamed
-from bytelm.serving.options import Drawing, prompting
+from bytelm.serving.options import LAW, Drawing, prompting
 from bytelm.serving.protocols.llama_cpp import shortest_context
 from bytelm.serving.protocols.openai import reason
 from bytelm.serving.protocols.openai_chat import Message, chatting
 from bytelm.serving.sentinel_text import parts_of
+from bytelm.serving.weighted import weighted
 
 TEMPERATURE: Final = 0.8  # the protocol's own, where a request has none
 TEMPLATE: Final = "{{ .Prompt }}{{ .Suffix }}"
@@ -48,7 +49,7 @@ class Options(Drawing):
 
     def drawn(self, service: Service) -> SamplingParams:
         """How completions are drawn."""
-        temperature = TEMPERATURE if self.temperature is None else self.temperature
+        temperature = self.warmth(TEMPERATURE) if self.temperature is None else self.temperature
         return self.params(service.settings, max_bytes=self.num_predict, temperature=temperature, seed=self.seed)
 
 
@@ -76,9 +77,10 @@ class ShowBody(Body):
 
 
 def drawn(service: Service, body: GenerateBody | ChatBody) -> SamplingParams:
-    """How completions are drawn: ``format`` is beside ``options``."""
+    """How completions are drawn: ``format`` and the fields of our own may be beside ``options``."""
     body.check()
-    params = (body.options or Options()).drawn(service)
+    beside = {name: value for name in LAW if (value := getattr(body, name)) is not None}
+    params = (body.options or Options()).model_copy(update=beside).drawn(service)
     return params if body.constraint is None else replace(params, constraint=body.constraint)
 
 
@@ -114,7 +116,7 @@ async def written(service: Service, ask: Ask, given: int, *, stream: bool, chat:
         spent = int(1e9 * answer.seconds)
         counts = {"prompt_eval_count": given, "prompt_eval_duration": 0, "eval_count": len(answer.bytes)}
         times = {"total_duration": spent, "load_duration": 0, "eval_duration": spent}
-        return {"done": True, "done_reason": reason(answer), **counts, **times}
+        return {"done": True, "done_reason": reason(answer), **weighted(answer), **counts, **times}
 
     async def lines() -> AsyncGenerator[str]:
         async for _, piece in pieces(service.session, [ask], service.metrics):

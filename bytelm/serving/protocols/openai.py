@@ -29,6 +29,7 @@ from bytelm.serving.exchange import Body, Fault, Int, Service, event, post, stre
 from bytelm.serving.options import Drawing, check_size, many, prompting
 from bytelm.serving.scores import scored, spelled
 from bytelm.serving.settings import ServerSettings
+from bytelm.serving.weighted import weighted
 from bytelm.symbols import EOT
 
 DONE: Final = "data: [DONE]\n\n"
@@ -122,7 +123,8 @@ async def complete(service: Service, body: CompletionBody) -> Response:
         if top is not None:
             before = Scoring(text, asks[place // n].prompt, start=start, echo=bool(body.echo))
             lists = await logprob_lists(service, before, answer, top=top)
-        choices.append({"text": written, "index": place, "logprobs": lists, "finish_reason": reason(answer)})
+        choice = {"text": written, "index": place, "logprobs": lists, "finish_reason": reason(answer)}
+        choices.append({**choice, **weighted(answer)})
     given = sum(map(len, texts))
     frame = head("cmpl", "text_completion", service)
     return JSONResponse({**frame, "choices": choices, "usage": usage_of(given, done)})
@@ -211,9 +213,9 @@ async def completion_events(
     """A stream of completions."""
     frame = head("cmpl", "text_completion", service)
 
-    def chunk(place: int, text: str, finish: str | None = None) -> str:
-        choice = {"text": text, "index": place, "logprobs": None, "finish_reason": finish}
-        return event({**frame, "choices": [choice]})
+    def chunk(place: int, text: str, answer: Answer | None = None) -> str:
+        ended = {"finish_reason": None} if answer is None else {"finish_reason": reason(answer), **weighted(answer)}
+        return event({**frame, "choices": [{"text": text, "index": place, "logprobs": None, **ended}]})
 
     for place, text in enumerate(echoed):
         if text:
@@ -222,7 +224,7 @@ async def completion_events(
     async for place, piece in pieces(service.session, asks, service.metrics):
         if isinstance(piece, Answer):
             done.append(piece)
-            yield chunk(place, "", reason(piece))
+            yield chunk(place, "", piece)
         elif piece:
             yield chunk(place, piece)
     if usage:

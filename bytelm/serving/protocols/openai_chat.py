@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from bytelm.errors import InvalidArgumentError
+from bytelm.sampling.situation import Turn
 from bytelm.serving.asks import Answer, Ask, Prompting, answers, pieces
 from bytelm.serving.exchange import Body, Int, Service, event, post, streamed
 from bytelm.serving.options import check_size, many, prompting
@@ -30,6 +31,7 @@ from bytelm.serving.protocols.openai import (
     usage_of,
 )
 from bytelm.serving.scores import Scored, scored, spelled
+from bytelm.serving.weighted import weighted
 from bytelm.symbols import EOT
 
 
@@ -99,7 +101,8 @@ async def chat(service: Service, body: ChatBody) -> Response:
             step = scored(prompt, answer.bytes, top=top, end=answer.finish == "eot")
             lists = {"content": [chat_logprob(each, top) for each in await service.session.run(step)], "refusal": None}
         message = {"role": "assistant", "content": answer.text, "refusal": None}
-        choices.append({"index": place, "message": message, "logprobs": lists, "finish_reason": reason(answer)})
+        choice = {"index": place, "message": message, "logprobs": lists, "finish_reason": reason(answer)}
+        choices.append({**choice, **weighted(answer)})
     return JSONResponse(
         {**head("chatcmpl", "chat.completion", service), "choices": choices, "usage": usage_of(given, done)}
     )
@@ -109,7 +112,7 @@ def chatting(messages: Sequence[Message]) -> Prompting:
     """The prompt of a chat; a last message of the assistant goes on."""
     told = [{"role": message.role, "content": message.text} for message in messages]
     goes_on = bool(messages) and messages[-1].role == "assistant"
-    return lambda lm: (lm, lm.chat_prefix(told, continue_final_message=goes_on))
+    return Turn(told, goes_on)
 
 
 def chat_logprob(found: Scored, top: int) -> dict[str, Any]:
@@ -128,9 +131,10 @@ async def chat_events(
     """A stream of a chat's turns; with ``hole`` as Mistral has it."""
     frame = head("chatcmpl", "chat.completion.chunk", service)
 
-    def chunk(place: int, delta: dict[str, str], finish: str | None = None) -> str:
-        choice = {"index": place, "delta": delta, "logprobs": None, "finish_reason": finish}
-        spent = {"usage": usage_of(given, done)} if hole and finish else {}
+    def chunk(place: int, delta: dict[str, str], answer: Answer | None = None) -> str:
+        ended = {"finish_reason": None} if answer is None else {"finish_reason": reason(answer), **weighted(answer)}
+        choice = {"index": place, "delta": delta, "logprobs": None, **ended}
+        spent = {"usage": usage_of(given, done)} if hole and answer else {}
         return event({**frame, "choices": [choice], **spent})
 
     begun: set[int] = set()
@@ -141,7 +145,7 @@ async def chat_events(
             yield chunk(place, {"role": "assistant", "content": ""})
         if isinstance(piece, Answer):
             done.append(piece)
-            yield chunk(place, {"content": ""} if hole else {}, reason(piece))
+            yield chunk(place, {"content": ""} if hole else {}, piece)
         elif piece:
             yield chunk(place, {"content": piece})
     if usage:
@@ -169,7 +173,12 @@ async def fill(service: Service, body: HoleBody) -> Response:
         return await streamed(chat_events(service, ask, given, usage=False, hole=True), error_form)
     done = await answers(service.session, [ask], service.metrics)
     choices = [
-        {"index": place, "message": {"role": "assistant", "content": each.text}, "finish_reason": reason(each)}
+        {
+            "index": place,
+            "message": {"role": "assistant", "content": each.text},
+            "finish_reason": reason(each),
+            **weighted(each),
+        }
         for place, each in enumerate(done)
     ]
     frame = head("fim", "chat.completion", service)

@@ -31,12 +31,13 @@ from bytelm.pictures.values import shown_text
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.sampling.endings import Endings
 from bytelm.sampling.likeliest import Search, Searching
-from bytelm.serving.asks import Answer, Ask, answers, pieces
+from bytelm.serving.asks import Answer, Ask, answers, drafts_of, pieces
 from bytelm.serving.exchange import Body, Fault, Int, Service, event, finite, post, streamed
 from bytelm.serving.options import Drawing, check_size, many, prompting
 from bytelm.serving.protocols.llama_cpp import shortest_context
 from bytelm.serving.protocols.ollama import has_template
 from bytelm.serving.scores import tokens_of
+from bytelm.serving.weighted import weighted
 from bytelm.symbols import EOT, leak_of
 
 MOST_EXPLAINED: Final = 4096  # bytes of a text: rows of all members are held
@@ -298,13 +299,17 @@ async def events(service: Service, ask: Ask) -> AsyncGenerator[str]:
 def completion(answer: Answer) -> dict[str, Any]:
     """A completion as this protocol has it."""
     logprob = None if answer.logprob is None else finite(answer.logprob)
-    usage = {"calls": answer.usage.calls, "tokens_fed": answer.usage.tokens_fed}
+    usage: dict[str, Any] = {"calls": answer.usage.calls, "tokens_fed": answer.usage.tokens_fed}
+    usage |= drafts_of(answer.usage, "drafted", "accepted")
+    if answer.usage.draft_error is not None:
+        usage["draft_error"] = answer.usage.draft_error
     return {
         "text": answer.text,
         "base64": _base64(answer.bytes),
         "logprob": logprob,
         "finish_reason": answer.finish,
         "usage": usage,
+        **weighted(answer),
     }
 
 
