@@ -10,8 +10,10 @@ Cost
     The making of a constraint is not: it is done once for each.
 
 More parts
-    ``--distance``: the law under the mask against the model's own, where the texts can be listed (distance.py).
-    ``--peers``: other programs on the same cases, greedily (peers.py).
+    ``--distance``: the law under the mask against the model's own, where the texts can be listed, and draws under the
+    mask, exact ones and those by particles (distance.py).
+    ``--peers``: other programs on the same cases, greedily and at temperature 1, once each (programs.py). A program whose
+    packages are not in this environment runs in one of its own, which goes on with the file.
 
 Resuming
     Each completion is a line of ``--out``, written when it is done. The same command with ``--resume`` runs what is
@@ -34,9 +36,10 @@ from bytelm import ByteLM, Constraint, SamplingParams
 from bytelm.errors import BytelmError, MissingDependencyError
 from evals.constraints import summary as constraints_summary
 from evals.constraints.cases import KINDS, Case, digest, read_cases
-from evals.constraints.distance import distance_of
-from evals.constraints.peers import PEERS
-from evals.constraints.summary import GREEDY
+from evals.constraints.distance import distance_of, drawn_of
+from evals.constraints.peers import Peer, RefusedError
+from evals.constraints.programs import PEERS
+from evals.constraints.summary import BY, DRAWN, GREEDY
 from evals.report.clocked import Used, metered
 from evals.report.command import add_engine_options, at_least, chosen, command, set_threads, words_of
 from evals.report.progress import tracked
@@ -44,7 +47,7 @@ from evals.report.records import Line, command_of, exit_status, kept_lines, read
 from evals.report.surroundings import processor, versions
 
 SETTINGS: Final[Mapping[str, SamplingParams]] = MappingProxyType(
-    {GREEDY: SamplingParams(temperature=0), "T=1": SamplingParams(), "top-p": SamplingParams(top_p=0.9)}
+    {GREEDY: SamplingParams(temperature=0), DRAWN: SamplingParams(), "top-p": SamplingParams(top_p=0.9)}
 )
 NEEDED: Final = ("llguidance", "jsonschema", "regex")
 FINISHED: Final = ("eot", "stop")
@@ -62,7 +65,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--draws", type=int, default=8, metavar="N", help="of a case in each setting that draws (default 8)")
     add("--bytes", type=int, default=256, metavar="N", help="at most, of a completion (default 256)")
     add("--seed", type=int, default=0, help="of the draws")
-    add("--distance", action="store_true", help="compare the law under the mask with the model's own")
+    add("--distance", action="store_true", help="compare the laws of drawing with the model's own")
+    add("--texts", type=int, default=1000, metavar="N", help="with --distance: draws of each law (default 1000)")
+    add("--particles", type=int, default=8, metavar="N", help="with --distance: of a draw by particles (default 8)")
     add("--peers", metavar="NAME,…", help=f"other programs on the same cases: {', '.join(PEERS)}")
     add_engine_options(parser)
     add("--out", type=Path, metavar="FILE", help="the results file, a line a completion")
@@ -72,13 +77,13 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--plot", type=Path, metavar="FILE", help="draw the costs (.png, .svg, .pdf)")
     add("--json", action="store_true", help="print the summary as JSON")
     options = parser.parse_args(arguments)
-    at_least(parser, options, "limit", "draws", "bytes", "threads")
+    at_least(parser, options, "limit", "draws", "bytes", "threads", "texts", "particles")
     at_least(parser, options, "seed", least=0)
     options.kinds = chosen(parser, "kind", options.kinds, KINDS)
     options.settings = chosen(parser, "setting", options.settings, [*SETTINGS])
     options.peers = chosen(parser, "peer", options.peers, [*PEERS]) if options.peers else []
-    if options.peers and GREEDY not in options.settings:
-        parser.error("--peers write greedily, and are shown beside greedy completions: name greedy in --settings")
+    if options.peers and not {GREEDY, DRAWN} & {*options.settings}:
+        parser.error(f"--peers are shown beside our completions: name {GREEDY} or {DRAWN} in --settings")
     if options.resume and options.out is None:
         parser.error("--resume goes on with a file: name it with --out")
     return options
@@ -117,7 +122,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> tuple[Line, list[L
         done = {_job_of(line) for line in records.lines if line["kind"] != "failed"}
         missing = [job for job in jobs(cases, options) if job not in done]
         lm.sample("a", max_bytes=1)  # what is set up once is no part of the first case
-        bench = Bench(lm, most=options.bytes, seed=options.seed)
+        bench = Bench(lm, most=options.bytes, seed=options.seed, texts=options.texts, particles=options.particles)
         for name, setting, draw in tracked(missing, "completions"):
             records.add(bench.attempt(by_id[name], setting, draw))
     return {"kind": "header", **header}, records.lines
@@ -128,7 +133,10 @@ def jobs(cases: Sequence[Case], options: argparse.Namespace) -> Iterator[Job]:
     for case in cases:
         for setting in options.settings:
             yield from ((case.id, setting, draw) for draw in range(1 if setting == GREEDY else options.draws))
-        yield from ((case.id, peer, 0) for peer in options.peers)
+        for peer in options.peers:
+            for setting in (GREEDY, DRAWN):
+                if setting in options.settings and not (PEERS[peer].draws_alone and setting == GREEDY):
+                    yield case.id, f"{peer}{BY}{setting}", 0
         if options.distance and case.distance:
             yield case.id, "distance", 0
 
@@ -144,12 +152,15 @@ class Bench:
         lm: The model.
         most: Bytes of a completion, at most.
         seed: Of the draws.
+        texts: Draws of each law, for a distance.
+        particles: Of those by particles.
     """
 
-    def __init__(self, lm: ByteLM, *, most: int, seed: int) -> None:
+    def __init__(self, lm: ByteLM, *, most: int, seed: int, texts: int, particles: int) -> None:
         self._lm, self._most, self._seed = lm, most, seed
+        self._texts, self._particles = texts, particles
         self._constraints: dict[str, Constraint] = {}
-        self._peers: dict[str, Any] = {}
+        self._peers: dict[str, Peer] = {}
 
     def attempt(self, case: Case, setting: str, draw: int) -> Line:
         """The line of a job, or why it failed."""
@@ -157,8 +168,8 @@ class Bench:
         try:
             if setting == "distance":
                 return {"kind": "distance", **about, **self.distance(case)}
-            if setting in PEERS:
-                return {"kind": "peer", **about, **self.by_peer(case, setting)}
+            if BY in setting:
+                return {"kind": "peer", **about, **self.by_peer(case, setting, draw)}
             return {"kind": "draw", **about, **self.drawn(case, setting, draw)}
         except BytelmError as error:
             print(f"{case.id}, {setting}: {error}", file=sys.stderr)
@@ -175,41 +186,61 @@ class Bench:
         constraint, params, seed = self.constraint(case), SETTINGS[setting], self._seed + draw
         with metered(self._lm.engines) as used:
             done = self._lm.sample(case.prompt, params=params, seed=seed, constraint=constraint, max_bytes=self._most)
-        found = {"finish": done.finish_reason, **_told(case, done.bytes, used, done.finish_reason)}
+        found = self._told(case, done.bytes, used, done.finish_reason)
         if done.bytes:
             with metered(self._lm.engines) as used:
                 free = self._lm.sample(case.prompt, params=params, seed=seed, max_bytes=len(done.bytes))
-            found["free"] = {"bytes": len(free.bytes), **_cost(used)}
+            found["free"] = self._cost(free.bytes, used)
         return found
 
-    def by_peer(self, case: Case, peer: str) -> Line:
-        """A greedy completion by another program."""
+    def by_peer(self, case: Case, named: str, draw: int) -> Line:
+        """A completion by another program, or that it cannot make the constraint."""
+        peer, setting = named.split(BY)
         if peer not in self._peers:
             self._peers[peer] = PEERS[peer](self._lm)
-        with metered(self._lm.engines) as used:
-            written = self._peers[peer].complete(self.constraint(case), case.prompt, self._most)
-        return {"finish": written.finish, **_told(case, written.bytes, used, written.finish)}
+        program = self._peers[peer]
+        try:
+            made = program.made(case)
+        except RefusedError as error:
+            return {"finish": "refused", "valid": None, "why": str(error)}
+        with metered(self._lm.engines) as used, program.counted() as beside:
+            greedy, seed = setting == GREEDY, self._seed + draw
+            written = program.complete(made, case.prompt, self._most, greedy=greedy, seed=seed)
+        used.calls, used.fed = used.calls + beside.calls, used.fed + beside.fed
+        return self._told(case, written.bytes, used, written.finish)
+
+    def _told(self, case: Case, written: bytes, used: Used, finish: str) -> Line:
+        """What a line says of a completion; it is valid or not only where it is finished."""
+        text = written.decode(errors="replace")
+        valid = case.valid(text) if finish in FINISHED else None
+        return {"finish": finish, "valid": valid, **self._cost(written, used), "text": text}
+
+    def _cost(self, written: bytes, used: Used) -> Line:
+        """What a text took, and its size in bytes and in canonical tokens, encoded by itself."""
+        tokens = len(self._lm.viability.vocab.encode(written.decode(errors="ignore")))
+        spent = {"calls": used.calls, "fed": used.fed, "seconds": round(used.seconds, 4)}
+        return {"bytes": len(written), "tokens": tokens, **spent}
 
     def distance(self, case: Case) -> Line:
-        """The two laws of a case."""
-        found = distance_of(self._lm, case.prompt.encode(), self.constraint(case))
+        """The laws of a case, and draws from them."""
+        prompt, constraint = case.prompt.encode(), self.constraint(case)
+        found = distance_of(self._lm, prompt, constraint)
+        drawn = drawn_of(
+            self._lm,
+            prompt,
+            constraint,
+            {text: own for text, (own, _) in found.texts.items()},
+            draws=self._texts,
+            count=self._particles,
+            seed=self._seed,
+        )
         return {
             "texts": len(found.texts),
             "mass": found.mass,
             "variation": found.variation,
             "effective": found.effective,
+            "drawn": drawn.told(),
         }
-
-
-def _told(case: Case, written: bytes, used: Used, finish: str) -> Line:
-    """What a line says of a completion; it is valid or not only where it is finished."""
-    text = written.decode(errors="replace")
-    valid = case.valid(text) if finish in FINISHED else None
-    return {"valid": valid, "bytes": len(written), **_cost(used), "text": text}
-
-
-def _cost(used: Used) -> Line:
-    return {"calls": used.calls, "fed": used.fed, "seconds": round(used.seconds, 4)}
 
 
 def header_of(options: argparse.Namespace, lm: ByteLM, words: Sequence[str]) -> Line:

@@ -4,7 +4,10 @@ Rules
     A summary is a plain dict (`--json` prints it), made from the lines of the file alone.
     Costs are sums over completions, divided. Where the free text ended early (the model drew the end of text), the pair
     is in no figure of cost, as its sizes differ; *pairs* counts the others.
-    *calls / free's* and *time / free's* are ratios of sums, with 95 % intervals over cases (report/statistics.py).
+    *calls / free's* and *time* (of the free texts' time) are ratios of sums, with 95 % intervals over cases
+    (report/statistics.py; of the time in the JSON alone).
+    *calls / token* counts the canonical tokens of the text that was written. What a constraint forbids to a model is
+    often what it would say in few tokens, so bytes compare texts of unequal size.
 """
 
 from __future__ import annotations
@@ -22,7 +25,13 @@ from evals.report.tables import console, interval, note_too_few, print_line, tab
 Summary = dict[str, Any]
 ALL: Final = "all"
 GREEDY: Final = "greedy"
+DRAWN: Final = "T=1"
+BY: Final = ", "  # between a peer's name and how it wrote
 COSTS: Final = ("calls", "fed", "seconds")
+WAYS: Final = ("step", "exact", "particles", "chance")
+PER: Final = (("calls", "token"), ("calls", "byte"))
+BESIDE: Final = "bytelm beside "
+REFUSED: Final = "refused"
 SHOWN: Final = 100  # characters of a text that is invalid
 
 
@@ -45,7 +54,7 @@ def of(header: Line, lines: Sequence[Line]) -> Summary:
         "cases": _by(draws, lambda line: (line["case"],)),
         "peers": _peers(done["peer"], draws),
         "distances": {
-            line["case"]: {name: line[name] for name in ("texts", "mass", "variation", "effective")}
+            line["case"]: {name: line[name] for name in ("texts", "mass", "variation", "effective", "drawn")}
             for line in done["distance"]
         },
         "invalid": [line for line in draws if line["valid"] is False],
@@ -78,6 +87,8 @@ def _figures(draws: Sequence[Line]) -> dict[str, Any]:
         "bytes": size,
         **{f"{name}_per_byte": _share(sum(line[name] for line in pairs), size) for name in COSTS},
         **{f"free_{name}_per_byte": _share(sum(each[name] for each in free), size) for name in COSTS},
+        "calls_per_token": _each_token(pairs),
+        "free_calls_per_token": _each_token(free),
         **{f"{name}_against_free": _against(pairs, name) for name in COSTS},
     }
 
@@ -102,26 +113,33 @@ def _against(pairs: Sequence[Line], name: str) -> dict[str, float] | None:
     return asdict(ratio_of(*(list(column) for column in zip(*sums.values(), strict=True))))
 
 
+def _each_token(lines: Iterable[Line]) -> float | None:
+    """Calls for a canonical token of the texts that were written."""
+    written = [*lines]
+    return _share(sum(line["calls"] for line in written), sum(line["tokens"] for line in written))
+
+
 def _share(amount: float, size: int) -> float | None:
     return amount / size if size else None
 
 
 def _peers(peers: Sequence[Line], draws: Sequence[Line]) -> dict[str, dict[str, Any]]:
-    """Each peer, and behind it bytelm greedily, on the cases that both have done."""
-    greedy = {line["case"]: line for line in draws if line["setting"] == GREEDY}
+    """Each peer in each setting, and behind it bytelm in the same one, on the cases that both have written."""
     found: dict[str, dict[str, Any]] = {}
-    for name in dict.fromkeys(line["setting"] for line in peers):
-        theirs = {line["case"]: line for line in peers if line["setting"] == name and line["case"] in greedy}
-        ours = [greedy[case] for case in theirs]
-        if theirs:
-            found |= {name: _greedily([*theirs.values()]), f"bytelm beside {name}": _greedily(ours)}
+    for name in sorted({line["setting"] for line in peers}):
+        mine = {line["case"]: line for line in draws if line["setting"] == name.split(BY)[1] and line["draw"] == 0}
+        theirs = {line["case"]: line for line in peers if line["setting"] == name}
+        both = [case for case, line in theirs.items() if case in mine and line["finish"] != REFUSED]
+        refused = {"refused": sum(line["finish"] == REFUSED for line in theirs.values())}
+        found[name] = {**_taken([theirs[case] for case in both]), **refused}
+        found[f"{BESIDE}{name}"] = {**_taken([mine[case] for case in both]), "refused": 0}
     return found
 
 
-def _greedily(lines: Sequence[Line]) -> dict[str, Any]:
+def _taken(lines: Sequence[Line]) -> dict[str, Any]:
     size = sum(line["bytes"] for line in lines)
     costs = {f"{name}_per_byte": _share(sum(line[name] for line in lines), size) for name in COSTS}
-    return {**_validity(lines), "bytes": size, **costs}
+    return {**_validity(lines), "bytes": size, **costs, "calls_per_token": _each_token(lines)}
 
 
 def show(summary: Summary, *, by: str = "kind") -> None:
@@ -132,6 +150,7 @@ def show(summary: Summary, *, by: str = "kind") -> None:
         console().print(_peers_table(summary["peers"]))
     if summary["distances"]:
         console().print(_distances_table(summary["distances"]))
+        print_line(_distances_note(summary["distances"]))
     if by == "kind":
         note_too_few(summary["kinds"], "cases")
     left_out = sum(row["completions"] - row["pairs"] for row in summary["kinds"].get(ALL, {}).values())
@@ -145,8 +164,8 @@ def show(summary: Summary, *, by: str = "kind") -> None:
 
 
 def _table(groups: Mapping[str, Any], by: str) -> Any:
-    columns = [by, "setting", "texts", "finished", "valid", "calls / byte", "calls / free's"]
-    columns += ["fed / byte", "time / free's"]
+    columns = [by, "setting", "texts", "finished", "valid", "calls / byte", "calls / token", "calls / free's"]
+    columns += ["fed / byte", "time"]
     made = table("under a constraint (and free: as many bytes without one)", columns, left=2)
     for name, settings in groups.items():
         for row, (setting, found) in enumerate(settings.items()):
@@ -154,8 +173,9 @@ def _table(groups: Mapping[str, Any], by: str) -> Any:
                 "" if row else name,
                 setting,
                 *(str(found[count]) for count in ("completions", "finished", "valid")),
-                *(_beside_free(found, "calls"), _ratio(found["calls_against_free"])),
-                *(_beside_free(found, "fed"), _ratio(found["seconds_against_free"])),
+                *(_beside_free(found, "calls_per_byte"), _beside_free(found, "calls_per_token")),
+                _ratio(found["calls_against_free"]),
+                *(_beside_free(found, "fed_per_byte"), _number(_mean(found["seconds_against_free"]))),
             )
         if by == "kind":
             made.add_section()
@@ -163,11 +183,15 @@ def _table(groups: Mapping[str, Any], by: str) -> Any:
 
 
 def _beside_free(found: Mapping[str, Any], cost: str) -> str:
-    return f"{_number(found[f'{cost}_per_byte'])} ({_number(found[f'free_{cost}_per_byte'])})"
+    return f"{_number(found[cost])} ({_number(found[f'free_{cost}'])})"
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def _mean(found: Mapping[str, float] | None) -> float | None:
+    return None if found is None else found["mean"]
 
 
 def _ratio(mean: Mapping[str, float] | None) -> str:
@@ -175,24 +199,39 @@ def _ratio(mean: Mapping[str, float] | None) -> str:
 
 
 def _peers_table(peers: Mapping[str, Any]) -> Any:
-    columns = ["greedily", "cases", "finished", "valid", "bytes", "calls / byte", "fed / byte", "ms / byte"]
-    made = table("beside other programs, on the same model", columns)
+    columns = ["program", "setting", "refused", "cases", "finished", "valid", "bytes", "calls / token", "calls / byte"]
+    columns += ["ms / byte"]
+    made = table("beside other programs, on the same model and the same cases", columns, left=2)
     for name, found in peers.items():
-        counts = (str(found[count]) for count in ("cases", "finished", "valid", "bytes"))
+        counts = (str(found[count]) for count in ("refused", "cases", "finished", "valid", "bytes"))
         seconds = found["seconds_per_byte"]
         milliseconds = "-" if seconds is None else f"{1000 * seconds:.1f}"
-        made.add_row(name, *counts, _number(found["calls_per_byte"]), _number(found["fed_per_byte"]), milliseconds)
+        costs = (_number(found[f"{cost}_per_{unit}"]) for cost, unit in PER)
+        program, setting = name.split(BY)
+        made.add_row("bytelm" if program.startswith(BESIDE) else program, setting, *counts, *costs, milliseconds)
+        if program.startswith(BESIDE):
+            made.add_section()
     return made
 
 
 def _distances_table(distances: Mapping[str, Any]) -> Any:
-    columns = ["case", "texts", "P(constraint)", "total variation", "effective share"]
-    made = table("the law under the mask against the model's own", columns)
+    columns = ["case", "texts", "P(constraint)", "effective share", "masked law", *WAYS]
+    made = table("total variation from the model's own law: of the law under the mask, and of draws", columns)
     for case, found in distances.items():
         made.add_row(
-            case, str(found["texts"]), f"{found['mass']:.2g}", f"{found['variation']:.4f}", f"{found['effective']:.2f}"
+            case,
+            str(found["texts"]),
+            f"{found['mass']:.2g}",
+            f"{found['effective']:.2f}",
+            *(f"{value:.3f}" for value in (found["variation"], *(found["drawn"][way] for way in WAYS))),
         )
     return made
+
+
+def _distances_note(distances: Mapping[str, Any]) -> str:
+    sizes = sorted({(found["drawn"]["draws"], found["drawn"]["count"]) for found in distances.values()})
+    told = ", ".join(f"{draws} draws of each kind, {count} particles" for draws, count in sizes)
+    return f"{told}. chance: the mean of as many draws from the model's own law."
 
 
 def plot(summary: Summary, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -15,8 +16,9 @@ from bytelm.errors import ConstraintError
 from bytelm.symbols import EOT, SYMBOLS
 from evals.constraints import __main__ as evaluation
 from evals.constraints.cases import KINDS, Case, is_call, is_expression, is_query, meets, read_cases
-from evals.constraints.distance import distance_of, masked_law
-from evals.constraints.peers import Llguidance
+from evals.constraints.distance import chance_of, distance_of, drawn_of, masked_law, variation_of
+from evals.constraints.peers import Matcher, OverTokens, RefusedError
+from evals.constraints.programs import PEERS
 from evals.constraints.summary import of
 from evals.report.errors import DataError
 from evals.report.records import read_records
@@ -187,6 +189,42 @@ def test_draws_have_the_masked_law() -> None:
         assert abs(drawn[text] / 400 - probability) < 5 * (probability * (1 - probability) / 400) ** 0.5
 
 
+def test_frequencies_are_compared_text_by_text() -> None:
+    """Half of the sum of what each differs by; a text that has no probability counts in full."""
+    law = {b"a": 0.5, b"b": 0.5}
+
+    assert variation_of([b"a", b"b"], law) == 0
+    assert variation_of([b"a", b"a", b"a", b"b"], law) == pytest.approx(0.25)
+    assert variation_of([b"c"], law) == 1
+
+
+@pytest.mark.parametrize("probs", [[0.5, 0.3, 0.2], [0.98, 0.01, 0.01, 0.0], [1.0]])
+def test_chance_is_what_draws_from_the_law_differ_by(probs: list[float]) -> None:
+    """The mean over all outcomes of a few draws, by enumeration."""
+    draws = 4
+    outcomes = itertools.product(range(len(probs)), repeat=draws)
+    law = {bytes([i]): p for i, p in enumerate(probs)}
+    mean = sum(
+        float(np.prod([probs[i] for i in drawn])) * variation_of([bytes([i]) for i in drawn], law) for drawn in outcomes
+    )
+
+    assert chance_of(draws, probs) == pytest.approx(mean, abs=1e-12)
+
+
+def test_draws_come_to_the_law_that_is_theirs() -> None:
+    """Exact ones to the model's, the others to that of the mask; many particles lie between."""
+    lm, case = toy(3), CASES["degree"]
+    prompt, constraint = case.prompt.encode(), constraints.choice(["BSc", "BA", "a", "ab", "abc"])
+    found = distance_of(lm, prompt, constraint)
+    law = {text: own for text, (own, _) in found.texts.items()}
+    drawn = drawn_of(lm, prompt, constraint, law, draws=150, count=12, seed=1)
+
+    assert found.variation > 0.2
+    assert drawn.exact < 3 * drawn.chance < found.variation
+    assert abs(drawn.step - found.variation) < 3 * drawn.chance
+    assert drawn.exact <= drawn.particles < drawn.step
+
+
 def test_too_many_texts_are_refused() -> None:
     """Where the thousandth and one is met, and not when all are listed."""
 
@@ -225,7 +263,8 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Failing:
     return made
 
 
-ARGUMENTS: Final = ["--draws", "2", "--bytes", "60", "--distance", "--peers", "llguidance"]
+DISTANCE: Final = ["--distance", "--texts", "5", "--particles", "2"]
+ARGUMENTS: Final = ["--draws", "2", "--bytes", "60", *DISTANCE, "--peers", "llguidance"]
 
 
 def test_each_completion_is_a_line(engine: Failing, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,7 +274,7 @@ def test_each_completion_is_a_line(engine: Failing, capsys: pytest.CaptureFixtur
     lines = read_records(Path("run.jsonl"))[1]
     draws = [line for line in lines if line["kind"] == "draw"]
 
-    assert Counter(line["kind"] for line in lines) == {"draw": 4 * 5, "peer": 4, "distance": 2}
+    assert Counter(line["kind"] for line in lines) == {"draw": 4 * 5, "peer": 4 * 2, "distance": 2}
     for line in draws:
         case = CASES[line["case"]]
         assert line["valid"] is (None if line["finish"] == "length" else True)
@@ -251,8 +290,12 @@ def test_each_completion_is_a_line(engine: Failing, capsys: pytest.CaptureFixtur
     calls = sum(line["calls"] for line in pairs)
     assert found["calls_per_byte"] == pytest.approx(calls / sum(line["bytes"] for line in pairs))
     assert found["calls_against_free"]["mean"] == pytest.approx(calls / sum(line["free"]["calls"] for line in pairs))
-    assert summary["peers"]["llguidance"]["cases"] == 4
+    assert summary["peers"]["llguidance, T=1"]["cases"] == summary["peers"]["llguidance, greedy"]["cases"] == 4
+    for line in (*draws, *(line["free"] for line in draws)):
+        assert 0 < line["tokens"] <= line["bytes"]
     assert {*summary["distances"]} == {"yes, no, maybe", "capital"}
+    for found in summary["distances"].values():
+        assert (found["drawn"]["draws"], found["drawn"]["count"]) == (5, 2)
     assert Path("plot.png").stat().st_size > 1000
 
 
@@ -311,8 +354,8 @@ def test_what_fails_is_told_and_run_again(
 
 
 def line_of(case: str, valid: bool | None, calls: int, free: int, size: int = 10) -> dict[str, Any]:
-    spent = {"calls": calls, "fed": 2 * calls, "seconds": calls / 10}
-    beside = {"bytes": free, "calls": 4, "fed": 8, "seconds": 0.8}
+    spent = {"tokens": 5, "calls": calls, "fed": 2 * calls, "seconds": calls / 10}
+    beside = {"bytes": free, "tokens": 2, "calls": 4, "fed": 8, "seconds": 0.8}
     about = {"kind": "draw", "case": case, "of": "regex", "setting": "greedy", "draw": 0, "finish": "stop"}
     return {**about, "valid": valid, "bytes": size, **spent, "text": "x", "free": beside}
 
@@ -328,6 +371,8 @@ def test_the_summary_by_hand() -> None:
     assert found["calls_per_byte"] == 6 / 20
     assert found["free_calls_per_byte"] == 8 / 20
     assert found["calls_against_free"]["mean"] == 6 / 8
+    assert found["calls_per_token"] == 6 / 10
+    assert found["free_calls_per_token"] == 8 / 4
     assert found["seconds_against_free"]["mean"] == pytest.approx(0.6 / 1.6)
     assert [line["case"] for line in summary["invalid"]] == ["b"]
 
@@ -337,7 +382,9 @@ def test_the_summary_by_hand() -> None:
     [
         ["--kinds", "xml"],
         ["--settings", "T=2"],
-        ["--settings", "T=1", "--peers", "llguidance"],
+        ["--settings", "top-p", "--peers", "llguidance"],
+        ["--texts", "0"],
+        ["--particles", "0"],
         ["--peers", "nobody"],
         ["--draws", "0"],
         ["--bytes", "0"],
@@ -372,13 +419,100 @@ def likeliest_first(lm: ByteLM, case: Case) -> bytes:
 
 @pytest.mark.parametrize("tokenizer", [default_tokenizer, sentencepiece_bpe_tokenizer])
 @pytest.mark.parametrize("name", ["yes, no, maybe", "capital", "arithmetic", "iso date", "hiragana"])
-def test_llguidance_over_tokens(name: str, tokenizer: Any) -> None:
-    """It begins with the likeliest token of those that are allowed, and what it finishes is valid."""
+@pytest.mark.parametrize("program", ["llguidance", "xgrammar"])
+def test_a_program_over_tokens(program: str, name: str, tokenizer: Any) -> None:
+    """It begins with the likeliest token of those that are allowed, and what it finishes is valid; where it is installed."""
+    pytest.importorskip(program)
     lm, case = ByteLM(TableLM(tokenizer(), order=2, temperature=2.0, seed=4)), CASES[name]
-    written = Llguidance(lm).complete(case.constraint(), case.prompt, 300)
+    peer = PEERS[program](lm)
+    made = peer.made(case)
+    written = peer.complete(made, case.prompt, 300, greedy=True, seed=0)
 
     assert written.bytes.startswith(likeliest_first(lm, case))
     assert written.finish == "length" or case.valid(written.bytes.decode())
+    for seed in range(4):
+        drawn = peer.complete(made, case.prompt, 300, greedy=False, seed=seed)
+        assert drawn.finish == "length" or case.valid(drawn.bytes.decode())
+        assert drawn == peer.complete(made, case.prompt, 300, greedy=False, seed=seed)
+
+
+class Scripted:
+    """A matcher that allows given tokens one after the other, each beside another one."""
+
+    def __init__(self, script: list[list[int]], size: int) -> None:
+        self.script, self.size, self.taken = script, size, list[int]()
+
+    @property
+    def done(self) -> bool:
+        return False
+
+    def forced(self) -> list[int]:
+        return []
+
+    def allowed(self) -> np.ndarray:
+        mask = np.zeros(self.size, np.bool_)
+        mask[self.script[len(self.taken)]] = True
+        return mask
+
+    def take(self, tokens: Any) -> bool:
+        self.taken += tokens
+        return True
+
+
+class ByScript(OverTokens):
+    def made(self, case: Case) -> Any:
+        if case.kind != "regex":
+            raise RefusedError("it has no words for it")
+        return [[5, 6], [7], [5, 8], sorted(self._lm.eot_ids)]
+
+    def matcher(self, made: Any) -> Matcher:
+        return Scripted(made, self._lm.token_lm.vocab_size)
+
+
+def test_tokens_are_written_by_masks() -> None:
+    """The likeliest that is allowed; a token alone takes no call, and the end of text alone ends the text."""
+    engine = Failing(default_tokenizer(), order=2, temperature=2.0, seed=4)
+    lm = ByteLM(engine)
+    peer, case = ByScript(lm), CASES["iso date"]
+    before = engine.calls
+    written = peer.complete(peer.made(case), case.prompt, 300, greedy=True, seed=0)
+
+    ids = peer.before(case.prompt)
+    for options in ([5, 6], [7], [5, 8]):
+        (row,) = lm.token_lm.next_token_logprobs([ids])
+        ids.append(max(options, key=lambda i: float(row[i])))
+    assert written.bytes == lm.spell(ids[-3:])
+    assert written.finish == "stop"
+    assert before - engine.calls == 2 + 3
+    many = [peer.complete(peer.made(case), case.prompt, 300, greedy=False, seed=seed).bytes for seed in range(200)]
+    (row,) = lm.token_lm.next_token_logprobs([ids[:-3]])
+    share = np.exp(row[5]) / (np.exp(row[5]) + np.exp(row[6]))
+    count = sum(text.startswith(lm.spell([5, 7])) for text in many)
+    assert abs(count / 200 - share) < 5 * (share * (1 - share) / 200) ** 0.5
+
+
+def test_what_a_program_has_no_words_for_is_told(
+    engine: Failing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a line of its own that counts in no figure; one that draws alone is not asked for greedy texts."""
+
+    class Drawing(ByScript):
+        draws_alone = True
+
+    monkeypatch.setattr(evaluation, "PEERS", {**PEERS, "scripted": ByScript, "drawing": Drawing})
+    arguments = ["--settings", "greedy,T=1", "--draws", "1", "--bytes", "30", "--peers", "scripted,drawing"]
+    evaluation.main([*arguments, "--out", "run.jsonl", "--json"])
+    peers = json.loads(capsys.readouterr().out)["peers"]
+    refused = [line for line in read_records(Path("run.jsonl"))[1] if line.get("finish") == "refused"]
+
+    assert {*peers} == {
+        f"{who}{name}"
+        for name in ("scripted, greedy", "scripted, T=1", "drawing, T=1")
+        for who in ("", "bytelm beside ")
+    }
+    assert {(each["cases"], each["refused"]) for name, each in peers.items() if "beside" not in name} == {(2, 2)}
+    assert {each["cases"] for each in peers.values()} == {2}
+    assert {line["why"] for line in refused} == {"it has no words for it"}
 
 
 @pytest.mark.slow
