@@ -82,15 +82,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command("evals.conformance", __doc__)
     add = parser.add_argument
     add("tokenizers", nargs="*", metavar="TOKENIZER", help="tokenizer.json[.xz] files or model folders")
-    add("--prefixes", type=int, default=5000, help="distinct prefixes for each tokenizer (default 5000)")
-    add("--leaves", type=int, default=FEW, help="leaves for each node that has many (default %(default)s)")
-    add("--effort", type=float, default=1.0, help="multiplies the continuations of a prefix (default 1)")
+    add("--prefixes", type=int, default=5000, help="different prefixes for each tokenizer (default 5000)")
+    add("--leaves", type=int, default=FEW, help="leaves for each node with many leaves (default %(default)s)")
+    add(
+        "--effort",
+        type=float,
+        default=1.0,
+        help="multiplies the number of continuations tried for each prefix (default 1)",
+    )
     add("--seed", type=int, default=0)
-    add("--jobs", type=int, default=1, help="processes (default 1)")
-    add("--no-lead", action="store_true", help="as after a sentinel: no hidden leading space")
-    add("--show", type=int, default=10, help="disagreements to print for each tokenizer (default 10)")
+    add("--jobs", type=int, default=1, help="number of processes (default 1)")
+    add("--no-lead", action="store_true", help="no hidden leading space, as after a sentinel")
+    add("--show", type=int, default=10, help="most disagreements to print for each tokenizer (default 10)")
     add_output_options(parser, plot=None)
-    add("--resume", action="store_true", help="keep the tokenizers of --out, if it was made with the same settings")
+    add("--resume", action="store_true", help="continue the file of --out; the settings must be the same")
     words = words_of(arguments)
     options = parser.parse_args(words)
     options.tokenizers = options.tokenizers or default_tokenizers()

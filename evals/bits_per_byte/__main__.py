@@ -157,21 +157,23 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--combine", help=f"of {', '.join(get_args(Combine))}; all models are members (default mixture,bayes)"
     )
-    parser.add_argument("--weights", help="numbers for the members, such as 0.7,0.3 (default all alike)")
-    parser.add_argument("--bytes", type=int, default=100_000, metavar="N", help="of each FILE (default 100000)")
+    parser.add_argument("--weights", help="one weight for each member, such as 0.7,0.3 (default: equal)")
+    parser.add_argument(
+        "--bytes", type=int, default=100_000, metavar="N", help="bytes to read of each FILE (default 100000)"
+    )
     parser.add_argument(
         "--document-bytes", type=int, default=4096, metavar="N", help="the beginning of each text (default 4096)"
     )
-    parser.add_argument("--stride", type=int, default=1024, metavar="N", help="bytes of a piece (default 1024)")
-    parser.add_argument("--field", help="the entry of each line of a .jsonl file that is the text")
-    parser.add_argument("--glob", default="*.py", help="which files of a folder (default *.py)")
-    parser.add_argument("--seed", type=int, default=0, help="of the order in which documents are taken")
+    parser.add_argument("--stride", type=int, default=1024, metavar="N", help="bytes of each piece (default 1024)")
+    parser.add_argument("--field", help="the field that holds the text in each line of a .jsonl file")
+    parser.add_argument("--glob", default="*.py", help="which files of a folder to use (default *.py)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order of the documents")
     add_engine_options(parser)
-    parser.add_argument("--out", type=Path, help="write a line for each document here, when it is done")
-    parser.add_argument("--resume", action="store_true", help="go on with --out")
+    parser.add_argument("--out", type=Path, help="write one line here for each finished document")
+    parser.add_argument("--resume", action="store_true", help="continue the file of --out")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--plot", type=Path, help="draw bits per byte by position to this file")
-    parser.add_argument("--read", type=Path, help="show such a file and run nothing")
+    parser.add_argument("--read", type=Path, help="show this result file; run nothing")
     options = parser.parse_args(words)
     options.model = options.model or ["demo"]
     names = [Path(model).name for model in options.model]
@@ -183,10 +185,10 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     if options.combine and len(names) < 2:
         parser.error("--combine needs two models or more: repeat --model")
     if len(set(names)) < len(names):
-        parser.error(f"two models are called alike: {', '.join(names)}")
+        parser.error(f"two models have the same name: {', '.join(names)}")
     at_least(parser, options, "bytes", "document_bytes", "stride")
     if options.resume and options.out is None:
-        parser.error("--resume goes on with a file: name it with --out")
+        parser.error("--resume continues a file: name it with --out")
     return options
 
 

@@ -93,7 +93,7 @@ def read_documents(
     for given in sources:
         name = given if given in PACKAGED else Path(given).resolve().name
         if name in left_out:
-            raise DataError(f"two sources are called {name!r}: name each but once, and a folder in place of its files")
+            raise DataError(f"two sources are called {name!r}: name each only once; name a folder instead of its files")
         own, seen, left_out[name], room = [], set[bytes](), 0, most_bytes
         texts = list(_packaged(given) if given in PACKAGED else _texts(Path(given), field, glob))
         random.Random(f"{seed}/{name}").shuffle(texts)
@@ -107,7 +107,7 @@ def read_documents(
                 own.append(Document(name, place, text))
                 room -= len(text)
         if not own:
-            raise DataError(f"{given} has no document: no text of at least one character that is UTF-8")
+            raise DataError(f"{given} holds no document: no UTF-8 text of at least one character")
         taken.append(own)
     return Documents(tuple(document for own in taken for document in own), left_out)
 
@@ -147,7 +147,7 @@ def _texts(path: Path, field: str | None, glob: str) -> Iterator[tuple[str, byte
 
 def _lines(path: Path, field: str | None) -> Iterator[tuple[str, bytes]]:
     if field is None:
-        raise DataError(f"{path} has many texts: say by --field which entry of its lines holds them")
+        raise DataError(f"{path} holds many texts: name the field with the text by --field")
     raw = path.read_bytes()
     for number, line in enumerate((gzip.decompress(raw) if path.suffix == ".gz" else raw).split(b"\n"), start=1):
         if not line.strip():
@@ -155,7 +155,9 @@ def _lines(path: Path, field: str | None) -> Iterator[tuple[str, bytes]]:
         try:
             text = json.loads(line)[field]
         except (ValueError, LookupError, TypeError) as error:
-            raise DataError(f"line {number} of {path} is no JSON object with an entry {field!r}: {error!r}") from error
+            raise DataError(
+                f"line {number} of {path} is not a JSON object with the field {field!r}: {error!r}"
+            ) from error
         if not isinstance(text, str):
-            raise DataError(f"line {number} of {path}: the entry {field!r} is no text but {text!r:.60}")
+            raise DataError(f"line {number} of {path}: the entry {field!r} is not a text: {text!r:.60}")
         yield str(number), text.encode("utf-8", "surrogatepass")

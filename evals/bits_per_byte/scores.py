@@ -142,7 +142,7 @@ def token_logprobs(lm: ByteLM, text: bytes, *, stride: int | None = None) -> Flo
     vocab = lm.viability.vocab
     ids = vocab.encode(text.decode())
     if lm.spell(ids) != vocab.dummy_prefix + text:
-        raise UnreachablePrefixError(f"{lm!r} encodes {text[:40]!r}… as another text", prefix=text, position=0)
+        raise UnreachablePrefixError(f"{lm!r} changes {text[:40]!r}… when it encodes it", prefix=text, position=0)
     ends = np.cumsum([len(vocab.token_bytes[i] or b"") for i in ids]) - len(vocab.dummy_prefix)
     found, prompt = np.zeros(len(text)), lm.prompt(b"")
     place, end, size = 0, 0, rows_in(lm.token_lm.vocab_size)

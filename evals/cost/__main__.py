@@ -43,11 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command("evals.cost", __doc__)
     parser.add_argument("--model", default="demo", help="a folder, a hub id, demo or demo-gemma (default demo)")
     add_prompt_options(parser)
-    parser.add_argument("--prompts", choices=KINDS, default="ordinary", help="which of them (default ordinary)")
+    parser.add_argument("--prompts", choices=KINDS, default="ordinary", help="which prompts to use (default ordinary)")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="prompts that run together (default 1)")
-    parser.add_argument("--methods", default=",".join(OWN), help=f"of {', '.join(known)} (default %(default)s)")
+    parser.add_argument(
+        "--methods", default=",".join(OWN), help=f"methods to run, out of {', '.join(known)} (default %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model (default 1)")
-    parser.add_argument("--no-memory", action="store_true", help="leave out the runs that measure peak memory")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     add_output_options(parser)
     parser.add_argument("--alone", choices=known, help=argparse.SUPPRESS)
     words = words_of(arguments)

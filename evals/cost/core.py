@@ -201,14 +201,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--models", default="demo,demo-gemma", help="folders, hub ids, packaged models (default %(default)s)"
     )
-    parser.add_argument("--cases", default=",".join(CASES), help="which of them (default: all)")
+    parser.add_argument("--cases", default=",".join(CASES), help="which cases to run (default: all)")
     parser.add_argument("--batches", default="1,32,256", help="prompts that run together (default %(default)s)")
     parser.add_argument(
-        "--bytes", type=int, default=3200, help=f"in all; at most {MOST} a prompt (default %(default)s)"
+        "--bytes",
+        type=int,
+        default=3200,
+        help=f"bytes to write in all, at most {MOST} after each prompt (default %(default)s)",
     )
     parser.add_argument("--rounds", type=int, default=3, help="replays of each case (default %(default)s)")
-    parser.add_argument("--against", metavar="PYTHON", help="of an environment with another version of bytelm")
-    parser.add_argument("--stages", action="store_true", help="tell what the parts of the package take")
+    parser.add_argument(
+        "--against", metavar="PYTHON", help="run each case also with this Python, which has another version of bytelm"
+    )
+    parser.add_argument("--stages", action="store_true", help="show the share of each part of the package")
     add_output_options(parser)
     parser.add_argument("--alone", type=json.loads, help=argparse.SUPPRESS)
     words = words_of(arguments)

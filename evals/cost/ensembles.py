@@ -69,10 +69,14 @@ def row_of(formula: str, temperature: float, together: Sequence[Cost], alone: Se
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison and print one table."""
     parser = command("evals.cost.ensembles", __doc__)
-    parser.add_argument("-m", "--model", action="append", help="of a member; repeated (default demo and demo-gemma)")
-    parser.add_argument("--combine", default=",".join(get_args(Combine)), help="formulas (default %(default)s)")
-    parser.add_argument("--weights", help="numbers for the members, such as 0.7,0.3 (default all alike)")
-    parser.add_argument("--temperatures", default="0,1", help="of the bytes (default %(default)s)")
+    parser.add_argument(
+        "-m", "--model", action="append", help="a model to combine; repeat for each (default demo and demo-gemma)"
+    )
+    parser.add_argument(
+        "--combine", default=",".join(get_args(Combine)), help="how to combine the members (default %(default)s)"
+    )
+    parser.add_argument("--weights", help="one weight for each member, such as 0.7,0.3 (default: equal)")
+    parser.add_argument("--temperatures", default="0,1", help="temperatures (default %(default)s)")
     add_prompt_options(parser)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each model (default 1)")
     add_output_options(parser, plot="draw the ratios to this file")

@@ -159,8 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure along the axes and print a table for each."""
     parser = command("evals.cost.growth", __doc__)
     parser.add_argument("--model", default="demo", help="a folder, a hub id, demo or demo-gemma (default demo)")
-    parser.add_argument("--axes", default=",".join(AXES), help="which of them (default %(default)s)")
-    parser.add_argument("--most", type=int, default=10**9, metavar="N", help="leave out sizes beyond N")
+    parser.add_argument("--axes", default=",".join(AXES), help="which axes to measure (default %(default)s)")
+    parser.add_argument("--most", type=int, default=10**9, metavar="N", help="leave out sizes above N")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model (default 1)")
     add_output_options(parser)
     words = words_of(arguments)

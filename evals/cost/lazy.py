@@ -167,10 +167,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compare, print a table; 1 where anything differs."""
     parser = command("evals.cost.lazy", __doc__)
     parser.add_argument("--model", default="demo", help="a folder, a hub id, demo or demo-gemma (default demo)")
-    parser.add_argument("--prompts", type=int, default=200, help="greedy prompts, in four kinds (default 200)")
+    parser.add_argument(
+        "--prompts", type=int, default=200, help="prompts to complete greedily, of four kinds (default 200)"
+    )
     parser.add_argument("--bytes", type=int, default=32, help="bytes to write after each (default 32)")
-    parser.add_argument("--places", type=int, default=20, help="prompts to draw at (default 20)")
-    parser.add_argument("--draws", type=int, default=2000, help="draws at each, for each setting (default 2000)")
+    parser.add_argument("--places", type=int, default=20, help="prompts to draw after (default 20)")
+    parser.add_argument("--draws", type=int, default=2000, help="draws at each prompt, for each setting (default 2000)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model (default 1)")
     parser.add_argument("--seed", type=int, default=0)
     add_output_options(parser, plot=None)

@@ -39,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison and print a table."""
     parser = command("evals.cost.likeliest", __doc__)
     parser.add_argument("--model", default="demo", help="a folder, a hub id, demo or demo-gemma (default demo)")
-    parser.add_argument("--limit", type=int, default=50, metavar="N", help="cursors (default %(default)s)")
-    parser.add_argument("-n", type=int, default=5, help="endings (default %(default)s)")
+    parser.add_argument("--limit", type=int, default=50, metavar="N", help="number of cursors (default %(default)s)")
+    parser.add_argument("-n", type=int, default=5, help="number of endings (default %(default)s)")
     parser.add_argument(
-        "--bytes", type=int, default=32, metavar="N", help="of an ending, at most (default %(default)s)"
+        "--bytes", type=int, default=32, metavar="N", help="most bytes of an ending (default %(default)s)"
     )
-    parser.add_argument("--max-calls", type=int, default=256, help="of a search (default %(default)s)")
+    parser.add_argument("--max-calls", type=int, default=256, help="most model calls of a search (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model (default 1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the cursors (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of cursors (default 0)")
     add_output_options(parser, plot=None)
     words = words_of(arguments)
     options = parser.parse_args(words)

@@ -65,8 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="demo", help="demo or demo-gemma (default demo)")
     add_prompt_options(parser)
     parser.add_argument("--threads", type=int, default=1, help="threads of each engine (default 1)")
-    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="how often all is run (default 1)")
-    parser.add_argument("--methods", default=",".join(METHODS), help="of %(default)s")
+    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="how often to repeat everything (default 1)")
+    parser.add_argument(
+        "--methods", default=",".join(METHODS), help="methods to run, out of %(default)s (default: all)"
+    )
     add_output_options(parser, plot=None)
     words = words_of(arguments)
     options = parser.parse_args(words)

@@ -27,7 +27,7 @@ class GenlmBytes:
         from genlm.bytes import BeamParams, ByteBeamState
 
         if tokenizer.bos_token_id is None:
-            raise ValueError("genlm-bytes begins every text with BOS, which this tokenizer lacks")
+            raise ValueError("genlm-bytes starts every text with BOS, and this tokenizer has no BOS")
         self._loop = asyncio.Runner()
         self._lm = AsyncTransformer(model, tokenizer)
         ends = [tokenizer.eos_token.encode()]

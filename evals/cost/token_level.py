@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="demo", help="a folder, a hub id, demo or demo-gemma (default demo)")
     add_prompt_options(parser)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model (default 1)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often each prompt is run (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often to run each prompt (default 3)")
     add_output_options(parser, plot=None)
     words = words_of(arguments)
     options = parser.parse_args(words)

@@ -42,9 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m evals.cost.vllm", description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="demo", help="a folder, a hub id, demo or demo-gemma (default demo)")
     parser.add_argument("--bytes", type=int, default=200, metavar="N", help="bytes to write after each prompt")
-    parser.add_argument("--limit", type=int, default=16, metavar="N", help=f"prompts, of {len(PROMPTS)} (default 16)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often all is run (default 3)")
-    parser.add_argument("--methods", default=";".join(METHODS), help="of %(default)s")
+    parser.add_argument(
+        "--limit", type=int, default=16, metavar="N", help=f"how many of the {len(PROMPTS)} prompts to use (default 16)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often to repeat everything (default 3)")
+    parser.add_argument(
+        "--methods", default=";".join(METHODS), help="methods to run, out of %(default)s (default: all)"
+    )
     parser.add_argument("--block-size", type=int, default=32, help="tokens of a block of the prefix cache (default 32)")
     add_output_options(parser)
     options = parser.parse_args(arguments)

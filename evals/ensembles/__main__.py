@@ -48,23 +48,39 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command's options, checked as far as they can be without data or model."""
     parser = command("evals.ensembles", __doc__)
     add = parser.add_argument
-    add("--members", nargs="+", default=["demo", "demo-gemma"], metavar="MODEL", help="(default demo demo-gemma)")
-    add("--weights", metavar="W,W,…", help="of the members in the ensembles; all alike if not given")
+    add(
+        "--members",
+        nargs="+",
+        default=["demo", "demo-gemma"],
+        metavar="MODEL",
+        help="the models to combine (default demo demo-gemma)",
+    )
+    add("--weights", metavar="W,W,…", help="weights of the members in the ensembles (default: equal)")
     add(
         "--tasks",
         nargs="+",
         metavar="TASK[:ITEMS]",
         help=f"(default {' '.join(DEFAULT)}); with --read, the tasks to show (default all of the file)",
     )
-    add("--limit", type=int, default=200, metavar="N", help="items of a task that says nothing else (default 200)")
-    add("--runs", metavar="RUN,RUN,…", help="which runs (default all: the members, MEMBER/tokens, and the ensembles)")
-    add("--seed", type=int, default=0, help="of the choice of items")
+    add(
+        "--limit",
+        type=int,
+        default=200,
+        metavar="N",
+        help="items of each task, unless TASK:N says otherwise (default 200)",
+    )
+    add(
+        "--runs",
+        metavar="RUN,RUN,…",
+        help="which runs (default: all, that is the members, MEMBER/tokens, and the ensembles)",
+    )
+    add("--seed", type=int, default=0, help="seed of the choice of items")
     add("--bytes-per-token", type=float, default=4, help="bytes for each token that a task allows (default 4)")
     add("--batch", default="auto", metavar="N", help="contexts that run together (default auto)")
     add_engine_options(parser)
-    add("--out", type=Path, metavar="FILE", help="the results file, a line an item")
-    add("--resume", action="store_true", help="go on with --out where it ended")
-    add("--read", type=Path, metavar="FILE", help="show this results file and run nothing")
+    add("--out", type=Path, metavar="FILE", help="the results file: one line for each item")
+    add("--resume", action="store_true", help="continue the file of --out")
+    add("--read", type=Path, metavar="FILE", help="show this results file; run nothing")
     add("--plot", type=Path, metavar="FILE", help="draw the summary (.png, .svg, .pdf)")
     add("--json", action="store_true", help="print the summary as JSON")
     options = parser.parse_args(arguments)

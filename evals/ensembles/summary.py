@@ -37,7 +37,7 @@ def of(header: Line, lines: Sequence[Line]) -> Summary:
             answered.setdefault(line["task"], {}).setdefault(line["run"], {})[line["item"]] = line["figures"]
     failed = _failed(lines)
     if not answered and not failed:
-        raise RecordsError(f"the results of {header['command']!r} hold no item yet: go on with --resume")
+        raise RecordsError(f"the results of {header['command']!r} hold no item yet: continue with --resume")
     members = list(header["settings"]["members"])
     return {
         "command": header["command"],

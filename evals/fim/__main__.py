@@ -71,16 +71,19 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="which methods: some of " + ", ".join(METHODS) + " (default %(default)s)",
     )
     add(
-        "--temperature", type=float, default=0.0, help="of bytes for byte, of tokens for the others (default 0, greedy)"
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="temperature: of bytes for the method byte, of tokens for the others (default 0, greedy)",
     )
-    add("--samples", type=int, default=1, metavar="N", help="samples of each problem (default 1)")
+    add("--samples", type=int, default=1, metavar="N", help="samples for each problem (default 1)")
     add(
         "--limit",
         type=int,
         metavar="N",
         help="problems, spread over the tasks; cursors in all (default all; cursor: 300)",
     )
-    add("--max-bytes", type=int, default=256, metavar="N", help="bytes of a completion, at most (default %(default)s)")
+    add("--max-bytes", type=int, default=256, metavar="N", help="most bytes of a completion (default %(default)s)")
     add(
         "--data",
         type=Path,
@@ -89,7 +92,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="PATH",
         help="the published file or its folder; cursor: your files or folders",
     )
-    add("--glob", default="*.py", help="cursor: which files of a folder (default %(default)s)")
+    add("--glob", default="*.py", help="cursor: which files of a folder to use (default %(default)s)")
     add(
         "--before", type=int, default=1024, metavar="BYTES", help="cursor: of the prefix, at most (default %(default)s)"
     )
@@ -109,8 +112,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         "the engine's cache, which is several times as fast (default: at all)",
     )
     add("--seed", type=int, default=0)
-    add("--out", type=Path, metavar="FILE", help="the results file, a line a sample")
-    add("--resume", action="store_true", help="go on with --out where it ended")
+    add("--out", type=Path, metavar="FILE", help="the results file: one line for each sample")
+    add("--resume", action="store_true", help="continue the file of --out")
     add("--workers", type=int, default=1, metavar="N", help="processes, each with a model of its own (default 1)")
     add(
         "--execute",
@@ -118,7 +121,11 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="RUN THE PROGRAMS THAT THE MODEL WROTE, contained as far as this system allows, and count those that pass "
         "their tests",
     )
-    add("--k", default="1", help="with --execute: the k of pass@k, several with commas (default %(default)s)")
+    add(
+        "--k",
+        default="1",
+        help="with --execute: the k of pass@k, or several, separated by commas (default %(default)s)",
+    )
     add(
         "--compare",
         type=Path,
@@ -126,7 +133,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="show these results files side by side, each in pairs with the first of the same data, and run nothing",
     )
-    add("--short", action="store_true", help="by class of cursor and in pairs show the exact ones alone")
+    add("--short", action="store_true", help="in the tables by class and in pairs, show only the exact methods")
     add("--plot", type=Path, metavar="FILE", help="draw the summary (.png, .svg, .pdf)")
     add("--json", action="store_true", help="print the summary as JSON")
     options = parser.parse_args(arguments)
@@ -135,13 +142,17 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     if not 0 <= options.temperature < float("inf"):
         parser.error(f"--temperature must be 0 or more, and finite; got {options.temperature}")
     if options.temperature == 0 and options.samples > 1:
-        parser.error("at --temperature 0 all samples of a problem are the same: leave --samples at 1, or raise it")
+        parser.error(
+            "at --temperature 0 all samples of a problem are the same: leave --samples at 1, or raise the temperature"
+        )
     if options.temperature > 0 and "likeliest" in options.method:
-        parser.error(f"the method likeliest draws nothing: leave out --temperature; got {options.temperature}")
+        parser.error(
+            f"the method likeliest does not draw, so --temperature has no effect: leave it out; got {options.temperature}"
+        )
     try:
         options.k = [int(k) for k in options.k.split(",")]
     except ValueError:
-        parser.error(f"--k takes whole numbers with commas between them; got {options.k!r}")
+        parser.error(f"--k takes whole numbers separated by commas; got {options.k!r}")
     if options.context and options.benchmark != "cursor":
         parser.error(f"--context is for --benchmark cursor: {options.benchmark} has no other files")
     if options.compare is None:
@@ -153,9 +164,11 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
                 "no tests, and in left mode only single lines have an end"
             )
         if options.execute and options.out is None:
-            parser.error("--execute needs --out: what passed is kept there")
+            parser.error("--execute needs --out: it writes there which samples passed")
         if options.mode == ALL and (options.out is None or options.execute):
-            parser.error("--mode all needs --out, in whose place each mode has a file, and takes no --execute")
+            parser.error(
+                "--mode all needs --out, from which each mode gets a file of its own, and it excludes --execute"
+            )
     return options
 
 
@@ -167,8 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return exit_status(lambda: _run(options, words), options.out)
     except BrokenProcessPool:
         print(
-            "error: a worker process was killed, perhaps for lack of memory: each holds its own model. The lines "
-            "written so far are kept; go on with --resume and fewer --workers",
+            "error: a worker process was killed, perhaps for lack of memory: each loads its own model. The lines "
+            "written so far are kept. Continue with --resume and fewer --workers",
             file=sys.stderr,
         )
         return 1

@@ -81,8 +81,8 @@ def load_cursors(
     names = [path.resolve().name for path in paths]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise DataError(
-            f"two paths of --data are called {twice[0]!r}, and so their cursors would be: give the folder above them, "
-            "or a copy of one by another name"
+            f"two paths of --data are called {twice[0]!r}, so their cursors would have the same names: give the "
+            "folder above them, or rename a copy of one"
         )
     digest, left_out, files = hashlib.sha256(), 0, 0
     problems: dict[str, Problem] = {}
@@ -94,7 +94,7 @@ def load_cursors(
         wanted = limit // len(paths) + (place < limit % len(paths))
         found = _cursors(sources, wanted, random.Random(f"{seed}/{place}"), before=before, after=after)
         if wanted and not found:
-            raise DataError(f"{path} has no line of UTF-8 text to put a cursor in (--glob is {glob!r})")
+            raise DataError(f"{path} has no line of UTF-8 text for a cursor (--glob is {glob!r})")
         if context:
             found = [replace(problem, context=beside(sources, problem.group, context)) for problem in found]
         problems.update((problem.id, problem) for problem in found)

@@ -115,7 +115,7 @@ def check(problems: Sequence[Problem], run_all: RunAll) -> dict[str, int]:
             if outcome.state == "not run" or (outcome.state == "passed") != passes:
                 raise PassingError(
                     f"{problem.id} must {'pass' if passes else 'fail'} ({name}) and has the state {outcome.state!r}: "
-                    f"{outcome.detail[:300] or 'nothing was said'}. No completion was run: the counts would mean nothing"
+                    f"{outcome.detail[:300] or 'nothing was said'}. No completion was run, because the counts would mean nothing"
                 )
         counts[name] = len(problems)
     return counts

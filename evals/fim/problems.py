@@ -147,8 +147,8 @@ def load_published(name: str, path: Path | None = None, *, limit: int | None = N
     raw, where = _found(published, path)
     if (found := hashlib.sha256(raw).hexdigest()) != published.sha256:
         raise DataError(
-            f"{where} has sha256 {found}, and the published {published.file} has {published.sha256}: it was altered or "
-            f"cut short; take it anew from {ADDRESS}{published.file}"
+            f"{where} has sha256 {found}, and the published {published.file} has {published.sha256}: it was changed or "
+            f"cut short; fetch it again from {ADDRESS}{published.file}"
         )
     rows = [json.loads(line) for line in gzip.decompress(raw).decode().splitlines() if line]
     problems = tuple(_problem(row) for row in rows)
@@ -167,7 +167,7 @@ def _found(published: Published, path: Path | None) -> tuple[bytes, str]:
         if file is None:
             raise DataError(
                 f"there is no {published.file} (sha256 {published.sha256}) at {path}; give its path or its folder with "
-                f"--data, or leave --data and BYTELM_TEST_DATA away to have it fetched from {ADDRESS}"
+                f"--data, or leave out --data and BYTELM_TEST_DATA to fetch it from {ADDRESS}"
             )
         try:
             return file.read_bytes(), str(file)

@@ -55,7 +55,7 @@ def of(header: Line, lines: Sequence[Line], *, ks: Sequence[int] = (1,)) -> Summ
     rows = _rows(header, lines)
     samples = [row for group in rows.values() for row in group]
     if not samples:
-        raise RecordsError(f"the results of {header['command']!r} hold no sample yet: go on with --resume")
+        raise RecordsError(f"the results of {header['command']!r} hold no sample yet: continue with --resume")
     methods, classes = list(rows), _classes_of(samples)
     return {
         "command": header["command"],
@@ -214,7 +214,7 @@ def show(summaries: Sequence[Summary], *, short: bool = False) -> None:
                     paired = BY_CLASS[:1] if short else BY_CLASS
                     console().print(_pairs_table(title, head, pairs, paired, all_classes=benchmark == "cursor"))
                 else:
-                    print_line(f"{title}: none, as no method has a sample of the same problem in both")
+                    print_line(f"{title}: none; no method has samples of the same problem in both")
             for line in _notes(summary):
                 print_line(line)
         note_too_few(these, "tasks" if benchmark != "cursor" else "files")

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted at once; the checkpoint of before is whole", file=sys.stderr)
+        print("interrupted; the last checkpoint is whole", file=sys.stderr)
         return 130
 
 
@@ -73,7 +73,7 @@ def run(given: Sequence[str]) -> int:
     if command.threads is not None:
         torch.set_num_threads(command.threads)
     if command.no_dedup:
-        print("no deduplication against a benchmark was done", file=sys.stderr)
+        print("the training data were not deduplicated against a benchmark", file=sys.stderr)
     device = command.device or ("cuda" if torch.cuda.is_available() else "cpu")
     result = _train(command, given, device) if command.evaluate is None else _evaluate(command, given, device)
     if result is None:
@@ -94,7 +94,9 @@ def _train(command: Command, given: Sequence[str], device: str) -> dict[str, Any
     if checkpoint is not None:
         known, start = manifest.read_manifest(out / "manifest.json", ended=False), None
     elif (out / adapter.WEIGHTS).exists() or any(out.glob("checkpoint*")):
-        raise InvalidArgumentError(f"{str(out)!r} holds a run: go on with --resume {out}, or choose another --out")
+        raise InvalidArgumentError(
+            f"{str(out)!r} holds a run already: continue it with --resume {out}, or choose another --out"
+        )
     saved: dict[str, Any] = {}
     began = None
     if start is not None:
@@ -147,7 +149,7 @@ def _train(command: Command, given: Sequence[str], device: str) -> dict[str, Any
     manifest.write_manifest(out / "manifest.json", told)
     if watch.ended == "interrupted":
         step = trainer.state.global_step
-        print(f"interrupted after step {step}; go on with --resume {out} --out {out}", file=sys.stderr)
+        print(f"interrupted after step {step}; continue with --resume {out} --out {out}", file=sys.stderr)
         return None
     return told
 
@@ -157,14 +159,14 @@ def _checkpoint(resume: Path | None, out: Path) -> Path | None:
     if resume is not None and resume.resolve() == out.resolve():
         whole = [path.parent for path in out.glob(f"checkpoint-*/{_STATE}")]
         if not whole:
-            raise CheckpointError(f"{str(out)!r} holds no checkpoint to go on from: begin anew in another --out")
+            raise CheckpointError(f"{str(out)!r} holds no checkpoint to continue from: start again in another --out")
         return max(whole, key=lambda path: int(path.name.rpartition("-")[2]))
     if resume is None or not resume.resolve().name.startswith("checkpoint"):
         return None
     if not (resume / _STATE).exists():
-        raise CheckpointError(f"{str(resume)!r} is no checkpoint, or half of one: go on from the one before it")
+        raise CheckpointError(f"{str(resume)!r} is not a whole checkpoint: continue from the one before it")
     if resume.resolve().parent != out.resolve():
-        raise InvalidArgumentError(f"a checkpoint goes on in the folder that it is in: --out {resume.parent}")
+        raise InvalidArgumentError(f"a checkpoint can be continued only in its own folder: give --out {resume.parent}")
     return resume
 
 
@@ -182,8 +184,8 @@ def _run(trainer: training.AdapterTrainer, watch: training.Watch, checkpoint: Pa
         if checkpoint is None or watch.began:
             raise
         raise CheckpointError(
-            f"the checkpoint {str(checkpoint)!r} is damaged: {str(error)[:200] or type(error).__name__}; go on from "
-            "another one, or begin anew"
+            f"the checkpoint {str(checkpoint)!r} is damaged: {str(error)[:200] or type(error).__name__}; continue from "
+            "another one, or start again"
         ) from error
     finally:
         for number, handler in before.items():

@@ -79,7 +79,7 @@ def load_base(name: str) -> Base:
         whole = hashlib.sha256(b"".join(map(bytes.fromhex, sums))).hexdigest()
         title, sha256 = folder.resolve().name, sums[0] if len(sums) == 1 else whole
     else:
-        raise ModelError(f"{name!r} holds no *.safetensors, by whose sha256 an adapter knows its base")
+        raise ModelError(f"{name!r} holds no *.safetensors; an adapter identifies its base by their sha256")
     model.name_or_path = title  # peft writes this into the configuration, and a path is of this machine alone
     return Base(title, sha256, model, tokenizer)
 
@@ -152,11 +152,13 @@ def read_config(folder: Path) -> dict[str, Any]:
         kind = config["peft_type"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise AdapterError(
-            f"{str(folder)!r} holds no adapter ({CONFIG}): {error}; a run that has not ended goes on with the same "
-            "folder for --resume and --out"
+            f"{str(folder)!r} holds no adapter ({CONFIG}): {error}; to continue an unfinished run, give the "
+            "same folder as --resume and --out"
         ) from error
     if kind != "LORA":
-        raise AdapterError(f"the adapter in {str(folder)!r} is {kind!r}, and only low-rank ones (LORA) are known here")
+        raise AdapterError(
+            f"the adapter in {str(folder)!r} is {kind!r}, and only low-rank adapters (LORA) are supported"
+        )
     return config
 
 

@@ -39,9 +39,9 @@ def read_manifest(path: Path, *, ended: bool) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         missing = [key for key in needed if key not in manifest]
     except (OSError, ValueError, TypeError) as error:
-        raise ManifestError(f"{str(path)!r} is no manifest of a training: {error}") from error
+        raise ManifestError(f"{str(path)!r} is not the manifest of a training: {error}") from error
     if missing:
-        raise ManifestError(f"{str(path)!r} is no manifest of a training that has ended: it lacks {', '.join(missing)}")
+        raise ManifestError(f"{str(path)!r} is not the manifest of a finished training: it lacks {', '.join(missing)}")
     return manifest
 
 
@@ -66,8 +66,8 @@ def check_beginning(then: Mapping[str, Any], base: Mapping[str, str], start: str
             for sha256 in (then["start"], start)
         ]
         raise InvalidArgumentError(
-            f"the run of the manifest began with {begins[0]}, and this one does with {begins[1]}; --resume FOLDER names "
-            "an adapter to begin with"
+            f"the run of the manifest started from {begins[0]}, and this run starts from {begins[1]}; name the adapter to "
+            "start from with --resume FOLDER"
         )
 
 

@@ -139,8 +139,8 @@ def parse(arguments: Sequence[str], saved: Mapping[str, Any] | None = None) -> t
     for name, value in (saved or {}).items():
         if given[name] != value:
             raise InvalidArgumentError(
-                f"--{name.replace('_', '-')} of what is gone on from is {value}, not {given[name]}: leave the option "
-                "out, or begin anew"
+                f"--{name.replace('_', '-')} of the run to continue is {value}, not {given[name]}: leave the option "
+                "out, or start again"
             )
     for name, (low, high) in (_LIMITS | {"max_chars": (given["min_chars"], math.inf)}).items():
         if given[name] is not None and not low <= given[name] <= high:
@@ -149,12 +149,12 @@ def parse(arguments: Sequence[str], saved: Mapping[str, Any] | None = None) -> t
             )
     if (given["out"] is None) == (given["evaluate"] is None) or (given["evaluate"] and given["resume"]):
         raise InvalidArgumentError(
-            "give --out FOLDER to train, with --resume to go on; or --evaluate ADAPTER to measure; not both"
+            "give --out FOLDER to train, and --resume to continue; or --evaluate ADAPTER to measure; not both"
         )
     if (given["benchmark"] is None) != given["no_dedup"]:
         raise InvalidArgumentError(
             "give --benchmark FILE (such as HumanEval.jsonl.gz), which names what training must not see, or --no-dedup "
-            "to do without it; not both"
+            "to train without this check; not both"
         )
     if given["held_out_share"] and tuple(given["held_out_packages"]) != NEVER_TRAINED_ON:
         raise InvalidArgumentError("hold out packages or a share: --held-out-packages or --held-out-share, not both")

@@ -131,7 +131,7 @@ class Watch(ProgressCallback):
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        print("ending after this step; once more to end at once", file=sys.stderr)
+        print("ending after this step; press Ctrl-C again to end now", file=sys.stderr)
 
     def over(self, state: Any) -> bool:
         """Whether nothing is left to train."""
@@ -170,7 +170,7 @@ class Watch(ProgressCallback):
         """Show the losses; refuse a gradient that is no number before a checkpoint has it."""
         if not math.isfinite(norm := logs.get("grad_norm", 0.0)):
             raise InvalidLogitsError(
-                f"the gradient of step {state.global_step} is {norm}: begin anew with a lower --learning-rate, or with "
+                f"the gradient of step {state.global_step} is {norm}: start again with a lower --learning-rate, or with "
                 "--dtype float32"
             )
         bar: Any = self.training_bar

@@ -56,10 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Try random tokenizers; 1 when anything disagrees."""
     parser = command("evals.fuzz", __doc__)
     add = parser.add_argument
-    add("--seconds", type=int, help="stop after so many seconds")
-    add("--cases", type=int, help="stop after so many tokenizers (default: 400, if --seconds is not given)")
+    add("--seconds", type=int, help="stop after this many seconds")
+    add("--cases", type=int, help="stop after this many tokenizers (default: 400, if --seconds is not given)")
     add("--seed", type=int, default=0)
-    add("--family", default=",".join(FAMILIES), help="families with commas between them (default: all)")
+    add("--family", default=",".join(FAMILIES), help="families, separated by commas (default: all)")
     add("--minimise", type=float, default=SECONDS, help="seconds to make one finding small (default %(default)s)")
     add(
         "--slow",
@@ -68,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="seconds of one tokenizer that are a finding (default %(default)s; long prefixes have more)",
     )
     add_output_options(parser, plot=None)
-    add("--resume", action="store_true", help="go on with --out, if it was made with the same settings")
-    add("--join", nargs="+", type=Path, metavar="FILE", help="run nothing: results of other families as one result")
+    add("--resume", action="store_true", help="continue the file of --out; the settings must be the same")
+    add("--join", nargs="+", type=Path, metavar="FILE", help="run nothing; join these results of different families")
     words = words_of(arguments)
     options = parser.parse_args(words)
     options.family = chosen(parser, "family", options.family, list(FAMILIES))
@@ -137,7 +137,7 @@ def _begun(options: argparse.Namespace, settings: dict[str, Any], words: Sequenc
         record: Result = json.loads(options.out.read_text(encoding="utf-8"))
         if (record["settings"], record["versions"]) != (settings, found):
             raise RecordsError(
-                f"{options.out} is of a run with other settings or versions; give another file with --out"
+                f"{options.out} is from a run with other settings or versions; give another file with --out"
             )
         return record | {"command": command_of("evals.fuzz", words)}
     return {

@@ -151,11 +151,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train, ask and print one table."""
     parser = command("evals.markov", __doc__)
     parser.add_argument("--symbols", default="AB", help="two to four characters (default %(default)s)")
-    parser.add_argument("--order", type=int, default=3, help="symbols that the next one depends on (default 3)")
-    parser.add_argument("--vocabulary", type=int, default=12, metavar="N", help="tokens (default 12)")
-    parser.add_argument("--steps", type=int, default=500, metavar="N", help="batches in training (default 500)")
-    parser.add_argument("--prompts", type=int, default=20, metavar="N", help="for each context (default 20)")
-    parser.add_argument("--seed", type=int, default=0, help="of the chain, the weights and the texts")
+    parser.add_argument(
+        "--order", type=int, default=3, help="number of symbols on which the next one depends (default 3)"
+    )
+    parser.add_argument("--vocabulary", type=int, default=12, metavar="N", help="size of the vocabulary (default 12)")
+    parser.add_argument("--steps", type=int, default=500, metavar="N", help="training batches (default 500)")
+    parser.add_argument("--prompts", type=int, default=20, metavar="N", help="prompts for each context (default 20)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the chain, the weights and the texts")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model (default 1)")
     add_output_options(parser)
     words = words_of(arguments)

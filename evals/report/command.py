@@ -61,7 +61,7 @@ def chosen(
     """
     values = list(dict.fromkeys(value.strip() for value in given.split(comma)))
     if unknown := [value for value in values if value not in known]:
-        parser.error(f"no {what} is called {', '.join(unknown)}; there are {f'{comma} '.join(known)}{hint}")
+        parser.error(f"no {what} is called {', '.join(unknown)}; choose from {f'{comma} '.join(known)}{hint}")
     return values
 
 
@@ -70,4 +70,4 @@ def numbers(parser: argparse.ArgumentParser, option: str, given: str) -> list[fl
     try:
         return [float(number) for number in given.split(",")]
     except ValueError:
-        parser.error(f"{option} takes numbers with commas between them; got {given!r}")
+        parser.error(f"{option} takes numbers separated by commas; got {given!r}")

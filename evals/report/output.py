@@ -26,10 +26,10 @@ Result = dict[str, Any]
 def add_output_options(parser: argparse.ArgumentParser, *, plot: str | None = "draw the result to this file") -> None:
     """``--json``, ``--out``, ``--read``, and ``--plot`` with this help, if there is one."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--out", type=Path, help="write the result here too")
+    parser.add_argument("--out", type=Path, help="also write the result to this file")
     if plot is not None:
         parser.add_argument("--plot", type=Path, help=plot)
-    parser.add_argument("--read", type=Path, help="show the result of such a file and run nothing")
+    parser.add_argument("--read", type=Path, help="show this result file; run nothing")
 
 
 def answer(
@@ -122,7 +122,7 @@ def draw_bars(
 
 def nothing_to_draw(path: Path) -> RecordsError:
     """The error that is raised in place of an empty drawing."""
-    return RecordsError(f"there is nothing to draw, so {path} was not written: the results hold no figure for it yet")
+    return RecordsError(f"there is nothing to draw, so {path} was not written: the results hold no numbers for it yet")
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -50,7 +50,7 @@ def read_records(path: Path) -> tuple[Line, list[Line]]:
         raise RecordsError(f"cannot read the results file {path}: {error}") from error
     lines = _parsed(raw, path)
     if not lines:
-        raise RecordsError(f"the results file {path} is empty: it has not even a header")
+        raise RecordsError(f"the results file {path} is empty: it does not even have a header")
     return lines[0], lines[1:]
 
 
@@ -65,7 +65,7 @@ def _parsed(raw: bytes, path: Path) -> list[Line]:
         kind = line.get("kind") if isinstance(line, dict) else None
         if kind is None or (kind == "header") != (number == 1):
             raise RecordsError(
-                f"line {number} of {path} is no record of a run: {text[:60]!r}; the file was altered: take another"
+                f"line {number} of {path} is not a record of a run: {text[:60]!r}; the file was changed: use another file"
             )
         lines.append(line)
     return lines
@@ -105,7 +105,7 @@ def exit_status(run: Callable[[], int], out: Path | None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        kept = f"; {out} keeps what was done, go on with --resume" if out else ""
+        kept = f"; {out} holds what was done; continue with --resume" if out else ""
         print(f"stopped{kept}", file=sys.stderr)
         return 130
 
@@ -167,9 +167,7 @@ class Records(Lines):
         super().__init__()
         self.path = path
         if path.suffix == ".gz":
-            raise RecordsError(
-                f"{path} would have to be compressed, and a run adds to it: unpack it, or name it .jsonl"
-            )
+            raise RecordsError(f"{path} is compressed, and a run cannot add to it: unpack it, or name it .jsonl")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -188,7 +186,7 @@ class Records(Lines):
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however that ends
         except BlockingIOError:
             raise RecordsError(
-                f"another run adds to {path}: wait for it, end it, or give another file with --out"
+                f"another run is writing to {path}: wait for it, end it, or give another file with --out"
             ) from None
         except OSError:
             pass  # a file system without locks
@@ -197,12 +195,14 @@ class Records(Lines):
         except OSError as error:
             raise RecordsError(f"cannot read {path}: {error}; give another file with --out") from error
         if kept and not resume:
-            raise RecordsError(f"{path} is there already: go on with it by --resume, or give another file with --out")
+            raise RecordsError(f"{path} exists already: continue it with --resume, or give another file with --out")
         lines = _parsed(kept, path)
         if lines:
             _check_same(lines[0], header, path)
         elif not (kept.startswith(_BEGINNING) or _BEGINNING.startswith(kept)):
-            raise RecordsError(f"{path} is no results file: it begins with {kept[:60]!r}; give another file with --out")
+            raise RecordsError(
+                f"{path} is not a results file: it begins with {kept[:60]!r}; give another file with --out"
+            )
         self._size = kept.rfind(b"\n") + 1
         try:
             os.ftruncate(self._handle, self._size)
@@ -233,7 +233,7 @@ class Records(Lines):
                 os.ftruncate(self._handle, self._size)
                 os.lseek(self._handle, self._size, os.SEEK_SET)
             raise RecordsError(
-                f"cannot write to {self.path}: {error}. What was written stays; make room and go on with --resume"
+                f"cannot write to {self.path}: {error}. What was written is kept. Free some space and continue with --resume"
             ) from error
 
     def __exit__(
@@ -251,7 +251,7 @@ def _check_same(found: Line, wanted: Line, path: Path) -> None:
     ]
     if differing:
         raise RecordsError(
-            f"{path} is of another run: {'; '.join(differing)}. Run as it was run, or give another file with --out"
+            f"{path} is from another run: {'; '.join(differing)}. Use the same settings, or give another file with --out"
         )
 
 

@@ -322,7 +322,7 @@ def run(request: dict[str, Any]) -> tuple[str, str, float]:
     """State, detail and seconds of one program."""
     limits = request["limits"]
     if os.uname().machine not in MACHINES:
-        raise WallError(f"the system calls of {os.uname().machine} are not in the tables of cell.py")
+        raise WallError(f"cell.py has no table of the system calls of {os.uname().machine}")
     place = MACHINES[os.uname().machine][1]
     if request["walls"] == "namespaces":
         enter_namespaces(request["folder"], limits["file_mib"], place)

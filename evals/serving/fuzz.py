@@ -57,14 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Send hostile requests; 1 when anything is found."""
     parser = command("evals.serving.fuzz", __doc__)
     add = parser.add_argument
-    add("--requests", type=int, default=10_000, metavar="N", help="(default %(default)s)")
+    add("--requests", type=int, default=10_000, metavar="N", help="number of requests (default %(default)s)")
     add("--seed", type=int, default=0)
     add("--model", default="toy", help="a folder, a hub id, a demo, or toy (default %(default)s)")
     add("--only", type=int, metavar="NUMBER", help="send this one request, and print it with its answer")
     add("--probe", type=int, default=200, metavar="N", help="requests between two probes (default %(default)s)")
-    add("--within", type=float, default=20.0, metavar="S", help="seconds for an answer (default %(default)s)")
+    add("--within", type=float, default=20.0, metavar="S", help="most seconds for an answer (default %(default)s)")
     add_output_options(parser, plot=None)
-    add("--resume", action="store_true", help="go on with --out, if it was made with the same settings")
+    add("--resume", action="store_true", help="continue the file of --out; the settings must be the same")
     words = words_of(arguments)
     options = parser.parse_args(words)
     at_least(parser, options, "requests", "probe")
@@ -121,7 +121,7 @@ def _begun(options: argparse.Namespace, settings: dict[str, Any], words: Sequenc
     if options.resume and options.out is not None and options.out.exists():
         record: Result = json.loads(options.out.read_text(encoding="utf-8"))
         if record["settings"] != settings:
-            raise RecordsError(f"{options.out} is of a run with other settings; give another file with --out")
+            raise RecordsError(f"{options.out} is from a run with other settings; give another file with --out")
         return record
     return {
         "command": command_of("evals.serving.fuzz", words),

@@ -72,11 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command("evals.serving.latency", __doc__)
     add = parser.add_argument
     add("--model", default="demo-fim", help="a folder, a hub id, a demo, or toy (default %(default)s)")
-    add("--file", default="sampling/params.py", help="of the package: what is typed (default %(default)s)")
+    add("--file", default="sampling/params.py", help="the file of the package that is typed (default %(default)s)")
     add("--prefix", type=int, default=4096, metavar="N", help="bytes before the first key (default %(default)s)")
-    add("--keys", type=int, default=30, metavar="N", help="bytes that are typed (default %(default)s)")
-    add("--pairs", type=int, default=200, metavar="N", help="of trivial requests (default %(default)s)")
-    add("--threads", type=int, help="CPU threads of the model here (default: torch's own choice)")
+    add("--keys", type=int, default=30, metavar="N", help="bytes to type (default %(default)s)")
+    add("--pairs", type=int, default=200, metavar="N", help="pairs of trivial requests (default %(default)s)")
+    add("--threads", type=int, help="CPU threads of the model in this process (default: torch's own choice)")
     add_output_options(parser, plot=None)
     words = words_of(arguments)
     options = parser.parse_args(words)
@@ -92,7 +92,9 @@ def typed(name: str, prefix: int, keys: int) -> list[str]:
     """
     data = (Path(bytelm.__file__).parent / name).read_text(encoding="utf-8").encode("ascii", "replace")
     if len(data) < prefix + keys:
-        raise ServingError(f"{name} has {len(data)} bytes, fewer than {prefix + keys}: take another file, or fewer")
+        raise ServingError(
+            f"{name} has {len(data)} bytes, fewer than {prefix + keys}: choose another file, or lower --prefix or --keys"
+        )
     return [data[: prefix + i].decode() for i in range(keys + 1)]
 
 

@@ -70,18 +70,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--model", default="demo-fim", help="a folder, a hub id, a demo, or toy (default %(default)s)")
     add("--clients", type=int, default=64, metavar="N", help="clients at once (default %(default)s)")
-    add("--seconds", type=int, default=600, metavar="S", help="of load (default %(default)s)")
-    add("--pool", type=int, default=80, metavar="N", help="distinct requests (default %(default)s)")
-    add("--cancelled", type=float, default=0.12, metavar="P", help="share that is cancelled (default %(default)s)")
+    add("--seconds", type=int, default=600, metavar="S", help="seconds under load (default %(default)s)")
+    add("--pool", type=int, default=80, metavar="N", help="number of different requests (default %(default)s)")
+    add("--cancelled", type=float, default=0.12, metavar="P", help="share of requests to cancel (default %(default)s)")
     add("--bad", type=float, default=0.06, metavar="P", help="share of bad requests (default %(default)s)")
-    add("--cancellations", type=int, default=20, metavar="N", help="that are timed (default %(default)s)")
-    add("--threads", type=int, help="CPU threads of the model here (default: torch's own choice)")
-    add("--seed", type=int, default=0, help="of the pool and the clients (default 0)")
-    add("--throughput", action="store_true", help="one after another against 16 at a time, and nothing else")
-    add("--requests", type=int, default=48, metavar="N", help="of --throughput (default %(default)s)")
-    add("--together", type=int, default=16, metavar="N", help="of --throughput, at a time (default %(default)s)")
-    add("--bytes", type=int, default=32, metavar="N", help="of a completion of --throughput (default %(default)s)")
-    add("--rounds", type=int, default=2, metavar="N", help="of --throughput, each way (default %(default)s)")
+    add("--cancellations", type=int, default=20, metavar="N", help="cancellations to time (default %(default)s)")
+    add("--threads", type=int, help="CPU threads of the model in this process (default: torch's own choice)")
+    add("--seed", type=int, default=0, help="seed of the requests and the clients (default 0)")
+    add("--throughput", action="store_true", help="only compare requests one after another with 16 at a time")
+    add(
+        "--requests",
+        type=int,
+        default=48,
+        metavar="N",
+        help="with --throughput: number of requests (default %(default)s)",
+    )
+    add(
+        "--together",
+        type=int,
+        default=16,
+        metavar="N",
+        help="with --throughput: requests at a time (default %(default)s)",
+    )
+    add(
+        "--bytes",
+        type=int,
+        default=32,
+        metavar="N",
+        help="with --throughput: bytes of a completion (default %(default)s)",
+    )
+    add("--rounds", type=int, default=2, metavar="N", help="with --throughput: rounds each way (default %(default)s)")
     add_output_options(parser, plot=None)
     words = words_of(arguments)
     options = parser.parse_args(words)

@@ -49,7 +49,7 @@ async def metrics(client: ClientSession) -> dict[str, float]:
             raise ServingError(f"/metrics answers {response.status}: {text[:200]}")
     found = samples_of(text)
     if missing := {"bytelm_running", "bytelm_waiting"} - found.keys():
-        raise ServingError(f"/metrics does not tell {', '.join(sorted(missing))}")
+        raise ServingError(f"/metrics lacks {', '.join(sorted(missing))}")
     return found
 
 

@@ -114,7 +114,7 @@ def _folder() -> Path:
     named = os.environ.get("BYTELM_TEST_DATA")
     if not named:
         raise BytelmError(
-            "BYTELM_TEST_DATA is not set: it names a folder with the files data/lambada/lambada_test.jsonl and so on; "
+            "BYTELM_TEST_DATA is not set: set it to a folder with the files data/lambada/lambada_test.jsonl and so on; "
             "evals/tasks/README.md lists them"
         )
     return Path(named) / "data"
@@ -125,9 +125,9 @@ def _bytes(name: str) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BytelmError(f"cannot read {path}: {error.strerror}; evals/tasks/README.md says what it is") from error
+        raise BytelmError(f"cannot read {path}: {error.strerror}; evals/tasks/README.md describes it") from error
     if (found := hashlib.sha256(data).hexdigest()) != SHA256[name]:
-        raise BytelmError(f"{path} is not the file that is meant: its sha256 is {found}, not {SHA256[name]}")
+        raise BytelmError(f"{path} is another file than the expected one: its sha256 is {found}, not {SHA256[name]}")
     return data
 
 
@@ -145,7 +145,7 @@ def _files(name: str) -> list[Path]:
     whole = hashlib.sha256("".join(f"{p.name} {hashlib.sha256(p.read_bytes()).hexdigest()}\n" for p in paths).encode())
     if whole.hexdigest() != SHA256[name]:
         raise BytelmError(
-            f"the {len(paths)} files in {_folder() / name} are not the 57 that are meant: the sha256 of their names and "
-            f"sha256 is {whole.hexdigest()}, not {SHA256[name]}"
+            f"the {len(paths)} files in {_folder() / name} are not the 57 expected ones: the sha256 of their names and "
+            f"sums is {whole.hexdigest()}, not {SHA256[name]}"
         )
     return paths

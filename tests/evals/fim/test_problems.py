@@ -143,7 +143,7 @@ def test_what_is_fetched_is_kept(small: bytes, monkeypatch: pytest.MonkeyPatch) 
 def test_what_is_fetched_and_wrong_is_not_kept(small: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """An address that gives something else is an error, each time anew."""
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Answer(b"a page that says hello"))
-    with pytest.raises(DataError, match="altered or cut short"):
+    with pytest.raises(DataError, match="changed or cut short"):
         load_published("small")
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Answer(small))
 

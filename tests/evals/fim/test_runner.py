@@ -328,7 +328,7 @@ def test_a_run_under_way_says_so(capsys: pytest.CaptureFixture[str]) -> None:
         (["--benchmark", "humaneval"], "invalid choice: 'humaneval'"),
         (["--method", "byte,magic"], "no method is called magic"),
         (["--mode", "middle"], "invalid choice: 'middle'"),
-        (["--temperature", "0.5", "--method", "byte,likeliest"], "the method likeliest draws nothing"),
+        (["--temperature", "0.5", "--method", "byte,likeliest"], "the method likeliest does not draw"),
         (["--mode", "all"], "--mode all needs --out"),
         (["--context", "2", "--benchmark", "single-line"], "--context is for --benchmark cursor"),
         (["--temperature", "-1"], "--temperature must be 0 or more"),

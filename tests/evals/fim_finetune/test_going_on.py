@@ -39,7 +39,7 @@ def test_a_run_goes_on_exactly_where_it_was_interrupted(
     out = tmp_path / "out"
     in_step(7, control_c)
     assert run(world, "--out", str(out)) == 130
-    assert f"interrupted after step 7; go on with --resume {out}" in capsys.readouterr().err
+    assert f"interrupted after step 7; continue with --resume {out}" in capsys.readouterr().err
     assert not (out / WEIGHTS).exists()
     monkeypatch.undo()
     assert run(world, "--resume", str(out / "checkpoint-7"), "--out", str(out), quick=False) == 0
@@ -177,7 +177,7 @@ def test_a_checkpoint_keeps_to_its_run(
     """Options, packages, base and folder of a checkpoint cannot be changed on the way."""
     checkpoint = ("--resume", str(whole / "checkpoint-12"), "--out", str(whole))
 
-    assert "--steps of what is gone on from is 12" in str(failure(world, *checkpoint, "--steps", "13", quick=False))
+    assert "--steps of the run to continue is 12" in str(failure(world, *checkpoint, "--steps", "13", quick=False))
     assert "was deduplicated against" in str(failure(world, *checkpoint, quick=False))
     shutil.copytree(world / "model", tmp_path / "renamed")
     renamed = words(world, *checkpoint, "--model", str(tmp_path / "renamed"), quick=False)

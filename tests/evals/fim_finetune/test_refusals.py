@@ -24,7 +24,7 @@ def test_the_command_refuses_to_forget_the_benchmark(world: Path, capsys: pytest
     assert fim_finetune.main(["--out", str(world / "never")]) == 2
     assert "--no-dedup" in capsys.readouterr().err
     assert run(world, "--no-dedup", "--evaluate", "base") == 0
-    assert "no deduplication against a benchmark was done" in capsys.readouterr().err
+    assert "the training data were not deduplicated against a benchmark" in capsys.readouterr().err
 
 
 def test_errors_are_one_line(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +37,7 @@ def test_a_run_is_not_written_over(world: Path, whole: Path, tmp_path: Path) -> 
     """A folder with an adapter or a checkpoint is not begun anew, be it with the weights of another."""
     (tmp_path / "checkpoint-3").mkdir()
 
-    assert f"holds a run: go on with --resume {whole}" in str(failure(world, "--out", str(whole)))
+    assert f"holds a run already: continue it with --resume {whole}" in str(failure(world, "--out", str(whole)))
     assert "holds a run" in str(failure(world, "--out", str(tmp_path)))
     assert "holds a run" in str(failure(world, "--resume", str(whole), "--out", str(tmp_path)))
 

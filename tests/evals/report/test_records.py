@@ -120,7 +120,7 @@ def test_what_is_no_results_file_is_left_alone(tmp_path: Path, content: bytes) -
     path = tmp_path / "run.jsonl"
     path.write_bytes(content)
 
-    with pytest.raises(RecordsError, match="no results file"):
+    with pytest.raises(RecordsError, match="not a results file"):
         write(path, resume=True)
     assert path.read_bytes() == content
 
@@ -130,7 +130,7 @@ def test_one_run_at_a_time_adds_to_a_file(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     with Records(path, HEADER, resume=False) as file:
         file.add(LINES[0])
-        with pytest.raises(RecordsError, match="another run adds"):
+        with pytest.raises(RecordsError, match="another run is writing"):
             write(path, LINES[1:], resume=True)
         file.add(LINES[1])
     write(path, LINES[2:], resume=True)
@@ -198,7 +198,7 @@ def test_a_limit_of_the_system_is_a_full_disk(tmp_path: Path) -> None:
     try:
         with Records(path, HEADER, resume=True) as file:
             resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
-            with pytest.raises(RecordsError, match="What was written stays"):
+            with pytest.raises(RecordsError, match="What was written is kept"):
                 file.add(LINES[1])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
