@@ -24,7 +24,8 @@ Theory of operation
     A draft is asked for only where the next symbol needs a model call anyhow. What follows a rejected symbol within a
     token is then known, and drawn lazily as ever. So a draft that is good for nothing costs rows, and hardly a call.
     Whether to draft depends on the text and on what is known, and never on the random number of the draw.
-    A draft grows while all of it is accepted, and shrinks to what is. Where drafts fail, they are left out for a while.
+    A draft is as long as pays, by the share of symbols that were accepted of late: a call writes (1 − sᴸ⁺¹) / (1 − s)
+    symbols in the mean, for a draft of L and a share of s. Where drafts fail, they are left out for a while.
 
 Failure
     A drafter that fails is left out from there on, and usage says why. The text goes on without it.
@@ -64,9 +65,10 @@ from bytelm.symbols import EOT
 T = TypeVar("T")
 
 OPEN: Final = 0.75  # of a row's mass: where more is open, the next symbol most likely needs a call anyhow
-FIRST: Final = 8  # symbols of the first draft
-LEAST: Final = 4
-MOST: Final = 32
+MOST: Final = 32  # symbols of a draft
+COST: Final = 0.01  # of a symbol more in a draft, the drafter's and that of checking it, in calls
+BEFORE: Final = (4.0, 1.0)  # symbols that count as accepted and as rejected before any was
+KEPT: Final = 0.8  # of what was counted, at each draft that follows
 HOPED: Final = 2.0  # symbols that are accepted of a draft, before any was tried
 RECENT: Final = 0.25  # the weight of the last draft in the mean of what is accepted
 WORTH: Final = 0.5  # symbols accepted of a draft, in the mean: with fewer, drafts are left out
@@ -90,7 +92,7 @@ class SpeculativeGeneration(ByteGeneration):
         self._drafting: Drafting | None = None
         self._ahead: deque[tuple[int, Place | None]] = deque()  # symbols that are decided, each with the place behind
         self._next: Place | None = None
-        self._length = FIRST
+        self._counted = np.zeros(2)  # accepted and rejected, the last drafts most
         self._expected = HOPED
         self._failures = self._left_out = 0
         self._drafted = self._accepted = 0
@@ -134,7 +136,7 @@ class SpeculativeGeneration(ByteGeneration):
                 drafter = drafter_of(params.draft)
                 assert drafter is not None  # noqa: S101 - that is what this class is for
                 self._drafting = drafter.drafting(self.prompt, params.filters, self._random)
-            step = self._drafting.propose(self.place.prefix, min(self._length, self.left), binding)
+            step = self._drafting.propose(self.place.prefix, min(self._length(), self.left), binding)
             return (yield from forgiving(step))
         except Exception as error:  # noqa: BLE001 - whatever it is, the text needs no drafter
             self._draft_error = f"{type(error).__name__}: {error}"
@@ -215,14 +217,18 @@ class SpeculativeGeneration(ByteGeneration):
             )
         )
 
+    def _length(self) -> int:
+        """The length of a draft by which a call writes most for what it costs, if symbols are accepted as of late."""
+        accepted, rejected = self._counted + BEFORE
+        share, lengths = accepted / (accepted + rejected), np.arange(1, MOST + 1)
+        written = (1 - share ** (lengths + 1)) / (1 - share)
+        return int(lengths[np.argmax(written / (1 + COST * lengths))])
+
     def _learn(self, drafted: int, accepted: int) -> None:
-        """Choose the length of the next draft by what was accepted of this one."""
+        """Note what was accepted of a draft."""
         self._drafted += drafted
         self._accepted += accepted
-        if accepted == drafted:
-            self._length = min(2 * self._length, MOST)
-        else:
-            self._length = min(max((self._length + 2 * accepted) // 2, LEAST), MOST)
+        self._counted = self._counted * KEPT + (accepted, accepted < drafted)
         self._expected += (accepted - self._expected) * RECENT
         if self._expected >= WORTH:
             self._failures = 0

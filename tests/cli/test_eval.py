@@ -299,7 +299,7 @@ def test_data_that_are_missing_or_altered(tmp_path: Path, monkeypatch: pytest.Mo
         data.gsm8k()
     (tmp_path / "data" / "gsm8k").mkdir(parents=True)
     (tmp_path / "data" / "gsm8k" / "test.jsonl").write_text("{}\n")
-    with pytest.raises(BytelmError, match="not the file that is meant"):
+    with pytest.raises(BytelmError, match="another file than the expected one"):
         data.gsm8k()
-    with pytest.raises(BytelmError, match="57 that are meant"):
+    with pytest.raises(BytelmError, match="57 expected ones"):
         data.mmlu()

@@ -370,11 +370,11 @@ def test_a_stream_that_is_let_go_ends_the_engine(lm: ByteLM) -> None:
     gc.collect()
     lm.next_byte_logprobs("the ")
     for _ in range(100):
-        if threading.active_count() == before:
+        if threading.active_count() <= before:  # those of earlier tests may end now
             break
         time.sleep(0.02)
 
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
     assert len(drawn) < 20
 
 

@@ -184,7 +184,7 @@ def test_a_checkpoint_keeps_to_its_run(
     assert fim_finetune.main(renamed) == 2
     assert "the run is of the base" in capsys.readouterr().err
     elsewhere = ("--resume", str(whole / "checkpoint-12"), "--out", str(tmp_path))
-    assert f"in the folder that it is in: --out {whole}" in str(failure(world, *elsewhere, quick=False))
+    assert f"only in its own folder: give --out {whole}" in str(failure(world, *elsewhere, quick=False))
 
 
 def test_a_second_interrupt_ends_at_once(
@@ -198,5 +198,5 @@ def test_a_second_interrupt_ends_at_once(
     in_step(5, control_c)  # one after the other, in the same step
 
     assert run(world, "--out", str(tmp_path / "out")) == 130
-    assert "at once" in capsys.readouterr().err.splitlines()[-1]
+    assert "in the middle of a step" in capsys.readouterr().err.splitlines()[-1]
     assert json.loads((tmp_path / "out" / "checkpoint-3" / "trainer_state.json").read_text())["global_step"] == 3
