@@ -139,7 +139,7 @@ def test_an_interrupt_keeps_what_was_done(
     """Ctrl-C: exit code 130, and how to go on."""
     engines["b"].error, engines["b"].calls = KeyboardInterrupt, 4
     assert ensemble.main(MEMBERS) == 130
-    assert "run.jsonl keeps what was done" in capsys.readouterr().err
+    assert "run.jsonl holds what was done" in capsys.readouterr().err
     assert len(items_of("run.jsonl")) >= 5
 
 
