@@ -40,7 +40,7 @@ from bytelm.cover.prefix import bos_ids_of
 from bytelm.errors import InvalidArgumentError
 from bytelm.healing import Healing, TokenCompleter
 from bytelm.inference.rows import STORE_BYTES
-from bytelm.inference.scheduler import Request, Scheduler, Step
+from bytelm.inference.scheduler import Request, Scheduler, Step, together
 from bytelm.inference.units import Characters, words
 from bytelm.pictures.values import Method, Sweep, shown_text
 
@@ -109,39 +109,24 @@ class Spellings(TokenCompleter):
         return found
 
 
-def sharing(steps: Sequence[Step[T]]) -> Step[list[T]]:
-    """Steps as one that asks for no row twice, as long as the rows fit in a store.
-
-    Args:
-        steps: Each asks the engine that the whole is run on.
-
-    Returns:
-        Their results, in order.
-    """
+def remembering(step: Step[T]) -> Step[T]:
+    """The same step, which asks for no row twice, as long as the rows fit in a store. It asks one engine."""
     known: LRUCache[tuple[int, ...], Float[np.ndarray, " vocab"]] = LRUCache(STORE_BYTES, lambda row: row.nbytes)
-    results: dict[int, T] = {}
-    asking: dict[int, Request] = {}
-
-    def resume(number: int, rows: list[Float[np.ndarray, " vocab"]] | None) -> None:
+    given = None
+    while True:
         try:
-            asking[number] = steps[number].send(rows)
+            request = step.send(given)
         except StopIteration as end:
-            results[number] = end.value
-
-    for number in range(len(steps)):
-        resume(number, None)
-    while asking:
-        sequences = dict.fromkeys(sequence for request in asking.values() for sequence in request.sequences)
+            result: T = end.value
+            return result
+        sequences = dict.fromkeys(request.sequences)
         rows = {sequence: known[sequence] for sequence in sequences if sequence in known}
         wanted = tuple(sequence for sequence in sequences if sequence not in rows)
-        for sequence, row in zip(wanted, (yield Request(wanted, len(results) / len(steps))), strict=True):
+        for sequence, row in zip(wanted, (yield Request(wanted, request.done)), strict=True):
             rows[sequence] = row.copy()  # and let go of the whole call
             if row.nbytes <= known.maxsize:
                 known[sequence] = rows[sequence]
-        for number, request in list(asking.items()):
-            del asking[number]
-            resume(number, [rows[sequence] for sequence in request.sequences])
-    return [results[number] for number in range(len(steps))]
+        given = [rows[sequence] for sequence in request.sequences]
 
 
 def sweep_of(lm: ByteLM, text: bytes, exact: Sequence[float] | None = None) -> Sweep:
@@ -167,7 +152,7 @@ def sweep_of(lm: ByteLM, text: bytes, exact: Sequence[float] | None = None) -> S
         for _, healing in METHODS
         for at, unit in cursors
     ]
-    (outcome,) = Scheduler(lm.token_lm).run([sharing(steps)], label="cursors", progress=True)
+    (outcome,) = Scheduler(lm.token_lm).run([remembering(together(steps))], label="cursors", progress=True)
     for number, (name, _) in enumerate(METHODS):
         found = outcome.result[number * len(cursors) : (number + 1) * len(cursors)]
         whole = [None if value is None else value + before for value, before in zip(found, head, strict=True)]
