@@ -108,7 +108,11 @@ class TokenLM(Protocol):
     eot_ids: frozenset[int]
 
     def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> Float[np.ndarray, "n vocab"]:
-        """Natural log-probabilities of the token after each sequence, float32 or float64, in the order given."""
+        """Natural log-probabilities of the token after each sequence, float32 or float64, in the order given.
+
+        The sequences of a long text hold together as many ids as the square of its tokens. They may be made as they are
+        read, so go through ``sequences`` once.
+        """
         ...
 
 

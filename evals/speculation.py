@@ -59,8 +59,8 @@ class Useless(Drafter, Drafting):
     def drafting(self, *_: Any) -> Drafting:  # noqa: D102
         return self
 
-    def propose(self, text: bytes, length: int, binding: Any) -> Step[list[Proposal]]:  # noqa: D102
-        del text, binding
+    def propose(self, text: bytes, length: int, binding: Any, known: Any) -> Step[list[Proposal]]:  # noqa: D102
+        del text, binding, known
         yield from ()
         return [Proposal(byte, certain(byte)) for byte in itertools.islice(itertools.cycle(OTHER_KIND), length)]
 

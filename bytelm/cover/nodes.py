@@ -4,12 +4,16 @@ Rules
     `Node` and `Cover` here are protocols. cover.py implements both for real tokenizers; the tests' toy vocabulary
     (tests/support/toy.py) implements them by definition, which is why the rest of bytelm names only the protocols.
     A node is handed only to covers along the text that it came from. Nodes are compared and hashed by identity.
+
+Memory
+    The sequences of all nodes along a text hold as many ids as the square of its tokens: `Paths` makes each of them as
+    it is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import Protocol, overload, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
@@ -50,6 +54,36 @@ class Cover(Protocol):
     ) -> Float64[np.ndarray, "256"]: ...
     def viable(self, node: Node) -> tuple[int, int, Bool[np.ndarray, " n"]]: ...  # noqa: D102
     def follows(self, node: Node, token_id: int) -> bytes: ...  # noqa: D102
+
+
+class Paths(Sequence[tuple[int, ...]]):
+    """What a model is to be fed for some nodes: token ids, each sequence made when it is read.
+
+    Args:
+        context: Token ids in front of each.
+        nodes: Nodes of one text, no two alike.
+    """
+
+    __slots__ = ("_context", "_nodes")
+
+    def __init__(self, context: tuple[int, ...], nodes: Sequence[Node]) -> None:
+        self._context = context
+        self._nodes = nodes
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[int, ...]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Paths: ...
+    def __getitem__(self, index: int | slice) -> tuple[int, ...] | Paths:
+        if isinstance(index, slice):
+            return Paths(self._context, self._nodes[index])
+        return self._context + self._nodes[index].token_ids
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        return (self._context + node.token_ids for node in self._nodes)
 
 
 def path_down(top: Node, node: Node) -> list[Node]:

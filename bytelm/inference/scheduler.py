@@ -6,7 +6,8 @@ Rules
     The scheduler runs all steps until each has asked for something or has ended, gathers what they ask for into one
     call, and goes round again. A step that needs nothing is not held up by those that do: it runs on to its end.
     At most ``max_jobs`` steps are under way at a time; as one ends the next begins: memory does not grow with a list.
-    A sequence asked for by several steps in one round is fed once.
+    A sequence asked for by several steps in one round is fed once. `Paths` of a step that runs alone are no two alike:
+    they go to the engine as they are, and are never in memory all at once.
     A step's result depends on its own rows alone, so it is the same in any company.
     Threads take turns: see turns.py.
     A request may be for several engines (those of an ensemble): a round asks each of them once.
@@ -32,6 +33,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bytelm.arguments import shown
+from bytelm.cover.nodes import Paths
 from bytelm.errors import BytelmError, ModelChangedError
 from bytelm.inference.job_usage import JobUsage
 from bytelm.inference.turns import TURN, turn_at
@@ -49,13 +51,13 @@ class Request:
     """The rows that a step asks for.
 
     Attributes:
-        sequences: Token ids, context and all.
+        sequences: Token ids, context and all: a tuple of them, or `Paths`.
         done: The finished share of the step, for progress bars.
         engines: The engine of each sequence, or None for the one that the scheduler has; empty if all are for that.
         may_fail: Whether an error of a call is told to the step in place of each row, and ends nothing else.
     """
 
-    sequences: tuple[tuple[int, ...], ...]
+    sequences: Sequence[tuple[int, ...]]
     done: float = 0.0
     engines: tuple[TokenLM | None, ...] = ()
     may_fail: bool = False
@@ -287,6 +289,8 @@ class Scheduler:
 
         Where a call failed that all who share it have said may fail, its error is in the place of its rows.
         """
+        if len(running) == 1 and (rows_alone := self._paths(*running.values())) is not None:
+            return dict.fromkeys(running, rows_alone)
         engines: dict[int, TokenLM] = {id(self.token_lm): self.token_lm}
         numbers: dict[_Place, int] = {}  # a sequence may be long: it is hashed here, and known by its number below
         asking: dict[int, list[int]] = {}
@@ -326,8 +330,24 @@ class Scheduler:
                     before += own
         return {index: [rows[number] for number in mine] for index, mine in asking.items()}
 
+    def _paths(self, job: Job[Any]) -> list[Any] | None:
+        """The rows of a job that asks for `Paths` alone, of one engine; None if it asks for something else."""
+        request = job.request
+        if request is None or not isinstance(paths := request.sequences, Paths) or request.may_fail:
+            return None
+        engine, *others = {id(each): each or self.token_lm for each in engines_of(request)}.values()
+        if others:
+            return None
+        rows: list[Any] = []
+        size = self.max_rows or rows_in(engine.vocab_size)
+        for start in range(0, len(paths), size):
+            array, calls, fed = self._call(engine, batch := paths[start : start + size])
+            job.usage = job.usage.plus(calls, fed, len(batch))
+            rows += [*array]
+        return rows
+
     def _call(
-        self, engine: TokenLM, batch: list[tuple[int, ...]]
+        self, engine: TokenLM, batch: Sequence[tuple[int, ...]]
     ) -> tuple[Float[np.ndarray, "n vocab"], int, int | None]:
         """One call: its rows, and how many passes and tokens the engine says it took."""
         counters = abilities_of(engine).usage

@@ -29,7 +29,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import numpy as np
 from jaxtyping import Float, Float64
 
-from bytelm.cover.nodes import Cover, Node, common_ancestor
+from bytelm.cover.nodes import Cover, Node, Paths, common_ancestor
 from bytelm.inference.rows import RowReader
 from bytelm.inference.scheduler import Request, Step, changed, rows_in
 from bytelm.lemma import log_sum
@@ -101,7 +101,7 @@ class Ledger:
         for start in range(0, len(ordered), size):
             chunk = ordered[start : start + size]
             done = span[0] + (span[1] - span[0]) * start / len(ordered)
-            rows = yield Request(tuple(self.context + node.token_ids for node in chunk), done)
+            rows = yield Request(Paths(self.context, chunk), done)
             for node, row in zip(chunk, rows, strict=True):
                 for child in below.get(node, []):
                     self.weights[child] = self.weights[node] + self.reader.logprob(row, child.token_id)

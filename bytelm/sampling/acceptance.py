@@ -65,6 +65,22 @@ def checked(
     return int(filled(symbols, raised)[0]), False
 
 
+def undecided(low: Float64[np.ndarray, "257"], known: Float64[np.ndarray, "257"]) -> Float64[np.ndarray, "257"]:
+    """Lower bounds on the law that a symbol has where earlier bounds on its law did not decide its uniform number.
+
+    Args:
+        low: Lower bounds on its law, or the law itself.
+        known: The earlier bounds.
+
+    >>> low, known = np.zeros(257), np.zeros(257)
+    >>> low[:2], known[:2] = (0.5, 0.3), (0.5, 0.1)
+    >>> undecided(low, known)[:2].round(3)
+    array([0. , 0.5])
+    """
+    rest = 1.0 - float(known.sum())
+    return np.maximum(low - known, 0.0) / rest if rest > 0 else low
+
+
 def lacking(
     low: Float64[np.ndarray, "257"], drafted: Float64[np.ndarray, "257"], *, complete: bool
 ) -> Float64[np.ndarray, "257"]:

@@ -44,13 +44,16 @@ class Drafting(ABC):
     """A drafter on one text."""
 
     @abstractmethod
-    def propose(self, text: bytes, length: int, binding: Binding | None) -> Step[list[Proposal]]:
+    def propose(
+        self, text: bytes, length: int, binding: Binding | None, known: Float64[np.ndarray, "257"]
+    ) -> Step[list[Proposal]]:
         """What may follow.
 
         Args:
             text: The byte prefix, and all that was written behind it.
             length: How many symbols, at most.
             binding: The constraint there; a copy to be advanced.
+            known: What is known of the first symbol's law, and did not decide it: lower bounds on its probabilities.
         """
 
 
@@ -142,7 +145,10 @@ class _LookingUp(Drafting):
     def __init__(self, lookup: Lookup, read: int, before: bytes) -> None:
         self._lookup, self._read, self._before = lookup, read, before
 
-    def propose(self, text: bytes, length: int, binding: Binding | None) -> Step[list[Proposal]]:
+    def propose(
+        self, text: bytes, length: int, binding: Binding | None, known: Float64[np.ndarray, "257"]
+    ) -> Step[list[Proposal]]:
+        del known
         yield from ()
         proposals = []
         for byte in self._lookup.after(self._before + text[self._read :], length):

@@ -3,6 +3,7 @@
 Theory of operation
     A draft need not have the model's law, only one that is told. So a row is evaluated only until most of its mass is
     known, and the symbol is drawn from what is known, divided by its sum. That takes about one model call a token.
+    What the other model knows of the first symbol did not decide it. So that much is taken off its distribution here.
 
 Rules
     The place is that of the text, as far as it was accepted; what was rejected is forgotten.
@@ -14,6 +15,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import Float64
 
 from bytelm.errors import UnreachablePrefixError
 from bytelm.inference.scheduler import Step
@@ -43,7 +45,9 @@ class ModelDrafting(Drafting):
         self._filters = filters
         self._random = random
 
-    def propose(self, text: bytes, length: int, binding: Binding | None) -> Step[list[Proposal]]:
+    def propose(
+        self, text: bytes, length: int, binding: Binding | None, known: Float64[np.ndarray, "257"]
+    ) -> Step[list[Proposal]]:
         """As in `Drafting`."""
         if new := text[self._read :]:
             self._place, self._read = self._place.advance(new), len(text)
@@ -62,6 +66,8 @@ class ModelDrafting(Drafting):
                 if not masses.any():
                     break
                 probs = self._filters.apply(masses)
+                if not proposals and (beyond := np.maximum(probs - known, 0.0)).any():
+                    probs = beyond / beyond.sum()
                 proposals.append(Proposal(drawn(self._random.random(), probs), probs))
             symbol = proposals[-1].symbol
             if symbol == EOT:

@@ -35,6 +35,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float64
 
 from bytelm.errors import UnreachablePrefixError
 from bytelm.inference.scheduler import Step, changed
@@ -118,12 +119,16 @@ class ByteGeneration(Generation):
             self._sure = self._binding.forced()[: int(most)]
             self._forced, self._leapt = bool(self._sure), False
 
-    def _draw(self) -> Step[int]:
-        """Draw a symbol, or take one that is certain."""
+    def _draw(self, uniform: Float64[np.ndarray, "1"] | None = None) -> Step[int]:
+        """Draw a symbol, or take one that is certain.
+
+        Args:
+            uniform: The uniform number to draw by; None: a new one.
+        """
         params, place, binding = self.params, self.place, self._binding
         if self._forced and self._sure:
             return self._next_sure()
-        uniform = np.zeros(1) if params.filters.greedy else self._random.random(1)
+        uniform = self._uniform() if uniform is None else uniform
         if not params.lazy or params.logits_processor is not None:
             yield from place.evaluate_all()
         allowed = None if binding is None or self._sure else binding.allowed()
@@ -143,6 +148,9 @@ class ByteGeneration(Generation):
             return self._next_sure()
         symbols = yield from place.draw(params.filters, uniform, self._random, allowed=allowed)
         return self._weighed(int(symbols[0]), allowed)
+
+    def _uniform(self) -> Float64[np.ndarray, "1"]:
+        return np.zeros(1) if self.params.filters.greedy else self._random.random(1)
 
     def _next_sure(self) -> int:
         symbol, self._sure = self._sure[0], self._sure[1:]

@@ -104,12 +104,14 @@ class Place(ABC):
     def evaluate_all(self) -> Step[None]:
         """Evaluate all."""
 
-    def evaluate_along(self, ahead: Sequence[Place]) -> Step[None]:
+    def evaluate_along(self, ahead: Sequence[Place], share: float) -> Step[None]:
         """Evaluate what most likely decides the symbols of a text, in one request.
 
         Args:
             ahead: The places behind this one, each a symbol after the one before.
+            share: How likely it is that a symbol of the text is accepted, and the next one comes to matter.
         """
+        del share
         yield from together([place.evaluate_all() for place in (self, *ahead)])
 
     @abstractmethod
@@ -258,10 +260,10 @@ class ModelPlace(Place):
     def evaluate_all(self) -> Step[None]:  # noqa: D102
         yield from self._on(evaluate_all(self.frontier))
 
-    def evaluate_along(self, ahead: Sequence[Place]) -> Step[None]:
+    def evaluate_along(self, ahead: Sequence[Place], share: float) -> Step[None]:
         """As in `Place`: along.py."""
         frontiers = [self.frontier, *(place.frontier for place in ahead if isinstance(place, ModelPlace))]
-        yield from self._on(evaluate_along(frontiers))
+        yield from self._on(evaluate_along(frontiers, share))
 
     def follow(self, before: Place, symbol: int) -> None:  # noqa: D102
         del symbol

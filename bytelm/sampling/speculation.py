@@ -21,9 +21,10 @@ Theory of operation
     The boundary nodes of all places along a draft come from the text alone. Those that most likely decide are one
     request (along.py). What they leave open is bounded, and seldom decides (acceptance.py). Where it does, more is
     asked for, as in any draw. Behind a draft that is accepted the text goes on with what is known there.
-    A draft is asked for only where the next symbol needs a model call anyhow. What follows a rejected symbol within a
-    token is then known, and drawn lazily as ever. So a draft that is good for nothing costs rows, and hardly a call.
-    Whether to draft depends on the text and on what is known, and never on the random number of the draw.
+    A draft is asked for only where the next symbol needs a model call anyhow: where lower bounds L ≤ P leave its uniform
+    number undecided (bounds.py). Then the symbol has the law (P − L) / (1 − ΣL), and the draft is checked by that. What
+    L decides has the law L / ΣL, so both together make P. What follows a rejected symbol within a token is mostly
+    decided so. A draft that is good for nothing costs rows, and hardly a call.
     A draft is as long as pays, by the share of symbols that were accepted of late: a call writes (1 − sᴸ⁺¹) / (1 − s)
     symbols in the mean, for a draft of L and a share of s. Where drafts fail, they are left out for a while.
 
@@ -48,23 +49,24 @@ from itertools import zip_longest
 from typing import Any, Final, TypeVar
 
 import numpy as np
+from jaxtyping import Float64
 
 from bytelm.errors import UnreachablePrefixError
 from bytelm.inference.scheduler import Step, together
-from bytelm.sampling.acceptance import checked
+from bytelm.sampling.acceptance import checked, undecided
 from bytelm.sampling.bounds import lower_bounds
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.constrained import Binding
 from bytelm.sampling.drafter import Drafting, Proposal, drafter_of
-from bytelm.sampling.draw import processed
+from bytelm.sampling.draw import processed, settled
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import Place
-from bytelm.symbols import EOT
+from bytelm.symbols import EOT, SYMBOLS
 
 T = TypeVar("T")
 
-OPEN: Final = 0.75  # of a row's mass: where more is open, the next symbol most likely needs a call anyhow
+NOTHING: Final = np.zeros(SYMBOLS)
 MOST: Final = 32  # symbols of a draft
 COST: Final = 0.01  # of a symbol more in a draft, the drafter's and that of checking it, in calls
 BEFORE: Final = (4.0, 1.0)  # symbols that count as accepted and as rejected before any was
@@ -102,11 +104,14 @@ class SpeculativeGeneration(ByteGeneration):
         if not self._ahead:
             super()._force()
 
-    def _draw(self) -> Step[int]:
-        if not (self._ahead or self._sure) and self._due():
-            yield from self._speculate()
+    def _draw(self, uniform: Float64[np.ndarray, "1"] | None = None) -> Step[int]:
+        if not (self._ahead or self._sure or self.place.complete or self._draft_error is not None):
+            uniform = self._uniform() if uniform is None else uniform
+            known = NOTHING if self._whole else self._known()
+            if settled(uniform, NOTHING, known)[0] < 0 and self._due():
+                yield from self._speculate(known)
         if not self._ahead:
-            return (yield from super()._draw())
+            return (yield from super()._draw(uniform))
         self._forced = self._leapt = False
         symbol, self._next = self._ahead.popleft()
         return self._weighed(symbol, None if self._binding is None else self._binding.allowed())
@@ -118,16 +123,17 @@ class SpeculativeGeneration(ByteGeneration):
         self.place, self._next = self._next, None
         self._recent.append(self.place)
 
+    def _known(self) -> Float64[np.ndarray, "257"]:
+        """Lower bounds on the law of the next symbol."""
+        allowed = None if self._binding is None else self._binding.allowed()
+        return lower_bounds(self.place.envelope(allowed)[1], self.params.filters)
+
     def _due(self) -> bool:
-        """Whether a draft is to be checked here."""
-        if self._draft_error is not None or self.place.complete:
-            return False
-        if self.place.lazy and self.place.bounds().rest <= OPEN:
-            return False
+        """Whether a draft is to be checked here, where a call is needed anyhow."""
         self._left_out -= 1
         return self._left_out < 0
 
-    def _proposed(self) -> Step[list[Proposal]]:
+    def _proposed(self, known: Float64[np.ndarray, "257"]) -> Step[list[Proposal]]:
         """A draft; nothing from a drafter that fails."""
         params = self.params
         binding = None if self._binding is None else self._binding.copy()
@@ -136,15 +142,19 @@ class SpeculativeGeneration(ByteGeneration):
                 drafter = drafter_of(params.draft)
                 assert drafter is not None  # noqa: S101 - that is what this class is for
                 self._drafting = drafter.drafting(self.prompt, params.filters, self._random)
-            step = self._drafting.propose(self.place.prefix, min(self._length(), self.left), binding)
+            step = self._drafting.propose(self.place.prefix, min(self._length(), self.left), binding, known)
             return (yield from forgiving(step))
         except Exception as error:  # noqa: BLE001 - whatever it is, the text needs no drafter
             self._draft_error = f"{type(error).__name__}: {error}"
             return []
 
-    def _speculate(self) -> Step[None]:
-        """Have a draft checked: what is decided goes to `_ahead`."""
-        proposals = yield from self._proposed()
+    def _speculate(self, known: Float64[np.ndarray, "257"]) -> Step[None]:
+        """Have a draft checked: what is decided goes to `_ahead`.
+
+        Args:
+            known: Lower bounds on the law of the next symbol, which do not decide it.
+        """
+        proposals = yield from self._proposed(known)
         if not proposals:
             return
         places = [self.place]
@@ -158,15 +168,15 @@ class SpeculativeGeneration(ByteGeneration):
             if behind.room() < 0:
                 break
             places.append(behind)
-        yield from self._check(proposals, places)
+        yield from self._check(proposals, places, known)
         accepted = sum(each.symbol == symbol for each, (symbol, _) in zip(proposals, self._ahead, strict=False))
         self._learn(len(proposals), accepted)
 
-    def _check(self, proposals: list[Proposal], places: list[Place]) -> Step[None]:
+    def _check(self, proposals: list[Proposal], places: list[Place], known: Float64[np.ndarray, "257"]) -> Step[None]:
         if self._whole:
             yield from together([place.evaluate_all() for place in places])
         else:
-            steps: list[Step[Any]] = [places[0].evaluate_along(places[1:])]
+            steps: list[Step[Any]] = [places[0].evaluate_along(places[1:], self._share)]
             if len(proposals) >= self.left and not self.place.chained:
                 steps.append(places[-1].measured(end=False))  # what the text's probability takes, if it ends there
             yield from together(steps)
@@ -175,7 +185,8 @@ class SpeculativeGeneration(ByteGeneration):
         for place, proposal, behind in zip_longest(places, proposals, places[1:]):
             if place is None or proposal is None or (binding is not None and binding.done):
                 return
-            decided = yield from self._decided(place, proposal, written, binding)
+            decided = yield from self._decided(place, proposal, written, binding, known)
+            known = NOTHING
             if decided is None:
                 return  # where the text comes there, that is an error
             symbol, accepted = decided
@@ -194,9 +205,22 @@ class SpeculativeGeneration(ByteGeneration):
         return not (self.params.lazy and self.place.lazy) or self.params.logits_processor is not None
 
     def _decided(
-        self, place: Place, proposal: Proposal, written: bytes, binding: Binding | None
+        self,
+        place: Place,
+        proposal: Proposal,
+        written: bytes,
+        binding: Binding | None,
+        known: Float64[np.ndarray, "257"],
     ) -> Step[tuple[int, bool] | None]:
-        """A symbol with the law of the text there, and whether it is the one that was proposed; None: there is none."""
+        """A symbol with the law of the text there, and whether it is the one that was proposed; None: there is none.
+
+        Args:
+            place: Where.
+            proposal: What is proposed there.
+            written: What was written before, the draft up to here included.
+            binding: The constraint there.
+            known: Lower bounds on the law there, which were found not to decide.
+        """
         filters, processor = self.params.filters, self.params.logits_processor
         allowed = None if binding is None else binding.mask()
         if processor is not None:
@@ -211,16 +235,21 @@ class SpeculativeGeneration(ByteGeneration):
             yield from checked(
                 proposal,
                 self._random,
-                lower=lambda: lower_bounds(place.envelope(allowed)[1], filters),
+                lower=lambda: undecided(lower_bounds(place.envelope(allowed)[1], filters), known),
                 complete=lambda: place.settled(allowed),
                 more=lambda: place.evaluate(allowed),
             )
         )
 
+    @property
+    def _share(self) -> float:
+        """Of the symbols that were checked, how many were accepted of late."""
+        accepted, rejected = self._counted + BEFORE
+        return float(accepted / (accepted + rejected))
+
     def _length(self) -> int:
         """The length of a draft by which a call writes most for what it costs, if symbols are accepted as of late."""
-        accepted, rejected = self._counted + BEFORE
-        share, lengths = accepted / (accepted + rejected), np.arange(1, MOST + 1)
+        share, lengths = self._share, np.arange(1, MOST + 1)
         written = (1 - share ** (lengths + 1)) / (1 - share)
         return int(lengths[np.argmax(written / (1 + COST * lengths))])
 

@@ -32,7 +32,7 @@ from unittest.mock import patch
 
 from evals.fuzz.case import Case
 from evals.fuzz.compare import SLOW, Finding, UnbuiltError, compare
-from evals.fuzz.families import FAMILIES, drawn
+from evals.fuzz.families import FAMILIES, LONG, LONG_EVERY, drawn
 from evals.fuzz.minimise import SECONDS, lines_of, minimise, signature
 from evals.report.command import at_least, chosen, command, words_of
 from evals.report.output import Result, add_output_options, answer, read_result, write_result
@@ -60,12 +60,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--cases", type=int, help="stop after this many tokenizers (default: 400, if --seconds is not given)")
     add("--seed", type=int, default=0)
     add("--family", default=",".join(FAMILIES), help="families, separated by commas (default: all)")
+    add(
+        "--long",
+        action="store_true",
+        help=f"only tokenizers that are given {LONG} of one character: one in {LONG_EVERY}",
+    )
     add("--minimise", type=float, default=SECONDS, help="seconds to make one finding small (default %(default)s)")
     add(
         "--slow",
         type=float,
         default=SLOW,
-        help="seconds of one tokenizer that are a finding (default %(default)s; long prefixes have more)",
+        help="seconds of one tokenizer that are a finding (default %(default)s)",
     )
     add_output_options(parser, plot=None)
     add("--resume", action="store_true", help="continue the file of --out; the settings must be the same")
@@ -80,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(options: argparse.Namespace, words: Sequence[str]) -> Result:
     """Try cases until the time or the number is reached, or until Ctrl-C."""
-    settings = {"seed": options.seed, "families": options.family}
+    settings = {"seed": options.seed, "families": options.family} | ({"long": True} if options.long else {})
     record = _begun(options, settings, words)
     ends = None if options.seconds is None else time.monotonic() + options.seconds
     last = options.cases or (400 if ends is None else None)
@@ -159,6 +164,8 @@ def _tried(record: Result, options: argparse.Namespace) -> bool:
     names = record["settings"]["families"]
     name, number = names[record["done"] % len(names)], record["done"] // len(names)
     counts = record["families"][name]
+    if record["settings"].get("long"):
+        number = LONG_EVERY * (number + 1) - 1
     case = drawn(name, options.seed, number)
     counts["cases"] += 1
     try:

@@ -36,7 +36,6 @@ from evals.fuzz.model import HashLM, Ids, log_sum
 
 CLOSE: Final = 1e-9  # nats, for each nat of the number itself where that is more than one
 SLOW: Final = 2.0  # seconds of one tokenizer
-LONG_BYTE: Final = 1e-3  # seconds more for each byte of a long prefix
 ROWS: Final = 8  # prefixes of a case whose rows are asked for
 DRAWN: Final = 4  # of those, that are drawn from
 DRAWS: Final = 4  # for each of them
@@ -88,7 +87,6 @@ class Outcome:
 def compare(case: Case, *, seed: int = 0, slow: float = SLOW, searched: int = SEARCHED) -> Outcome:
     """Compare all that is asked about a case."""
     outcome = _compared(case, seed, searched)
-    slow += LONG_BYTE * sum(len(prefix) for prefix in case.prefixes if len(prefix) > 100)
     if outcome.seconds > slow:
         # Once more: what is computed once for all tokenizers is there now, and the machine may have been busy.
         outcome.seconds = min(outcome.seconds, _compared(case, seed, searched).seconds)

@@ -22,13 +22,14 @@ Spec = dict[str, Any]
 BEHAVIORS: Final = ("Isolated", "Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous")
 UNKNOWN: Final = "<unk>"
 LONG: Final = 3000  # characters of a long run
+LONG_EVERY: Final = 50  # one case of so many has a long run
 
 
 def drawn(family: str, seed: int, number: int) -> Case:
     """Case ``number`` of a family."""
     rng = Random(f"{seed} {family} {number}")
     case = FAMILIES[family](rng, family)
-    long = number % 50 == 49
+    long = number % LONG_EVERY == LONG_EVERY - 1
     return _with_prefixes(rng, case, long=long)
 
 

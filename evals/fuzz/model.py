@@ -57,10 +57,12 @@ class HashLM:
 
     def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
         """The rows of several sequences."""
-        start = time.process_time()
-        found = np.stack([self.row(tuple(map(int, ids))) for ids in sequences])
-        self.seconds += time.process_time() - start
-        return found
+        found = []
+        for ids in sequences:  # made as they are read, by bytelm
+            start = time.process_time()
+            found.append(self.row(tuple(map(int, ids))))
+            self.seconds += time.process_time() - start
+        return np.stack(found)
 
     def logprob(self, ids: Ids) -> float:
         """Log P(ids): the chain rule."""

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bytelm.cover.nodes import Paths
 from bytelm.errors import InvalidLogitsError
 from bytelm.inference.scheduler import Request, Scheduler, Step, on, rows_in, together
 from bytelm.progress import Bar
 from bytelm.token_lm import Usage
+from tests.inference.test_scoring import toy
 
 
 class Echo:
@@ -57,6 +59,31 @@ def test_a_round_is_one_call_and_sequences_are_fed_once() -> None:
 
     assert model.batches == [[(1,), (2, 0), (7,)], [(5,), (1,)], [(9,)]]
     assert outcomes == {0: [0, 1, 4], 1: [1, 6, 0], 2: [0, 0, 8]}
+
+
+def test_paths_go_to_the_engine_as_they_are_read() -> None:
+    """Those of a step that runs alone, in calls of bounded size; in company each sequence is fed once, as ever."""
+    cover = toy().vocabulary.cover(b"aba")
+    nodes = list(dict.fromkeys((*cover.nodes, *cover.ending)))[:3]
+    paths = Paths((2, 0), nodes)
+    sequences = [(2, 0, *node.token_ids) for node in nodes]
+    assert [*paths] == [paths[i] for i in range(len(paths))] == sequences
+    assert [*paths[1:]] == sequences[1:]
+
+    def asking(asked: Sequence[tuple[int, ...]]) -> Step[list[float]]:
+        rows = yield Request(asked)
+        return [float(row[0] - row[1]) for row in rows]
+
+    alone, beside = Echo(counted=True), Echo()
+    (outcome,) = Scheduler(alone, max_rows=2).run([asking(paths)])
+    assert [len(batch) for batch in alone.batches] == [2, 1]
+    assert [sequence for batch in alone.batches for sequence in batch] == sequences
+    assert outcome.result == [sum(sequence) - 1.0 for sequence in sequences]
+    assert (outcome.usage.calls, outcome.usage.tokens_fed, outcome.usage.rows) == (4, 30, 3)
+
+    both = [*Scheduler(beside).run([asking(paths), asking(tuple(reversed(sequences)))])]
+    assert beside.batches == [sequences]
+    assert both[0].result == outcome.result == both[1].result[::-1]
 
 
 def test_a_step_that_needs_nothing_is_not_held_up() -> None:

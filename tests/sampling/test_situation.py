@@ -14,6 +14,7 @@ from bytelm.inference.scheduler import Step
 from bytelm.sampling.drafter import Drafter
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.situation import Hole, Situation, Turn
+from bytelm.sampling.speculation import NOTHING
 from tests.support.tiny import byte_bpe_tokenizer
 
 STARCODER = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
@@ -61,7 +62,7 @@ def finished(step: Step[Any]) -> Any:
 def proposed(drafter: Drafter, prefix: bytes, written: bytes) -> bytes:
     """What a lookup proposes."""
     drafting = drafter.drafting(prefix, Filters(), np.random.default_rng(0))
-    return bytes(each.symbol for each in finished(drafting.propose(prefix + written, 6, None)))
+    return bytes(each.symbol for each in finished(drafting.propose(prefix + written, 6, None, NOTHING)))
 
 
 def test_a_lookup_reads_all_that_is_in_view() -> None:

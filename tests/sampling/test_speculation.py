@@ -24,7 +24,7 @@ from bytelm.sampling.drafts import ModelDrafting
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import ModelPlace, Place
-from bytelm.sampling.speculation import SpeculativeGeneration
+from bytelm.sampling.speculation import NOTHING, SpeculativeGeneration
 from bytelm.symbols import EOT, SYMBOLS
 from evals.cost.lazy import p_value
 from tests.sampling.test_generation import P_THRESHOLD, TOYS, exact_row, random_toy
@@ -57,7 +57,7 @@ class Fixed(Drafter, Drafting):
         twin.random = random
         return twin
 
-    def propose(self, text: bytes, length: int, binding: Any) -> Step[list[Proposal]]:
+    def propose(self, text: bytes, length: int, binding: Any, known: Any) -> Step[list[Proposal]]:
         yield from ()
         found: list[Proposal] = []
         while len(found) < length:
@@ -147,8 +147,9 @@ def agreement(
     draws: int,
     length: int = 3,
     stop: bytes | None = None,
+    least: float = 0.25,
 ) -> float:
-    """The p-value of drawn texts against all texts."""
+    """The p-value of drawn texts against all texts; ``least``: drafts for each, at the least."""
     params = SamplingParams(**asdict(filters), max_bytes=length, stop=stop or (), draft=drafter)
     expected = law(toy, prefix, filters, length, stop)
     places = {text: at for at, text in enumerate(expected)}
@@ -157,14 +158,14 @@ def agreement(
         done = complete(toy, prefix, params, index=index)
         drawn.append(places[done.bytes, done.finish_reason])
         drafted += done.usage.drafted
-    assert drafted > draws / 4
+    assert drafted > draws * least
     return p_value(np.array(drawn), np.array(list(expected.values())))
 
 
 @pytest.fixture(autouse=True)
 def always_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Toys know most of a row at once: here every place that is not complete has its draft checked."""
-    monkeypatch.setattr(speculation, "OPEN", -1.0)
+    """Toys know most of a row at once: here every place that is not complete has its draft checked, from nothing."""
+    monkeypatch.setattr(SpeculativeGeneration, "_known", lambda _: NOTHING)
     monkeypatch.setattr(speculation, "MOST_LEFT_OUT", 0)
     monkeypatch.setattr(drafting_module, "LEAST_MATCH", 1)
 
@@ -176,6 +177,43 @@ def test_texts_have_the_law_of_the_model(drafter: str) -> None:
 
     for filters in FILTERS:
         assert agreement(toy, prefix, drafters(toy)[drafter], filters, draws=60) > P_THRESHOLD
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Drafts where the bounds decide nothing, as ever; and what they knew there."""
+    monkeypatch.undo()
+    monkeypatch.setattr(speculation, "MOST_LEFT_OUT", 0)
+    monkeypatch.setattr(drafting_module, "LEAST_MATCH", 1)
+    noted: list[float] = []
+    speculate = SpeculativeGeneration._speculate
+
+    def twin(self: Any, known: Any) -> Step[None]:
+        noted.append(float(known.sum()))
+        return speculate(self, known)
+
+    monkeypatch.setattr(SpeculativeGeneration, "_speculate", twin)
+    return noted
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS)
+def test_what_the_bounds_leave_has_the_law_that_is_left(drafter: str, known: list[float]) -> None:
+    """Drafts only where the uniform number is undecided; together with what is decided that is the model's law."""
+    toy, prefix, _ = TOYS["drawn"]
+    for filters in FILTERS:
+        assert agreement(toy, prefix, drafters(toy)[drafter], filters, draws=150, least=0) > P_THRESHOLD
+    assert np.mean([0 < each < 1 for each in known]) > 0
+
+
+@pytest.mark.parametrize("drafter", ["equal", "even"])
+def test_the_whole_law_where_bounds_left_a_part_is_seen(
+    drafter: str, known: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A draft that is checked against P where the number is beyond the bounds on it favours what they hold."""
+    monkeypatch.setattr(speculation, "undecided", lambda low, _: low)
+    toy, prefix, _ = TOYS["drawn"]
+    assert agreement(toy, prefix, drafters(toy)[drafter], Filters(), draws=800, least=0) < P_THRESHOLD
+    assert known
 
 
 @pytest.mark.parametrize(
@@ -274,6 +312,7 @@ class Counting(TableLM):
     """Counts its calls."""
 
     calls = rows = 0
+    extra_token_cost = 1e-3
 
     def next_token_logprobs(self, sequences: Any) -> Any:
         self.calls += 1
@@ -299,8 +338,9 @@ def test_fewer_calls_where_drafts_are_good(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_decides_is_evaluated_beforehand_and_little_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Far fewer rows than all along a draft, for few more calls; and what is evaluated later is known further on."""
+    """Where rows are dear, far fewer than all along a draft, for few more calls; what is evaluated later is known on."""
     monkeypatch.undo()
+    monkeypatch.setattr(Counting, "extra_token_cost", 0.1)
     undecided: list[Any] = []
     followed: list[Any] = []
     draft = ByteLM(model())
@@ -312,7 +352,11 @@ def test_what_decides_is_evaluated_beforehand_and_little_else(monkeypatch: pytes
     monkeypatch.setattr(ModelPlace, "evaluate_along", Place.evaluate_along)
 
     every = costs(draft, temperature=1)
+    monkeypatch.undo()
+    cheap = costs(draft, temperature=1)
 
+    assert cheap[1] > 0.95 * every[1]
+    assert cheap[0] <= some[0]
     assert some[0] < 1.15 * every[0]
     assert some[1] < 0.85 * every[1]
     assert undecided

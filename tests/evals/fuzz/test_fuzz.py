@@ -14,8 +14,8 @@ from tokenizers import AddedToken, Tokenizer
 from bytelm.tokenizer.viability.viability import Viability
 from evals.fuzz import __main__ as fuzz
 from evals.fuzz.case import Case
-from evals.fuzz.compare import Finding, compare
-from evals.fuzz.families import FAMILIES, drawn
+from evals.fuzz.compare import Finding, Outcome, compare
+from evals.fuzz.families import FAMILIES, LONG, drawn
 from evals.fuzz.minimise import lines_of, minimise
 from tests.evals.fuzz.test_definition import BYTE_LEVEL, ab_case, spec_of
 
@@ -115,6 +115,26 @@ def run(folder: Path, *words: str) -> dict[str, Any]:
     fuzz.main([*words, "--slow", "60", "--json", "--out", str(out)])
     found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return found
+
+
+def test_long_tries_the_tokenizers_with_a_long_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the cases of an ordinary run that have one; a run without --long does not go on in their file."""
+    seen: list[Case] = []
+
+    def compared(case: Case, **_: Any) -> Outcome:
+        seen.append(case)
+        return Outcome()
+
+    monkeypatch.setattr(fuzz, "compare", compared)
+    record = run(tmp_path, "--cases", "2", "--family", "merges", "--long")
+
+    assert record["settings"]["long"]
+    assert seen == [drawn("merges", 0, number) for number in range(100) if has_long_run(drawn("merges", 0, number))]
+    assert fuzz.main(["--cases", "4", "--resume", "--family", "merges", "--out", str(tmp_path / "fuzz.json")]) == 1
+
+
+def has_long_run(case: Case) -> bool:
+    return any(len(prefix) >= LONG for prefix in case.prefixes)
 
 
 @pytest.fixture
