@@ -70,6 +70,10 @@ def serve(
         int | None,
         typer.Option(min=1, help="The most bytes of a prompt; by default 8 for each token of the context."),
     ] = None,
+    max_particles: Annotated[int, typer.Option(min=1, help="The most particles of a completion.")] = 64,
+    max_budget: Annotated[
+        int, typer.Option(min=1, help="The most attempts at a completion that is drawn exactly under a constraint.")
+    ] = 1000,
     max_running: Annotated[int, typer.Option(min=1, help="The most completions that run together.")] = 64,
     max_waiting: Annotated[int, typer.Option(min=1, help="The most completions that wait.")] = 1024,
     timeout: Annotated[float | None, typer.Option(min=0.0, help="The most seconds of a completion.")] = None,
@@ -116,6 +120,8 @@ def serve(
         max_bytes=max_bytes,
         default_bytes=min(256, max_bytes),
         max_n=max_n,
+        max_particles=max_particles,
+        max_budget=max_budget,
         max_running=max_running,
         max_waiting=max_waiting,
         seconds=timeout,

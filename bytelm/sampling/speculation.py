@@ -21,7 +21,7 @@ Theory of operation
     The boundary nodes of all places along a draft come from the text alone. Those that most likely decide are one
     request (along.py). What they leave open is bounded, and seldom decides (acceptance.py). Where it does, more is
     asked for, as in any draw. Behind a draft that is accepted the text goes on with what is known there.
-    A draft is asked for only where the next symbol needs a model call anyhow: where lower bounds L ≤ P leave its uniform
+    A draft is asked for only where the next symbol needs a model call anyhow: where lower bounds L ≤ P leave its random
     number undecided (bounds.py). Then the symbol has the law (P − L) / (1 − ΣL), and the draft is checked by that. What
     L decides has the law L / ΣL, so both together make P. What follows a rejected symbol within a token is mostly
     decided so. A draft that is good for nothing costs rows, and hardly a call.

@@ -200,15 +200,12 @@ def _ratio(mean: Mapping[str, float] | None) -> str:
 
 def _peers_table(peers: Mapping[str, Any]) -> Any:
     columns = ["program", "setting", "refused", "cases", "finished", "valid", "bytes", "calls / token", "calls / byte"]
-    columns += ["ms / byte"]
     made = table("beside other programs, on the same model and the same cases", columns, left=2)
     for name, found in peers.items():
         counts = (str(found[count]) for count in ("refused", "cases", "finished", "valid", "bytes"))
-        seconds = found["seconds_per_byte"]
-        milliseconds = "-" if seconds is None else f"{1000 * seconds:.1f}"
         costs = (_number(found[f"{cost}_per_{unit}"]) for cost, unit in PER)
         program, setting = name.split(BY)
-        made.add_row("bytelm" if program.startswith(BESIDE) else program, setting, *counts, *costs, milliseconds)
+        made.add_row("bytelm" if program.startswith(BESIDE) else program, setting, *counts, *costs)
         if program.startswith(BESIDE):
             made.add_section()
     return made

@@ -162,3 +162,31 @@ def test_a_server_is_given_what_drafts(
     assert run("serve", "--port", "0", *words).code == 1
 
     assert given[0].draft is (lm if draft == "lm" else draft)
+
+
+def test_a_server_has_the_limits_that_are_given(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each by its option; without any, what `ServerSettings` says."""
+    given: list[ServerSettings] = []
+
+    def created(_: ByteLM, settings: ServerSettings) -> None:
+        given.append(settings)
+        raise InvalidArgumentError("enough")
+
+    monkeypatch.setattr("bytelm.serving.app.create_app", created)
+    monkeypatch.setattr("bytelm.cli.serve.bound", lambda *_: None)
+    limits = (
+        "max_body",
+        "max_prompt",
+        "max_bytes",
+        "max_n",
+        "max_particles",
+        "max_budget",
+        "max_running",
+        "max_waiting",
+    )
+
+    run("serve", "--port", "0")
+    assert given[0] == ServerSettings(name=given[0].name, loopback=True)
+
+    run("serve", *(f"--{name.replace('_', '-')}={at}" for at, name in enumerate(limits, start=7)))
+    assert [getattr(given[1], name) for name in limits] == [*range(7, 7 + len(limits))]

@@ -267,9 +267,9 @@ def test_a_stop_string_and_a_cut_character_do_not_change_the_law(drafter: str) -
 
 
 def test_greedy_text_is_the_models_own() -> None:
-    """On 15 random toys, whoever drafts; and every completion says what it is."""
+    """At 200 prompts, on 50 random toys, whoever drafts; and every completion says what it is."""
     accepted = 0
-    for seed in range(15):
+    for seed in range(50):
         toy = random_toy(seed)
         plain = (
             Scheduler(toy.model)
@@ -283,7 +283,7 @@ def test_greedy_text_is_the_models_own() -> None:
             assert (done.bytes, done.finish_reason) == (plain.bytes, plain.finish_reason)
             assert done.logprob == pytest.approx(plain.logprob, abs=1e-9)
 
-    assert accepted > 40
+    assert accepted > 150
 
 
 def test_texts_end_where_they_end() -> None:
