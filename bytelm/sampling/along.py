@@ -10,7 +10,8 @@ Theory of operation
       it, is rare. One that ends at ")" in ")." or at "\n" in "\n\n" is not;
     - at the first place, whose weights are known, what is worth it there as in any call;
     - a node in a word where that pays. Without it a second call is needed with a probability of `RISK`, if the draft is
-      accepted up to there; the node itself costs what the engine says that one more token costs.
+      accepted up to there; the node itself costs what the engine says that one more token costs. Greedily it never
+      pays: the likeliest symbol seldom depends on light nodes, and calls fell by 2 % for 60 % more tokens.
 
 Cost
     On the prompts of evals.speculation the nodes in words are about a half of all. Without them one draft in four needs
@@ -35,7 +36,7 @@ def evaluate_along(frontiers: Sequence[Frontier], share: float) -> Step[None]:
 
     Args:
         frontiers: Of the places along the text, each advanced from the one before.
-        share: Of the symbols of such texts, how many were accepted of late.
+        share: Of the symbols of such texts, how many were accepted of late; 0: no node in a word is worth a token.
     """
     here, last = frontiers[0], frontiers[-1].cover
     cost = here.reader.extra_token_cost

@@ -176,7 +176,9 @@ class SpeculativeGeneration(ByteGeneration):
         if self._whole:
             yield from together([place.evaluate_all() for place in places])
         else:
-            steps: list[Step[Any]] = [places[0].evaluate_along(places[1:], self._share)]
+            steps: list[Step[Any]] = [
+                places[0].evaluate_along(places[1:], 0.0 if self.params.filters.greedy else self._share)
+            ]
             if len(proposals) >= self.left and not self.place.chained:
                 steps.append(places[-1].measured(end=False))  # what the text's probability takes, if it ends there
             yield from together(steps)
