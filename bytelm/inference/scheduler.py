@@ -7,7 +7,7 @@ Rules
     call, and goes round again. A step that needs nothing is not held up by those that do: it runs on to its end.
     At most ``max_jobs`` steps are under way at a time; as one ends the next begins: memory does not grow with a list.
     A sequence asked for by several steps in one round is fed once. `Paths` of a step that runs alone are no two alike:
-    they go to the engine as they are, and are never in memory all at once.
+    they go to the engine as they are, each made when it is read.
     A step's result depends on its own rows alone, so it is the same in any company.
     Threads take turns: see turns.py.
     A request may be for several engines (those of an ensemble): a round asks each of them once.
