@@ -241,20 +241,35 @@ def test_wrong_rules_are_seen(monkeypatch: pytest.MonkeyPatch, drafter: str, mut
     assert agreement(toy, prefix, drafters(toy)[drafter], Filters(), draws=300) < P_THRESHOLD
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("drafter", DRAFTERS)
-def test_fifty_thousand_texts(drafter: str) -> None:
-    """Of two symbols; in a fifth of them there is a stop string, or the prefix ends inside a character (many.py)."""
+def fifty_thousand(drafter: str, least: float) -> None:
+    """Texts of two symbols; in a fifth of them there is a stop string, or the prefix ends inside a character."""
     toy, prefix, _ = TOYS["drawn"]
     for filters, count in zip(FILTERS, (20_000, 10_000, 10_000), strict=True):
         own = drafters(toy)[drafter]
-        assert agreement(toy, prefix, own, filters, draws=draws_of(count), length=2) > P_THRESHOLD
+        p = agreement(toy, prefix, own, filters, draws=draws_of(count), length=2, least=least)
+        assert p > P_THRESHOLD
 
     own = drafters(toy)[drafter]
-    assert agreement(toy, prefix, own, Filters(), draws=draws_of(5_000), stop=b"ba") > P_THRESHOLD
+    assert agreement(toy, prefix, own, Filters(), draws=draws_of(5_000), stop=b"ba", least=least) > P_THRESHOLD
 
     own = drafters(CUT, 0xA9, 97)[drafter]
-    assert agreement(CUT, b"a\xc3", own, Filters(), draws=draws_of(5_000), length=2) > P_THRESHOLD
+    p = agreement(CUT, b"a\xc3", own, Filters(), draws=draws_of(5_000), length=2, least=least)
+    assert p > P_THRESHOLD
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drafter", DRAFTERS)
+def test_fifty_thousand_texts(drafter: str) -> None:
+    """Of which each place has a draft checked (many.py)."""
+    fifty_thousand(drafter, least=0.25)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drafter", DRAFTERS)
+def test_fifty_thousand_texts_with_drafts_where_bounds_leave_them(drafter: str, known: list[float]) -> None:
+    """As they are drawn in use (many.py)."""
+    fifty_thousand(drafter, least=0.0)
+    assert sum(0 < each < 1 for each in known) > 100
 
 
 @pytest.mark.parametrize("drafter", ["other", "even", "certain"])
