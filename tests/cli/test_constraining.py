@@ -145,11 +145,9 @@ def test_another_model_drafts(run: Run) -> None:
         assert run(*given, "--draft", "lookup").out == plain.out
 
 
-@pytest.mark.parametrize(("words", "draft"), [((), None), (("--draft", "lookup"), "lookup"), (("--draft", "a"), "lm")])
-def test_a_server_is_given_what_drafts(
-    run: Run, lm: ByteLM, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], draft: str | None
-) -> None:
-    """A loaded model, or lookup."""
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[ServerSettings]:
+    """What `bytelm serve` would serve by; it ends there."""
     given: list[ServerSettings] = []
 
     def created(_: ByteLM, settings: ServerSettings) -> None:
@@ -158,22 +156,21 @@ def test_a_server_is_given_what_drafts(
 
     monkeypatch.setattr("bytelm.serving.app.create_app", created)
     monkeypatch.setattr("bytelm.cli.serve.bound", lambda *_: None)
+    return given
 
+
+@pytest.mark.parametrize(("words", "draft"), [((), None), (("--draft", "lookup"), "lookup"), (("--draft", "a"), "lm")])
+def test_a_server_is_given_what_drafts(
+    run: Run, lm: ByteLM, given: list[ServerSettings], words: tuple[str, ...], draft: str | None
+) -> None:
+    """A loaded model, or lookup."""
     assert run("serve", "--port", "0", *words).code == 1
 
     assert given[0].draft is (lm if draft == "lm" else draft)
 
 
-def test_a_server_has_the_limits_that_are_given(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_has_the_limits_that_are_given(run: Run, given: list[ServerSettings]) -> None:
     """Each by its option; without any, what `ServerSettings` says."""
-    given: list[ServerSettings] = []
-
-    def created(_: ByteLM, settings: ServerSettings) -> None:
-        given.append(settings)
-        raise InvalidArgumentError("enough")
-
-    monkeypatch.setattr("bytelm.serving.app.create_app", created)
-    monkeypatch.setattr("bytelm.cli.serve.bound", lambda *_: None)
     limits = (
         "max_body",
         "max_prompt",
