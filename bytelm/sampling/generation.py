@@ -35,7 +35,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from bytelm.errors import UnreachablePrefixError
 from bytelm.inference.scheduler import Step, changed
@@ -146,8 +146,12 @@ class ByteGeneration(Generation):
         self._leapt = bool(self._sure)
         if self._sure:
             return self._next_sure()
-        symbols = yield from place.draw(params.filters, uniform, self._random, allowed=allowed)
+        symbols = yield from self._drawn(uniform, allowed)
         return self._weighed(int(symbols[0]), allowed)
+
+    def _drawn(self, uniform: Float64[np.ndarray, "1"], allowed: Allowed | None) -> Step[Int64[np.ndarray, "1"]]:
+        """The symbol of a uniform number at this place."""
+        return self.place.draw(self.params.filters, uniform, self._random, allowed=allowed)
 
     def _uniform(self) -> Float64[np.ndarray, "1"]:
         return np.zeros(1) if self.params.filters.greedy else self._random.random(1)

@@ -196,9 +196,23 @@ class Place(ABC):
             ConstraintError: No allowed one has.
         """
         del random
+        return (yield from self.draw_by_bounds(filters, uniforms, allowed=allowed))
+
+    def lower(self, filters: Filters, allowed: Allowed | None = None) -> Float64[np.ndarray, "257"]:
+        """Lower bounds on the filtered distribution after the text, as far as it is known; see `draw` for both."""
+        return lower_bounds(self.envelope(allowed)[1], filters)
+
+    def draw_by_bounds(
+        self, filters: Filters, uniforms: Float64[np.ndarray, " n"], *, allowed: Allowed | None = None
+    ) -> Step[Int64[np.ndarray, " n"]]:
+        """As `draw`, where each number is read against `lower`.
+
+        `draw` may read its numbers in another way. So whoever has seen that `lower` decides a number, or that it does
+        not, draws by this.
+        """
         symbols, raised = yield from settle(
             uniforms,
-            lower=lambda: lower_bounds(self.envelope(allowed)[1], filters),
+            lower=lambda: self.lower(filters, allowed),
             complete=lambda: self.settled(allowed),
             more=lambda: self.evaluate(allowed),
         )

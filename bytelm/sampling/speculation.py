@@ -49,24 +49,23 @@ from itertools import zip_longest
 from typing import Any, Final, TypeVar
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from bytelm.errors import UnreachablePrefixError
+from bytelm.inference.frontier import NOTHING
 from bytelm.inference.scheduler import Step, together
 from bytelm.sampling.acceptance import checked, undecided
-from bytelm.sampling.bounds import lower_bounds
 from bytelm.sampling.completion import Completion
-from bytelm.sampling.constrained import Binding
+from bytelm.sampling.constrained import Allowed, Binding
 from bytelm.sampling.drafter import Drafting, Proposal, drafter_of
 from bytelm.sampling.draw import processed, settled
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import Place
-from bytelm.symbols import EOT, SYMBOLS
+from bytelm.symbols import EOT
 
 T = TypeVar("T")
 
-NOTHING: Final = np.zeros(SYMBOLS)
 MOST: Final = 32  # symbols of a draft
 COST: Final = 0.01  # of a symbol more in a draft, the drafter's and that of checking it, in calls
 BEFORE: Final = (4.0, 1.0)  # symbols that count as accepted and as rejected before any was
@@ -125,8 +124,13 @@ class SpeculativeGeneration(ByteGeneration):
 
     def _known(self) -> Float64[np.ndarray, "257"]:
         """Lower bounds on the law of the next symbol."""
-        allowed = None if self._binding is None else self._binding.allowed()
-        return lower_bounds(self.place.envelope(allowed)[1], self.params.filters)
+        return self.place.lower(self.params.filters, None if self._binding is None else self._binding.allowed())
+
+    def _drawn(self, uniform: Float64[np.ndarray, "1"], allowed: Allowed | None) -> Step[Int64[np.ndarray, "1"]]:
+        """As in `ByteGeneration`, and read as `_known` was: whether to draft has depended on that."""
+        if self._whole:
+            return super()._drawn(uniform, allowed)
+        return self.place.draw_by_bounds(self.params.filters, uniform, allowed=allowed)
 
     def _due(self) -> bool:
         """Whether a draft is to be checked here, where a call is needed anyhow."""
@@ -237,7 +241,7 @@ class SpeculativeGeneration(ByteGeneration):
             yield from checked(
                 proposal,
                 self._random,
-                lower=lambda: undecided(lower_bounds(place.envelope(allowed)[1], filters), known),
+                lower=lambda: undecided(place.lower(filters, allowed), known),
                 complete=lambda: place.settled(allowed),
                 more=lambda: place.evaluate(allowed),
             )

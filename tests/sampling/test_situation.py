@@ -10,11 +10,11 @@ import pytest
 from bytelm import ByteLM, Ensemble, Lookup, SamplingParams, TableLM
 from bytelm.fim import InfillSettings
 from bytelm.fim.files import context_of
+from bytelm.inference.frontier import NOTHING
 from bytelm.inference.scheduler import Step
 from bytelm.sampling.drafter import Drafter
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.situation import Hole, Situation, Turn
-from bytelm.sampling.speculation import NOTHING
 from tests.support.tiny import byte_bpe_tokenizer
 
 STARCODER = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")

@@ -15,6 +15,7 @@ import pytest
 
 from bytelm import ByteLM, Ensemble, Lookup, TableLM, constraints
 from bytelm.errors import InvalidArgumentError, ModelError
+from bytelm.inference.frontier import NOTHING
 from bytelm.inference.scheduler import Scheduler, Step
 from bytelm.sampling import drafter as drafting_module
 from bytelm.sampling import speculation
@@ -24,7 +25,7 @@ from bytelm.sampling.drafts import ModelDrafting
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import ModelPlace, Place
-from bytelm.sampling.speculation import NOTHING, SpeculativeGeneration
+from bytelm.sampling.speculation import SpeculativeGeneration
 from bytelm.symbols import EOT, SYMBOLS
 from evals.cost.lazy import p_value
 from tests.sampling.test_generation import P_THRESHOLD, TOYS, exact_row, random_toy
@@ -376,6 +377,27 @@ def test_what_decides_is_evaluated_beforehand_and_little_else(monkeypatch: pytes
     assert some[1] < 0.85 * every[1]
     assert undecided
     assert followed
+
+
+@pytest.mark.parametrize("combine", ["mixture", "bayes"])
+@pytest.mark.filterwarnings("ignore::bytelm.errors.LeakWarning")
+def test_texts_of_an_ensemble_have_its_law(combine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second symbol, of which little is known: a mixture reads its numbers otherwise where nothing is drafted."""
+    monkeypatch.undo()
+    both = Ensemble([ByteLM(model()), ByteLM(model(3))], combine=combine)
+    many: Any = both.sample("the qu", seed=1, max_bytes=2, n=1500, draft=ByteLM(model(5)))
+    first = np.exp(both.next_byte_logprobs("the qu"))
+    expected = np.zeros(SYMBOLS + 1)
+    for symbol in np.flatnonzero(first > 1e-6).tolist():
+        if symbol == EOT:
+            expected[-1] += first[EOT]
+            continue
+        second = np.exp(both.next_byte_logprobs(b"the qu" + bytes([symbol])))
+        expected[:SYMBOLS] += first[symbol] * second / second.sum()
+    drawn = [[*done.bytes, EOT][1] if done.bytes else SYMBOLS for done in many]
+
+    assert sum(done.usage.drafted for done in many) > 300
+    assert p_value(np.array(drawn), expected / expected.sum()) > P_THRESHOLD
 
 
 @pytest.mark.parametrize("combine", ["mixture", "bayes", "product"])
