@@ -235,6 +235,11 @@ class Abilities:
         return cost
 
     @property
+    def normalises(self) -> bool:
+        """Whether it has normalised its rows itself, and seen that they can be: they are not added up again."""
+        return bool(getattr(self.engine, "normalises", False))
+
+    @property
     def drawer(self) -> TokenDrawer | None:
         """The engine itself if it can draw tokens, or None."""
         return self.engine if isinstance(self.engine, TokenDrawer) else None
@@ -319,19 +324,26 @@ def checked_rows(
     Traceback (most recent call last):
     bytelm.errors.InvalidLogitsError: row 0 of the model's log-probabilities holds 1 NaN among its 2 columns; ...
     """
+    found = shaped_rows(rows, n, vocab_size)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        found = np.asarray(rows)
-        if found.dtype not in (np.float32, np.float64):
-            found = found.astype(np.float32)
-        if found.shape != (n, vocab_size):
-            raise InvalidLogitsError(
-                f"the model returned log-probabilities of shape {found.shape}, not ({n}, {vocab_size}): one row for "
-                "each sequence and one column for each token; check vocab_size and next_token_logprobs of the engine"
-            )
         # One pass over a row sees everything: NaN and +inf survive the sum, and -inf adds nothing.
         totals = np.log([total(row) for row in found])
     for i in np.flatnonzero(~(np.abs(totals) <= tolerance)):
         raise InvalidLogitsError(_row_fault(found[i], int(i), float(totals[i]), tolerance))
+    return found
+
+
+def shaped_rows(rows: Any, n: int, vocab_size: int) -> Float[np.ndarray, "n vocab"]:
+    """As `checked_rows`, for rows of an engine that has normalised them itself: they are not added up again."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = np.asarray(rows)
+        if found.dtype not in (np.float32, np.float64):
+            found = found.astype(np.float32)
+    if found.shape != (n, vocab_size):
+        raise InvalidLogitsError(
+            f"the model returned log-probabilities of shape {found.shape}, not ({n}, {vocab_size}): one row for "
+            "each sequence and one column for each token; check vocab_size and next_token_logprobs of the engine"
+        )
     return found
 
 

@@ -56,6 +56,7 @@ class Frontier:
         rows: Rows known already.
         store: Where rows are kept beyond this prefix.
         settled: Whether it is to be asked; if not, it looks up no rows, and is only to be copied and advanced.
+        limit: The logarithm of P(x), relative to the anchor, is known to be no more.
 
     Attributes:
         nodes: The boundary nodes, those where only the text may end included.
@@ -70,6 +71,7 @@ class Frontier:
     rows: dict[Node, Row] = field(default_factory=dict)
     store: RowStore | None = None
     settled: bool = True
+    limit: float = math.inf
 
     def __post_init__(self) -> None:
         self.opening = not self.cover.prefix
@@ -98,11 +100,13 @@ class Frontier:
         Raises:
             UnreachablePrefixError: No token sequence spells them.
         """
-        return self._of(self.cover.advance(data), self.rows)
+        known = len(data) == 1 and self._known is not None
+        limit = self._log_most_with(data[0]) if known else math.inf
+        return self._of(self.cover.advance(data), self.rows, limit=limit)
 
     def copy(self) -> Frontier:
         """The same frontier, to be evaluated on its own."""
-        twin: Frontier = self._of(self.cover, self.rows)
+        twin: Frontier = self._of(self.cover, self.rows, limit=self.limit)
         twin._masses.update(self._masses)
         twin._reach.update(self._reach)
         return twin
@@ -111,7 +115,7 @@ class Frontier:
         """The same frontier without its rows, to keep: a `copy` of it is what can be evaluated and asked."""
         return self._of(self.cover, {}, settled=False)
 
-    def _of(self, cover: Cover, rows: dict[Node, Row], *, settled: bool = True) -> Frontier:
+    def _of(self, cover: Cover, rows: dict[Node, Row], *, settled: bool = True, limit: float = math.inf) -> Frontier:
         return Frontier(
             cover,
             context=self.context,
@@ -120,6 +124,7 @@ class Frontier:
             rows=rows,
             store=self.store,
             settled=settled,
+            limit=limit,
         )
 
     # ---- what is known
@@ -303,8 +308,23 @@ class Frontier:
             reached |= self._reach[node]
         return reached
 
+    def _log_most_with(self, symbol: int) -> float:
+        """Logarithm of what P(x·b) is at most, from the masses that were summed."""
+        scale, known = self.known()
+        most = float(known[symbol])
+        for top, nodes in self._front.items():
+            if self._reached(nodes)[symbol]:
+                most += math.exp(self.weights[top] - scale)
+        return scale + math.log(most) if most > 0 else -math.inf
+
+    def log_heaviest(self) -> float:
+        """The log-weight of the heaviest node that is not evaluated; −∞ where there is none."""
+        return max(map(self.weights.__getitem__, self._front), default=-math.inf)
+
     def log_most(self) -> float:
         """Logarithm of what P(x) is at most, relative to the anchor: no masses over the whole vocabulary are summed."""
+        if self.limit < math.inf:
+            return self.limit
         evaluated = (share for node, share in self.log_shares().items() if node in self.rows)
         return log_sum([*(self.weights[top] for top in self._front), *evaluated])
 

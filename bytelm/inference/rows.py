@@ -81,6 +81,16 @@ class Row:
         """The likeliest of all ids."""
         return int(self.logprobs.argmax())
 
+    def likeliest_after(self, data: bytes) -> int | None:
+        """The likeliest of the tokens that begin with some bytes and go on; None where that takes more than a look."""
+        index = self._reader.prefix_index
+        lo, hi = index.range(data)
+        lo = index.longer_than(len(data), lo, hi)
+        if self._probs is not None:
+            return int(self._reader.order[lo + self._probs[lo:hi].argmax()]) if lo < hi else None
+        token = self.likeliest()
+        return token if lo <= index.rank[token] < hi else None
+
 
 class RowReader:
     """Turns a model's rows into `Row` s.

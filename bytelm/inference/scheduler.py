@@ -38,7 +38,7 @@ from bytelm.errors import BytelmError, ModelChangedError
 from bytelm.inference.job_usage import JobUsage
 from bytelm.inference.turns import TURN, turn_at
 from bytelm.progress import Bar
-from bytelm.token_lm import TokenLM, Usage, abilities_of, checked_rows, revision_of
+from bytelm.token_lm import TokenLM, Usage, abilities_of, checked_rows, revision_of, shaped_rows
 
 CALL_BYTES: Final = 64 * 2**20
 MAX_JOBS: Final = 64
@@ -350,12 +350,13 @@ class Scheduler:
         self, engine: TokenLM, batch: Sequence[tuple[int, ...]]
     ) -> tuple[Float[np.ndarray, "n vocab"], int, int | None]:
         """One call: its rows, and how many passes and tokens the engine says it took."""
-        counters = abilities_of(engine).usage
+        able = abilities_of(engine)
+        counters, checked = able.usage, shaped_rows if able.normalises else checked_rows
         with turn_at(engine):
             before = Usage() if counters is None else counters.copy()
             with blamed(self.names.get(id(engine))):
                 rows = engine.next_token_logprobs(batch)
-                array = checked_rows(rows, len(batch), engine.vocab_size)
+                array = checked(rows, len(batch), engine.vocab_size)
             spent = Usage() if counters is None else counters.since(before)
         return (array, 1, None) if counters is None else (array, spent.calls, spent.tokens_fed)
 

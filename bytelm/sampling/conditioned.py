@@ -37,7 +37,7 @@ from bytelm.sampling.constrained import Binding
 from bytelm.sampling.draw import drawn
 from bytelm.sampling.params import SamplingParams, binding_for
 from bytelm.sampling.place import Place
-from bytelm.sampling.writing import Generation, Writing
+from bytelm.sampling.writing import PlacedGeneration, Writing
 from bytelm.symbols import EOT
 
 
@@ -85,10 +85,10 @@ class _Visited:
         self.alive = float(self.shares(self.probs).sum())
 
 
-class ConditionedGeneration(Generation):
+class ConditionedGeneration(PlacedGeneration):
     """A completion that is drawn exactly from the texts that its constraint allows. A step is an attempt.
 
-    It has the arguments and attributes of `Generation`. The params have no filters.
+    It has the arguments and attributes of `PlacedGeneration`. The params have no filters.
 
     Raises:
         ConstraintError: The prompt violates the constraint.

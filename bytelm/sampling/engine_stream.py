@@ -34,7 +34,7 @@ class EngineWritten:
     def __init__(
         self, item: EngineDraws | TokenLevel, run: Callable[[Callable[[], None]], Iterator[Outcome[Completion]]]
     ) -> None:
-        self.prompt = item.prompt.prefix
+        self.prompt = item.prompt
         self._item = item
         self._run = run
         self._told: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()

@@ -71,6 +71,19 @@ class Filters:
         return self.temperature == 0
 
     @property
+    def lone_share(self) -> float | None:
+        """A symbol with more than this share of the mass is the only one that is kept; None: there is no such share.
+
+        Of the others each has at most the rest. Below temperature 1 their shares beside its own only get less.
+        """
+        if self.greedy or self.top_k == 1:
+            return 0.5
+        if self.temperature > 1:
+            return None
+        shares = [max(float(self.top_p), 0.5)] if self.top_p is not None and self.top_p < 1 else []
+        return min([*shares, 1 / (1 + float(self.min_p))] if self.min_p else shares, default=None)
+
+    @property
     def plain(self) -> bool:
         """Whether the distribution is left as it is."""
         return self.temperature == 1 and self.top_k is None and self.top_p in (None, 1) and not self.min_p

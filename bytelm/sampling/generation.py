@@ -11,7 +11,7 @@ Rules
     Where a token sequence that may spell the text no longer fits in the context, the text ends, for its length: the
     next byte would depend on a row that there is not. A byte adds one token to a sequence at most, so the text itself
     can still be scored.
-    Greedy bytes come by the token where one token decides them (greedy.py), as far as a constraint allows them.
+    Under filters bytes come by the token where one token decides them (leaps.py), as far as a constraint allows them.
     Under a constraint (constrained.py) what is the only way on is written without a draw, and nodes that lead to no
     allowed symbol are not evaluated.
 
@@ -42,17 +42,16 @@ from bytelm.inference.scheduler import Step, changed
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.constrained import Allowed
 from bytelm.sampling.draw import drawn, processed
-from bytelm.sampling.greedy import HALF
 from bytelm.sampling.params import SamplingParams, binding_of
 from bytelm.sampling.place import Place
-from bytelm.sampling.writing import Generation
+from bytelm.sampling.writing import PlacedGeneration
 from bytelm.symbols import EOT
 
 
-class ByteGeneration(Generation):
+class ByteGeneration(PlacedGeneration):
     """A completion as it is drawn: one byte a step.
 
-    It has the arguments and attributes of `Generation`.
+    It has the arguments and attributes of `PlacedGeneration`.
 
     Raises:
         ConstraintError: The prompt violates the constraint.
@@ -72,6 +71,7 @@ class ByteGeneration(Generation):
         self._chosen = 0.0  # under a constraint: ln of what the drawn symbols have of the allowed ones
         self._unread = b""  # what was written since the place
         self._leapt = False
+        self._lone = params.filters.lone_share
         self._end = place  # behind all that was drawn, a stop string included
         # Where a stop string began, the completion ends: so far back a place may be needed.
         self._recent: deque[Place] = deque(maxlen=self.scanner.longest + 1)
@@ -97,7 +97,7 @@ class ByteGeneration(Generation):
         done = len(self.bytes) / self.params.max_bytes
         symbol = yield from changed(self._draw(), lambda request: replace(request, done=done))
         if self._leapt:
-            self.drew(self.place, least=0.0, most=1.0 - HALF)  # one token has more, of each of its bytes' rows
+            self.drew(self.place, least=0.0, most=1.0 - (self._lone or 0.0))  # each row had more than that
         elif not self._forced:
             self.drew(self.place)
         if symbol == EOT:
@@ -139,8 +139,8 @@ class ByteGeneration(Generation):
                 raise binding.stuck("logits_processor forbids all that the constraint allows")
             probs = params.filters.apply(masses)
             return self._weighed(drawn(float(uniform[0]), probs), allowed)
-        if not self._sure and params.filters.greedy and params.lazy:
-            sure = yield from place.sure_bytes()
+        if not self._sure and self._lone is not None and params.lazy:
+            sure = yield from place.leap(self._lone)
             sure = sure if binding is None else binding.cut(sure)
             self._sure = sure if len(sure) <= place.room() else b""
         self._leapt = bool(self._sure)

@@ -262,6 +262,11 @@ class SamplingParams:
         changed = self.logits_processor is not None or self.constraint is not None or self.draft is not None
         return self.filters.plain and not changed and self.level == "byte"
 
+    @property
+    def by_token(self) -> bool:
+        """Whether the same distribution can be drawn from by the token (token_draws.py), and not all is wanted."""
+        return self.plain and self.lazy
+
 
 def params_of(options: CallOptions) -> SamplingParams:
     """The parameters of a call: those given as one value, and over them those given by keyword.

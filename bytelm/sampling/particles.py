@@ -40,7 +40,7 @@ from bytelm.sampling.constrained import Binding
 from bytelm.sampling.draw import drawn
 from bytelm.sampling.params import SamplingParams, binding_for
 from bytelm.sampling.place import Place
-from bytelm.sampling.writing import Generation, Writing
+from bytelm.sampling.writing import PlacedGeneration, Writing
 from bytelm.symbols import EOT, SYMBOLS
 
 
@@ -142,10 +142,10 @@ class _Particle:
         self._counted, self._forced = log_mass, False
 
 
-class ParticleGeneration(Generation):
+class ParticleGeneration(PlacedGeneration):
     """A completion that is picked from several, by their weights. A step adds a byte or more to each.
 
-    It has the arguments and attributes of `Generation`. The params say how many particles, and have no filters.
+    It has the arguments and attributes of `PlacedGeneration`. The params say how many particles, and have no filters.
 
     Raises:
         ConstraintError: The prompt violates the constraint.

@@ -31,7 +31,7 @@ from bytelm.sampling.bounds import lower_bounds
 from bytelm.sampling.constrained import Allowed
 from bytelm.sampling.draw import filled, settle
 from bytelm.sampling.filters import Filters
-from bytelm.sampling.greedy import greedy_bytes
+from bytelm.sampling.leaps import leap
 from bytelm.symbols import SYMBOLS, leak_of
 from bytelm.token_lm import TokenLM, abilities_of, revision_of
 
@@ -166,8 +166,13 @@ class Place(ABC):
         )
         return found
 
-    def sure_bytes(self) -> Step[bytes]:
-        """The greedy bytes that are certain together, where they come cheaper so; or none."""
+    def leap(self, share: float) -> Step[bytes]:
+        """Bytes that are certain together, where they come cheaper so; or none.
+
+        Args:
+            share: Of the mass; a symbol that has more is the only one that can be drawn.
+        """
+        del share
         yield from ()
         return b""
 
@@ -331,6 +336,6 @@ class ModelPlace(Place):
         token = rows[max(known, key=shares.__getitem__)].likeliest()
         return f" (the model's likeliest token there is id {token})"
 
-    def sure_bytes(self) -> Step[bytes]:
-        """As in `Place`: greedy.py."""
-        return (yield from self._on(greedy_bytes(self.frontier)))
+    def leap(self, share: float) -> Step[bytes]:
+        """As in `Place`: leaps.py."""
+        return (yield from self._on(leap(self.frontier, share)))

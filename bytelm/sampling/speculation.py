@@ -79,7 +79,7 @@ MOST_LEFT_OUT: Final = 64  # in a row
 class SpeculativeGeneration(ByteGeneration):
     """A completion whose bytes are drafted by another model, and checked.
 
-    The arguments and attributes are those of `Generation`; the params name the drafter.
+    The arguments and attributes are those of `PlacedGeneration`; the params name the drafter.
     """
 
     def __init__(

@@ -32,9 +32,10 @@ from bytelm.sampling.filters import Filters
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.particles import ParticleGeneration
-from bytelm.sampling.place import Place
+from bytelm.sampling.place import ModelPlace, Place
+from bytelm.sampling.row_draws import RowDraws
 from bytelm.sampling.speculation import SpeculativeGeneration
-from bytelm.sampling.writing import Generation
+from bytelm.sampling.writing import Generation, PlacedGeneration
 from bytelm.token_lm import OneProcess, TokenLM, abilities_of
 
 T = TypeVar("T")
@@ -202,7 +203,9 @@ class ByteSteps(OneProcess, Drafter, Generic[P, L]):
             params: How to draw, and when to end.
             random: The item's random numbers.
         """
-        kind: type[Generation] = ByteGeneration if params.draft is None else SpeculativeGeneration
+        if params.by_token and isinstance(place, ModelPlace):
+            return RowDraws(place, params, random)
+        kind: type[PlacedGeneration] = ByteGeneration if params.draft is None else SpeculativeGeneration
         if params.of_texts:
             kind = ConditionedGeneration if params.particles is None else ParticleGeneration
         return kind(place, params, random, lambda text, eot: self.scored(prompt, text, eot=eot))

@@ -114,7 +114,8 @@ class TokenLevel(Writing):
     ) -> None:
         super().__init__(params)
         self.finish_reason = None if params.max_bytes else "length"
-        self.prompt = place.frontier
+        self._prompt = place.frontier
+        self.prompt = place.prefix
         self.sampling = sampling
         self._token_lm, self._since = place.token_lm, place.since
         self._viability = viability
@@ -131,7 +132,7 @@ class TokenLevel(Writing):
     @property
     def sequence(self) -> tuple[int, ...]:
         """What the engine goes on from."""
-        return (*self.prompt.context, *(self._ids or ()))
+        return (*self._prompt.context, *(self._ids or ()))
 
     @property
     def room(self) -> int:
@@ -186,11 +187,11 @@ class TokenLevel(Writing):
             if self._ids is None:
                 yield from self._begin()
             self.seed = int(self._random.integers(2**63))
-        return None if self.finish_reason is None else self.written(None, self.prompt.prefix, JobUsage())
+        return None if self.finish_reason is None else self.written(None, self.prompt, JobUsage())
 
     def _begin(self) -> Step[None]:
         """Draw a member of the cover, and write what it has beyond the prompt."""
-        place = self.prompt
+        place = self._prompt
         size = abilities_of(self._token_lm).context_length or sys.maxsize
         if place.opening:
             node: Any = place.nodes[0]

@@ -127,6 +127,34 @@ class Writing:
 class Generation(Writing, ABC):
     """A completion as it is drawn, step by step.
 
+    Attributes:
+        place: Where it is, as far as a place is kept; that of the prompt to begin with.
+        prompt: The prompt's bytes.
+        params: How to draw, and when to end.
+    """
+
+    place: Place
+    prompt: bytes
+    params: SamplingParams
+
+    @abstractmethod
+    def step(self) -> Step[None]:
+        """Go on with it, or end it."""
+
+    @abstractmethod
+    def completion(self) -> Step[Completion]:
+        """What was written, scored, after the last step. Its usage holds only what it saw itself, such as leak."""
+
+    def run(self) -> Step[Completion]:
+        """The whole completion."""
+        while self.finish_reason is None:
+            yield from self.step()
+        return (yield from self.completion())
+
+
+class PlacedGeneration(Generation):
+    """A completion whose place is taken along with what is written.
+
     Args:
         place: At the end of the prompt. It is evaluated in full if it is not yet, and otherwise left as it is.
         params: How to draw, and when to end.
@@ -136,8 +164,6 @@ class Generation(Writing, ABC):
 
     Attributes:
         place: At the end of what is written so far.
-        prompt: The prompt's bytes.
-        params: As given.
     """
 
     def __init__(
@@ -155,14 +181,6 @@ class Generation(Writing, ABC):
         self._score = score
         self._start = 0.0  # the prompt's log-mass, once a step has evaluated its place
 
-    @abstractmethod
-    def step(self) -> Step[None]:
-        """Go on with it, or end it."""
-
-    @abstractmethod
-    def completion(self) -> Step[Completion]:
-        """What was written, scored, after the last step. Its usage holds only the leak: the rest is the scheduler's."""
-
     def _logprob(self, place: Place) -> Step[float]:
         """Ln P of what is written up to a place, and of the end of text where it ended so."""
         written, ended = place.prefix[len(self.prompt) :], self.ending == "eot"
@@ -177,9 +195,3 @@ class Generation(Writing, ABC):
         logprob = (yield from self._logprob(self.place)) if self.place.normalised else None
         least, most = self.leak or (None, None)
         return self.written(logprob, self.prompt, JobUsage(largest_leak=least, largest_leak_bound=most))
-
-    def run(self) -> Step[Completion]:
-        """The whole completion."""
-        while self.finish_reason is None:
-            yield from self.step()
-        return (yield from self.completion())

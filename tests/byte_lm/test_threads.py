@@ -222,8 +222,8 @@ def test_ensembles_that_share_members(combine: Any) -> None:
 def test_streams_interleave() -> None:
     """A stream in one thread goes on while one in another is not at its end: no turn lasts for a whole text."""
     lm = model_of()
-    first, second = (lm.stream(prompt, max_bytes=8, seed=1) for prompt in PROMPTS[:2])
-    expected = ["".join(lm.stream(prompt, max_bytes=8, seed=1)) for prompt in PROMPTS[:2]]
+    first, second = (lm.stream(prompt, max_bytes=40, seed=3) for prompt in PROMPTS[:2])
+    expected = ["".join(lm.stream(prompt, max_bytes=40, seed=3)) for prompt in PROMPTS[:2]]
     meet = threading.Barrier(2, timeout=20)
 
     def read(stream: Iterator[str]) -> str:

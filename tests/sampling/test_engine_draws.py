@@ -1,4 +1,7 @@
-"""Completions whose tokens the engine draws: against all texts enumerated, on toy models that leak; then through `generate`."""
+"""Completions drawn by the token, by the engine or from its rows: against all texts enumerated, on toy models that leak.
+
+Then what is the engine's alone, and through `generate`.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from bytelm.sampling.completion import Completion
 from bytelm.sampling.engine_batch import _Guess
 from bytelm.sampling.engine_draws import EngineDraws
 from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.row_draws import RowDraws
 from bytelm.token_lm import Draw, More, TokenDrawer
 from evals.cost.lazy import p_value
 from tests.sampling.test_generation import P_THRESHOLD
@@ -108,27 +112,33 @@ def drawn(lm: ByteLM, prefix: bytes, count: int, **options: Any) -> list[Complet
     return lm.sample_batch([prefix] * count, **{"max_bytes": 3, "seed": 1, "engine_draws": True, **options})
 
 
+by_the_token = pytest.mark.parametrize("engine_draws", [True, False], ids=["engine", "rows"])
+
+
+@by_the_token
 @pytest.mark.parametrize("prefix", [b"", b"a", b"ba"])
 def test_texts_are_distributed_as_the_enumeration_says(
-    leaky: tuple[ByteLM, Drawing, Enumeration], prefix: bytes
+    leaky: tuple[ByteLM, Drawing, Enumeration], prefix: bytes, engine_draws: bool
 ) -> None:
-    """Chi-square of 2,000 completions whose tokens a leaking model draws, against all texts of three bytes."""
+    """Chi-square of 2,000 completions of a leaking model that are drawn by the token, against all texts of three bytes."""
     lm, model, everything = leaky
-    completions = drawn(lm, prefix, 2000)
+    completions = drawn(lm, prefix, 2000, engine_draws=engine_draws)
 
     assert fit(completions, texts(everything, model, prefix, 3)) > P_THRESHOLD
     assert sum(c.usage.redrawn > 0 for c in completions) > 200
 
 
+@by_the_token
 @pytest.mark.parametrize("mistake", ["again", "kept"])
 def test_the_chi_square_sees_a_wrong_treatment_of_the_leak(
-    leaky: tuple[ByteLM, Drawing, Enumeration], mistake: str, monkeypatch: pytest.MonkeyPatch
+    leaky: tuple[ByteLM, Drawing, Enumeration], mistake: str, engine_draws: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To draw only the token again, or to go on as if it spelled nothing, gives another distribution."""
     lm, model, everything = leaky
-    take = EngineDraws.take
+    kind: Any = EngineDraws if engine_draws else RowDraws
+    take = kind.take
 
-    def wrong(self: EngineDraws, token: int, logprob: float) -> bool:
+    def wrong(self: Any, token: int, logprob: float) -> bool:
         could = self._goes_on
         if take(self, token, logprob) or self.finish_reason:
             return self.finish_reason is None
@@ -137,16 +147,16 @@ def test_the_chi_square_sees_a_wrong_treatment_of_the_leak(
             self._node = Node(self._node, token, self._node.end, self._node.boundary)
         return False
 
-    def begin(self: EngineDraws) -> Any:
+    def begin(self: Any) -> Any:
         if not self._goes_on:
             yield from real(self)
 
-    real = EngineDraws._begin
-    monkeypatch.setattr(EngineDraws, "take", wrong)
-    monkeypatch.setattr(EngineDraws, "_begin", begin)
-    monkeypatch.setattr(EngineDraws, "_score", no_score)
+    real = kind._begin
+    monkeypatch.setattr(kind, "take", wrong)
+    monkeypatch.setattr(kind, "_begin", begin)
+    monkeypatch.setattr(kind, "_score", no_score)
 
-    assert fit(drawn(lm, b"a", 2000), texts(everything, model, b"a", 3)) < P_THRESHOLD
+    assert fit(drawn(lm, b"a", 2000, engine_draws=engine_draws), texts(everything, model, b"a", 3)) < P_THRESHOLD
 
 
 def no_score(self: EngineDraws) -> Any:
@@ -154,26 +164,29 @@ def no_score(self: EngineDraws) -> Any:
     return 0.0
 
 
-def test_how_often_a_token_is_redrawn_is_the_leak(leaky: tuple[ByteLM, Drawing, Enumeration]) -> None:
+@by_the_token
+def test_how_often_a_token_is_redrawn_is_the_leak(
+    leaky: tuple[ByteLM, Drawing, Enumeration], engine_draws: bool
+) -> None:
     """Before the first byte, the share of completions with a token that was leak is the leak of that place."""
     lm, model, everything = leaky
     leak = 1 - everything.next_bytes(b"a", model).sum() / everything.mass(b"a", model)
-    completions = drawn(lm, b"a", 1500, max_bytes=1)
+    completions = drawn(lm, b"a", 1500, max_bytes=1, engine_draws=engine_draws)
     redrawn = np.array([min(c.usage.redrawn, 1) for c in completions])
 
     assert leak > 0.03
     assert p_value(redrawn, np.array([1 - leak, leak])) > P_THRESHOLD
-    assert sum(c.usage.redrawn for c in lm.sample_batch([b"a"] * 30, max_bytes=3, seed=1)) == 0
+    assert sum(c.usage.redrawn for c in lm.sample_batch([b"a"] * 30, max_bytes=3, seed=1, lazy=False)) == 0
 
 
 few = settings(
-    max_examples=12,
+    max_examples=20,
     phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
 
-def check(toy: Toy, seed: int) -> None:
+def check(toy: Toy, seed: int, engine_draws: bool) -> None:
     from bytelm.errors import UnsupportedTokenizerError
 
     ids = toy.backend.get_vocab()
@@ -189,7 +202,7 @@ def check(toy: Toy, seed: int) -> None:
     prefixes = [p for p in everything.prefixes(3) if len(p.decode(errors="replace")) + 1 <= room]
     prefixes = [p for p in prefixes if everything.mass(p, model) > 0]
     for prefix in prefixes[:: max(1, len(prefixes) // 3)][:3]:
-        completions = drawn(lm, prefix, 120, max_bytes=1, seed=seed)
+        completions = drawn(lm, prefix, 120, max_bytes=1, seed=seed, engine_draws=engine_draws)
 
         assert fit(completions, texts(everything, model, prefix, 1)) > 1e-6, (prefix, toy.what)
         for completion in completions[:20]:
@@ -206,17 +219,17 @@ def check(toy: Toy, seed: int) -> None:
 
 
 @few
-@given(byte_level(), st.integers(0, 2))
-def test_any_byte_level_tokenizer(toy: Toy, seed: int) -> None:
+@given(byte_level(), st.integers(0, 2), st.booleans())
+def test_any_byte_level_tokenizer(toy: Toy, seed: int, engine_draws: bool) -> None:
     """Whatever the merges, splits and added tokens: texts are distributed, and scored, as the enumeration says."""
-    check(toy, seed)
+    check(toy, seed, engine_draws)
 
 
 @few
-@given(sentencepiece(), st.integers(0, 2))
-def test_any_sentencepiece_tokenizer(toy: Toy, seed: int) -> None:
+@given(sentencepiece(), st.integers(0, 2), st.booleans())
+def test_any_sentencepiece_tokenizer(toy: Toy, seed: int, engine_draws: bool) -> None:
     """So they are with ▁ for spaces, byte fallback and a hidden leading space."""
-    check(toy, seed)
+    check(toy, seed, engine_draws)
 
 
 # ---- completions as anywhere else

@@ -67,9 +67,13 @@ def test_the_largest_leak_is_within_its_bounds_and_warned_of(options: dict[str, 
     usage, exact = done.usage, truth(lm, done)
 
     assert usage.largest_leak is not None
-    assert usage.largest_leak_bound is not None
     assert 0.99 < usage.largest_leak <= exact + 1e-9
-    assert exact <= usage.largest_leak_bound + 1e-9
+    if options:
+        assert usage.largest_leak_bound is not None
+        assert exact <= usage.largest_leak_bound + 1e-9
+    else:  # tokens are drawn, and a row that loses none of them is not summed
+        assert usage.largest_leak_bound is None
+        assert usage.redrawn
     (warning,) = caught
     assert warning.category is LeakWarning
     assert "eot_ids" in str(warning.message)
@@ -89,13 +93,13 @@ def test_streams_batches_and_ensembles_tell_it_too() -> None:
         assert 0.5 < done.usage.largest_leak <= truth(both, done) + 1e-9 <= done.usage.largest_leak_bound + 2e-9  # type: ignore[operator]
         assert [warning.category for warning in caught] == [LeakWarning]
     ended = ByteLM(lm.token_lm, eot_ids=[lm.tokenizer.get_vocab()[SPECIAL]])
-    done, caught = told(ended)
+    done, caught = told(ended, lazy=False)
     assert (done.finish_reason, caught) == ("eot", [])
     assert done.usage.largest_leak is not None
     assert done.usage.largest_leak < 1e-4
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
+@pytest.mark.parametrize("options", [each for each in OPTIONS if each])
 def test_less_than_half_is_told_without_a_warning(options: dict[str, Any]) -> None:
     """Bounds hold at every leak, and where each row is evaluated they are one number."""
     lm = leaky(0.4)

@@ -89,6 +89,7 @@ class LlamaCppLM(RowEngine):
     """
 
     draws_by_default = False
+    normalises = True
 
     def __init__(
         self,

@@ -92,6 +92,7 @@ class TransformersLM(RowEngine):
     """
 
     draws_by_default = False
+    normalises = True
 
     def __init__(
         self,

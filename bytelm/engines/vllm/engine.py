@@ -91,6 +91,7 @@ class VllmLM(VllmModel):
     """
 
     asks_each_step = True
+    normalises = True
 
     def __init__(
         self,

@@ -146,7 +146,7 @@ def test_a_text_begun_under_autocast_does_not_go_on_without() -> None:
     """Its rows would be of two models."""
     lm = ByteLM(plain().float(), default_tokenizer())
     with torch.autocast("cpu", torch.bfloat16):
-        stream = lm.stream(PREFIX, max_bytes=100, seed=1)
+        stream = lm.stream(PREFIX, max_bytes=100, seed=4)
         next(stream)
 
     with pytest.raises(ModelChangedError, match="autocast"):
@@ -236,14 +236,14 @@ def test_a_stream_does_not_mix_two_models() -> None:
     """A completion that was begun before a change ends with an error that says so."""
     model = plain()
     lm = ByteLM(model, default_tokenizer())
-    stream = lm.stream(PREFIX, max_bytes=100, seed=1)
+    stream = lm.stream(PREFIX, max_bytes=100, seed=4)
     next(stream)
 
     halved(model)
 
     with pytest.raises(ModelChangedError, match="start it again"):
         next(stream)
-    assert lm.stream(PREFIX, max_bytes=5, seed=1).__next__()
+    assert lm.stream(PREFIX, max_bytes=5, seed=4).__next__()
 
 
 def test_rows_do_not_change_in_the_middle_of_a_sample() -> None:

@@ -1,9 +1,8 @@
-"""bytelm/sampling/greedy.py against the lemma: what it calls certain is what the exact rows have, and masses are not summed for it."""
+"""bytelm/sampling/leaps.py against the lemma: what it calls certain is what the exact rows have, and masses are not summed for it."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,10 @@ import pytest
 
 from bytelm.inference.lazy import evaluate, evaluate_all
 from bytelm.inference.rows import RowReader
-from bytelm.lemma import next_byte_logprobs, prefix_logprob, sequence_logprob
+from bytelm.lemma import next_byte_logprobs, prefix_logprob
 from bytelm.sampling.completion import random_stream
-from bytelm.sampling.greedy import HALF, decisive, sure_bytes
+from bytelm.sampling.filters import Filters
+from bytelm.sampling.leaps import certain_bytes, leap, needed
 from bytelm.sampling.params import SamplingParams
 from bytelm.symbols import EOT
 from tests.support.toy import Ids, Toy, drawn_rows
@@ -36,41 +36,67 @@ def exact(t: Toy, prefix: bytes) -> np.ndarray:
     return np.array(next_byte_logprobs(prefix, *parts, canonical=t.vocabulary.canonical, eot_ids=t.model.eot_ids))
 
 
-def test_what_is_sure_is_greedy() -> None:
-    """On random toys, however much is evaluated: a share is never more than it is, and sure bytes lead one by one."""
-    random, sure, unsure = np.random.default_rng(0), 0, 0
+FILTERS = [
+    Filters(temperature=0),
+    Filters(top_k=1),
+    Filters(top_p=0.6),
+    Filters(top_p=0.3, temperature=0.5),
+    Filters(min_p=0.7),
+    Filters(min_p=0.4, top_p=0.9, top_k=3),
+]
+
+
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+@pytest.mark.parametrize("limited", [False, True])
+def test_what_is_certain_is_all_that_the_filters_keep(filters: Filters, limited: bool) -> None:
+    """On random toys, however much is evaluated: of each certain byte, one by one, the exact filtered row is 1."""
+    random, certain, open_ = np.random.default_rng(0), 0, 0
+    share = filters.lone_share
+    assert share is not None
     for seed in range(200):
         t = toy(seed)
         text = bytes(random.choice([97, 98], size=random.integers(1, 6)).tolist())
         frontier = t.frontier(text[:1])
         t.answer(evaluate_all(frontier))
         for byte in text[1:]:
+            if limited:
+                frontier.known()  # what follows is then limited by the masses
             frontier = frontier.advance(bytes([byte]))
             if random.random() < 0.5:
                 t.answer(evaluate(frontier, frontier.missing(1.0)))
-        if (found := decisive(frontier)) is None:
-            continue
-        node, share = found
         parts = t.vocabulary.token_bytes, t.vocabulary.viable, t.model.row
-        truth = sequence_logprob(node.token_ids, t.model.row) - prefix_logprob(text, *parts)
-        assert HALF < share <= math.exp(truth) * (1 + 1e-9)
-        if frontier.row(node) is None:
-            assert sure_bytes(frontier, node, share) == b""
-            t.answer(evaluate(frontier, frontier.missing(1.0)))
-        data = sure_bytes(frontier, node, share)
-        unsure += not data
+        anchor = prefix_logprob(text[:1], *parts) - t.answer(mass_after(t, text[:1]))
+        assert frontier.log_most() >= prefix_logprob(text, *parts) - anchor - 1e-9
+        data = t.answer(leap(frontier, share))
+        assert data == certain_bytes(frontier, share)
+        open_ += not data
         for i, byte in enumerate(data):
-            sure += 1
-            row = exact(t, text + data[:i])
-            assert row[byte] - math.log(0.5) > np.logaddexp.reduce(row), (seed, text, data, i)
-            assert row.argmax() == byte
+            certain += 1
+            with np.errstate(divide="ignore"):
+                row = np.exp(exact(t, text + data[:i]))
+            assert filters.apply(row)[byte] == pytest.approx(1.0, abs=1e-12), (seed, text, data, i)
 
-    assert sure > 50
-    assert unsure > 10
+    assert certain > 20
+    assert open_ > 10
 
 
-@pytest.mark.parametrize(("likely", "share"), [(2, b"ab"), (5, b""), (1, b"")])
-def test_an_end_and_what_may_not_follow_are_not_sure(likely: int, share: bytes) -> None:
+def mass_after(t: Toy, prefix: bytes) -> Any:
+    """The log-mass of a prefix on the scale of a frontier that begins there."""
+    frontier = t.frontier(prefix)
+    yield from evaluate_all(frontier)
+    return frontier.log_mass()
+
+
+@pytest.mark.parametrize(
+    "filters", [Filters(), Filters(top_k=2), Filters(top_p=1), Filters(temperature=1.5, top_p=0.5)]
+)
+def test_some_filters_leave_no_symbol_alone_for_its_share(filters: Filters) -> None:
+    """Where one of two symbols may be drawn whatever the other has, or heat evens shares out before they are cut."""
+    assert filters.lone_share is None
+
+
+@pytest.mark.parametrize(("likely", "data"), [(2, b"ab"), (5, b""), (1, b"")])
+def test_an_end_and_what_may_not_follow_are_not_certain(likely: int, data: bytes) -> None:
     """A text may end with more than half, and a model may leak it."""
 
     def row(ids: Ids) -> Any:
@@ -81,12 +107,29 @@ def test_an_end_and_what_may_not_follow_are_not_sure(likely: int, share: bytes) 
     t = Toy.of(TOKENS, row, eot_ids=[5], viable=lambda ids: (0, 1) not in itertools.pairwise(ids))
     frontier = t.frontier(b"a")
     t.answer(evaluate_all(frontier))
-    found = decisive(frontier)
 
-    assert found is not None
-    assert sure_bytes(frontier, *found) == share
+    assert needed(frontier, 0.5) < 0
+    assert certain_bytes(frontier, 0.5) == data
     if likely != 1:
-        assert exact(t, b"a").argmax() == (EOT if likely == 5 else share[0])
+        assert exact(t, b"a").argmax() == (EOT if likely == 5 else data[0])
+
+
+def test_a_token_is_certain_from_inside_too() -> None:
+    """After the first byte, which several tokens share, one has nearly all of what is left."""
+
+    def row(ids: Ids) -> Any:
+        return [0.05, 0.35, 0.05, 0.05, 0.05, 0.05, 0.02, 0.33, 0.05]  # b alone, and abab, which a, ab and aab rival
+
+    t = Toy.of(TOKENS, row, eot_ids=[5])
+    frontier = t.frontier(b"b")
+    t.answer(evaluate_all(frontier))
+    assert certain_bytes(frontier, 0.5) == b""
+
+    frontier.known()
+    inside = frontier.advance(b"a")
+
+    assert inside.row(frontier.cover.nodes[-1]) is not None
+    assert certain_bytes(inside, 0.5) == b"bab"
 
 
 @pytest.mark.parametrize("stops", [(), (b"bb",)])
