@@ -38,9 +38,10 @@ from bytelm.errors import UnreachablePrefixError
 from bytelm.fim import FIMFormat, InfillSettings, declared, end_ids, find_format
 from bytelm.inference.cover_list import CoverList
 from bytelm.inference.frontier import Frontier
+from bytelm.inference.revisions import present_revision
 from bytelm.inference.room import Asked, left_out, refuse_overflow, token_ends, windows
 from bytelm.inference.rows import RowReader, RowStore
-from bytelm.inference.scheduler import Scheduler, Step, blamed, on, present_revision
+from bytelm.inference.scheduler import Scheduler, Step, blamed, on
 from bytelm.inference.scoring import CoverItem, cover_items, in_turn, text_logprob
 from bytelm.inference.text_scoring import ModelScoring, Piece
 from bytelm.inference.turns import in_its_turn, turn_at

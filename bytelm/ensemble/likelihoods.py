@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from cachetools import LRUCache
 
-from bytelm.inference.scheduler import Step, present_revision
+from bytelm.inference.revisions import present_revision
+from bytelm.inference.scheduler import Step
 from bytelm.sampling.byte_model import ByteModel
 
 REMEMBERED: Final = 256  # texts of members

@@ -32,13 +32,13 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from bytelm.arguments import shown
 from bytelm.cover.nodes import Paths
-from bytelm.errors import BytelmError, ModelChangedError
+from bytelm.errors import BytelmError
 from bytelm.inference.job_usage import JobUsage
+from bytelm.inference.revisions import check_revision, looking, present_revision
 from bytelm.inference.turns import TURN, turn_at
 from bytelm.progress import Bar
-from bytelm.token_lm import TokenLM, Usage, abilities_of, checked_rows, revision_of, shaped_rows
+from bytelm.token_lm import TokenLM, Usage, abilities_of, checked_rows, shaped_rows
 
 CALL_BYTES: Final = 64 * 2**20
 MAX_JOBS: Final = 64
@@ -139,25 +139,6 @@ def on(token_lm: TokenLM, step: Step[T], since: Any = None) -> Step[T]:
         check_revision(token_lm, since, look=False)  # the engine has just looked
 
 
-def present_revision(token_lm: TokenLM) -> Any:
-    """The revision of an engine, once it has looked at its model (`revision_of`)."""
-    with TURN.paused():
-        return revision_of(token_lm, look=True)
-
-
-def check_revision(token_lm: TokenLM, since: Any, *, look: bool = True) -> None:
-    """See that an engine's rows still belong to a revision.
-
-    Raises:
-        ModelChangedError: They are not.
-    """
-    if (present_revision(token_lm) if look else revision_of(token_lm)) != since:
-        raise ModelChangedError(
-            f"the model behind {shown(token_lm)} was changed since this text was begun (other weights, another "
-            "adapter, autocast, or clear_cache), so the text cannot be continued; start it again"
-        )
-
-
 def together(steps: Sequence[Step[T]]) -> Step[list[T]]:
     """The results of several steps that run side by side: what they ask for in one round is one request."""
     results: dict[int, T] = {}
@@ -214,6 +195,7 @@ class Scheduler:
         self.max_rows = max_rows
         self.max_jobs = max_jobs
         self.names = {} if names is None else names
+        self._looked: set[int] = set()  # engines that have looked at their models in this round, by id
 
     def run_one(self, step: Step[T]) -> Outcome[T]:
         """Run one step to its end."""
@@ -248,6 +230,7 @@ class Scheduler:
     def begin(self, running: Jobs[T], index: int, step: Step[T]) -> Iterator[Outcome[T]]:
         """Let a step join the running ones, up to its first request; yield its outcome if it ends before."""
         running[index] = Job(step)
+        self._looked.clear()
         yield from self._resume(running, index, None)
 
     def round(self, running: Jobs[T]) -> Iterator[Outcome[T]]:
@@ -256,16 +239,16 @@ class Scheduler:
         Raises:
             ModelError: A call failed or gave rows that cannot be.
         """
+        self._looked.clear()
         for index, rows in self._rows(running).items():
             yield from self._resume(running, index, rows)
 
-    @staticmethod
-    def _resume(running: Jobs[T], index: int, rows: Rows | None) -> Iterator[Outcome[T]]:
+    def _resume(self, running: Jobs[T], index: int, rows: Rows | None) -> Iterator[Outcome[T]]:
         """Run a job up to its next request; yield its outcome if it ends instead."""
         job = running[index]
         job.request = None
         try:
-            with TURN:
+            with TURN, looking(self._looked):
                 request = job.step.send(rows)
                 while not request.sequences:
                     request = job.step.send([])
@@ -352,6 +335,7 @@ class Scheduler:
         """One call: its rows, and how many passes and tokens the engine says it took."""
         able = abilities_of(engine)
         counters, checked = able.usage, shaped_rows if able.normalises else checked_rows
+        self._looked.add(id(engine))  # it does so in each call
         with turn_at(engine):
             before = Usage() if counters is None else counters.copy()
             with blamed(self.names.get(id(engine))):

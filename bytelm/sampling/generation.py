@@ -11,7 +11,8 @@ Rules
     Where a token sequence that may spell the text no longer fits in the context, the text ends, for its length: the
     next byte would depend on a row that there is not. A byte adds one token to a sequence at most, so the text itself
     can still be scored.
-    Under filters bytes come by the token where one token decides them (leaps.py), as far as a constraint allows them.
+    Bytes come by the token where one token decides them under the filters (sure_bytes.py), as far as a constraint
+    allows them.
     Under a constraint (constrained.py) what is the only way on is written without a draw, and nodes that lead to no
     allowed symbol are not evaluated.
 
@@ -140,7 +141,7 @@ class ByteGeneration(PlacedGeneration):
             probs = params.filters.apply(masses)
             return self._weighed(drawn(float(uniform[0]), probs), allowed)
         if not self._sure and self._lone is not None and params.lazy:
-            sure = yield from place.leap(self._lone)
+            sure = yield from place.sure_bytes(self._lone)
             sure = sure if binding is None else binding.cut(sure)
             self._sure = sure if len(sure) <= place.room() else b""
         self._leapt = bool(self._sure)

@@ -24,14 +24,15 @@ from bytelm.errors import ConstraintError, ModelError
 from bytelm.inference.envelope import Bounds, Envelope, conditional, shares
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate, evaluate_all, full_row, settled_log_mass
-from bytelm.inference.scheduler import Step, check_revision, on, together
+from bytelm.inference.revisions import check_revision
+from bytelm.inference.scheduler import Step, on, together
 from bytelm.lemma import log_sum
 from bytelm.sampling.along import evaluate_along
 from bytelm.sampling.bounds import lower_bounds
 from bytelm.sampling.constrained import Allowed
 from bytelm.sampling.draw import filled, settle
 from bytelm.sampling.filters import Filters
-from bytelm.sampling.leaps import leap
+from bytelm.sampling.sure_bytes import sure_bytes
 from bytelm.symbols import SYMBOLS, leak_of
 from bytelm.token_lm import TokenLM, abilities_of, revision_of
 
@@ -166,7 +167,7 @@ class Place(ABC):
         )
         return found
 
-    def leap(self, share: float) -> Step[bytes]:
+    def sure_bytes(self, share: float) -> Step[bytes]:
         """Bytes that are certain together, where they come cheaper so; or none.
 
         Args:
@@ -336,6 +337,6 @@ class ModelPlace(Place):
         token = rows[max(known, key=shares.__getitem__)].likeliest()
         return f" (the model's likeliest token there is id {token})"
 
-    def leap(self, share: float) -> Step[bytes]:
-        """As in `Place`: leaps.py."""
-        return (yield from self._on(leap(self.frontier, share)))
+    def sure_bytes(self, share: float) -> Step[bytes]:
+        """As in `Place`: sure_bytes.py."""
+        return (yield from self._on(sure_bytes(self.frontier, share)))

@@ -21,7 +21,8 @@ from jaxtyping import Float
 from bytelm.cover.nodes import Node
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate_all
-from bytelm.inference.scheduler import Request, Step, check_revision, on
+from bytelm.inference.revisions import check_revision
+from bytelm.inference.scheduler import Request, Step, on
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.draw import drawn_token
 from bytelm.sampling.params import SamplingParams

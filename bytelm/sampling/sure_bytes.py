@@ -29,7 +29,7 @@ from bytelm.inference.scheduler import Step
 LEEWAY: Final = 1.002  # more than rounding can make of a share: rows add up to 1 within `ROW_TOLERANCE`
 
 
-def leap(frontier: Frontier, share: float) -> Step[bytes]:
+def sure_bytes(frontier: Frontier, share: float) -> Step[bytes]:
     """The bytes beyond a prefix that one token makes certain; none where masses have to be summed.
 
     Args:
@@ -50,7 +50,7 @@ def needed(frontier: Frontier, share: float) -> float:
 
 
 def certain_bytes(frontier: Frontier, share: float) -> bytes:
-    """As `leap`, by what is known."""
+    """As `sure_bytes`, by what is known."""
     least = needed(frontier, share)
     for node in frontier.cover.nodes:
         log_weight = frontier.weights.get(node, -math.inf)

@@ -1,4 +1,4 @@
-"""bytelm/sampling/leaps.py against the lemma: what it calls certain is what the exact rows have, and masses are not summed for it."""
+"""bytelm/sampling/sure_bytes.py against the lemma: what it calls certain is what the exact rows have, and masses are not summed for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bytelm.inference.rows import RowReader
 from bytelm.lemma import next_byte_logprobs, prefix_logprob
 from bytelm.sampling.completion import random_stream
 from bytelm.sampling.filters import Filters
-from bytelm.sampling.leaps import certain_bytes, leap, needed
+from bytelm.sampling.sure_bytes import certain_bytes, needed, sure_bytes
 from bytelm.sampling.params import SamplingParams
 from bytelm.symbols import EOT
 from tests.support.toy import Ids, Toy, drawn_rows
@@ -67,7 +67,7 @@ def test_what_is_certain_is_all_that_the_filters_keep(filters: Filters, limited:
         parts = t.vocabulary.token_bytes, t.vocabulary.viable, t.model.row
         anchor = prefix_logprob(text[:1], *parts) - t.answer(mass_after(t, text[:1]))
         assert frontier.log_most() >= prefix_logprob(text, *parts) - anchor - 1e-9
-        data = t.answer(leap(frontier, share))
+        data = t.answer(sure_bytes(frontier, share))
         assert data == certain_bytes(frontier, share)
         open_ += not data
         for i, byte in enumerate(data):
