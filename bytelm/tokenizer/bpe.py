@@ -45,7 +45,7 @@ from bytelm.tokenizer.vocab import Vocab
 
 FOREVER: Final = 1 << 30
 _STRIDE: Final = 1 << 31
-_KEPT: Final = 1024
+_KEPT_BYTES: Final = 1 << 25
 _UNREACHED: Final = -2
 _TREES_VERSION: Final = 3
 
@@ -87,7 +87,7 @@ class Merges:
         self._reachable_ranks = self.reachable[prefix_index.order] & prefix_index.own
         self._columns: tuple[Sequence[int], ...] = tuple(array("q", row.tobytes()) for row in self.trees)
         self._index()
-        self._bits: LRUCache[int, UInt8[np.ndarray, " bytes"]] = LRUCache(_KEPT)
+        self._bits: LRUCache[int, UInt8[np.ndarray, " bytes"]] = LRUCache(_KEPT_BYTES, lambda bits: bits.nbytes)
 
     def _sort(self, merges: Int32[np.ndarray, "merges 3"]) -> None:
         """The merges by their left parts, then by their right parts: as arrays, and for looking up one by one."""

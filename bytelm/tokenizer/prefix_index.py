@@ -189,4 +189,4 @@ def unpacked(bits: UInt8[np.ndarray, " bytes"], lo: int, hi: int) -> Bool[np.nda
     array([False,  True])
     """
     first = lo >> 3
-    return np.unpackbits(bits[first : (hi + 7) >> 3])[lo - 8 * first : hi - 8 * first].astype(np.bool_)
+    return np.unpackbits(bits[first : (hi + 7) >> 3])[lo - 8 * first : hi - 8 * first].view(np.bool_)

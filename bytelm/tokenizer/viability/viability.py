@@ -49,7 +49,7 @@ from bytelm.tokenizer.bpe import read_merges
 from bytelm.tokenizer.ignore_merges import IgnoreMerges
 from bytelm.tokenizer.kept import kept
 from bytelm.tokenizer.normal_forms import NormalForm
-from bytelm.tokenizer.prefix_index import PrefixIndex
+from bytelm.tokenizer.prefix_index import PrefixIndex, unpacked
 from bytelm.tokenizer.split.vocab_walk import INACTIVE, ProductAutomaton, States
 from bytelm.tokenizer.tokenizer_json import read_vocab
 from bytelm.tokenizer.viability.boundary import Boundary, Path
@@ -62,7 +62,7 @@ from bytelm.tokenizer.vocab import Vocab
 
 _EXTENSIONS: Final = 1 << 12
 _MASKED: Final = 1 << 22  # tokens, in masks of ranges
-_MASKS: Final = 8  # masks of the whole vocabulary: the byte after a boundary asks for a part of its mask again
+_MASK_BYTES: Final = 1 << 25  # of masks of the whole vocabulary, as packed bits
 _LIVE: Final[WeakSet[Viability]] = WeakSet()  # those that somebody has
 _MAKING: Final = threading.Lock()
 
@@ -133,7 +133,7 @@ class Viability:
             sealed_ranks=self._ignore_merges.ranks,
             added_ranks=self._added_ranks,
         )
-        self._masks: LRUCache[Boundary, Bool[np.ndarray, " tokens"]] = LRUCache(_MASKS)
+        self._masks: LRUCache[Boundary, UInt8[np.ndarray, " bytes"]] = LRUCache(_MASK_BYTES, lambda bits: bits.nbytes)
         self._byte_masks: dict[tuple[bool, tuple[Path, ...], bytes, str], Bool[np.ndarray, " n"]] = {}
 
     @classmethod
@@ -268,15 +268,19 @@ class Viability:
 
     def mask(self, boundary: Boundary, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
         """Which tokens of a range of ranks may follow: `extend` for all of them at once. Not to be written to."""
-        known: Bool[np.ndarray, " tokens"] | None = self._masks.get(boundary)
+        known: UInt8[np.ndarray, " bytes"] | None = self._masks.get(boundary)
         if known is not None:
-            return known[lo:hi]
+            return unpacked(known, lo, hi)
         if hi - lo < len(self.prefix_index):
-            return self._mask(boundary, lo, hi)
-        made = self._masks[boundary] = self._mask(boundary, lo, hi)
+            return self._some(boundary, lo, hi)
+        made = self._mask(boundary, lo, hi)
+        self._masks[boundary] = np.packbits(made)
         return made
 
     @kept(_MASKED, size_of=len)
+    def _some(self, boundary: Boundary, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
+        return self._mask(boundary, lo, hi)
+
     def _mask(self, boundary: Boundary, lo: int, hi: int) -> Bool[np.ndarray, " n"]:
         if hi <= lo:
             return np.zeros(0, np.bool_)
