@@ -8,6 +8,10 @@
     row, with and without filters. Each draw starts from the rows of the prompt alone, some bytes further on, where
     about half of the mass is on nodes that are not evaluated. Cells with an expectation below 5 are merged. The
     smallest of m p-values must exceed ``P_LEAST`` / m.
+*by the token*
+    At temperature 1 a sampler draws tokens (sampling/token_draws.py). At the same places completions of `DEEP` bytes
+    are drawn: the first bytes are tested against the exact row there, and the last bytes of the completions that have
+    their other bytes in common, the commonest ones, against the exact row behind these.
 
 Rows are remembered between draws, so that each is computed once. The sampler does not know.
 """
@@ -17,6 +21,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -36,6 +41,8 @@ P_LEAST: Final = 0.001
 KINDS: Final = {"English": "prose", "code": "code", "CJK": "scripts", "white space": "spaces"}
 CJK: Final = range(0x3000, 0xD7B0)
 AHEAD: Final = 12  # bytes
+DEEP: Final = 4
+EOT: Final = 256
 SETTINGS: Final[tuple[dict[str, float], ...]] = (
     {"temperature": 1.0},
     {"temperature": 0.7, "top_p": 0.9},
@@ -160,6 +167,26 @@ def draws(lm: Any, prompt: str, *, count: int) -> list[dict[str, Any]]:
         where = {"text": text.decode(errors="replace"), "settings": settings, "unknown": round(unknown, 4)}
         p = p_value(symbols, filters.apply(exact))
         found.append(where | {"p": p, "rows_per_draw": (lm.token_lm.asked - asked) / count})
+    return found + [{"unknown": round(unknown, 4), **row} for row in token_draws(lm, text, count=count)]
+
+
+def token_draws(lm: Any, text: bytes, *, count: int) -> list[dict[str, Any]]:
+    """Completions at one place that are drawn by the token: the p-values of their first bytes, and of their last ones."""
+    from bytelm import ByteLM
+
+    exact = ByteLM(lm.token_lm)
+    asked = lm.token_lm.asked
+    done = lm.sample(text, n=count, max_bytes=DEEP, seed=len(text), temperature=1.0)
+    rows_per_draw = (lm.token_lm.asked - asked) / count
+    written = [(*completion.bytes, EOT)[:DEEP] for completion in done]
+    (common, _), *_ = Counter(symbols[:-1] for symbols in written if len(symbols) == DEEP).most_common(1)
+    found = []
+    for before in ((), common):
+        at = len(before)
+        symbols = np.array([each[at] for each in written if each[:at] == before and len(each) > at])
+        p = p_value(symbols, np.exp(exact.next_byte_logprobs(text + bytes(before))))
+        where = {"text": text.decode(errors="replace"), "settings": {"temperature": 1.0}, "byte": at + 1}
+        found.append(where | {"p": p, "rows_per_draw": rows_per_draw})
     return found
 
 
@@ -227,6 +254,8 @@ def _show(result: dict[str, Any]) -> None:
     by_setting: dict[str, list[dict[str, Any]]] = {}
     for place in places:
         name = ", ".join(f"{key} {value:g}" for key, value in place["settings"].items())
+        if "byte" in place:
+            name += f", by the token: byte {place['byte']}"
         by_setting.setdefault(name, []).append(place)
     prompts = table(
         f"{result['model']}: greedy, {result['bytes']} bytes, lazy against full", ["prompts", "number", "the same"]
@@ -234,7 +263,7 @@ def _show(result: dict[str, Any]) -> None:
     for kind, counts in result["greedy"].items():
         prompts.add_row(kind, str(counts["prompts"]), str(counts["same"]))
     drawn = table(
-        f"{result['model']}: {result['draws']} lazy draws at each prompt, against the exact row",
+        f"{result['model']}: {result['draws']} draws at each prompt, against the exact row",
         ["settings", "places", "unknown", "rows / draw", "least p", "p < 0.05"],
     )
     for name, rows in by_setting.items():

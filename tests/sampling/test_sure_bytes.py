@@ -13,8 +13,8 @@ from bytelm.inference.rows import RowReader
 from bytelm.lemma import next_byte_logprobs, prefix_logprob
 from bytelm.sampling.completion import random_stream
 from bytelm.sampling.filters import Filters
-from bytelm.sampling.sure_bytes import certain_bytes, needed, sure_bytes
 from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.sure_bytes import certain_bytes, needed, sure_bytes
 from bytelm.symbols import EOT
 from tests.support.toy import Ids, Toy, drawn_rows
 
