@@ -169,7 +169,7 @@ More: TypeAlias = Callable[[], Iterable[Draw]]
 
 @runtime_checkable
 class TokenDrawer(Protocol):
-    """What an engine has on top of `TokenLM` if it can draw tokens itself (sampling/engine_draws.py).
+    """What an engine has on top of `TokenLM` if it can draw tokens itself (sampling/token_draws.py).
 
     Attributes:
         draws_by_default: Whether it draws the tokens of completions where the caller says nothing.

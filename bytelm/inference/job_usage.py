@@ -13,12 +13,12 @@ class JobUsage:
         calls: Model calls that it took part in. Jobs that run together share calls, so their sum may exceed the total.
         tokens_fed: Tokens that ran through the model for it, where the engine counts them: its share of each call.
         rows: Sequences that it was the first to ask for.
-        largest_leak: A lower bound on the largest leak of all rows that were drawn from. None if no row was drawn from.
+        largest_leak: A lower bound on the largest leak of all rows that were drawn from. None if none was looked at.
         largest_leak_bound: And none of them lost more than this. The two are equal where every row was evaluated in
             full (``lazy=False``); what a draw does not depend on is left open. None where no row was drawn from, or
-            an engine drew the tokens: then ``redrawn`` tells.
-        redrawn: How often a token that the engine drew itself was leak, and was drawn anew (sampling/engine_draws.py).
-            Happens once per draw with probability equal to the leak.
+            tokens were drawn: then ``redrawn`` tells.
+        redrawn: How often a token that was drawn was leak, and was drawn anew (sampling/token_draws.py). Happens at a
+            draw with probability equal to the leak.
         drafted: Symbols that a drafter proposed (sampling/speculation.py).
         accepted: And how many of them were accepted.
         draft_error: Why the drafter was left out from some place on; None where it was not.

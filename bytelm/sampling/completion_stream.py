@@ -2,7 +2,7 @@
 
 Rules
     A source gives the bytes that nothing will take back, as they are written, and the completion once it has ended: a
-    completion that is drawn byte by byte (`Drawn`), or one that the engine writes (engine_stream.py).
+    completion that is drawn step by step (`Drawn`), or one that the engine writes (engine_stream.py).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Source(Protocol):
 
 
 class Drawn:
-    """A completion that is drawn byte by byte, as it is read.
+    """A completion that is drawn step by step, as it is read.
 
     Args:
         generation: The completion.

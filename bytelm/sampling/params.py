@@ -130,10 +130,11 @@ class SamplingParams:
             text. The distribution is the same (speculation.py), but the same seed gives another text. At
             temperature 0 the text is the same.
         engine_draws: Whether the engine draws the tokens after the prompt itself, at its own full speed. The text has
-            the same distribution (engine_draws.py says why); the same seed gives another text. It needs temperature 1,
+            the same distribution (token_draws.py says why); the same seed gives another text. It needs temperature 1,
             no filter, processor or constraint, one model, and an engine that can. None: where the engine says that it
             pays, as vLLM does.
-        lazy: Whether to evaluate only the rows that decide a draw. The distribution is the same.
+        lazy: Whether to evaluate only the rows that decide a draw, and to draw by the token where that has the same
+            distribution (token_draws.py). With False the same seed may give another text.
         level: ``"byte"``: every byte is drawn from its exact distribution. ``"token"``: the end of the prompt is exact,
             and then the engine's own sampler writes, at its own speed; temperature, top_k, top_p and min_p then apply
             to tokens. Without them, at temperature 1, both have one distribution, up to leak (token_level.py).

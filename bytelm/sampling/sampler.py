@@ -107,7 +107,7 @@ class Sampler(ByteSteps[P, L]):
         """
         chosen = params_of(options)
         if chosen.engine_draws:
-            raise InvalidArgumentError("engine_draws=True is for sample and sample_batch: a stream is drawn by bytes")
+            raise InvalidArgumentError("engine_draws=True is for sample and sample_batch: a stream takes rows")
         drawing = self.engine_drawing(chosen) if chosen.level == "token" else None
         if drawing is None:
             return CompletionStream(Drawn(self.begin(prefix, chosen), self.scheduler.run_one))

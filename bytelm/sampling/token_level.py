@@ -10,7 +10,7 @@ The law
     A text's probability is the sum over the members, and over the token sequences that spell the text after each, of
     the member's probability and of the engine's for those tokens.
     At temperature 1 with nothing else set, that is P(text | prompt) of the byte law, and in addition what the model
-    gives to token sequences that no text emits (leak). At level "byte" and in engine_draws.py leak is drawn anew; here
+    gives to token sequences that no text emits (leak). At level "byte" and in token_draws.py leak is drawn anew; here
     such tokens are written as they come. So the two laws differ in total variation by no more than the probability
     that a text of the engine's has leak.
     Otherwise it is another law than that of the same numbers over bytes. Temperature and filters are taken token by

@@ -2,7 +2,7 @@
 
 The methods write after the same prompts, on one engine, one method after the other in each round, with an empty prefix
 cache.
-    *engine draws*: bytes at temperature 1, all in one call; vLLM draws the tokens (bytelm/sampling/engine_draws.py).
+    *engine draws*: bytes at temperature 1, all in one call; vLLM draws the tokens (bytelm/sampling/token_draws.py).
     *engine draws, alone*: the same prompts one after another.
     *tokens*: vLLM's own generation at temperature 1, from the prompts as its tokenizer encodes them, all in one call: as
     many tokens after each prompt as the text has that *engine draws* wrote there in the same round. Its time is told

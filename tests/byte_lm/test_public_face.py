@@ -95,7 +95,7 @@ def test_words_of_other_libraries_are_named(lm: ByteLM, name: str, hint: str) ->
         (lambda lm: lm.infill_batch([("a", "b", "c")]), "list of pairs"),
         (lambda lm: lm.infill_batch([]), "no pair"),
         (lambda lm: lm.sample("the", n=0), "n must be at least 1"),
-        (lambda lm: lm.stream("the", engine_draws=True), "drawn by bytes"),
+        (lambda lm: lm.stream("the", engine_draws=True), "takes rows"),
     ],
     ids=range(9),
 )

@@ -78,7 +78,7 @@ class VllmLM(VllmModel):
         llm: vLLM's own ``LLM``.
         usage: Steps of vLLM that gave a token, and tokens fed, since the construction; those in its prefix cache apart.
         context_length: The longest sequence that it takes.
-        draws_by_default: Completions are drawn by vLLM where they may be (sampling/engine_draws.py).
+        draws_by_default: Completions are drawn by vLLM where they may be (sampling/token_draws.py).
         asks_each_step: `draw_tokens` asks for new sequences after each step, and takes them from `take`.
 
     Raises:

@@ -7,7 +7,7 @@ Rules
 
 Cost
     A row of a vocabulary is a megabyte of JSON and more, and the server writes it token by token. The server draws the
-    tokens of completions (sampling/engine_draws.py): each is a request of its own, as a request has one seed, and all
+    tokens of completions (sampling/token_draws.py): each is a request of its own, as a request has one seed, and all
     run side by side.
 
 Does not
@@ -58,7 +58,7 @@ class VllmServerLM(VllmModel):
     Attributes:
         usage: Requests, and tokens that the server was sent or drew.
         context_length: The longest sequence that it takes; None where the server does not say.
-        draws_by_default: Completions are drawn by the server where they may be (sampling/engine_draws.py).
+        draws_by_default: Completions are drawn by the server where they may be (sampling/token_draws.py).
 
     Raises:
         ServerError: The server cannot be reached, or gives only a part of a row.
