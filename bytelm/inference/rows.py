@@ -89,7 +89,7 @@ class Row:
         if self._probs is not None:
             return int(self._reader.order[lo + self._probs[lo:hi].argmax()]) if lo < hi else None
         token = self.likeliest()
-        return token if lo <= index.rank[token] < hi else None
+        return token if token < len(index.rank) and lo <= index.rank[token] < hi else None  # columns may be padding
 
 
 class RowReader:
