@@ -145,7 +145,7 @@ TINY: Final = (
         "all-filters", "gpt2", "sample", TALE, seed=23, temperature=0.9, top_k=20, top_p=0.9, min_p=0.02, max_bytes=50
     ),
     call("stop", "gpt2", "sample", FOX, seed=24, stop="qq", max_bytes=60),
-    call("stops", "llama", "sample", CODE, n=3, seed=25, stop=["The th", b"\x0b\xee", "zzz"], max_bytes=60),
+    call("stops", "llama", "sample", CODE, n=3, seed=25, stop=["The ", b"\x0b\xee", "zzz"], max_bytes=60),
     call("processor", "gpt2", "sample", CODE, seed=26, logits_processor=no_e, max_bytes=40),
     call("processor-greedy", "gemma3", "sample", CODE, temperature=0, logits_processor=no_byte_twice, max_bytes=30),
     call("batch", "gpt2", "sample_batch", [FOX, CODE, "", FOX, "你好，世"], seed=27, max_bytes=25),
