@@ -26,6 +26,7 @@ import argparse
 import cProfile
 import gc
 import json
+import os
 import pstats
 import subprocess
 import sys
@@ -267,7 +268,9 @@ def _run(python: str, job: dict[str, Any]) -> dict[str, Any]:
         "from evals.cost.core import main; sys.exit(main(['--alone', sys.argv[1]]))"
     )
     words = [python, "-P", "-c", start, json.dumps(job)]
-    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)  # noqa: S603 - the user's own interpreter
+    # What this process was told to import, the other environment is not.
+    around = {name: value for name, value in os.environ.items() if python == sys.executable or name != "PYTHONPATH"}
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=around)  # noqa: S603 - the user's own interpreter
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
