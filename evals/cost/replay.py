@@ -42,7 +42,7 @@ class Replayed:
         self.tokenizer, self.vocab_size, self.eot_ids = inner.tokenizer, inner.vocab_size, inner.eot_ids
         able = abilities_of(inner)
         self.context_length, self.extra_token_cost = able.context_length, able.extra_token_cost
-        self.normalises = able.normalises
+        self.normalises = getattr(inner, "normalises", False)  # which a bytelm of before does not ask about
         self.cpu_seconds = 0.0
         self.calls = self.asked = 0
         self._warmth = warmth

@@ -40,7 +40,7 @@ def test_a_batch_has_it_look_once_a_text_and_seldom_more(engine: Looking) -> Non
     lm = ByteLM(engine)
     for options in ({"temperature": 0}, {"top_p": 0.9}, {}):
         before = engine.looks, engine.calls
-        lm.sample_batch(["the ", "retur", "x", "def f"] * 4, max_bytes=40, seed=1, **options)  # type: ignore[arg-type]
+        lm.sample_batch(["the ", "retur", "x", "def f"] * 4, max_bytes=40, seed=1, **options)
 
         assert engine.calls - before[1] >= 4
         assert engine.looks - before[0] <= 2 * 16, options
