@@ -18,11 +18,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from bytelm.inference.scheduler import Request, Step, on
 from bytelm.sampling.completion import Completion
-from bytelm.sampling.posterior import picked
+from bytelm.sampling.draw import drawn_token
 from bytelm.sampling.token_draws import TokenDraws
 
 
@@ -81,5 +79,5 @@ class EngineDraws(TokenDraws):
     def _draw_first(self) -> Step[None]:
         """Draw the first token of all as the engine would, from the row after no token: it has to be given one."""
         (row,) = yield Request(((),))
-        token = picked(np.exp(row.astype(np.float64)), self._random.random())
+        token = drawn_token(self._random.random(), row)
         self.take(token, float(row[token]))

@@ -39,9 +39,11 @@ def sure_bytes(frontier: Frontier, share: float) -> Step[bytes]:
     if frontier.opening:
         return b""
     # While a node that holds so much is not evaluated, no byte can be certain: it can outweigh all others.
-    if frontier.log_heaviest() > needed(frontier, share):
+    least = needed(frontier, share)
+    if frontier.log_heaviest() > least:
         yield from evaluate(frontier, frontier.missing(frontier.reader.extra_token_cost))
-    return certain_bytes(frontier, share)
+        least = needed(frontier, share)
+    return certain_bytes(frontier, least)
 
 
 def needed(frontier: Frontier, share: float) -> float:
@@ -49,9 +51,8 @@ def needed(frontier: Frontier, share: float) -> float:
     return frontier.log_most() + math.log(share * LEEWAY)
 
 
-def certain_bytes(frontier: Frontier, share: float) -> bytes:
-    """As `sure_bytes`, by what is known."""
-    least = needed(frontier, share)
+def certain_bytes(frontier: Frontier, least: float) -> bytes:
+    """As `sure_bytes`, by what is known; ``least`` is what is `needed`."""
     for node in frontier.cover.nodes:
         log_weight = frontier.weights.get(node, -math.inf)
         if log_weight <= least or (row := frontier.row(node)) is None:

@@ -28,6 +28,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
+from bytelm.symbols import EOT
 from bytelm.tokenizer.hard_texts import fragment
 from evals.cost.prompts import PROMPTS
 from evals.report.command import at_least, command, set_threads, words_of
@@ -42,7 +43,6 @@ KINDS: Final = {"English": "prose", "code": "code", "CJK": "scripts", "white spa
 CJK: Final = range(0x3000, 0xD7B0)
 AHEAD: Final = 12  # bytes
 DEEP: Final = 4
-EOT: Final = 256
 SETTINGS: Final[tuple[dict[str, float], ...]] = (
     {"temperature": 1.0},
     {"temperature": 0.7, "top_p": 0.9},

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bytelm import ByteLM, TableLM
+from bytelm import ByteLM, SamplingParams, TableLM
 from bytelm.sampling.draw import BLOCK, drawn_token
 from bytelm.sampling.posterior import picked
 from bytelm.sampling.row_draws import KEPT
 from bytelm.token_lm import PART
+from evals.cost.lazy import p_value
 from tests.support.tiny import default_tokenizer
 
 
@@ -53,19 +54,13 @@ def test_rows_of_a_short_text_are_not_asked_for_twice(lm: ByteLM) -> None:
 
 def test_few_rows_are_kept(lm: ByteLM) -> None:
     """After the prompt and some tokens neither the prompt's rows nor those of all tokens are held on to."""
-    generation: Any = lm.begin("the ", lm_params(max_bytes=200, seed=1))
+    generation: Any = lm.begin("the ", SamplingParams(max_bytes=200, seed=1))
     for _ in range(30):
         lm.answer(generation.step())
 
     assert len(generation._rows) <= KEPT + 1
     for frontier in (generation._prompt, generation._place, generation.place.frontier):
         assert not frontier.rows
-
-
-def lm_params(**options: Any) -> Any:
-    from bytelm import SamplingParams
-
-    return SamplingParams(**options)
 
 
 @pytest.mark.parametrize(
@@ -107,8 +102,6 @@ def test_a_number_falls_on_the_token_that_the_running_sum_says(size: int, dtype:
 
 def test_tokens_come_with_their_probabilities() -> None:
     """Chi-square of 20,000 draws from a row of more than one block."""
-    from evals.cost.lazy import p_value
-
     random = np.random.default_rng(0)
     probs = random.dirichlet(np.full(2 * BLOCK + 10, 0.5))
     row = np.log(probs)

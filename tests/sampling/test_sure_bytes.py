@@ -68,7 +68,7 @@ def test_what_is_certain_is_all_that_the_filters_keep(filters: Filters, limited:
         anchor = prefix_logprob(text[:1], *parts) - t.answer(mass_after(t, text[:1]))
         assert frontier.log_most() >= prefix_logprob(text, *parts) - anchor - 1e-9
         data = t.answer(sure_bytes(frontier, share))
-        assert data == certain_bytes(frontier, share)
+        assert data == certain_bytes(frontier, needed(frontier, share))
         open_ += not data
         for i, byte in enumerate(data):
             certain += 1
@@ -109,7 +109,7 @@ def test_an_end_and_what_may_not_follow_are_not_certain(likely: int, data: bytes
     t.answer(evaluate_all(frontier))
 
     assert needed(frontier, 0.5) < 0
-    assert certain_bytes(frontier, 0.5) == data
+    assert certain_bytes(frontier, needed(frontier, 0.5)) == data
     if likely != 1:
         assert exact(t, b"a").argmax() == (EOT if likely == 5 else data[0])
 
@@ -123,13 +123,13 @@ def test_a_token_is_certain_from_inside_too() -> None:
     t = Toy.of(TOKENS, row, eot_ids=[5])
     frontier = t.frontier(b"b")
     t.answer(evaluate_all(frontier))
-    assert certain_bytes(frontier, 0.5) == b""
+    assert certain_bytes(frontier, needed(frontier, 0.5)) == b""
 
     frontier.known()
     inside = frontier.advance(b"a")
 
     assert inside.row(frontier.cover.nodes[-1]) is not None
-    assert certain_bytes(inside, 0.5) == b"bab"
+    assert certain_bytes(inside, needed(inside, 0.5)) == b"bab"
 
 
 @pytest.mark.parametrize("stops", [(), (b"bb",)])
