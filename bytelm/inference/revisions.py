@@ -20,22 +20,47 @@ from bytelm.inference.turns import TURN
 from bytelm.token_lm import TokenLM, revision_of
 
 
-class _Looked(threading.local):
-    """The engines that have looked at their models in the round that this thread is in, by id; None between rounds."""
+class _Round(threading.local):
+    """The round that a thread is in.
 
-    engines: set[int] | None = None
+    Attributes:
+        looked: The engines that have looked at their models in it, by id.
+        stepping: Whether one of its steps runs.
+    """
+
+    def __init__(self) -> None:
+        self.looked: set[int] = set()
+        self.stepping = False
 
 
-_LOOKED: Final = _Looked()
+_ROUND: Final = _Round()
+
+
+def begin_round() -> None:
+    """From here on each engine looks anew."""
+    _ROUND.looked.clear()
+
+
+def has_looked(token_lm: TokenLM) -> None:
+    """Note that an engine has looked at its model in this round."""
+    _ROUND.looked.add(id(token_lm))
+
+
+@contextlib.contextmanager
+def stepping() -> Iterator[None]:
+    """A time in which engines that have looked in this round need not look again."""
+    before, _ROUND.stepping = _ROUND.stepping, True
+    try:
+        yield
+    finally:
+        _ROUND.stepping = before
 
 
 def present_revision(token_lm: TokenLM) -> Any:
     """The revision of an engine, once it has looked at its model (`revision_of`): once a round, as that takes time."""
-    looked = _LOOKED.engines
-    if looked is not None and id(token_lm) in looked:
+    if _ROUND.stepping and id(token_lm) in _ROUND.looked:
         return revision_of(token_lm)
-    if looked is not None:
-        looked.add(id(token_lm))
+    has_looked(token_lm)
     with TURN.paused():
         return revision_of(token_lm, look=True)
 
@@ -51,13 +76,3 @@ def check_revision(token_lm: TokenLM, since: Any, *, look: bool = True) -> None:
             f"the model behind {shown(token_lm)} was changed since this text was begun (other weights, another "
             "adapter, autocast, or clear_cache), so the text cannot be continued; start it again"
         )
-
-
-@contextlib.contextmanager
-def looking(engines: set[int]) -> Iterator[None]:
-    """A time in which engines need not look at their models again if they are among these."""
-    before, _LOOKED.engines = _LOOKED.engines, engines
-    try:
-        yield
-    finally:
-        _LOOKED.engines = before

@@ -35,7 +35,7 @@ from jaxtyping import Float
 from bytelm.cover.nodes import Paths
 from bytelm.errors import BytelmError
 from bytelm.inference.job_usage import JobUsage
-from bytelm.inference.revisions import check_revision, looking, present_revision
+from bytelm.inference.revisions import begin_round, check_revision, has_looked, present_revision, stepping
 from bytelm.inference.turns import TURN, turn_at
 from bytelm.progress import Bar
 from bytelm.token_lm import TokenLM, Usage, abilities_of, checked_rows, shaped_rows
@@ -195,7 +195,6 @@ class Scheduler:
         self.max_rows = max_rows
         self.max_jobs = max_jobs
         self.names = {} if names is None else names
-        self._looked: set[int] = set()  # engines that have looked at their models in this round, by id
 
     def run_one(self, step: Step[T]) -> Outcome[T]:
         """Run one step to its end."""
@@ -230,7 +229,7 @@ class Scheduler:
     def begin(self, running: Jobs[T], index: int, step: Step[T]) -> Iterator[Outcome[T]]:
         """Let a step join the running ones, up to its first request; yield its outcome if it ends before."""
         running[index] = Job(step)
-        self._looked.clear()
+        begin_round()
         yield from self._resume(running, index, None)
 
     def round(self, running: Jobs[T]) -> Iterator[Outcome[T]]:
@@ -239,16 +238,17 @@ class Scheduler:
         Raises:
             ModelError: A call failed or gave rows that cannot be.
         """
-        self._looked.clear()
+        begin_round()
         for index, rows in self._rows(running).items():
             yield from self._resume(running, index, rows)
 
-    def _resume(self, running: Jobs[T], index: int, rows: Rows | None) -> Iterator[Outcome[T]]:
+    @staticmethod
+    def _resume(running: Jobs[T], index: int, rows: Rows | None) -> Iterator[Outcome[T]]:
         """Run a job up to its next request; yield its outcome if it ends instead."""
         job = running[index]
         job.request = None
         try:
-            with TURN, looking(self._looked):
+            with TURN, stepping():
                 request = job.step.send(rows)
                 while not request.sequences:
                     request = job.step.send([])
@@ -335,7 +335,7 @@ class Scheduler:
         """One call: its rows, and how many passes and tokens the engine says it took."""
         able = abilities_of(engine)
         counters, checked = able.usage, shaped_rows if able.normalises else checked_rows
-        self._looked.add(id(engine))  # it does so in each call
+        has_looked(engine)  # it does so in each call
         with turn_at(engine):
             before = Usage() if counters is None else counters.copy()
             with blamed(self.names.get(id(engine))):
