@@ -44,15 +44,11 @@ def lower_bounds(envelope: Envelope, filters: Filters) -> Float64[np.ndarray, "2
     >>> lower_bounds(Envelope(known, everywhere, everywhere, 0.1), Filters(temperature=0))[:2]
     array([1., 0.])
     """
-    top = float(envelope.known.max())
-    if top <= 0:
+    if not envelope.known.any():
         return np.zeros(SYMBOLS)
     if envelope.unknown == 0:
         return filters.apply(envelope.known)
-    raised = (1 + SLACK) / top
-    scaled = Envelope(
-        envelope.known / top, envelope.extra * raised, envelope.elsewhere * raised, envelope.unknown * raised
-    )
+    scaled = _scaled(envelope)
     if filters.greedy:
         return _greedy(scaled)
     bounds = np.zeros(SYMBOLS)
@@ -66,6 +62,34 @@ def lower_bounds(envelope: Envelope, filters: Filters) -> Float64[np.ndarray, "2
     others += (growing.sum() > growing) * _gain(scaled.known, scaled.elsewhere, growing, filters.temperature)
     np.divide(grown, (grown + others) * (1 + SLACK), out=bounds, where=certain)
     return bounds
+
+
+def passing(envelope: Envelope, filters: Filters) -> tuple[Bool[np.ndarray, "257"], Bool[np.ndarray, "257"]]:
+    """Which symbols certainly pass all filters, and which possibly do.
+
+    >>> known = np.array([0.6, 0.3] + [0.0] * 255)
+    >>> certain, possible = passing(Envelope(known, known * 0, known * 0, 0.0), Filters(top_k=1))
+    >>> certain[:2], possible[:2]
+    (array([ True, False]), array([ True, False]))
+    """
+    if envelope.unknown == 0:
+        kept = filters.apply(envelope.known) > 0 if envelope.known.any() else np.zeros(SYMBOLS, np.bool_)
+        return kept, kept
+    if not envelope.known.any():
+        return np.zeros(SYMBOLS, np.bool_), np.ones(SYMBOLS, np.bool_)
+    scaled = _scaled(envelope)
+    if filters.greedy:
+        return _greedy(scaled) > 0, (scaled.known + scaled.extra) * (1 + SLACK) >= 1
+    return _passing(scaled, filters)
+
+
+def _scaled(envelope: Envelope) -> Envelope:
+    """The same, so that the greatest known mass is 1; with a margin."""
+    top = float(envelope.known.max())
+    raised = (1 + SLACK) / top
+    return Envelope(
+        envelope.known / top, envelope.extra * raised, envelope.elsewhere * raised, envelope.unknown * raised
+    )
 
 
 def _greedy(envelope: Envelope) -> Float64[np.ndarray, "257"]:

@@ -96,9 +96,11 @@ def drawn_token(uniform: float, logprobs: Float[np.ndarray, " vocab"]) -> int:
 
 
 def settled(
-    uniforms: Float64[np.ndarray, " n"], floor: Float64[np.ndarray, "257"], raised: Float64[np.ndarray, "257"]
+    uniforms: Float64[np.ndarray, " n"], floor: Float64[np.ndarray, " m"], raised: Float64[np.ndarray, " m"]
 ) -> Int64[np.ndarray, " n"]:
     """The symbols of the uniform numbers that fall on what the lower bounds have gained; -1 for those beyond.
+
+    The bounds may be of anything else that is drawn, too.
 
     >>> floor, raised = np.zeros(257), np.zeros(257)
     >>> floor[0], raised[:2] = 0.25, (0.5, 0.25)
@@ -107,7 +109,7 @@ def settled(
     """
     edges = floor.sum() + np.cumsum(raised - floor)
     symbols = np.searchsorted(edges, uniforms, side="right")
-    symbols[symbols == SYMBOLS] = -1
+    symbols[symbols == len(edges)] = -1
     return symbols
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -27,6 +28,8 @@ from jaxtyping import Float64, Int64
 from bytelm.arguments import Number, integer, number
 from bytelm.errors import InvalidArgumentError
 from bytelm.symbols import SYMBOLS, TIE
+
+BORDER: Final = 1e-9  # wider than what is tied
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,20 @@ class Filters:
             return None
         shares = [max(float(self.top_p), 0.5)] if self.top_p is not None and self.top_p < 1 else []
         return min([*shares, 1 / (1 + float(self.min_p))] if self.min_p else shares, default=None)
+
+    @property
+    def kept_share(self) -> float | None:
+        """A symbol with more than this share of the mass is kept, whatever else there is; None: there is no such share.
+
+        At temperature 1, that is. Out of top-k fall those that k others have as much as. Out of top-p fall those above
+        which there is top_p of the mass, and out of min-p those with less than min_p of what one other has.
+        """
+        if self.temperature != 1:
+            return None
+        least = 0.0 if self.top_k is None else 1 / (1 + self.top_k)
+        if self.top_p is not None and self.top_p < 1:
+            least = max(least, 1 - float(self.top_p) + BORDER)
+        return max(least, float(self.min_p or 0.0) / (1 + float(self.min_p or 0.0)))
 
     @property
     def plain(self) -> bool:

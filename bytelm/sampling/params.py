@@ -30,6 +30,7 @@ from bytelm.symbols import unfinished
 Level: TypeAlias = Literal["byte", "token"]
 Conditioning: TypeAlias = Literal["step", "exact"]
 MOST_PARTICLES: Final = 10_000
+MOST_SHARE: Final = 0.25  # where filters can leave out a symbol with more, too many tokens would be thrown away
 LogitsProcessor: TypeAlias = Callable[[bytes, Float64[np.ndarray, "257"]], Float64[np.ndarray, "257"]]
 
 _IN_BYTES: Final = "lengths are in bytes here, about four to a token of English: pass max_bytes"
@@ -134,7 +135,7 @@ class SamplingParams:
             no filter, processor or constraint, one model, and an engine that can. None: where the engine says that it
             pays, as vLLM does.
         lazy: Whether to evaluate only the rows that decide a draw, and to draw by the token where that has the same
-            distribution (token_draws.py). With False the same seed may give another text.
+            distribution (token_draws.py, filtered_draws.py). With False the same seed may give another text.
         level: ``"byte"``: every byte is drawn from its exact distribution. ``"token"``: the end of the prompt is exact,
             and then the engine's own sampler writes, at its own speed; temperature, top_k, top_p and min_p then apply
             to tokens. Without them, at temperature 1, both have one distribution, up to leak (token_level.py).
@@ -260,13 +261,19 @@ class SamplingParams:
     @property
     def plain(self) -> bool:
         """Whether bytes are drawn from the model's own distribution, with nothing done to it."""
+        return self.filters.plain and self._as_filtered
+
+    @property
+    def _as_filtered(self) -> bool:
+        """Whether nothing but the filters is done to the model's own distribution."""
         changed = self.logits_processor is not None or self.constraint is not None or self.draft is not None
-        return self.filters.plain and not changed and self.level == "byte"
+        return not changed and self.level == "byte"
 
     @property
     def by_token(self) -> bool:
-        """Whether the same distribution can be drawn from by the token (token_draws.py), and not all is wanted."""
-        return self.plain and self.lazy
+        """Whether the distribution is drawn from by the token (token_draws.py, filtered_draws.py)."""
+        share = self.filters.kept_share
+        return share is not None and share <= MOST_SHARE and self.lazy and self._as_filtered
 
 
 def params_of(options: CallOptions) -> SamplingParams:

@@ -28,7 +28,7 @@ from bytelm.inference.revisions import check_revision
 from bytelm.inference.scheduler import Step, on, together
 from bytelm.lemma import log_sum
 from bytelm.sampling.along import evaluate_along
-from bytelm.sampling.bounds import lower_bounds
+from bytelm.sampling.bounds import lower_bounds, passing
 from bytelm.sampling.constrained import Allowed
 from bytelm.sampling.draw import filled, settle
 from bytelm.sampling.filters import Filters
@@ -203,6 +203,14 @@ class Place(ABC):
         """
         del random
         return (yield from self.draw_by_bounds(filters, uniforms, allowed=allowed))
+
+    def keeps(self, filters: Filters, symbol: int) -> Step[bool]:
+        """Whether the filters keep a symbol after the text; no more is evaluated than that depends on."""
+        while True:
+            certain, possible = passing(self.envelope()[1], filters)
+            if certain[symbol] or not possible[symbol]:
+                return bool(certain[symbol])
+            yield from self.evaluate()
 
     def lower(self, filters: Filters, allowed: Allowed | None = None) -> Float64[np.ndarray, "257"]:
         """Lower bounds on the filtered distribution after the text, as far as it is known; see `draw` for both."""

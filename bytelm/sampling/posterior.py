@@ -34,9 +34,11 @@ from bytelm.arguments import Number
 from bytelm.cover.nodes import Node, path_down
 from bytelm.errors import ModelError
 from bytelm.inference.frontier import Frontier
-from bytelm.inference.lazy import evaluate_all
+from bytelm.inference.lazy import evaluate, evaluate_all
 from bytelm.inference.rows import Row
 from bytelm.inference.scheduler import Request, Step
+from bytelm.lemma import log_sum
+from bytelm.sampling.draw import settled
 
 TRIES: Final = 32
 
@@ -74,6 +76,38 @@ def by_shares(place: Frontier, random: np.random.Generator) -> Step[CoverMember]
     if (top := max(shares.values(), default=-math.inf)) == -math.inf:
         raise _impossible(place)
     node = list(shares)[picked(np.exp(np.array([*shares.values()]) - top), uniforms[0])]
+    row = place.row(node)
+    if not place.cover.leftover(node) or row is None:
+        return CoverMember(node, place.weights[node])
+    first, masses = _longer(place, node, row)
+    return _going_on(place, node, place.weights[node], row, first + picked(masses, uniforms[1]))
+
+
+def by_bounds(place: Frontier, random: np.random.Generator) -> Step[CoverMember]:
+    """As `by_shares`, with no more evaluated than the draw depends on.
+
+    A node's share of P(x) is at least what is known of it by what P(x) is at most: a uniform number is read against
+    these bounds, and where they do not decide, against better ones (draw.py).
+
+    Raises:
+        ModelError: The model gives x probability 0.
+    """
+    uniforms = random.random(2)
+    floor = np.zeros(len(place.nodes))
+    while True:
+        missing = place.missing(place.reader.extra_token_cost, "mass")
+        shares = place.log_shares()
+        logs = np.array([shares.get(node, -math.inf) for node in place.nodes])
+        most = log_sum([*logs, place.log_bound("mass")])
+        if most == -math.inf:
+            raise _impossible(place)
+        raised = np.maximum(floor, np.exp(logs - most))
+        index = int(settled(uniforms[:1], floor, raised)[0])
+        if index >= 0 or not missing:
+            break
+        floor = raised
+        yield from evaluate(place, missing)
+    node = place.nodes[index if index >= 0 else int(np.flatnonzero(raised)[-1])]
     row = place.row(node)
     if not place.cover.leftover(node) or row is None:
         return CoverMember(node, place.weights[node])

@@ -28,6 +28,7 @@ from bytelm.sampling.conditioned import ConditionedGeneration
 from bytelm.sampling.drafter import Drafter, Drafting, Surroundings
 from bytelm.sampling.drafts import AskedDrafter, ModelDrafting
 from bytelm.sampling.engine_batch import EngineDrawing
+from bytelm.sampling.filtered_draws import FilteredDraws
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.params import SamplingParams
@@ -204,7 +205,9 @@ class ByteSteps(OneProcess, Drafter, Generic[P, L]):
             random: The item's random numbers.
         """
         if params.by_token and isinstance(place, ModelPlace):
-            return RowDraws(place, params, random)
+            if params.plain:
+                return RowDraws(place, params, random)
+            return FilteredDraws(place, params, random, lambda text, eot: self.scored(prompt, text, eot=eot))
         kind: type[PlacedGeneration] = ByteGeneration if params.draft is None else SpeculativeGeneration
         if params.of_texts:
             kind = ConditionedGeneration if params.particles is None else ParticleGeneration

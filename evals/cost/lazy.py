@@ -9,9 +9,10 @@
     about half of the mass is on nodes that are not evaluated. Cells with an expectation below 5 are merged. The
     smallest of m p-values must exceed ``P_LEAST`` / m.
 *by the token*
-    At temperature 1 a sampler draws tokens (sampling/token_draws.py). At the same places completions of `DEEP` bytes
-    are drawn: the first bytes are tested against the exact row there, and the last bytes of the completions that have
-    their other bytes in common, the commonest ones, against the exact row behind these.
+    At temperature 1 a sampler draws tokens, with most filters too (sampling/token_draws.py, filtered_draws.py). At the
+    same places completions of `DEEP` bytes are drawn: the first bytes are tested against the exact row there, filtered
+    alike, and the last bytes of the completions that have their other bytes in common, the commonest ones, against the
+    exact row behind these.
 
 Rows are remembered between draws, so that each is computed once. The sampler does not know.
 """
@@ -47,6 +48,12 @@ SETTINGS: Final[tuple[dict[str, float], ...]] = (
     {"temperature": 1.0},
     {"temperature": 0.7, "top_p": 0.9},
     {"temperature": 1.3, "min_p": 0.02},
+)
+BY_TOKEN: Final[tuple[dict[str, Any], ...]] = (
+    {"temperature": 1.0},
+    {"temperature": 1.0, "top_p": 0.9},
+    {"temperature": 1.0, "top_k": 5},
+    {"temperature": 1.0, "min_p": 0.05},
 )
 
 
@@ -167,16 +174,21 @@ def draws(lm: Any, prompt: str, *, count: int) -> list[dict[str, Any]]:
         where = {"text": text.decode(errors="replace"), "settings": settings, "unknown": round(unknown, 4)}
         p = p_value(symbols, filters.apply(exact))
         found.append(where | {"p": p, "rows_per_draw": (lm.token_lm.asked - asked) / count})
-    return found + [{"unknown": round(unknown, 4), **row} for row in token_draws(lm, text, count=count)]
+    for settings in BY_TOKEN:
+        found += [{"unknown": round(unknown, 4), **row} for row in token_draws(lm, text, settings, count=count)]
+    return found
 
 
-def token_draws(lm: Any, text: bytes, *, count: int) -> list[dict[str, Any]]:
+def token_draws(lm: Any, text: bytes, settings: dict[str, Any], *, count: int) -> list[dict[str, Any]]:
     """Completions at one place that are drawn by the token: the p-values of their first bytes, and of their last ones."""
-    from bytelm import ByteLM
+    from bytelm import ByteLM, SamplingParams
 
+    params = SamplingParams(max_bytes=DEEP, seed=len(text), **settings)
+    if not params.by_token:
+        raise ValueError(f"with {settings} bytes are drawn, not tokens")
     exact = ByteLM(lm.token_lm)
     asked = lm.token_lm.asked
-    done = lm.sample(text, n=count, max_bytes=DEEP, seed=len(text), temperature=1.0)
+    done = lm.sample_batch([text], n=count, params=params)[0]
     rows_per_draw = (lm.token_lm.asked - asked) / count
     written = [(*completion.bytes, EOT)[:DEEP] for completion in done]
     (common, _), *_ = Counter(symbols[:-1] for symbols in written if len(symbols) == DEEP).most_common(1)
@@ -184,8 +196,9 @@ def token_draws(lm: Any, text: bytes, *, count: int) -> list[dict[str, Any]]:
     for before in ((), common):
         at = len(before)
         symbols = np.array([each[at] for each in written if each[:at] == before and len(each) > at])
-        p = p_value(symbols, np.exp(exact.next_byte_logprobs(text + bytes(before))))
-        where = {"text": text.decode(errors="replace"), "settings": {"temperature": 1.0}, "byte": at + 1}
+        row = np.exp(exact.next_byte_logprobs(text + bytes(before)))
+        p = p_value(symbols, params.filters.apply(row))
+        where = {"text": text.decode(errors="replace"), "settings": settings, "byte": at + 1}
         found.append(where | {"p": p, "rows_per_draw": rows_per_draw})
     return found
 

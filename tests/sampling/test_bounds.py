@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bytelm.inference.envelope import Envelope
-from bytelm.sampling.bounds import lower_bounds
+from bytelm.sampling.bounds import lower_bounds, passing
 from bytelm.sampling.filters import Filters
 from bytelm.symbols import EOT, SYMBOLS
 
@@ -93,6 +93,30 @@ def test_bounds_hold_for_all_that_nodes_can_pay_for(filters: Filters) -> None:
         tight += bounds.sum() > 0
 
     assert tight > 15  # the bounds are not simply 0
+
+
+@pytest.mark.parametrize("filters", FILTERS, ids=repr)
+def test_what_passes_holds_for_all_that_nodes_can_pay_for(filters: Filters) -> None:
+    """What certainly passes is kept, and what cannot pass is not, whatever the unevaluated nodes turn out to hold."""
+    random = np.random.default_rng(8)
+    told = 0
+    for _ in range(80):
+        case = Case(random)
+        certain, possible = passing(case.envelope, filters)
+        assert (certain <= possible).all()
+        for _ in range(12):
+            masses = case.truth()
+            if masses.any():
+                kept = filters.apply(masses) > 0
+                assert kept[certain].all()
+                assert possible[kept].all()
+        told += bool((certain == possible)[USED].any())
+        known = Envelope(case.known, np.zeros(SYMBOLS), np.zeros(SYMBOLS), 0.0)
+        if case.known.any():
+            for kept in passing(known, filters):
+                np.testing.assert_array_equal(kept, filters.apply(case.known) > 0)
+
+    assert told > 15
 
 
 @pytest.mark.parametrize("filters", FILTERS, ids=repr)

@@ -19,6 +19,7 @@ WAYS: list[dict[str, Any]] = [
     {"temperature": 0},
     {"temperature": 0, "stop": "zzzz"},
     {},
+    {"top_p": 0.9},
     {"temperature": 0.7, "top_k": 9},
     {"lazy": False},
     {"logits_processor": lambda so_far, row: row},

@@ -13,10 +13,10 @@ import pytest
 from bytelm.cover.nodes import path_down
 from bytelm.errors import ModelError
 from bytelm.inference.frontier import Frontier
-from bytelm.inference.lazy import evaluate_all
+from bytelm.inference.lazy import evaluate, evaluate_all
 from bytelm.lemma import cover
 from bytelm.sampling import posterior as members
-from bytelm.sampling.posterior import CoverMember, at_temperature, by_shares, by_walks
+from bytelm.sampling.posterior import CoverMember, at_temperature, by_bounds, by_shares, by_walks
 from evals.cost.lazy import p_value
 from tests.sampling.test_generation import P_THRESHOLD
 from tests.support.toy import Ids, Toy, drawn_rows
@@ -108,6 +108,21 @@ def test_shares_have_the_posterior(prefix: bytes) -> None:
     drawn = [t.answer(by_shares(t.frontier(prefix), random)) for _ in range(DRAWS)]
 
     assert fit(drawn, posterior(t, prefix)) > P_THRESHOLD
+
+
+@pytest.mark.parametrize("prefix", [b"a", b"ba", b"aab", b"abab", b"aaba", b"baabab"])
+def test_bounds_on_shares_have_the_posterior(prefix: bytes) -> None:
+    """So do members drawn by bounds, whatever is known; mostly not all of P(x) is evaluated for one."""
+    t, random = toy(), np.random.default_rng(4)
+    drawn, rows = [], []
+    for i in range(DRAWS):
+        frontier = t.frontier(prefix)
+        t.answer(evaluate(frontier, frontier.missing()[: i % 3]))
+        drawn.append(t.answer(by_bounds(frontier, random)))
+        rows.append(len(frontier.missing(purpose="mass")))
+
+    assert fit(drawn, posterior(t, prefix)) > P_THRESHOLD
+    assert len(prefix) < 4 or np.mean(np.array(rows) > 0) > 0.1
 
 
 @pytest.mark.parametrize("prefix", [b"a", b"aab", b"abab", pytest.param(b"baabab", marks=pytest.mark.slow)])
