@@ -95,8 +95,11 @@ class ByteGeneration(PlacedGeneration):
                 self.finish_reason = "length"
                 return
             self._force()
-        done = len(self.bytes) / self.params.max_bytes
-        symbol = yield from changed(self._draw(), lambda request: replace(request, done=done))
+        if self._sure:
+            symbol = self._next_sure()
+        else:
+            done = len(self.bytes) / self.params.max_bytes
+            symbol = yield from changed(self._draw(), lambda request: replace(request, done=done))
         if self._leapt:
             self.drew(self.place, least=0.0, most=1.0 - (self._lone or 0.0))  # each row had more than that
         elif not self._forced:
@@ -121,18 +124,16 @@ class ByteGeneration(PlacedGeneration):
             self._forced, self._leapt = bool(self._sure), False
 
     def _draw(self, uniform: Float64[np.ndarray, "1"] | None = None) -> Step[int]:
-        """Draw a symbol, or take one that is certain.
+        """Draw a symbol; where it is certain, what is certain after it is taken without a draw.
 
         Args:
             uniform: The uniform number to draw by; None: a new one.
         """
         params, place, binding = self.params, self.place, self._binding
-        if self._forced and self._sure:
-            return self._next_sure()
         uniform = self._uniform() if uniform is None else uniform
         if not params.lazy or params.logits_processor is not None:
             yield from place.evaluate_all()
-        allowed = None if binding is None or self._sure else binding.allowed()
+        allowed = None if binding is None else binding.allowed()
         if params.logits_processor is not None:
             row, _ = yield from place.full_row()
             masses = processed(params.logits_processor, bytes(self.bytes), row)
@@ -140,13 +141,13 @@ class ByteGeneration(PlacedGeneration):
                 raise binding.stuck("logits_processor forbids all that the constraint allows")
             probs = params.filters.apply(masses)
             return self._weighed(drawn(float(uniform[0]), probs), allowed)
-        if not self._sure and self._lone is not None and params.lazy:
+        if self._lone is not None and params.lazy:
             sure = yield from place.sure_bytes(self._lone)
             sure = sure if binding is None else binding.cut(sure)
-            self._sure = sure if len(sure) <= place.room() else b""
-        self._leapt = bool(self._sure)
-        if self._sure:
-            return self._next_sure()
+            self._leapt = 0 < len(sure) <= place.room()
+            if self._leapt:
+                self._sure = sure[1:]
+                return sure[0]
         symbols = yield from self._drawn(uniform, allowed)
         return self._weighed(int(symbols[0]), allowed)
 
@@ -158,6 +159,9 @@ class ByteGeneration(PlacedGeneration):
         return np.zeros(1) if self.params.filters.greedy else self._random.random(1)
 
     def _next_sure(self) -> int:
+        """The next of the symbols that are certain; its uniform number is drawn, unless a constraint left it alone."""
+        if not self._forced:
+            self._uniform()
         symbol, self._sure = self._sure[0], self._sure[1:]
         return symbol
 

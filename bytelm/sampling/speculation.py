@@ -104,7 +104,7 @@ class SpeculativeGeneration(ByteGeneration):
             super()._force()
 
     def _draw(self, uniform: Float64[np.ndarray, "1"] | None = None) -> Step[int]:
-        if not (self._ahead or self._sure or self.place.complete or self._draft_error is not None):
+        if not (self._ahead or self.place.complete or self._draft_error is not None):
             uniform = self._uniform() if uniform is None else uniform
             known = NOTHING if self._whole else self._known()
             if settled(uniform, NOTHING, known)[0] < 0 and self._due():
