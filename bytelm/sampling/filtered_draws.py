@@ -188,10 +188,10 @@ class FilteredDraws(PlacedGeneration):
             self.write(byte)
             if self.finish_reason is not None:
                 break
-        text = self.prompt + bytes(self.bytes)
+        before, end = len(self.prompt), len(self.prompt) + len(self.bytes)
         if self.finish_reason == "stop":
-            self.place = next(place for place in reversed(self._recent) if len(place.prefix) <= len(text))
-        self.place = self.place.advance(text[len(self.place.prefix) :])
+            self.place = next(place for place in reversed(self._recent) if len(place.prefix) <= end)
+        self.place = self.place.advance(bytes(self.bytes[len(self.place.prefix) - before :]))
         self._recent.append(self.place)
         if self.finish_reason is None and self.place.room() < 0:
             self.finish_reason = "length"

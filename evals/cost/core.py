@@ -11,7 +11,7 @@ The unit
     median of its rounds.
 Cases
     Bytes alone; an infill, in left mode where the model has no format for it; two members, the second of which is the
-    same model with flatter rows.
+    same model with flatter rows. Where genlm-bytes is installed, its beam too (peers.py): greedily, a prompt at a time.
 Against another version
     ``--against PYTHON`` runs each case in that environment too, right after this one, on the same recorded rows. The
     ratio is theirs to ours, each in the R of its own rounds.
@@ -41,6 +41,7 @@ from typing import Any, Final
 import numpy as np
 
 from bytelm.errors import BytelmError
+from evals.cost.peers import installed_peers
 from evals.cost.prompts import PROMPTS
 from evals.cost.replay import Replayed
 from evals.report.command import at_least, chosen, command, set_threads, words_of
@@ -77,6 +78,9 @@ def work_of(case: str, engine: Any, batch: int, size: int) -> tuple[list[Replaye
     from bytelm import ByteLM, Ensemble
 
     engines = [Replayed(engine)]
+    if case not in CASES:
+        peer = installed_peers()[case](lambda ids: engines[0].next_token_logprobs([ids])[0], engine.tokenizer)
+        return engines, lambda: sum(len(peer.complete(prompt.encode(), size)) for prompt in prompts_of(batch))
     prompts: list[Any] = list(prompts_of(batch))
     options = {"max_bytes": size, "seed": 0, **CASES[case]}
     lm: Any = ByteLM(engines[0])
@@ -223,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.alone:
         print(json.dumps(_alone(**options.alone)))
         return 0
-    cases = chosen(parser, "case", options.cases, list(CASES))
+    cases = chosen(parser, "case", options.cases, [*CASES, *installed_peers()])
     batches = [int(number) for number in chosen(parser, "batch", options.batches, [str(2**i) for i in range(13)])]
     return answer(options, lambda: _measure(options, cases, batches, words), show=_show, plot=_plot)
 
@@ -247,13 +251,13 @@ def _measure(
             size = max(1, min(MOST, options.bytes // batch))
             job = {"model": model, "case": case, "batch": batch, "size": size, "rounds": options.rounds, "rows": folder}
             row = {"model": model, **_run(sys.executable, job | {"stages": options.stages})}
-            if options.against:
+            if options.against and case in CASES:
                 row["against"] = _run(options.against, job | {"stages": False})
         rows.append(row)
     return {
         "command": command_of("evals.cost.core", words),
         "machine": machine(1),
-        "versions": versions(python=True),
+        "versions": versions(*(["genlm-bytes"] if {*cases} - {*CASES} else []), python=True),
         "rows": rows,
     }
 

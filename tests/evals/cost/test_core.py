@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from bytelm import ByteLM
 from bytelm.engines.table import TableLM
 from evals.cost import core
+from evals.cost.peers import installed_peers
 from evals.cost.replay import Replayed
 from tests.support.tiny import default_tokenizer, tiny_model
 
@@ -65,6 +67,46 @@ def test_a_case_writes_what_the_model_writes(case: str) -> None:
     assert run() == written
     assert inner.rows == computed
     assert all(engine.asked > 0 for engine in engines)
+
+
+def test_another_program_runs_on_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer gets a function from ids to a row; a round asks the engine for none, and the replaying is counted apart."""
+
+    class Greedy:
+        """The likeliest token, again and again."""
+
+        def __init__(self, row: Callable[[Sequence[int]], np.ndarray], tokenizer: Any) -> None:
+            self.row, self.tokenizer = row, tokenizer
+
+        def complete(self, prompt: bytes, size: int) -> bytes:
+            ids = self.tokenizer.encode(prompt.decode())
+            for _ in range(size):
+                ids.append(int(self.row(ids).argmax()))
+            return bytes(size)
+
+    monkeypatch.setattr(core, "installed_peers", lambda: {"greedy tokens": Greedy})
+    inner = Counting(default_tokenizer(), temperature=2.0)
+    (engine,), run = core.work_of("greedy tokens", inner, 2, 6)
+    assert run() == 12
+    computed = inner.rows
+
+    assert run() == 12
+    assert inner.rows == computed
+    assert engine.asked == 24
+    assert engine.cpu_seconds > 0
+
+
+@pytest.mark.filterwarnings("ignore")  # its own
+def test_genlm_bytes_writes_likely_bytes_of_these_rows() -> None:
+    """Where it is installed: its row after a prompt, from the rows of a table, is near the exact one."""
+    pytest.importorskip("genlm.bytes", reason="genlm-bytes is not installed")
+    lm = ByteLM.from_pretrained("demo")
+    peer = installed_peers()["genlm-bytes-unpruned"](
+        lambda ids: lm.token_lm.next_token_logprobs([ids])[0], lm.tokenizer
+    )
+    exact = np.exp(lm.next_byte_logprobs(lm.start_prefix("The capital of Fra")))
+
+    assert np.abs(np.exp(peer.next_byte_logprobs(b"The capital of Fra")) - exact).sum() < 0.1
 
 
 def test_what_a_case_tells(tmp_path: Path) -> None:
