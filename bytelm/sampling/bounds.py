@@ -83,6 +83,27 @@ def passing(envelope: Envelope, filters: Filters) -> tuple[Bool[np.ndarray, "257
     return _passing(scaled, filters)
 
 
+def acceptance(envelope: Envelope, temperature: Number, symbol: int) -> tuple[float, float]:
+    """The least and the most that (P(b) / max P)^(1/T − 1) can be, for a temperature T up to 1.
+
+    Drawn from P, and kept with that probability, symbols come in proportion to P^(1/T).
+
+    >>> known = np.array([0.8, 0.2] + [0.0] * 255)
+    >>> acceptance(Envelope(known, known * 0, known * 0, 0.0), 0.5, 1)
+    (0.25, 0.25)
+    """
+    if temperature == 1:
+        return 1.0, 1.0
+    others = np.arange(SYMBOLS) != symbol
+    least, most = envelope.known[symbol], envelope.known[symbol] + envelope.extra[symbol]
+    above = max(most, envelope.known.max(initial=0.0, where=others))
+    below = max(least, (envelope.known + envelope.extra).max(initial=0.0, where=others))
+    slack = SLACK if envelope.unknown else 0.0
+    bounds = np.array([least / below * (1 - slack) if below > 0 else 0.0, most / above if above > 0 else 1.0])
+    low, high = powers(np.minimum(bounds * [1.0, 1 + slack], 1.0), temperature / (1 - temperature))
+    return float(low), float(high)
+
+
 def _scaled(envelope: Envelope) -> Envelope:
     """The same, so that the greatest known mass is 1; with a margin."""
     top = float(envelope.known.max())

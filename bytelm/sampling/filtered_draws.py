@@ -1,4 +1,4 @@
-r"""Texts drawn by the token where top-k, top-p or min-p leave out some bytes: with the law of the bytes, exact.
+r"""Texts drawn by the token under a temperature below 1, top-k, top-p or min-p: with the law of the bytes, exact.
 
 Theory of operation
     token_draws.py has the law for temperature 1 with nothing else done to the distribution. A filter keeps a set K(x)
@@ -16,16 +16,23 @@ Theory of operation
     since ρ(x) = 1 − P(K(x) | x). What is known of the member after it depends on x·b alone, either way.
     The bytes of a token are asked for one after the other, each at its own place. What was kept before one that is not
     stays.
+    At a temperature T below 1 the sampler of bytes draws in proportion to P(b | x)^(1/T). There a byte that the filters
+    keep is kept with probability
+
+        a(b | x)  =  (P(b | x) / max P(c | x))^(1/T − 1),
+
+    so that P(b | x) · a(b | x) is in that proportion. By the same sum, b comes with the probability that it shall.
 
 Which bytes are kept
-    A symbol with more than some share σ of P(x) is kept, whatever else there is (`Filters.kept_share`). As P(x·b) is at
-    most P(x), all bytes of a token are kept that has more than σ · P(x). P(x) need not be known for that, only what it
-    is at most. Where a token has less, the masses of the bytes are summed, place by place, and compared with σ. Where
-    they leave it open, it is decided by the bounds of bounds.py, for which more is evaluated as needed.
+    A symbol with more than some share σ of P(x) is kept, whatever else there is (`Filters.kept_share`): below
+    temperature 1 with half of it, as it is then the likeliest. As P(x·b) is at most P(x), all bytes of a token are kept
+    that has more than σ · P(x). P(x) need not be known for that, only what it is at most. Where a token has less, the
+    masses of the bytes are summed, place by place, and compared with σ. Where they leave it open, it is decided by the
+    bounds of bounds.py, for which more is evaluated as needed.
 
 Cost
     Mostly a row a token. The cover is taken along, a token at a time.
-    Where filters keep little, most tokens would be thrown away: there the sampler of bytes is used (params.py).
+    Where little is kept, most tokens would be thrown away: there the sampler of bytes is used (`Filters.by_token`).
 """
 
 from __future__ import annotations
@@ -72,8 +79,7 @@ class FilteredDraws(PlacedGeneration):
         super().__init__(place, params, random, score)
         self.finish_reason = None if params.max_bytes else "length"
         self.redrawn = 0
-        share = params.filters.kept_share
-        self._log_share = -math.inf if share is None else math.log(share * LEEWAY)
+        self._log_share = math.log(params.filters.kept_share * LEEWAY)
         # The longest node of the member that the tokens so far are; None where a member is to be drawn.
         self._node: Node | None = None
         self._ahead: tuple[int, float] | None = None  # the token with which the member goes on, and its logprob
@@ -180,7 +186,8 @@ class FilteredDraws(PlacedGeneration):
         _, total, unknown = self._here.held()
         if known[symbol] > math.exp(self._log_share) * (total + unknown):
             return True
-        return (yield from self.place.keeps(self.params.filters, symbol))
+        uniform = 0.0 if self.params.temperature == 1 else self._random.random()
+        return (yield from self.place.keeps(self.params.filters, symbol, uniform))
 
     def _write(self, data: bytes) -> None:
         """Append bytes, up to where the text ends, and take the place along."""

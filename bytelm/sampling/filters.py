@@ -30,6 +30,8 @@ from bytelm.errors import InvalidArgumentError
 from bytelm.symbols import SYMBOLS, TIE
 
 BORDER: Final = 1e-9  # wider than what is tied
+MOST_DROPPED: Final = 0.25  # where more falls out, or below this temperature, too many tokens would be thrown away
+LEAST_TEMPERATURE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +89,25 @@ class Filters:
         return min([*shares, 1 / (1 + float(self.min_p))] if self.min_p else shares, default=None)
 
     @property
-    def kept_share(self) -> float | None:
-        """A symbol with more than this share of the mass is kept, whatever else there is; None: there is no such share.
+    def by_token(self) -> bool:
+        """Whether most of what the model's tokens spell is kept: filtered_draws.py."""
+        return LEAST_TEMPERATURE <= self.temperature <= 1 and self._dropped_share <= MOST_DROPPED
 
-        At temperature 1, that is. Out of top-k fall those that k others have as much as. Out of top-p fall those above
-        which there is top_p of the mass, and out of min-p those with less than min_p of what one other has.
+    @property
+    def kept_share(self) -> float:
+        """At temperatures up to 1, a symbol with more than this share of the mass is kept, whatever else there is.
+
+        Below 1 the likeliest alone is certain to be kept (`bounds.acceptance`).
         """
-        if self.temperature != 1:
-            return None
+        return self._dropped_share if self.temperature == 1 else 0.5
+
+    @property
+    def _dropped_share(self) -> float:
+        """No symbol falls out of the filters, at temperature 1, that has more than this share of the mass.
+
+        Out of top-k fall those that k others have as much as. Out of top-p fall those above which there is top_p of the
+        mass, and out of min-p those with less than min_p of what one other has.
+        """
         least = 0.0 if self.top_k is None else 1 / (1 + self.top_k)
         if self.top_p is not None and self.top_p < 1:
             least = max(least, 1 - float(self.top_p) + BORDER)

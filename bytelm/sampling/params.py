@@ -30,7 +30,6 @@ from bytelm.symbols import unfinished
 Level: TypeAlias = Literal["byte", "token"]
 Conditioning: TypeAlias = Literal["step", "exact"]
 MOST_PARTICLES: Final = 10_000
-MOST_SHARE: Final = 0.25  # where filters can leave out a symbol with more, too many tokens would be thrown away
 LogitsProcessor: TypeAlias = Callable[[bytes, Float64[np.ndarray, "257"]], Float64[np.ndarray, "257"]]
 
 _IN_BYTES: Final = "lengths are in bytes here, about four to a token of English: pass max_bytes"
@@ -272,8 +271,7 @@ class SamplingParams:
     @property
     def by_token(self) -> bool:
         """Whether the distribution is drawn from by the token (token_draws.py, filtered_draws.py)."""
-        share = self.filters.kept_share
-        return share is not None and share <= MOST_SHARE and self.lazy and self._as_filtered
+        return self.filters.by_token and self.lazy and self._as_filtered
 
 
 def params_of(options: CallOptions) -> SamplingParams:

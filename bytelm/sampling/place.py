@@ -28,7 +28,7 @@ from bytelm.inference.revisions import check_revision
 from bytelm.inference.scheduler import Step, on, together
 from bytelm.lemma import log_sum
 from bytelm.sampling.along import evaluate_along
-from bytelm.sampling.bounds import lower_bounds, passing
+from bytelm.sampling.bounds import acceptance, lower_bounds, passing
 from bytelm.sampling.constrained import Allowed
 from bytelm.sampling.draw import filled, settle
 from bytelm.sampling.filters import Filters
@@ -204,12 +204,24 @@ class Place(ABC):
         del random
         return (yield from self.draw_by_bounds(filters, uniforms, allowed=allowed))
 
-    def keeps(self, filters: Filters, symbol: int) -> Step[bool]:
-        """Whether the filters keep a symbol after the text; no more is evaluated than that depends on."""
+    def keeps(self, filters: Filters, symbol: int, uniform: float) -> Step[bool]:
+        """Whether a symbol that was drawn after the text, from the row as it is, is kept (filtered_draws.py).
+
+        No more is evaluated than that depends on.
+
+        Args:
+            filters: What is done to the distribution; at a temperature up to 1.
+            symbol: The symbol.
+            uniform: From 0 to below 1: below temperature 1 a symbol that the filters keep is thrown away at times.
+        """
         while True:
-            certain, possible = passing(self.envelope()[1], filters)
-            if certain[symbol] or not possible[symbol]:
-                return bool(certain[symbol])
+            envelope = self.envelope()[1]
+            certain, possible = passing(envelope, filters)
+            least, most = acceptance(envelope, filters.temperature, symbol)
+            if certain[symbol] and uniform < least:
+                return True
+            if not possible[symbol] or uniform >= most:
+                return False
             yield from self.evaluate()
 
     def lower(self, filters: Filters, allowed: Allowed | None = None) -> Float64[np.ndarray, "257"]:

@@ -54,6 +54,7 @@ BY_TOKEN: Final[tuple[dict[str, Any], ...]] = (
     {"temperature": 1.0, "top_p": 0.9},
     {"temperature": 1.0, "top_k": 5},
     {"temperature": 1.0, "min_p": 0.05},
+    {"temperature": 0.7, "top_p": 0.9},
 )
 
 

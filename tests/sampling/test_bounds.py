@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bytelm.inference.envelope import Envelope
-from bytelm.sampling.bounds import lower_bounds, passing
+from bytelm.sampling.bounds import acceptance, lower_bounds, passing
 from bytelm.sampling.filters import Filters
 from bytelm.symbols import EOT, SYMBOLS
 
@@ -117,6 +117,30 @@ def test_what_passes_holds_for_all_that_nodes_can_pay_for(filters: Filters) -> N
                 np.testing.assert_array_equal(kept, filters.apply(case.known) > 0)
 
     assert told > 15
+
+
+@pytest.mark.parametrize("temperature", [0.3, 0.8, 0.99, 1])
+def test_acceptance_is_within_its_bounds(temperature: float) -> None:
+    """Whatever the unevaluated nodes hold; and they meet where nothing is unknown."""
+    random = np.random.default_rng(9)
+    told = 0
+    for _ in range(80):
+        case = Case(random)
+        for symbol in USED:
+            least, most = acceptance(case.envelope, temperature, symbol)
+            told += most - least < 0.5
+            for _ in range(4):
+                masses = case.truth()
+                if masses.any():
+                    exact = (masses[symbol] / masses.max()) ** (1 / temperature - 1)
+                    assert least * (1 - 1e-9) <= exact <= most * (1 + 1e-9)
+            if case.known.any():
+                known = Envelope(case.known, np.zeros(SYMBOLS), np.zeros(SYMBOLS), 0.0)
+                assert acceptance(known, temperature, symbol) == pytest.approx(
+                    [(case.known[symbol] / case.known.max()) ** (1 / temperature - 1)] * 2
+                )
+
+    assert told > 100
 
 
 @pytest.mark.parametrize("filters", FILTERS, ids=repr)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from bytelm import ByteLM, Completion, SamplingParams, TableLM
 from bytelm.errors import UnsupportedTokenizerError
+from bytelm.inference.envelope import Envelope
+from bytelm.sampling.bounds import acceptance
 from bytelm.sampling.filtered_draws import FilteredDraws
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.generation import ByteGeneration
@@ -30,6 +32,8 @@ FILTERS: list[dict[str, Any]] = [
     {"top_k": 3},
     {"min_p": 0.3},
     {"top_k": 3, "top_p": 0.8, "min_p": 0.1},
+    {"temperature": 0.5},
+    {"temperature": 0.8, "top_p": 0.9},
 ]
 by_filters = pytest.mark.parametrize("options", FILTERS, ids=str)
 COUNT = 2000
@@ -85,11 +89,11 @@ def test_texts_are_distributed_as_the_enumeration_says(
     assert sum(c.usage.redrawn > 0 for c in completions) > 200
 
 
-@pytest.mark.parametrize("mistake", ["all kept", "drawn from all", "any member"])
+@pytest.mark.parametrize("mistake", ["all kept", "drawn from all", "any member", "not tempered"])
 def test_the_chi_square_sees_a_wrong_treatment_of_what_is_left_out(
     leaky: tuple[ByteLM, HashLM, Enumeration], mistake: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To keep all, to draw anew from all bytes, or to go on from any node gives another distribution."""
+    """To keep all, to draw anew from all bytes, to go on from any node, or to keep what temperature makes rarer."""
     lm, model, everything = leaky
     kind: Any = FilteredDraws
 
@@ -108,10 +112,14 @@ def test_the_chi_square_sees_a_wrong_treatment_of_what_is_left_out(
 
     real = kind._redraw
     wrongs = {"all kept": ("_keeps", keeps), "drawn from all": ("_redraw", redraw), "any member": ("_find", find)}
-    name, wrong = wrongs[mistake]
-    monkeypatch.setattr(kind, name, wrong)
-    expected = texts(everything, model, b"ca", Filters(top_p=0.8))
-    completions = drawn(lm, b"ca", top_p=0.8)
+    options: dict[str, Any] = {"top_p": 0.8}
+    if mistake == "not tempered":
+        options = {"temperature": 0.7}
+        monkeypatch.setattr("bytelm.sampling.place.acceptance", lambda *_: (1.0, 1.0))
+    else:
+        monkeypatch.setattr(kind, *wrongs[mistake])
+    expected = texts(everything, model, b"ca", Filters(**options))
+    completions = drawn(lm, b"ca", **options)
 
     assert any(written(c) not in expected for c in completions) or fit(completions, expected) < P_THRESHOLD
 
@@ -121,7 +129,7 @@ def test_a_symbol_with_more_than_the_share_is_kept(options: dict[str, Any]) -> N
     """On 3,000 distributions each, ties among them; and a symbol with a little less can fall out."""
     random, filters = np.random.default_rng(1), Filters(**options)
     share, nearest = filters.kept_share, 0.0
-    assert share is not None
+    nothing = np.zeros(SYMBOLS)
     for _ in range(3000):
         masses = np.zeros(SYMBOLS)
         size = random.integers(1, 9)
@@ -129,10 +137,12 @@ def test_a_symbol_with_more_than_the_share_is_kept(options: dict[str, Any]) -> N
         if random.random() < 0.3:
             masses[masses > 0] = 1 / size
         kept = filters.apply(masses) > 0
-        assert kept[masses > share * (1 + 1e-9)].all()
+        for symbol in np.flatnonzero(masses > share * (1 + 1e-9)).tolist():
+            assert kept[symbol]
+            assert acceptance(Envelope(masses, nothing, nothing, 0.0), filters.temperature, symbol) == (1.0, 1.0)
         nearest = max(nearest, masses[~kept].max())
 
-    assert nearest > 0.85 * share
+    assert filters.temperature < 1 or nearest > 0.85 * share
 
 
 @pytest.mark.parametrize(
@@ -144,7 +154,10 @@ def test_a_symbol_with_more_than_the_share_is_kept(options: dict[str, Any]) -> N
         ({"top_p": 0.7}, ByteGeneration),
         ({"top_k": 2}, ByteGeneration),
         ({"min_p": 0.5}, ByteGeneration),
-        ({"top_p": 0.9, "temperature": 0.8}, ByteGeneration),
+        ({"top_p": 0.9, "temperature": 0.8}, FilteredDraws),
+        ({"temperature": 0.5}, FilteredDraws),
+        ({"temperature": 0.4}, ByteGeneration),
+        ({"temperature": 1.1}, ByteGeneration),
         ({"top_p": 0.9, "lazy": False}, ByteGeneration),
         ({"top_p": 0.9, "logits_processor": lambda so_far, row: row}, ByteGeneration),
     ],
