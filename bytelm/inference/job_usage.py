@@ -17,8 +17,8 @@ class JobUsage:
         largest_leak_bound: And none of them lost more than this. The two are equal where every row was evaluated in
             full (``lazy=False``); what a draw does not depend on is left open. None where no row was drawn from, or
             tokens were drawn: then ``redrawn`` tells.
-        redrawn: How often a token that was drawn was leak, or spelled a byte that the filters leave out, and what
-            follows was drawn anew (sampling/token_draws.py, sampling/filtered_draws.py).
+        redrawn: How often a token that was drawn was leak, or spelled a byte that was not kept, and what follows was
+            drawn anew (sampling/token_draws.py, sampling/filtered_draws.py).
         drafted: Symbols that a drafter proposed (sampling/speculation.py).
         accepted: And how many of them were accepted.
         draft_error: Why the drafter was left out from some place on; None where it was not.

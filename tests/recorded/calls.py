@@ -10,8 +10,8 @@ How
     was switched off, as it changed rounding from run to run and is no part of the code since. The calls use only what
     both layouts offer.
 
-    Texts at temperature 1 are younger: they were recorded when they came to be drawn by the token, with most filters
-    too (bytelm/sampling/token_draws.py, filtered_draws.py).
+    Texts at temperatures from 0.5 to 1 are younger: they were recorded when they came to be drawn by the token
+    (bytelm/sampling/token_draws.py, filtered_draws.py).
 
 Models
     The tiny ones are random ones in float64, whose weights are whole numbers over a power of two and so the same on
