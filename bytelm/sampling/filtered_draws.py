@@ -155,13 +155,16 @@ class FilteredDraws(PlacedGeneration):
             if self.finish_reason is not None:
                 return
             new = new[len(taken) :]
-        self._node = next(n for n in self._here.cover.nodes if n.parent is node and n.token_id == token)
+        self._node = next((n for n in self._here.cover.nodes if n.parent is node and n.token_id == token), None)
+        if self._node is None:  # it spelled a part of a hidden leading space, after which nothing can come
+            yield from self._redraw()
 
     def _spelled(self, node: Node, token: int) -> bytes | None:
         """The bytes that a token adds to the text after a node; None where the tokenizer would not put it there."""
         cover = self._here.cover
         data, leftover = cover.follows(node, token), cover.leftover(node)
-        return data[len(leftover) :] if data and data.startswith(leftover) else None
+        spells = data and (data.startswith(leftover) or leftover.startswith(data))
+        return data[len(leftover) :] if spells else None
 
     def _redraw(self) -> Step[None]:
         """Draw the next symbol anew; a member of its cover is drawn in the next step."""

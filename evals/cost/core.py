@@ -58,7 +58,7 @@ CASES: Final[dict[str, dict[str, Any]]] = {
     "top-p 0.9": {"temperature": 1.0, "top_p": 0.9},
     "top-k 40": {"temperature": 1.0, "top_k": 40},
     "min-p 0.05": {"temperature": 1.0, "min_p": 0.05},
-    "T 0.8, top-p 0.95": {"temperature": 0.8, "top_p": 0.95},
+    "T 0.8 top-p 0.95": {"temperature": 0.8, "top_p": 0.95},
     "infill": {"temperature": 1.0},
     "mixture": {"temperature": 1.0},
     "product": {"temperature": 1.0},
