@@ -33,20 +33,17 @@ from typing import (
 )
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float64, Int32, Int64
 
 from bytelm.arguments import is_several, shown
-from bytelm.errors import InvalidLogitsError, InvalidTypeError
+from bytelm.errors import InvalidTypeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-ROW_TOLERANCE: Final = 1e-4  # how far log Σ exp(row) may be from 0: float32 rows of 2¹⁸ columns stay within 1e-5
 EXTRA_TOKEN_COST: Final = (
     1e-3  # what a token more in a call costs, beside a call of its own, where an engine does not say it
 )
-FAR: Final = 1e-2  # how far it may be for a row that is still to be normalised
-PART: Final = 1 << 15  # entries of a row that are summed at a time
 
 
 class OneProcess:
@@ -113,6 +110,65 @@ class TokenLM(Protocol):
         The sequences of a long text hold together as many ids as the square of its tokens. They may be made as they are
         read, so go through ``sequences`` once.
         """
+        ...
+
+
+class DeviceRow(Protocol):
+    """A row that stays where it was computed. ``np.asarray`` of it fetches all of it.
+
+    Attributes:
+        nbytes: What it takes there.
+
+    In `likeliest` and `sums` ``order`` has token ids by rank. It is always the same array for one tokenizer, and is
+    kept on the device.
+    """
+
+    @property
+    def nbytes(self) -> int: ...  # noqa: D102
+
+    def __len__(self) -> int:
+        """Its columns."""
+        ...
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Float[np.ndarray, " vocab"]:
+        """All of it."""
+        ...
+
+    def entries(self, ids: Int32[np.ndarray, " n"] | Int64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        """The log-probabilities of some ids."""
+        ...
+
+    def drawn(self, uniform: float) -> tuple[int, float]:
+        """The token that `drawn_token` gives, up to rounding, and its log-probability."""
+        ...
+
+    def likeliest(self, order: Int64[np.ndarray, " tokens"] | None = None, lo: int = 0, hi: int | None = None) -> int:
+        """The likeliest id, of all or of some ranks; the lowest, or the one of the lowest rank, of several."""
+        ...
+
+    def sums(
+        self,
+        order: Int64[np.ndarray, " tokens"],
+        lo: int,
+        hi: int,
+        mask: Bool[np.ndarray, " n"],
+        starts: Int64[np.ndarray, " parts"],
+    ) -> Float64[np.ndarray, " parts"]:
+        """The summed probabilities of parts of the ranks ``lo:hi``; see `bytelm.cover.nodes.Ranked.sums`."""
+        ...
+
+
+class RowKeeper(Protocol):
+    """What an engine has on top of `TokenLM` if its rows can stay where they are computed.
+
+    Attributes:
+        device_rows: Whether they do. Then it has normalised them itself, and seen that they can be.
+    """
+
+    device_rows: bool
+
+    def next_token_rows(self, sequences: Sequence[Sequence[int]]) -> Sequence[DeviceRow]:
+        """The rows of `TokenLM.next_token_logprobs`, each where it was computed."""
         ...
 
 
@@ -240,6 +296,23 @@ class Abilities:
         return bool(getattr(self.engine, "normalises", False))
 
     @property
+    def row_keeper(self) -> RowKeeper | None:
+        """The engine itself if its rows stay on its device now, or None.
+
+        If ``next_token_logprobs`` was replaced after ``next_token_rows`` was written, in a subclass or an object, it
+        alone says what the rows are.
+        """
+        if not getattr(self.engine, "device_rows", False) or "next_token_logprobs" in vars(self.engine):
+            return None
+        for kind in type(self.engine).__mro__:
+            if "next_token_rows" in vars(kind):
+                keeper: RowKeeper = self.engine
+                return keeper
+            if "next_token_logprobs" in vars(kind):
+                return None
+        return None
+
+    @property
     def drawer(self) -> TokenDrawer | None:
         """The engine itself if it can draw tokens, or None."""
         return self.engine if isinstance(self.engine, TokenDrawer) else None
@@ -302,90 +375,3 @@ def sequences_of(sequences: object) -> list[Sequence[int]]:
     if not is_several(sequences):
         raise InvalidTypeError(f"sequences must be a list of lists of token ids; got {shown(sequences)}")
     return [*sequences]
-
-
-def checked_rows(
-    rows: Any, n: int, vocab_size: int, *, tolerance: float = ROW_TOLERANCE
-) -> Float[np.ndarray, "n vocab"]:
-    """The rows of an engine, found to be what `TokenLM` promises.
-
-    Args:
-        rows: What `next_token_logprobs` returned.
-        n: How many sequences were asked for.
-        vocab_size: Columns that a row has to have.
-        tolerance: How far the log of a row's sum may be from 0, in nats.
-
-    Raises:
-        InvalidLogitsError: The shape is another one, an entry is NaN or +inf, or a row is not normalised.
-
-    >>> checked_rows(np.log([[0.25, 0.75]]), 1, 2).shape
-    (1, 2)
-    >>> checked_rows(np.array([[np.nan, 0.0]]), 1, 2)
-    Traceback (most recent call last):
-    bytelm.errors.InvalidLogitsError: row 0 of the model's log-probabilities holds 1 NaN among its 2 columns; ...
-    """
-    found = shaped_rows(rows, n, vocab_size)
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        # One pass over a row sees everything: NaN and +inf survive the sum, and -inf adds nothing.
-        totals = np.log([total(row) for row in found])
-    for i in np.flatnonzero(~(np.abs(totals) <= tolerance)):
-        raise InvalidLogitsError(_row_fault(found[i], int(i), float(totals[i]), tolerance))
-    return found
-
-
-def shaped_rows(rows: Any, n: int, vocab_size: int) -> Float[np.ndarray, "n vocab"]:
-    """As `checked_rows`, for rows of an engine that has normalised them itself: they are not added up again."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        found = np.asarray(rows)
-        if found.dtype not in (np.float32, np.float64):
-            found = found.astype(np.float32)
-    if found.shape != (n, vocab_size):
-        raise InvalidLogitsError(
-            f"the model returned log-probabilities of shape {found.shape}, not ({n}, {vocab_size}): one row for "
-            "each sequence and one column for each token; check vocab_size and next_token_logprobs of the engine"
-        )
-    return found
-
-
-def normalised(row: Float32[np.ndarray, " vocab"]) -> Float32[np.ndarray, " vocab"]:
-    """A row whose sum is 1 to the last bits: float32 sums over a vocabulary are off by up to 1e-4.
-
-    Raises:
-        InvalidLogitsError: It is no row of log-probabilities.
-    """
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        log_total = np.log(total(row))
-    if not abs(log_total) <= FAR:
-        checked_rows(row[None], 1, len(row), tolerance=FAR)  # says what is wrong
-    exact: Float32[np.ndarray, " vocab"] = row - np.float32(log_total)
-    return exact
-
-
-def total(row: Float[np.ndarray, " vocab"]) -> float:
-    """The sum of a row's exponentials.
-
-    By parts, as fresh memory for all of them takes longer than the sum; in a part numpy adds pairwise, which in float32
-    is off by less than 1e-6.
-
-    >>> round(total(np.log([0.25, 0.5])), 12)
-    0.75
-    """
-    powers, parts = np.empty(min(len(row), PART), row.dtype), range(0, len(row), PART)
-    some = (row[first : first + PART] for first in parts)
-    return sum(float(np.exp(part, out=powers[: len(part)]).sum()) for part in some)
-
-
-def _row_fault(row: Float[np.ndarray, " vocab"], i: int, total: float, tolerance: float) -> str:
-    head = f"row {i} of the model's log-probabilities"
-    for name, bad in (("NaN", np.isnan(row)), ("+inf", row == np.inf)):
-        if bad.any():
-            return (
-                f"{head} holds {int(bad.sum())} {name} among its {row.size} columns; the model overflowed or is "
-                "damaged: load it in float32 or bfloat16, or fetch it again"
-            )
-    if np.isneginf(row).all():
-        return f"{head} is -inf in all its {row.size} columns: no token can follow; the engine masks too much"
-    return (
-        f"{head} sums to exp({total:.3g}), and not to 1 within {tolerance:g}: "
-        "they are not normalised natural logarithms; apply a log-softmax"
-    )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bytelm.cover.cover import Cover, Node
+from bytelm.cover.nodes import RankedArray
 from bytelm.errors import UnreachablePrefixError
 from bytelm.testing.tokenizers.definition import Definition, Ids
 from bytelm.testing.tokenizers.judge import Judge
@@ -150,7 +151,7 @@ def check_mass(subject: Subject, text: str) -> None:
         joint, end, leak = np.zeros(256), 0.0, 0.0
         for node in cover.nodes:
             ids = tuple(node.token_ids)
-            masses = cover.masses(node, subject.in_byte_order(ids))
+            masses = cover.masses(node, RankedArray(subject.in_byte_order(ids)))
             joint += subject.weight(ids) * masses
             if not cover.leftover(node) or not n:
                 # Tokens are left, ended by the end of text, or lost. At the empty prefix the hidden space may be a token.

@@ -36,10 +36,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float64
 
 from bytelm.arguments import shown
 from bytelm.cover.nodes import Node as AnyNode
+from bytelm.cover.nodes import Ranked
 from bytelm.errors import ModelError, UnreachablePrefixError
 from bytelm.symbols import character_from, character_until
 
@@ -294,21 +295,17 @@ class Cover:
                 return entry
         raise KeyError(node)
 
-    def masses(
-        self, node: AnyNode, probs: Float[np.ndarray, " tokens"], *, first: int = 0
-    ) -> Float64[np.ndarray, "256"]:
+    def masses(self, node: AnyNode, tokens: Ranked) -> Float64[np.ndarray, "256"]:
         """For each byte b, the mass of the viable tokens that begin with a node's leftover followed by b.
 
         Args:
             node: One of `nodes`.
-            probs: Probabilities of spellable tokens in byte order; those that begin with the leftover are among them.
-            first: The rank of the first of them.
+            tokens: Probabilities of spellable tokens in byte order.
         """
         entry = self._entry_of(node)
         branch, mask = entry.branch, entry.asked(self.viability)
         _, values, starts = branch.parts
         following = np.zeros(256)
         if len(starts):
-            weights = probs[branch.longer - first : branch.hi - first] * mask[branch.longer - branch.lo :]
-            following[values] = np.add.reduceat(weights, starts, dtype=np.float64)
+            following[values] = tokens.sums(branch.longer, branch.hi, mask[branch.longer - branch.lo :], starts)
         return following

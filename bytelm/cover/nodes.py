@@ -13,10 +13,11 @@ Memory
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, overload, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from bytelm.errors import ModelError
 
@@ -37,6 +38,47 @@ class Node(Protocol):
     def token_ids(self) -> tuple[int, ...]: ...  # noqa: D102
 
 
+class Ranked(Protocol):
+    """Numbers of the tokens in byte order, wherever they are: only sums of them are asked for."""
+
+    def sums(
+        self, lo: int, hi: int, mask: Bool[np.ndarray, " n"], starts: Int64[np.ndarray, " parts"]
+    ) -> Float64[np.ndarray, " parts"]:
+        """The sums of parts of the ranks ``lo:hi``, without those that a mask leaves out.
+
+        Args:
+            lo: The first rank.
+            hi: The end of the ranks.
+            mask: Which of them count.
+            starts: Where each part begins, from ``lo`` on, ascending; the first at 0.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RankedArray:
+    """`Ranked`, of an array.
+
+    Attributes:
+        numbers: By rank.
+        first: The rank of the first.
+
+    >>> RankedArray(np.array([0.5, 0.25, 0.25]), first=7).sums(8, 10, np.array([True, False]), np.array([0]))
+    array([0.25])
+    """
+
+    numbers: Float[np.ndarray, " tokens"]
+    first: int = 0
+
+    def sums(  # noqa: D102 - as in `Ranked`
+        self, lo: int, hi: int, mask: Bool[np.ndarray, " n"], starts: Int64[np.ndarray, " parts"]
+    ) -> Float64[np.ndarray, " parts"]:
+        found: Float64[np.ndarray, " parts"] = np.add.reduceat(
+            self.numbers[lo - self.first : hi - self.first] * mask, starts, dtype=np.float64
+        )
+        return found
+
+
 @runtime_checkable
 class Cover(Protocol):
     """The boundary nodes of a byte prefix. See cover.py for each member."""
@@ -49,9 +91,7 @@ class Cover(Protocol):
     def prefix(self) -> bytes: ...  # noqa: D102
     def advance(self, data: bytes) -> Cover: ...  # noqa: D102
     def leftover(self, node: Node) -> bytes: ...  # noqa: D102
-    def masses(  # noqa: D102
-        self, node: Node, probs: Float[np.ndarray, " tokens"], *, first: int = 0
-    ) -> Float64[np.ndarray, "256"]: ...
+    def masses(self, node: Node, tokens: Ranked) -> Float64[np.ndarray, "256"]: ...  # noqa: D102
     def viable(self, node: Node) -> tuple[int, int, Bool[np.ndarray, " n"]]: ...  # noqa: D102
     def follows(self, node: Node, token_id: int) -> bytes: ...  # noqa: D102
 

@@ -30,12 +30,12 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float64
 
 from bytelm.cover.nodes import Cover, Node, common_ancestor, path_down
 from bytelm.errors import ModelError
 from bytelm.inference.envelope import Envelope
-from bytelm.inference.rows import Row, RowReader, RowStore
+from bytelm.inference.rows import Given, Row, RowReader, RowStore
 from bytelm.lemma import log_sum
 from bytelm.symbols import EOT, SYMBOLS
 
@@ -173,8 +173,7 @@ class Frontier:
     def _flow(self, node: Node, row: Row) -> Float64[np.ndarray, "256"]:
         masses = self._masses.get(node)
         if masses is None:
-            lo, hi, _ = self.cover.viable(node)
-            masses = self._masses[node] = self.cover.masses(node, row.some_probs(lo, hi), first=lo)
+            masses = self._masses[node] = self.cover.masses(node, row)
         return masses
 
     def log_mass(self) -> float:
@@ -368,10 +367,10 @@ class Frontier:
         """What a model is to be fed for these nodes."""
         return tuple(self.context + node.token_ids for node in nodes)
 
-    def learn(self, nodes: Sequence[Node], rows: Sequence[Float[np.ndarray, " vocab"]]) -> None:
+    def learn(self, nodes: Sequence[Node], rows: Sequence[Given]) -> None:
         """Take in the rows after these nodes."""
-        for node, array in zip(nodes, rows, strict=True):
-            self.rows[node] = row = self.reader.read(array)
+        for node, given in zip(nodes, rows, strict=True):
+            self.rows[node] = row = self.reader.read(given)
             if self.store is not None:
                 self.store.put(node, row)
         self._settle()

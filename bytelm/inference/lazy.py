@@ -28,14 +28,14 @@ NEGLIGIBLE: Final = 1e-12
 def evaluate(frontier: Frontier, nodes: Sequence[Node]) -> Step[None]:
     """Ask for the rows after some nodes."""
     if nodes:
-        rows = yield Request(frontier.sequences(nodes))
+        rows = yield Request(frontier.sequences(nodes), far=True)
         frontier.learn(nodes, rows)
 
 
 def evaluate_all(frontier: Frontier, purpose: Purpose = "row") -> Step[None]:
     """Evaluate every node of any mass that a purpose needs: one request, as all of them are known beforehand."""
     while nodes := frontier.missing(purpose=purpose):
-        rows = yield Request(frontier.sequences(nodes))
+        rows = yield Request(frontier.sequences(nodes), far=True)
         if frontier.missing(purpose=purpose):  # or another job, which shares the frontier, has been told the same
             frontier.learn(nodes, rows)
 

@@ -14,41 +14,103 @@ Cost
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from cachetools import LRUCache
-from jaxtyping import Float, Float64, Int32, Int64
+from jaxtyping import Bool, Float, Float64, Int32, Int64
 
+from bytelm.cover.nodes import RankedArray
+from bytelm.engines.rows import drawn_token
 from bytelm.errors import VocabularyMismatchError
-from bytelm.token_lm import EXTRA_TOKEN_COST
+from bytelm.token_lm import EXTRA_TOKEN_COST, DeviceRow
 from bytelm.tokenizer.prefix_index import PrefixIndex
 
 STORE_BYTES: Final = 128 * 2**20
 LEAST_LOGPROB: Final = -80.0  # float32 has full precision down to exp(-87)
 
+Given: TypeAlias = 'Float[np.ndarray, "vocab"] | DeviceRow'
 
-class Row:
+
+class Row(ABC):
     """What a model says after a node: of the spellable tokens in byte order, and of the end of text.
 
     Args:
         reader: Of its tokenizer.
-        logprobs: By token id; not to be written to any more.
+        given: The row, by token id; not to be written to any more.
 
     Attributes:
-        logprobs: As given.
-        eot: The probability that the text ends.
+        given: As given.
     """
 
-    __slots__ = ("_probs", "_reader", "_wide", "eot", "logprobs")
+    __slots__ = ("_eot", "_likeliest", "_reader", "given")
 
-    def __init__(self, reader: RowReader, logprobs: Float[np.ndarray, " vocab"]) -> None:
+    def __init__(self, reader: RowReader, given: Given) -> None:
         self._reader = reader
+        self._eot: float | None = None
+        self._likeliest: int | None = None
+        self.given = given
+
+    @property
+    def eot(self) -> float:
+        """The probability that the text ends."""
+        if self._eot is None:
+            self._eot = float(np.exp(self._entries(self._reader.eot_ids)).sum())
+        return self._eot
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes, once its probabilities are made."""
+        return 2 * self.given.nbytes
+
+    def logprob(self, token_id: int) -> float:
+        """The log-probability of a token, as a part of a text."""
+        return -math.inf if token_id in self._reader.ends else float(self._entries(np.array([token_id]))[0])
+
+    def likeliest(self) -> int:
+        """The likeliest of all ids."""
+        if self._likeliest is None:
+            self._likeliest = self._found_likeliest()
+        return self._likeliest
+
+    @abstractmethod
+    def likeliest_after(self, data: bytes) -> int | None:
+        """The likeliest of the tokens that begin with some bytes and go on; None where that takes more than a look."""
+
+    @abstractmethod
+    def drawn(self, uniform: float) -> tuple[int, float]:
+        """The token of all ids on which a uniform number falls, and its log-probability."""
+
+    @abstractmethod
+    def some_probs(self, lo: int, hi: int) -> Float[np.ndarray, " n"]:
+        """The probabilities of a range of ranks."""
+
+    @abstractmethod
+    def sums(
+        self, lo: int, hi: int, mask: Bool[np.ndarray, " n"], starts: Int64[np.ndarray, " parts"]
+    ) -> Float64[np.ndarray, " parts"]:
+        """The summed probabilities of parts of a range of ranks, as in `bytelm.cover.nodes.Ranked`."""
+
+    @abstractmethod
+    def _entries(self, ids: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]: ...
+
+    @abstractmethod
+    def _found_likeliest(self) -> int: ...
+
+
+class ArrayRow(Row):
+    """A row in memory."""
+
+    __slots__ = ("_probs", "_wide")
+
+    given: Float[np.ndarray, " vocab"]
+
+    def __init__(self, reader: RowReader, given: Float[np.ndarray, " vocab"]) -> None:
+        super().__init__(reader, given)
         self._probs: Float[np.ndarray, " tokens"] | None = None
         self._wide: bool | None = None
-        self.logprobs = logprobs
-        self.eot = reader.eot(logprobs)
 
     @property
     def probs(self) -> Float[np.ndarray, " tokens"]:
@@ -57,39 +119,75 @@ class Row:
             self._probs = self.some_probs(0, len(self._reader.order))
         return self._probs
 
-    def some_probs(self, lo: int, hi: int) -> Float[np.ndarray, " n"]:
-        """The same of a range of ranks."""
+    def some_probs(self, lo: int, hi: int) -> Float[np.ndarray, " n"]:  # noqa: D102 - as in `Row`
         if self._probs is not None:
             return self._probs[lo:hi]
         if self._wide is None:
-            self._wide = too_small(self.logprobs)
-        probs = self._reader.probs(self.logprobs, lo, hi, wide=self._wide)
+            self._wide = too_small(self.given)
+        probs = self._reader.probs(self.given, lo, hi, wide=self._wide)
         if hi - lo == len(self._reader.order):
             self._probs = probs
         return probs
 
-    @property
-    def nbytes(self) -> int:
-        """What it takes, once its probabilities are made."""
-        return 2 * self.logprobs.nbytes
+    def sums(  # noqa: D102 - as in `Row`
+        self, lo: int, hi: int, mask: Bool[np.ndarray, " n"], starts: Int64[np.ndarray, " parts"]
+    ) -> Float64[np.ndarray, " parts"]:
+        return RankedArray(self.some_probs(lo, hi), lo).sums(lo, hi, mask, starts)
 
-    def logprob(self, token_id: int) -> float:
-        """The log-probability of a token, as a part of a text."""
-        return self._reader.logprob(self.logprobs, token_id)
+    def drawn(self, uniform: float) -> tuple[int, float]:  # noqa: D102
+        token = drawn_token(uniform, self.given)
+        return token, float(self.given[token])
 
-    def likeliest(self) -> int:
-        """The likeliest of all ids."""
-        return int(self.logprobs.argmax())
+    def _entries(self, ids: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        found: Float64[np.ndarray, " n"] = self.given[ids].astype(np.float64)
+        return found
 
-    def likeliest_after(self, data: bytes) -> int | None:
-        """The likeliest of the tokens that begin with some bytes and go on; None where that takes more than a look."""
+    def logprob(self, token_id: int) -> float:  # noqa: D102
+        return self._reader.logprob(self.given, token_id)
+
+    def _found_likeliest(self) -> int:
+        return int(self.given.argmax())
+
+    def likeliest_after(self, data: bytes) -> int | None:  # noqa: D102
         index = self._reader.prefix_index
-        lo, hi = index.range(data)
-        lo = index.longer_than(len(data), lo, hi)
+        lo, hi = self._reader.longer(data)
         if self._probs is not None:
             return int(self._reader.order[lo + self._probs[lo:hi].argmax()]) if lo < hi else None
         token = self.likeliest()
         return token if token < len(index.rank) and lo <= index.rank[token] < hi else None  # columns may be padding
+
+
+class FarRow(Row):
+    """A row that stays where it was computed: each question of it is answered there."""
+
+    __slots__ = ()
+
+    given: DeviceRow
+
+    def some_probs(self, lo: int, hi: int) -> Float64[np.ndarray, " n"]:  # noqa: D102 - as in `Row`
+        ids = self._reader.order[lo:hi]
+        probs: Float64[np.ndarray, " n"] = np.exp(self.given.entries(ids))
+        probs[np.isin(ids, self._reader.eot_ids)] = 0.0
+        return probs
+
+    def sums(  # noqa: D102
+        self, lo: int, hi: int, mask: Bool[np.ndarray, " n"], starts: Int64[np.ndarray, " parts"]
+    ) -> Float64[np.ndarray, " parts"]:
+        return self.given.sums(self._reader.ranked, lo, hi, self._reader.spells(lo, hi, mask), starts)
+
+    def drawn(self, uniform: float) -> tuple[int, float]:  # noqa: D102
+        return self.given.drawn(uniform)
+
+    def likeliest_after(self, data: bytes) -> int | None:  # noqa: D102
+        lo, hi = self._reader.longer(data)
+        token = self.given.likeliest(self._reader.ranked, lo, hi) if lo < hi else None
+        return None if token in self._reader.ends else token
+
+    def _entries(self, ids: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        return self.given.entries(ids)
+
+    def _found_likeliest(self) -> int:
+        return self.given.likeliest()
 
 
 class RowReader:
@@ -122,19 +220,38 @@ class RowReader:
             )
         self.prefix_index = prefix_index
         self.order: Int32[np.ndarray, " tokens"] = order
-        self._order = order.astype(np.intp)  # numpy gathers by these twice as fast
+        self.ranked: Int64[np.ndarray, " tokens"] = order.astype(np.int64)  # numpy gathers by these twice as fast
         self.vocab_size = vocab_size
         self.extra_token_cost = extra_token_cost
         self.eot_ids = np.array(sorted(eot_ids), np.int64)
-        self.everything: Float64[np.ndarray, " tokens"] = np.ones(len(order))
+        self.everything = RankedArray(np.ones(len(order)))
         self.ends = frozenset(self.eot_ids.tolist())
         self._ends: list[int] = np.flatnonzero(np.isin(order, self.eot_ids)).tolist()
 
-    def read(self, row: Float[np.ndarray, " vocab"]) -> Row:
-        """Read one row of natural log-probabilities, by token id; it is not to be written to any more."""
-        # A view would keep the rows of a whole call alive.
+    def read(self, row: Given, *, brief: bool = False) -> Row:
+        """Read one row of natural log-probabilities, by token id; it is not to be written to any more.
+
+        Args:
+            row: In memory, or where it was computed.
+            brief: Whether it is soon let go of: it may then keep the rows of a whole call alive, of which it is one.
+        """
+        if not isinstance(row, np.ndarray):
+            return FarRow(self, row)
         block: Any = row.base
-        return Row(self, row if block is None or getattr(block, "nbytes", 0) == row.nbytes else row.copy())
+        alone = brief or block is None or getattr(block, "nbytes", 0) == row.nbytes
+        return ArrayRow(self, row if alone else row.copy())
+
+    def longer(self, data: bytes) -> tuple[int, int]:
+        """The ranks of the tokens that begin with some bytes and go on."""
+        lo, hi = self.prefix_index.range(data)
+        return self.prefix_index.longer_than(len(data), lo, hi), hi
+
+    def spells(self, lo: int, hi: int, mask: Bool[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """A mask of the ranks ``lo:hi`` without the tokens that count as the end of text alone."""
+        if ends := [rank - lo for rank in self._ends if lo <= rank < hi]:
+            mask = mask.copy()
+            mask[ends] = False
+        return mask
 
     def probs(
         self, row: Float[np.ndarray, " vocab"], lo: int = 0, hi: int | None = None, *, wide: bool | None = None
@@ -148,7 +265,7 @@ class RowReader:
             wide: Whether they are to have double precision; where the row needs it (`too_small`) if not given.
         """
         lo, hi, _ = slice(lo, hi).indices(len(self.order))
-        probs = row.take(self._order[lo:hi])
+        probs = row.take(self.ranked[lo:hi])
         if too_small(row) if wide is None else wide:
             probs = probs.astype(np.float64, copy=False)
         np.exp(probs, out=probs)

@@ -11,6 +11,7 @@ Rules
     A step's result depends on its own rows alone, so it is the same in any company.
     Threads take turns: see turns.py.
     A request may be for several engines (those of an ensemble): a round asks each of them once.
+    Rows may stay on the engine's device where a request says that its step takes such. Others are told arrays.
 
 Cost
     One call of ``next_token_logprobs`` a round and engine, or several where a round asks for more than ``max_rows``
@@ -33,12 +34,13 @@ import numpy as np
 from jaxtyping import Float
 
 from bytelm.cover.nodes import Paths
+from bytelm.engines.rows import checked_rows, shaped_rows
 from bytelm.errors import BytelmError
 from bytelm.inference.job_usage import JobUsage
 from bytelm.inference.revisions import begin_round, check_revision, has_looked, present_revision, stepping
 from bytelm.inference.turns import TURN, turn_at
 from bytelm.progress import Bar
-from bytelm.token_lm import TokenLM, Usage, abilities_of, checked_rows, shaped_rows
+from bytelm.token_lm import TokenLM, Usage, abilities_of
 
 CALL_BYTES: Final = 64 * 2**20
 MAX_JOBS: Final = 64
@@ -55,12 +57,14 @@ class Request:
         done: The finished share of the step, for progress bars.
         engines: The engine of each sequence, or None for the one that the scheduler has; empty if all are for that.
         may_fail: Whether an error of a call is told to the step in place of each row, and ends nothing else.
+        far: Whether the step takes rows that stay on a device (`bytelm.token_lm.DeviceRow`); else it is told arrays.
     """
 
     sequences: Sequence[tuple[int, ...]]
     done: float = 0.0
     engines: tuple[TokenLM | None, ...] = ()
     may_fail: bool = False
+    far: bool = False
 
 
 Rows: TypeAlias = "Sequence[Float[np.ndarray, 'vocab']]"
@@ -159,6 +163,7 @@ def together(steps: Sequence[Step[T]]) -> Step[list[T]]:
                 tuple(sequence for request in asked.values() for sequence in request.sequences),
                 sum((asked[i].done if i in asked else 1.0) for i in range(len(steps))) / len(steps),
                 tuple(engine for request in asked.values() for engine in engines_of(request)),
+                far=all(request.far for request in asked.values()),
             )
             start = 0
             for index, request in asked.items():
@@ -295,15 +300,16 @@ class Scheduler:
                 batch, sequences = map(list, zip(*mine[start : start + size], strict=True))
                 in_batch = set(batch)
                 sharing = [job for index, job in running.items() if not in_batch.isdisjoint(asking[index])]
+                far = any(job.request is not None and job.request.far for job in sharing)
                 try:
-                    array, calls, fed = self._call(engine, sequences)
+                    found, calls, fed = self._call(engine, sequences, far=far)
                 except Exception as error:
                     if not all(job.request is not None and job.request.may_fail for job in sharing):
                         raise
                     for number in batch:
                         rows[number] = error
                     continue
-                for number, row in zip(batch, array, strict=True):
+                for number, row in zip(batch, found, strict=True):
                     rows[number] = row
                 before = 0
                 for job in sharing:
@@ -311,7 +317,14 @@ class Scheduler:
                     share = None if fed is None else fed * (before + own) // len(batch) - fed * before // len(batch)
                     job.usage = job.usage.plus(calls, share, own)
                     before += own
-        return {index: [rows[number] for number in mine] for index, mine in asking.items()}
+        return {index: self._told(running[index].request, [rows[i] for i in mine]) for index, mine in asking.items()}
+
+    @staticmethod
+    def _told(request: Request | None, rows: list[Any]) -> list[Any]:
+        """The rows as the step takes them."""
+        if request is None or request.far:
+            return rows
+        return [row if isinstance(row, np.ndarray | Exception) else np.asarray(row) for row in rows]
 
     def _paths(self, job: Job[Any]) -> list[Any] | None:
         """The rows of a job that asks for `Paths` alone, of one engine; None if it asks for something else."""
@@ -330,19 +343,29 @@ class Scheduler:
         return rows
 
     def _call(
-        self, engine: TokenLM, batch: Sequence[tuple[int, ...]]
-    ) -> tuple[Float[np.ndarray, "n vocab"], int, int | None]:
-        """One call: its rows, and how many passes and tokens the engine says it took."""
+        self, engine: TokenLM, batch: Sequence[tuple[int, ...]], *, far: bool = False
+    ) -> tuple[Sequence[Any], int, int | None]:
+        """One call: its rows, and how many passes and tokens the engine says it took.
+
+        Args:
+            engine: The engine.
+            batch: The sequences.
+            far: Whether rows may stay where the engine computed them.
+        """
         able = abilities_of(engine)
+        keeper = able.row_keeper if far else None
         counters, checked = able.usage, shaped_rows if able.normalises else checked_rows
         has_looked(engine)  # it does so in each call
         with turn_at(engine):
             before = Usage() if counters is None else counters.copy()
             with blamed(self.names.get(id(engine))):
-                rows = engine.next_token_logprobs(batch)
-                array = checked(rows, len(batch), engine.vocab_size)
+                rows: Any
+                if keeper is None:
+                    rows = checked(engine.next_token_logprobs(batch), len(batch), engine.vocab_size)
+                else:
+                    rows = keeper.next_token_rows(batch)
             spent = Usage() if counters is None else counters.since(before)
-        return (array, 1, None) if counters is None else (array, spent.calls, spent.tokens_fed)
+        return rows, *((1, None) if counters is None else (spent.calls, spent.tokens_fed))
 
 
 @contextlib.contextmanager

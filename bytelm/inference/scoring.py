@@ -29,7 +29,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import numpy as np
 from jaxtyping import Float, Float64
 
-from bytelm.cover.nodes import Cover, Node, Paths, common_ancestor
+from bytelm.cover.nodes import Cover, Node, Paths, RankedArray, common_ancestor
 from bytelm.inference.rows import RowReader
 from bytelm.inference.scheduler import Request, Step, changed, rows_in
 from bytelm.lemma import log_sum
@@ -132,7 +132,7 @@ class Ledger:
             lo, hi = self.reader.prefix_index.range(covers[uses[node][0]].leftover(node))
             eot, probs = self.reader.eot(array), self.reader.probs(array, lo, hi)
             for position in uses[node]:
-                mass = eot if position == last else float(covers[position].masses(node, probs, first=lo).sum())
+                mass = eot if position == last else float(covers[position].masses(node, RankedArray(probs, lo)).sum())
                 terms[position].append(self.weights[node] + math.log(mass) if mass > 0 else -math.inf)
 
         yield from self.weigh(uses, read, whole=itertools.chain.from_iterable(whole), span=span)
@@ -172,7 +172,7 @@ class Ledger:
             for position in uses[node]:
                 masses = np.zeros(SYMBOLS)
                 if node in alive[position]:
-                    masses[:EOT] = covers[position].masses(node, probs, first=lo)
+                    masses[:EOT] = covers[position].masses(node, RankedArray(probs, lo))
                 if covers[position].leftover(node) and masses.any():
                     terms[position].append(weight + math.log(masses.sum()))
                 if position >= rows:

@@ -1,28 +1,23 @@
-"""From uniform numbers to symbols, with no more evaluated than they depend on; and to tokens.
+"""From uniform numbers to symbols, with no more evaluated than they depend on.
 
 Rules
     A number is read against lower bounds on the probabilities (bounds.py), and where they do not decide, against
     better ones. `Place.draw` (place.py) says what bounds, and what is evaluated.
-    A token's number is read against its row, in the order of the ids: first against the sums of blocks of `BLOCK` ids,
-    each added pairwise in the row's own precision, and then inside the block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float64, Int64
 
 from bytelm.arguments import shown
 from bytelm.errors import InvalidArgumentError, InvalidTypeError
 from bytelm.inference.scheduler import Step
 from bytelm.sampling.params import LogitsProcessor
 from bytelm.symbols import SYMBOLS
-from bytelm.token_lm import PART
-
-BLOCK: Final = 256
 
 
 def settle(
@@ -67,32 +62,6 @@ def drawn(uniform: float, probs: Float64[np.ndarray, "257"]) -> int:
     9
     """
     return int(filled(settled(np.array([uniform]), np.zeros(SYMBOLS), probs), probs)[0])
-
-
-def drawn_token(uniform: float, logprobs: Float[np.ndarray, " vocab"]) -> int:
-    """The token on which a uniform number falls.
-
-    Args:
-        uniform: From 0 to below 1.
-        logprobs: The row, natural logs.
-
-    >>> [drawn_token(uniform, np.log([0.25, 0.5, 0.25])) for uniform in (0.0, 0.3, 0.99)]
-    [0, 1, 2]
-    """
-    buffer, sums = np.empty(min(len(logprobs), PART), logprobs.dtype), []  # by parts: fresh memory is slow
-    for first in range(0, len(logprobs), PART):
-        part = logprobs[first : first + PART]
-        probs = np.exp(part, out=buffer[: len(part)])
-        sums.append(np.add.reduceat(probs, np.arange(0, len(part), BLOCK)))
-    blocks = np.concatenate(sums)
-    edges = np.cumsum(blocks, dtype=np.float64)
-    sought = uniform * edges[-1]
-    block = min(int(np.searchsorted(edges, sought, side="right")), int(np.flatnonzero(blocks)[-1]))
-    inside = np.exp(logprobs[block * BLOCK : (block + 1) * BLOCK])
-    ends = np.cumsum(inside, dtype=np.float64) + (edges[block - 1] if block else 0.0)
-    within = int(np.searchsorted(ends, sought, side="right"))
-    # Beyond the sum of the block: two orders of addition, and the number falls between them.
-    return block * BLOCK + (within if within < len(inside) else int(np.flatnonzero(inside)[-1]))
 
 
 def settled(

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from bytelm.engines.rows import drawn_token
 from bytelm.inference.scheduler import Request, Step, on
 from bytelm.sampling.completion import Completion
-from bytelm.sampling.draw import drawn_token
 from bytelm.sampling.token_draws import TokenDraws
 
 

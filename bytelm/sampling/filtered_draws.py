@@ -49,7 +49,6 @@ from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate
 from bytelm.inference.scheduler import Step, changed, on
 from bytelm.sampling.completion import Completion
-from bytelm.sampling.draw import drawn_token
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import ModelPlace
 from bytelm.sampling.posterior import by_bounds
@@ -132,8 +131,8 @@ class FilteredDraws(PlacedGeneration):
         if (row := self._here.row(node)) is None:
             yield from evaluate(self._here, (node,))
             row = self._here.rows[node]
-        token = drawn_token(self._random.random(), row.logprobs)
-        yield from self._take(node, token, float(row.logprobs[token]))
+        token, logprob = row.drawn(self._random.random())
+        yield from self._take(node, token, logprob)
 
     def _take(self, node: Node, token: int, logprob: float) -> Step[None]:
         """Write what a token spells after a node, as far as it is kept, and else draw anew what follows."""

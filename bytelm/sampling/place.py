@@ -310,7 +310,7 @@ class ModelPlace(Place):
         if isinstance(before, ModelPlace):
             known = before.frontier.rows
             if nodes := [node for node in self.frontier.missing() if node in known]:
-                self.frontier.learn(nodes, [known[node].logprobs for node in nodes])
+                self.frontier.learn(nodes, [known[node].given for node in nodes])
 
     def mass(self) -> tuple[float, float]:  # noqa: D102
         least = self.frontier.log_mass()

@@ -206,10 +206,10 @@ def _walk(
             return None
         if (row := rows.get(node) or place.row(node)) is None:
             nodes = [node, *(other for other in comes_to if other is not node and _needs(place, other, rows))]
-            arrays = yield Request(place.sequences(nodes))
-            place.learn(nodes, arrays)
-            for each, array in zip(nodes, arrays, strict=True):
-                rows[each] = place.row(each) or place.reader.read(array)  # `place` forgets what it needs no more
+            told = yield Request(place.sequences(nodes), far=True)
+            place.learn(nodes, told)
+            for each, given in zip(nodes, told, strict=True):
+                rows[each] = place.row(each) or place.reader.read(given)  # `place` forgets what it needs no more
             row = rows[node]
         rows[node], before = row, node
         for child in others:
@@ -235,11 +235,11 @@ def _longer(place: Frontier, node: Node, row: Row) -> tuple[int, Float64[np.ndar
     """The tokens with which a node goes on beyond x: the rank of the first, and the probability of each rank on."""
     lo, hi, mask = place.cover.viable(node)
     first: int = place.reader.prefix_index.equal_to(place.cover.leftover(node), lo, hi)
-    return first, row.probs[first:hi].astype(np.float64) * mask[first - lo :]
+    return first, row.some_probs(first, hi).astype(np.float64) * mask[first - lo :]
 
 
 def _going_on(place: Frontier, node: Node, log_weight: float, row: Row, rank: int) -> CoverMember:
-    return CoverMember(node, log_weight, int(place.reader.order[rank]), math.log(row.probs[rank]))
+    return CoverMember(node, log_weight, int(place.reader.order[rank]), math.log(row.some_probs(rank, rank + 1)[0]))
 
 
 def _impossible(place: Frontier) -> ModelError:

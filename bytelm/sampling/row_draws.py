@@ -16,15 +16,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float
 
 from bytelm.cover.nodes import Node
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate_all
 from bytelm.inference.revisions import check_revision
+from bytelm.inference.rows import Row
 from bytelm.inference.scheduler import Request, Step, on
 from bytelm.sampling.completion import Completion
-from bytelm.sampling.draw import drawn_token
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import ModelPlace
 from bytelm.sampling.posterior import CoverMember
@@ -48,7 +47,8 @@ class RowDraws(TokenDraws, Generation):
         super().__init__(place, cover.viability, params, random)
         self.place = place
         # By the tokens before it: the rows that the last tokens were drawn from, and the next one, where it is known.
-        self._rows: dict[int, Float[np.ndarray, " vocab"]] = {}
+        self._rows: dict[int, Row] = {}
+        self._reader = place.frontier.reader
 
     def step(self) -> Step[None]:
         """Draw a token and append its bytes; or find out where to go on from."""
@@ -60,12 +60,11 @@ class RowDraws(TokenDraws, Generation):
         row = self._rows.get(depth)
         if row is None:
             done = len(self.bytes) / self.params.max_bytes
-            (row,) = yield Request((self.sequence,), done, (self._token_lm,))
+            (given,) = yield Request((self.sequence,), done, (self._token_lm,), far=True)
             check_revision(self._token_lm, self._since, look=False)
-            self._rows[depth] = row
+            self._rows[depth] = row = self._reader.read(given, brief=True)
             self._rows.pop(depth - KEPT, None)
-        token = drawn_token(self._random.random(), row)
-        self.take(token, float(row[token]))
+        self.take(*row.drawn(self._random.random()))
         if len(self._log_weights) == KEPT:
             self._place = self._place.bare()
 
@@ -84,13 +83,13 @@ class RowDraws(TokenDraws, Generation):
 
     def _go_on(self, place: Frontier, member: CoverMember) -> None:
         known = None if member.token is not None else place.row(member.node)
-        self._rows = {} if known is None else {member.node.depth: known.logprobs}
+        self._rows = {} if known is None else {member.node.depth: known}
         super()._go_on(place, member)
 
     def _here(self) -> tuple[Frontier, dict[Node, float]]:
         place, way = super()._here()
         if known := [node for node in way if node.depth in self._rows]:
-            place.learn(known, [self._rows[node.depth] for node in known])
+            place.learn(known, [self._rows[node.depth].given for node in known])
         if self.finish_reason is None:
             self.drew(ModelPlace(place, self._token_lm, self._since))
         return place, way

@@ -16,8 +16,9 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float
 
+from bytelm.engines.rows import checked_rows
 from bytelm.errors import BytelmError, InvalidLogitsError
-from bytelm.token_lm import TokenLM, checked_rows
+from bytelm.token_lm import TokenLM
 
 Tokens = tuple[int, ...]
 Row = Float[np.ndarray, " vocab"]

@@ -26,10 +26,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from bytelm import ByteLM, Ensemble
+from bytelm.engines.rows import checked_rows
 from bytelm.ensemble.combine import Combine, weights_of
 from bytelm.errors import UnreachablePrefixError
 from bytelm.inference.scheduler import rows_in
-from bytelm.token_lm import checked_rows
 from evals.report.clocked import metered
 
 

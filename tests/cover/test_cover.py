@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from bytelm.cover.cover import Cover
+from bytelm.cover.nodes import RankedArray
 from bytelm.errors import UnreachablePrefixError, UnsupportedTokenizerError
 from bytelm.testing.tokenizers.definition import Ids
 from bytelm.tokenizer.prefix_index import Branch
@@ -122,7 +123,7 @@ def masses_of(cover: Cover, probs: np.ndarray) -> dict[int, float]:
     """Mass of each next byte from uniform weights of nodes, by the cover."""
     total: dict[int, float] = {}
     for node in cover.nodes:
-        for byte, mass in enumerate(cover.masses(node, probs)):
+        for byte, mass in enumerate(cover.masses(node, RankedArray(probs))):
             total[byte] = total.get(byte, 0.0) + float(mass)
     return {byte: mass for byte, mass in total.items() if mass}
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bytelm.engines.rows import checked_rows
 from bytelm.engines.table import TableLM
 from bytelm.errors import InvalidArgumentError, InvalidLogitsError, InvalidTypeError
-from bytelm.token_lm import TokenLM, Usage, checked_rows
+from bytelm.token_lm import TokenLM, Usage
 from tests.support.tiny import byte_bpe_tokenizer, default_tokenizer
 
 

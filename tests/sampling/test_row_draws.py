@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 
 from bytelm import ByteLM, SamplingParams, TableLM
-from bytelm.sampling.draw import BLOCK, drawn_token
-from bytelm.sampling.posterior import picked
+from bytelm.engines.rows import BLOCK, PART, drawn_token, least_likely
 from bytelm.sampling.row_draws import KEPT
-from bytelm.token_lm import PART
 from evals.cost.lazy import p_value
 from tests.support.tiny import default_tokenizer
 
@@ -78,26 +76,26 @@ def test_tokens_are_drawn_where_nothing_is_done_to_the_distribution(lm: ByteLM, 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", [1, 3, BLOCK, BLOCK + 1, PART - 1, 2 * PART + 777])
-def test_a_number_falls_on_the_token_that_the_running_sum_says(size: int, dtype: Any) -> None:
-    """Against the cumulative sum of all, at random numbers and at the ends; tokens without probability are none."""
+@pytest.mark.parametrize("spread", [0.0, 0.5, 3.0])  # with 0 and 0.5 hardly a token has e² times the mean
+def test_a_number_falls_on_the_token_that_the_running_sum_says(size: int, dtype: Any, spread: float) -> None:
+    """Against the cumulative sum of all, the likely ones first; tokens without probability are none."""
     random = np.random.default_rng(size)
-    logits = random.normal(0, 3, size)
+    logits = random.normal(0, spread, size)
     logits[random.random(size) < 0.3] = -np.inf
     logits[size // 2] = 1.0
     row = (logits - np.logaddexp.reduce(logits)).astype(dtype)
-    last = int(np.flatnonzero(np.exp(row))[-1])
+    probs = np.exp(row.astype(np.float64))
+    order = np.argsort(row <= least_likely(size), kind="stable")
+    edges = np.cumsum(probs[order])
+    likely = edges[np.count_nonzero(row > least_likely(size)) - 1] if spread == 3.0 else 0.0
 
-    for uniform in (*random.random(50), 0.0, 0.5, np.nextafter(1.0, 0.0)):
+    numbers = [*random.random(50), *(likely + (1 - likely) * random.random(20)), 0.0, 0.5, np.nextafter(1.0, 0.0)]
+    for uniform in numbers:
         token = drawn_token(float(uniform), row)
-        edges = np.cumsum(np.exp(row.astype(np.float64)))
-        near = {
-            picked(np.exp(row.astype(np.float64)), u)
-            for u in (uniform, max(uniform - 1e-6, 0.0), min(uniform + 1e-6, 1.0))
-        }
+        at = int(np.flatnonzero(order == token)[0])
 
         assert row[token] > -np.inf
-        assert token in near or abs(edges[token] - uniform) < 1e-6
-    assert drawn_token(np.nextafter(1.0, 0.0), row) <= last
+        assert edges[at] - probs[token] - 1e-6 <= uniform <= edges[at] + 1e-6
 
 
 def test_tokens_come_with_their_probabilities() -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import pytest
 
-from bytelm.cover.nodes import Node
+from bytelm.cover.nodes import Node, Ranked
 from bytelm.errors import UnreachablePrefixError
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.rows import RowReader
@@ -121,13 +121,16 @@ class ToyCover:
         spelled = self.vocabulary.token_bytes[token] if token < len(self.vocabulary.token_bytes) else None
         return spelled if spelled and self.vocabulary.viable((*node.token_ids, token)) else b""
 
-    def masses(self, node: Node, probs: np.ndarray, *, first: int = 0) -> np.ndarray:
-        rest = self.leftover(node)
-        order = self.vocabulary.prefix_index.order[first : first + len(probs)]
-        prob = dict(zip(order.tolist(), probs.tolist(), strict=True))
-        flow = np.zeros(256)
-        for token, spelled in self._goes_beyond(node.token_ids, rest):
-            flow[spelled[len(rest)]] += prob[token]
+    def masses(self, node: Node, tokens: Ranked) -> np.ndarray:
+        rest, index = self.leftover(node), self.vocabulary.prefix_index
+        beyond = {token for token, _ in self._goes_beyond(node.token_ids, rest)}
+        lo, hi = index.range(rest)
+        lo = index.longer_than(len(rest), lo, hi)
+        nexts = [data[len(rest)] for data in index.spelled[lo:hi]]
+        mask = np.array([token in beyond for token in index.order[lo:hi].tolist()], np.bool_)
+        flow, values = np.zeros(256), sorted({*nexts})
+        if values:
+            flow[values] = tokens.sums(lo, hi, mask, np.array([nexts.index(value) for value in values]))
         return flow
 
 

@@ -36,8 +36,9 @@ from bytelm.engines.llama_cpp.context import MAX_IDS, Context
 from bytelm.engines.llama_cpp.lines import Lines, Plan
 from bytelm.engines.row_engine import Room, RowEngine, check_least
 from bytelm.engines.row_memo import ROW_BYTES, Row, Rows, Tokens
+from bytelm.engines.rows import checked_rows, total
 from bytelm.errors import InvalidArgumentError, ModelError, UnsupportedTokenizerError
-from bytelm.token_lm import EXTRA_TOKEN_COST, Draw, More, TokenSampling, checked_rows, total
+from bytelm.token_lm import EXTRA_TOKEN_COST, Draw, More, TokenSampling
 from bytelm.tokenizer.gguf.metadata import read_metadata
 from bytelm.tokenizer.gguf.tokenizer import CONTROL, NORMAL, USER_DEFINED, named_tokens, tokenizer_json
 from bytelm.tokenizer.hard_texts import documents

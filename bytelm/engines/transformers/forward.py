@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 
+from bytelm.engines.rows import checked_rows
 from bytelm.engines.transformers import traits
 from bytelm.engines.transformers.heads import logits_of
 from bytelm.engines.transformers.kv_cache import SlotStore
 from bytelm.engines.transformers.plan import Pass, Plan
 from bytelm.engines.transformers.uncompiled import uncompiled
 from bytelm.errors import BytelmError, ModelError, OutOfMemoryError
-from bytelm.token_lm import Usage, checked_rows
+from bytelm.token_lm import Usage
 
 MEMORIES = ("past_key_values", "cache_params", "state")  # what models call their memory, in and out
 FLAT_TOKENS = 16  # up to so many tokens go as a batch of single tokens

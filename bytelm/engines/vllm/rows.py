@@ -29,7 +29,7 @@ from typing import Any, Final
 import numpy as np
 
 from bytelm.engines.row_memo import Rows, Tokens
-from bytelm.token_lm import normalised
+from bytelm.engines.rows import normalised
 
 REQUEST: Final = "bytelm_request"  # under which a name is in ``SamplingParams.extra_args``
 KEEPER: Final = "RowKeeper"

@@ -15,7 +15,7 @@ import numpy as np
 from bytelm.engines import ids
 from bytelm.engines.row_engine import RowEngine
 from bytelm.engines.row_memo import Row
-from bytelm.token_lm import normalised
+from bytelm.engines.rows import normalised
 
 
 class VllmModel(RowEngine):

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from bytelm.cover.cover import Cover, Node
+from bytelm.cover.nodes import RankedArray
 from bytelm.errors import UnreachablePrefixError, UnsupportedTokenizerError
 from bytelm.testing.tokenizers.definition import Definition, Ids, read_backend
 from bytelm.testing.tokenizers.judge import Judge
@@ -185,7 +186,7 @@ class TokenizerTrial:
                         self._unreachable(prefix, error.position)
                     return
                 for node in cover.nodes:
-                    cover.masses(node, self.probs)
+                    cover.masses(node, RankedArray(self.probs))
                 self.report.core_ms.append(1000 * (time.thread_time() - start))
             if n in wanted and prefix not in seen and len(seen) < most:
                 seen.add(prefix)

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bytelm.engines.rows import checked_rows
 from bytelm.engines.transformers import traits
 from bytelm.engines.transformers.engine import TransformersLM
 from bytelm.engines.transformers.forward import log_softmax
@@ -29,7 +30,7 @@ from bytelm.errors import (
     UnsupportedTokenizerError,
     VocabularyMismatchError,
 )
-from bytelm.token_lm import TokenLM, Usage, checked_rows
+from bytelm.token_lm import TokenLM, Usage
 from tests.support.tiny import KINDS, byte_bpe_tokenizer, default_tokenizer, tiny_model
 
 if TYPE_CHECKING:
