@@ -113,6 +113,7 @@ class TokenLM(Protocol):
         ...
 
 
+@runtime_checkable
 class DeviceRow(Protocol):
     """A row that stays where it was computed. ``np.asarray`` of it fetches all of it.
 
@@ -132,6 +133,10 @@ class DeviceRow(Protocol):
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Float[np.ndarray, " vocab"]:
         """All of it."""
+        ...
+
+    def alone(self) -> DeviceRow:
+        """The same row, which keeps no other rows of its call alive."""
         ...
 
     def entries(self, ids: Int32[np.ndarray, " n"] | Int64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
@@ -158,6 +163,7 @@ class DeviceRow(Protocol):
         ...
 
 
+@runtime_checkable
 class RowKeeper(Protocol):
     """What an engine has on top of `TokenLM` if its rows can stay where they are computed.
 

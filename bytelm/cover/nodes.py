@@ -38,6 +38,7 @@ class Node(Protocol):
     def token_ids(self) -> tuple[int, ...]: ...  # noqa: D102
 
 
+@runtime_checkable
 class Ranked(Protocol):
     """Numbers of the tokens in byte order, wherever they are: only sums of them are asked for."""
 

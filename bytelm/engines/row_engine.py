@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from bytelm.arguments import integer
 from bytelm.engines import ids
-from bytelm.engines.row_memo import RowMemo, Rows, Tokens
+from bytelm.engines.row_memo import Row, RowMemo, Rows, Tokens
 from bytelm.errors import ContextOverflowError, InvalidArgumentError, InvalidTypeError, VocabularyMismatchError
 from bytelm.token_lm import Draw, OneProcess, Usage, revision_of, sequences_of
 
@@ -102,6 +102,9 @@ class RowEngine(OneProcess, ABC):
             InvalidLogitsError: The model returned NaN or an infinite logit.
             ModelError: The model failed.
         """
+        return np.stack([np.asarray(row) for row in self._answer(sequences)])
+
+    def _answer(self, sequences: Sequence[Sequence[int]]) -> list[Row]:
         with self._lock:
             revision_of(self, look=True)
             asked = [self._checked(sequence, self.context_length) for sequence in sequences_of(sequences)]

@@ -11,16 +11,17 @@ Memory
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from cachetools import LRUCache
 from jaxtyping import Float
 
 from bytelm.errors import InvalidArgumentError
+from bytelm.token_lm import DeviceRow
 
 Tokens = tuple[int, ...]
-Row = Float[np.ndarray, " vocab"]
+Row: TypeAlias = 'Float[np.ndarray, "vocab"] | DeviceRow'
 Rows = dict[Tokens, Row]
 
 ROW_BYTES: Final = 64 << 20
@@ -32,7 +33,7 @@ class RowMemo:
     def __init__(self, budget_bytes: int) -> None:
         self._rows: LRUCache[Tokens, Row] = LRUCache(budget_bytes, getsizeof=lambda row: row.nbytes)
 
-    def answer(self, asked: Sequence[Tokens], compute: Callable[[list[Tokens]], Rows]) -> Float[np.ndarray, "n vocab"]:
+    def answer(self, asked: Sequence[Tokens], compute: Callable[[list[Tokens]], Rows]) -> list[Row]:
         """The row of each sequence, in the order given.
 
         Args:
@@ -48,10 +49,10 @@ class RowMemo:
         if missing := [sequence for sequence in dict.fromkeys(asked) if sequence not in rows]:
             found = compute(missing)
             for sequence, row in found.items():
+                rows[sequence] = row
                 if row.nbytes <= self._rows.maxsize:
-                    self._rows[sequence] = row if row.base is None else row.copy()
-            rows |= found
-        return np.stack([rows[sequence] for sequence in asked])
+                    rows[sequence] = self._rows[sequence] = alone(row)
+        return [rows[sequence] for sequence in asked]
 
     def clear(self) -> None:
         """Forget every row."""
@@ -61,6 +62,17 @@ class RowMemo:
     def nbytes(self) -> int:
         """Bytes that the rows take now."""
         return int(self._rows.currsize)
+
+
+def alone(row: Row) -> Row:
+    """The same row, which keeps no other rows alive.
+
+    >>> alone(np.zeros((2, 3))[0]).base is None
+    True
+    """
+    if not isinstance(row, np.ndarray):
+        return row.alone()
+    return row if row.base is None else row.copy()
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:

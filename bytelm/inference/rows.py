@@ -7,6 +7,9 @@ Rules
     Logarithms in float32 become probabilities in float32, whose rounding is less than their own, unless one of them is
     too small for it: no token may become impossible. Sums are in float64.
 
+    A row may stay on the device where it was computed (`FarRow`). Then each question of it is answered there, in
+    float64.
+
 Cost
     One gather and one exponential of the vocabulary; 8 bytes a token (16 where rows are float64).
 """
@@ -62,8 +65,8 @@ class Row(ABC):
 
     @property
     def nbytes(self) -> int:
-        """What it takes, once its probabilities are made."""
-        return 2 * self.given.nbytes
+        """What it takes, wherever it is."""
+        return self.given.nbytes
 
     def logprob(self, token_id: int) -> float:
         """The log-probability of a token, as a part of a text."""
@@ -111,6 +114,11 @@ class ArrayRow(Row):
         super().__init__(reader, given)
         self._probs: Float[np.ndarray, " tokens"] | None = None
         self._wide: bool | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes, once its probabilities are made."""
+        return 2 * self.given.nbytes
 
     @property
     def probs(self) -> Float[np.ndarray, " tokens"]:

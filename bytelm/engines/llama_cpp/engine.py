@@ -29,14 +29,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from bytelm.engines import ids
 from bytelm.engines.llama_cpp.context import MAX_IDS, Context
 from bytelm.engines.llama_cpp.lines import Lines, Plan
 from bytelm.engines.row_engine import Room, RowEngine, check_least
 from bytelm.engines.row_memo import ROW_BYTES, Row, Rows, Tokens
-from bytelm.engines.rows import checked_rows, total
+from bytelm.engines.rows import checked_rows, drawn_token, total
 from bytelm.errors import InvalidArgumentError, ModelError, UnsupportedTokenizerError
 from bytelm.token_lm import EXTRA_TOKEN_COST, Draw, More, TokenSampling
 from bytelm.tokenizer.gguf.metadata import read_metadata
@@ -180,7 +180,7 @@ class LlamaCppLM(RowEngine):
                 before = [*lines, *(line for line in begun if line.left)]
                 if not before:
                     break
-                rows = self._memo.answer([tuple(line.ids) for line in before], self._computed)
+                rows = map(np.asarray, self._memo.answer([tuple(line.ids) for line in before], self._computed))
                 lines = [line for line, row in zip(before, rows, strict=True) if line.take(row)]
                 full |= any(line.cut and not line.left for line in before)
                 ended = len(lines) < len(before)
@@ -266,11 +266,10 @@ class _Line:
         how = draw.sampling
         self._sampler = None if how is None else context.new_sampler(how, draw.seed, self.ids)
 
-    def take(self, row: Row) -> bool:
+    def take(self, row: Float[np.ndarray, " vocab"]) -> bool:
         """Draw a token from the row after it, and hand it on; whether another is wanted."""
         if self._sampler is None:
-            edges = np.cumsum(np.exp(row), dtype=np.float64)
-            token = min(int(np.searchsorted(edges, self._random.random() * edges[-1], side="right")), len(row) - 1)
+            token = drawn_token(self._random.random(), row)
             logprob = float(row[token])
         else:
             token, logprob = self._sampler.choose(row), math.nan

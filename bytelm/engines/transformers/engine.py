@@ -8,6 +8,7 @@ Rules
     The definition of a row is a plain forward pass over its sequence alone. At construction every shortcut is compared
     with it, and the fastest that is right is taken (modes.py); `TransformersLM.mode` says which.
 
+    On a GPU the rows stay there, and the byte layer asks them for sums and draws (device_rows.py).
     The model may be changed while the engine lives: other adapters, other weights. Before it answers, the engine looks
     whether it was (fingerprint.py). Then all that is kept is forgotten, and the mode is chosen anew.
 
@@ -35,8 +36,9 @@ import torch
 
 from bytelm.engines import ids
 from bytelm.engines.row_engine import RowEngine, check_least
-from bytelm.engines.row_memo import Rows, Tokens
+from bytelm.engines.row_memo import Row, Rows, Tokens
 from bytelm.engines.transformers import adapters, traits
+from bytelm.engines.transformers.device_rows import Shelf
 from bytelm.engines.transformers.fingerprint import Fingerprint
 from bytelm.engines.transformers.forward import Forward
 from bytelm.engines.transformers.generate import Generator, Line, generate
@@ -48,7 +50,7 @@ from bytelm.engines.transformers.own_sampler import Kept, check_options, goes_to
 from bytelm.engines.transformers.plan import Plan
 from bytelm.engines.transformers.prefix_tree import TWIG_AGE, PrefixTree
 from bytelm.engines.transformers.states import Memories
-from bytelm.errors import InvalidTypeError, ModelChangedError, ModelError
+from bytelm.errors import InvalidArgumentError, InvalidTypeError, ModelChangedError, ModelError
 from bytelm.token_lm import More, TokenSampling
 
 LEAST_BUDGET: Final = 128 << 20
@@ -73,6 +75,8 @@ class TransformersLM(RowEngine):
         context_length: The longest sequence, at least 1. None: what the model's configuration says, rotary embeddings
             that are stretched by a factor (YaRN, linear, dynamic) included. Virtual tokens of an adapter take up a
             part of it.
+        device_rows: Whether rows stay on the model's device, which is then asked for sums and draws instead of whole
+            rows (device_rows.py). None: where that is a GPU with float64.
 
     Attributes:
         usage: Forward passes made and tokens fed since the construction, padding excluded.
@@ -105,6 +109,7 @@ class TransformersLM(RowEngine):
         cache_budget_bytes: int | None = None,
         prefill_chunk: int = 512,
         context_length: int | None = None,
+        device_rows: bool | None = None,
     ) -> None:
         if not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
             raise InvalidTypeError(f"model must be a transformers model, not {type(model).__name__}; see load()")
@@ -120,8 +125,13 @@ class TransformersLM(RowEngine):
         self.prefill_chunk = prefill_chunk
         self.cache_budget_bytes = cache_budget_bytes
         self._chosen_length = context_length
+        self._shelf = Shelf()
         self._seen = Fingerprint(model)
         self._read_model()
+        where = self._forward.device.type
+        if device_rows and where == "mps":
+            raise InvalidArgumentError("device_rows needs float64, which MPS has not; leave it out")
+        self.device_rows = where not in ("cpu", "mps") if device_rows is None else device_rows
         super().__init__(
             tokenizer,
             self._forward.columns,
@@ -170,6 +180,18 @@ class TransformersLM(RowEngine):
         """See that ``generate`` has these options; see `TokenSampler.check_sampling`."""
         check_options(sampling)
 
+    def next_token_rows(self, sequences: Sequence[Sequence[int]]) -> list[Row]:
+        """The rows of `next_token_logprobs`, with its errors, each where it is: see `bytelm.token_lm.RowKeeper`.
+
+        They are the engine's own: not to be written to.
+        """
+        return self._answer(sequences)
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes that went to rows on the device and came from them; 0 without ``device_rows``."""
+        return self._shelf.moved_bytes
+
     def clear_cache(self) -> None:
         """Forget all keys, values and rows."""
         with self._lock:
@@ -208,6 +230,7 @@ class TransformersLM(RowEngine):
         self.context_length = self._room_for_text()
         self._inputs = min(self._forward.inputs, self.vocab_size)
         self._forward.usage = self.usage
+        self._forward.shelf = self._shelf if self.device_rows else None
         self._current = True
 
     @contextlib.contextmanager

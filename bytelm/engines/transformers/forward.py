@@ -19,8 +19,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 
+from bytelm.engines.row_memo import Row
 from bytelm.engines.rows import checked_rows
 from bytelm.engines.transformers import traits
+from bytelm.engines.transformers.device_rows import Shelf, TorchRow
 from bytelm.engines.transformers.heads import logits_of
 from bytelm.engines.transformers.kv_cache import SlotStore
 from bytelm.engines.transformers.plan import Pass, Plan
@@ -73,6 +75,8 @@ class Forward:
         inputs: Ids that the model can be fed.
         columns: Ids that it scores; known after the first pass.
         masking: How it takes a tree mask, or why it does not.
+        device: Where the model works on ids.
+        shelf: Where rows are to stay on their device, what they share there; None: they come to memory.
     """
 
     def __init__(self, model: Any, modules: Sequence[torch.nn.Module]) -> None:
@@ -81,7 +85,8 @@ class Forward:
         self.inputs = int(model.get_input_embeddings().weight.shape[0])
         self.columns = 0
         self.masking = traits.masking(model)
-        self._device = input_device(model)
+        self.device = input_device(model)
+        self.shelf: Shelf | None = None
         self._modules = modules
         self._compiled = any(map(traits.compiled, modules))
         self._accepts = frozenset(inspect.signature(traits.unwrapped(model).forward).parameters)
@@ -99,9 +104,7 @@ class Forward:
             for module in training:
                 module.training = True
 
-    def plain(
-        self, batch: Sequence[Sequence[int]], places: Sequence[tuple[int, int]]
-    ) -> Float[np.ndarray, "places vocab"]:
+    def plain(self, batch: Sequence[Sequence[int]], places: Sequence[tuple[int, int]]) -> Sequence[Row]:
         """Rows at ``places`` (sequence, position), without a cache; shorter sequences are padded on the right.
 
         To a model that does not look ahead, padding on the right is nothing.
@@ -114,11 +117,9 @@ class Forward:
         logits, kept = self._run(ids, keep, use_cache=False)
         self.usage.tokens_fed += sum(map(len, batch))
         columns = [keep.index(position) if kept else position - width for _, position in places]
-        return log_softmax(logits[[i for i, _ in places], columns])
+        return self._rows(logits[[i for i, _ in places], columns])
 
-    def cached(
-        self, plan: Plan, part: Pass, wanted: Sequence[int], store: SlotStore
-    ) -> Float[np.ndarray, "wanted vocab"]:
+    def cached(self, plan: Plan, part: Pass, wanted: Sequence[int], store: SlotStore) -> Sequence[Row]:
         """Rows of the pass's items ``wanted``; its keys and values go to the store."""
         items = slice(part.first, part.first + part.length)
         by_row = part.read.index is not None and part.read.index.ndim == 2
@@ -131,19 +132,19 @@ class Forward:
         logits, kept = self._run(
             np.array(plan.tokens[items], np.int64).reshape(shape),
             None if flat else [*wanted] or [part.length - 1],
-            position_ids=torch.from_numpy(positions.reshape(shape)).to(self._device),
+            position_ids=torch.from_numpy(positions.reshape(shape)).to(self.device),
             attention_mask=self._masks(part, positions, flat=flat),
             past_key_values=store.cache,
             use_cache=True,
         )
         self.usage.tokens_fed += part.length
         if not wanted:
-            return np.empty((0, self.columns), np.float32)
-        return log_softmax(logits[[*wanted], 0] if flat else logits[0] if kept else logits[0, [*wanted]])
+            return ()
+        return self._rows(logits[[*wanted], 0] if flat else logits[0] if kept else logits[0, [*wanted]])
 
     def remembering(
         self, ids: Sequence[int], places: Sequence[int], memory: dict[str, Any], *, past: int = 0
-    ) -> tuple[Float[np.ndarray, "places vocab"], str, Any]:
+    ) -> tuple[Sequence[Row], str, Any]:
         """Rows at ``places`` of what follows a memory of the model's own, and its name and object afterwards.
 
         Args:
@@ -152,14 +153,18 @@ class Forward:
             memory: The object by its name, which is changed; empty: there is none yet.
             past: Tokens that it is of.
         """
-        positions = torch.arange(past, past + len(ids), device=self._device)[None]  # Bamba does not count by itself
+        positions = torch.arange(past, past + len(ids), device=self.device)[None]  # Bamba does not count by itself
         output, kept = self._output(np.array([ids], np.int64), places, **memory, position_ids=positions, use_cache=True)
         self.usage.tokens_fed += len(ids)
         for name in MEMORIES:
             if (content := getattr(output, name, None)) is not None:
-                rows = log_softmax(output.logits[0] if kept else output.logits[0, [*places]])
+                rows = self._rows(output.logits[0] if kept else output.logits[0, [*places]])
                 return rows, name, content
         raise ModelError(f"{type(self.model).__name__} returns no cache and no logits to continue from")
+
+    def _rows(self, logits: Float[torch.Tensor, "n vocab"]) -> Sequence[Row]:
+        rows = log_softmax(logits)
+        return [*rows.cpu().numpy()] if self.shelf is None else [TorchRow(row, self.shelf) for row in rows]
 
     @property
     def _additive(self) -> bool:
@@ -178,7 +183,7 @@ class Forward:
         return made if len(masking.kinds) > 1 else made[next(iter(masking.kinds))]
 
     def _mask(self, seen: Bool[np.ndarray, "items width"], *, flat: bool) -> torch.Tensor:
-        mask = torch.from_numpy(seen).to(self._device)
+        mask = torch.from_numpy(seen).to(self.device)
         mask = mask[:, None, None] if flat else mask[None, None]
         if self._additive:
             dtype = self.model.dtype
@@ -195,19 +200,19 @@ class Forward:
     ) -> tuple[Any, bool]:
         kept = keep is not None and "logits_to_keep" in self._accepts
         if kept:
-            options["logits_to_keep"] = torch.tensor(keep, device=self._device) - ids.shape[1]
+            options["logits_to_keep"] = torch.tensor(keep, device=self.device) - ids.shape[1]
         if "position_ids" not in self._accepts:
             options.pop("position_ids", None)
         self.usage.calls += 1
         with failing(*ids.shape), torch.inference_mode():
-            output = self.model(input_ids=torch.from_numpy(ids).to(self._device), **options)
+            output = self.model(input_ids=torch.from_numpy(ids).to(self.device), **options)
             logits = logits_of(self.model, output, len(keep) if kept and keep is not None else ids.shape[1])
         self.columns = int(logits.shape[-1])
         return output, kept
 
 
-def log_softmax(logits: Float[torch.Tensor, "n vocab"]) -> Float[np.ndarray, "n vocab"]:
-    """Normalised rows, float32 or wider.
+def log_softmax(logits: Float[torch.Tensor, "n vocab"]) -> Float[torch.Tensor, "n vocab"]:
+    """Normalised rows, float32 or wider, on the device of the logits.
 
     Raises:
         InvalidLogitsError: A row holds NaN or +inf, or nothing but -inf.
@@ -218,7 +223,7 @@ def log_softmax(logits: Float[torch.Tensor, "n vocab"]) -> Float[np.ndarray, "n 
         normal = logits - logits.amax(dim=-1, keepdim=True)
         for part in normal.split(8):
             part.sub_(part.exp().sum(dim=-1, keepdim=True).log_())
-        rows: Float[np.ndarray, "n vocab"] = normal.cpu().numpy()
-    if not np.isfinite(rows.max(axis=1)).all():
-        checked_rows(rows, *rows.shape)  # says what is wrong
-    return rows
+        fine = bool(normal.amax(dim=-1).isfinite().all())
+    if not fine:
+        checked_rows(normal.cpu().numpy(), *normal.shape)  # says what is wrong
+    return normal

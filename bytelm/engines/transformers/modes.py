@@ -23,9 +23,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
-from bytelm.engines.row_memo import Rows, Tokens
+from bytelm.engines.row_memo import Row, Rows, Tokens
 from bytelm.engines.transformers import adapters, traits
 from bytelm.engines.transformers.fingerprint import casting
 from bytelm.engines.transformers.forward import Forward
@@ -123,12 +122,13 @@ def _rounds_coarsely(model: Any) -> bool:
     return model.dtype in (torch.float16, torch.bfloat16) or bool(casting())
 
 
-def _size(rows: list[Float[np.ndarray, " vocab"]]) -> float:
+def _size(rows: list[Row]) -> float:
     """The largest of all log-probabilities, as a size."""
-    return max(float(np.abs(row[np.isfinite(row)]).max(initial=0.0)) for row in rows)
+    return max(float(np.abs(row[np.isfinite(row)]).max(initial=0.0)) for row in map(np.asarray, rows))
 
 
-def _distance(row: Float[np.ndarray, " vocab"], other: Float[np.ndarray, " vocab"]) -> float:
+def _distance(one: Row, two: Row) -> float:
+    row, other = np.asarray(one), np.asarray(two)
     finite = np.isfinite(row) & np.isfinite(other)
     if not (finite | (row == other)).all():
         return float("inf")

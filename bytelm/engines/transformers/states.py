@@ -29,7 +29,7 @@ from typing import Any, Final
 import torch
 from cachetools import LRUCache
 
-from bytelm.engines.row_memo import Row, Rows, Tokens, common
+from bytelm.engines.row_memo import Row, Rows, Tokens, alone, common
 from bytelm.engines.transformers.forward import Forward
 
 STEP_COST: Final = 16  # what a pass of one token costs, in tokens of a long pass: estimated on two CPU cores
@@ -116,9 +116,9 @@ class Memories:
             places = [n for n in range(1, len(leg.end)) if leg.end[:n] in wanted] + [len(leg.end)]
             found, name, content = self._forward.remembering(leg.end, [n - 1 for n in places], {})
             rows.update(
-                (leg.end[:n], row.copy()) for n, row in zip(places, found, strict=True) if leg.end[:n] in wanted
+                (leg.end[:n], alone(row)) for n, row in zip(places, found, strict=True) if leg.end[:n] in wanted
             )
-            return Memory(name, content, found[-1].copy(), found[-1].nbytes + size(content))
+            return Memory(name, content, alone(found[-1]), found[-1].nbytes + size(content))
         name, row = start.name, start.row
         with torch.inference_mode():
             content = copy.deepcopy(start.content)
