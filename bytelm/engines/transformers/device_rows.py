@@ -37,7 +37,7 @@ class Shelf:
     def up(self, array: Any, device: torch.device) -> torch.Tensor:
         """An array, on a device."""
         self.moved_bytes += array.nbytes
-        return torch.from_numpy(array).to(device)
+        return torch.tensor(array, device=device)  # a copy on the CPU device too: it keeps no array alive
 
     def down(self, tensor: torch.Tensor) -> Any:
         """A tensor, in memory."""
