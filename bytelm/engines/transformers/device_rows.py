@@ -116,7 +116,7 @@ class TorchRow:
                 token = self._logprobs.argmax()
             else:
                 ids = self._shelf.order(order, self._logprobs.device)[lo:hi]
-                token = ids[self._logprobs[ids].argmax()]
+                token = ids.take(self._logprobs[ids].argmax())  # by an index it would wait for the number
         return int(self._shelf.down(token))
 
     def sums(  # noqa: D102

@@ -209,6 +209,28 @@ def test_what_travels_is_the_question_and_the_answer() -> None:
     assert travelled(lambda: np.asarray(there)) == row.nbytes
 
 
+def test_everything_is_computed_where_the_row_is() -> None:
+    """On torch's device without memory, which refuses to work with tensors that are elsewhere."""
+
+    class Nowhere(Shelf):
+        shapes: ClassVar[list[tuple[int, ...]]] = []
+
+        def down(self, tensor: torch.Tensor) -> Any:
+            assert tensor.device.type == "meta"
+            self.shapes.append(tuple(tensor.shape))
+            return np.zeros(tensor.shape)
+
+    there = TorchRow(torch.empty(5000, device="meta"), Nowhere())
+    order = np.arange(5000)
+    there.drawn(0.3)
+    there.likeliest()
+    there.likeliest(order, 5, 400)
+    there.entries(np.array([1, 2, 3]))
+    there.sums(order, 5, 4005, np.ones(4000, np.bool_), np.array([0, 7, 9, 10]))
+
+    assert Nowhere.shapes == [(2,), (), (), (3,), (4,)]
+
+
 def test_an_order_is_kept_as_long_as_it_is_in_use() -> None:
     """Other arrays, one after the other and perhaps at the same address, are other orders, and nothing keeps them."""
     shelf = Shelf()
