@@ -104,7 +104,7 @@ class RowEngine(OneProcess, ABC):
         """
         return np.stack([np.asarray(row) for row in self._answer(sequences)])
 
-    def _answer(self, sequences: Sequence[Sequence[int]]) -> list[Row]:
+    def _answer(self, sequences: Any) -> list[Row]:
         with self._lock:
             revision_of(self, look=True)
             asked = [self._checked(sequence, self.context_length) for sequence in sequences_of(sequences)]
