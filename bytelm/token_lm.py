@@ -113,16 +113,46 @@ class TokenLM(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Likely:
+    """What is in memory of a row that is elsewhere: the entries of its likely tokens, and perhaps of some others.
+
+    Attributes:
+        ids: Ascending.
+        logprobs: Theirs, natural logs.
+    """
+
+    ids: Int32[np.ndarray, " n"]
+    logprobs: Float[np.ndarray, " n"]
+
+    def entries(self, ids: Int32[np.ndarray, " m"] | Int64[np.ndarray, " m"]) -> Float64[np.ndarray, " m"] | None:
+        """The log-probabilities of some ids; None where one of them is not here.
+
+        >>> here = Likely(np.array([3, 5], np.int32), np.array([-0.5, -1.0]))
+        >>> here.entries(np.array([5, 3])), here.entries(np.array([4, 5]))
+        (array([-1. , -0.5]), None)
+        """
+        at = np.searchsorted(self.ids, ids)
+        if (at == len(self.ids)).any() or (self.ids[at] != ids).any():
+            return None
+        found: Float64[np.ndarray, " m"] = self.logprobs[at].astype(np.float64)
+        return found
+
+
 @runtime_checkable
 class DeviceRow(Protocol):
     """A row that stays where it was computed. ``np.asarray`` of it fetches all of it.
 
     Attributes:
         nbytes: What it takes there.
+        likely: What came of it at once: all tokens above `bytelm.engines.rows.least_likely`, and perhaps others, such
+            as those that end a text.
 
-    In `likeliest` and `sums` ``order`` has token ids by rank. It is always the same array for one tokenizer, and is
-    kept on the device.
+    In `ranked` and `sums` ``order`` has token ids by rank. It is always the same array for one tokenizer, and is kept
+    on the device.
     """
+
+    likely: Likely
 
     @property
     def nbytes(self) -> int: ...  # noqa: D102
@@ -139,16 +169,16 @@ class DeviceRow(Protocol):
         """The same row, which keeps no other rows of its call alive."""
         ...
 
-    def entries(self, ids: Int32[np.ndarray, " n"] | Int64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    def entries(self, ids: Int32[np.ndarray, " n"] | Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """The log-probabilities of some ids."""
+        ...
+
+    def ranked(self, order: Int64[np.ndarray, " tokens"], lo: int, hi: int) -> Float[np.ndarray, " n"]:
+        """The log-probabilities of the ranks ``lo:hi``."""
         ...
 
     def drawn(self, uniform: float) -> tuple[int, float]:
         """The token that `drawn_token` gives, up to rounding, and its log-probability."""
-        ...
-
-    def likeliest(self, order: Int64[np.ndarray, " tokens"] | None = None, lo: int = 0, hi: int | None = None) -> int:
-        """The likeliest id, of all or of some ranks; the lowest, or the one of the lowest rank, of several."""
         ...
 
     def sums(

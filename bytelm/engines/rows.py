@@ -21,9 +21,10 @@ import math
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 
 from bytelm.errors import InvalidLogitsError
+from bytelm.token_lm import Likely
 
 ROW_TOLERANCE: Final = 1e-4  # how far log Σ exp(row) may be from 0: float32 rows of 2¹⁸ columns stay within 1e-5
 FAR: Final = 1e-2  # how far it may be for a row that is still to be normalised
@@ -135,7 +136,7 @@ def drawn_token(uniform: float, logprobs: Float[np.ndarray, " vocab"]) -> int:
     [0, 1, 2]
     """
     likely = np.flatnonzero(logprobs > least_likely(len(logprobs)))
-    edges = np.cumsum(np.exp(logprobs[likely]), dtype=np.float64)
+    edges = _edges(logprobs[likely])
     at = int(np.searchsorted(edges, uniform, side="right"))
     if at < len(likely):
         return int(likely[at])
@@ -144,6 +145,23 @@ def drawn_token(uniform: float, logprobs: Float[np.ndarray, " vocab"]) -> int:
     others[likely] = -np.inf
     token = _in_order((uniform - below) / (1.0 - below), others)
     return int(likely[-1]) if token is None else token  # rounding took from a sum that is 1
+
+
+def likely_drawn(uniform: float, likely: Likely, vocab_size: int) -> tuple[int, float] | None:
+    """The token of `drawn_token`, and its log-probability; None if it is none of the likely ones.
+
+    >>> likely_drawn(0.7, Likely(np.array([3, 5], np.int32), np.log([0.6, 0.2])), 100)
+    (5, -1.6094379124341003)
+    """
+    among = np.flatnonzero(likely.logprobs > least_likely(vocab_size))
+    at = int(np.searchsorted(_edges(likely.logprobs[among]), uniform, side="right"))
+    return (int(likely.ids[among[at]]), float(likely.logprobs[among[at]])) if at < len(among) else None
+
+
+def _edges(logprobs: Float[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """Where each token's share of the numbers from 0 to 1 ends."""
+    edges: Float64[np.ndarray, " n"] = np.cumsum(np.exp(logprobs), dtype=np.float64)
+    return edges
 
 
 def _in_order(share: float, logprobs: Float[np.ndarray, " vocab"]) -> int | None:

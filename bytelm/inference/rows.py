@@ -26,12 +26,13 @@ from cachetools import LRUCache
 from jaxtyping import Bool, Float, Float64, Int32, Int64
 
 from bytelm.cover.nodes import RankedArray
-from bytelm.engines.rows import drawn_token
+from bytelm.engines.rows import drawn_token, least_likely, likely_drawn
 from bytelm.errors import VocabularyMismatchError
 from bytelm.token_lm import EXTRA_TOKEN_COST, DeviceRow
 from bytelm.tokenizer.prefix_index import PrefixIndex
 
 STORE_BYTES: Final = 128 * 2**20
+SHORT: Final = 1024  # ranks of a row elsewhere that are sooner fetched than asked about
 LEAST_LOGPROB: Final = -80.0  # float32 has full precision down to exp(-87)
 
 Given: TypeAlias = 'Float[np.ndarray, "vocab"] | DeviceRow'
@@ -166,36 +167,52 @@ class ArrayRow(Row):
 
 
 class FarRow(Row):
-    """A row that stays where it was computed: each question of it is answered there."""
+    """A row that stays where it was computed: what its likely tokens do not answer is asked there."""
 
-    __slots__ = ()
+    __slots__ = ("_fetched", "_first")
 
     given: DeviceRow
 
+    def __init__(self, reader: RowReader, given: DeviceRow) -> None:
+        super().__init__(reader, given)
+        self._first = 0
+        self._fetched: Float64[np.ndarray, " n"] = np.empty(0)  # probabilities from that rank on
+
     def some_probs(self, lo: int, hi: int) -> Float64[np.ndarray, " n"]:  # noqa: D102 - as in `Row`
-        ids = self._reader.order[lo:hi]
-        probs: Float64[np.ndarray, " n"] = np.exp(self.given.entries(ids))
-        probs[np.isin(ids, self._reader.eot_ids)] = 0.0
-        return probs
+        if not self._first <= lo <= hi <= self._first + len(self._fetched):
+            probs: Float64[np.ndarray, " n"] = np.exp(self.given.ranked(self._reader.ranked, lo, hi), dtype=np.float64)
+            probs[np.isin(self._reader.order[lo:hi], self._reader.eot_ids)] = 0.0
+            self._first, self._fetched = lo, probs
+        return self._fetched[lo - self._first : hi - self._first]
 
     def sums(  # noqa: D102
         self, lo: int, hi: int, mask: Bool[np.ndarray, " n"], starts: Int64[np.ndarray, " parts"]
     ) -> Float64[np.ndarray, " parts"]:
+        # What begins with more of a word is asked for next, so a short range comes whole.
+        if hi - lo <= SHORT or self._first <= lo <= hi <= self._first + len(self._fetched):
+            return RankedArray(self.some_probs(lo, hi), lo).sums(lo, hi, mask, starts)
         return self.given.sums(self._reader.ranked, lo, hi, self._reader.spells(lo, hi, mask), starts)
 
     def drawn(self, uniform: float) -> tuple[int, float]:  # noqa: D102
-        return self.given.drawn(uniform)
+        return likely_drawn(uniform, self.given.likely, len(self.given)) or self.given.drawn(uniform)
 
     def likeliest_after(self, data: bytes) -> int | None:  # noqa: D102
+        rank, likely = self._reader.prefix_index.rank, self.given.likely
         lo, hi = self._reader.longer(data)
-        token = self.given.likeliest(self._reader.ranked, lo, hi) if lo < hi else None
+        ids = likely.ids[: np.searchsorted(likely.ids, len(rank))]  # columns may be padding
+        inside = np.flatnonzero((lo <= rank[ids]) & (rank[ids] < hi))
+        token = int(ids[inside[likely.logprobs[inside].argmax()]]) if len(inside) else None
         return None if token in self._reader.ends else token
 
     def _entries(self, ids: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-        return self.given.entries(ids)
+        found = self.given.likely.entries(ids)
+        return self.given.entries(ids).astype(np.float64) if found is None else found
 
     def _found_likeliest(self) -> int:
-        return self.given.likeliest()
+        likely = self.given.likely
+        # A row that is nearly flat has no likely tokens.
+        flat = likely.logprobs.max(initial=-np.inf) <= least_likely(len(self.given))
+        return int(np.asarray(self.given).argmax() if flat else likely.ids[likely.logprobs.argmax()])
 
 
 class RowReader:

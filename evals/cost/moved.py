@@ -1,12 +1,13 @@
 """What travels between a model's device and memory: ``python -m evals.cost.moved``.
 
-A GPU has the rows where it computed them. The byte layer asks them for a token, an entry or sums, and whole rows stay
-there (bytelm/engines/transformers/device_rows.py). Bytes that travel are counted, both ways, and are the same on every
-device: on the CPU device too, where nothing has to travel.
+A GPU has the rows where it computed them. Their likely tokens come to memory; what these do not answer the rows are
+asked there (bytelm/engines/device_rows.py), and whole rows stay there. Bytes that travel are counted, both ways, and are
+the same on every device: on the CPU device too, where nothing has to travel.
 
 Columns
     *rows*: rows of the model for each token of the text. *whole*: bytes a token if all of them travelled. *moved*:
-    those that do. *same*: how many texts are, byte for byte, those that rows in memory give.
+    those that do. *questions*: how often rows are asked for each token; a question is some kernels and a wait. *same*:
+    how many texts are, byte for byte, those that rows in memory give.
 """
 
 from __future__ import annotations
@@ -75,13 +76,14 @@ def _written(
     found = []
     for case in cases:
         tokens = asked = 0
-        texts, before = [], engine.moved_bytes
+        texts, moved, questions = [], engine.moved_bytes, engine.row_questions
         for prompt in tracked(PROMPTS[: options.limit], f"{model}, {case}"):
             lm.clear_cache()
             done = lm.sample(prompt, max_bytes=options.bytes, seed=0, **CASES[case])
             tokens += max(len(lm.token_ends(lm.prompt(prompt), done.bytes)), 1)
             asked += done.usage.rows
             texts.append(done.bytes.hex())
+        moved, questions = engine.moved_bytes - moved, engine.row_questions - questions
         row = engine.next_token_rows([(int(lm.viability.prefix_index.order[0]),)])[0]
         found.append(
             {
@@ -89,7 +91,8 @@ def _written(
                 "tokens": tokens,
                 "rows": asked,
                 "row_bytes": row.nbytes,
-                "moved_bytes": engine.moved_bytes - before,
+                "moved_bytes": moved,
+                "questions": questions,
                 "texts": texts,
             }
         )
@@ -98,7 +101,7 @@ def _written(
 
 def _show(result: dict[str, Any]) -> None:
     for model in dict.fromkeys(row["model"] for row in result["rows"]):
-        shown = table(f"{model}: bytes a token", ["case", "rows", "whole", "moved", "share", "same"])
+        shown = table(f"{model}: bytes a token", ["case", "rows", "whole", "moved", "share", "questions", "same"])
         for row in (row for row in result["rows"] if row["model"] == model):
             whole = row["rows"] * row["row_bytes"] / row["tokens"]
             moved = row["moved_bytes"] / row["tokens"]
@@ -108,6 +111,7 @@ def _show(result: dict[str, Any]) -> None:
                 f"{whole:,.0f}",
                 f"{moved:,.0f}",
                 f"{moved / whole:.2%}",
+                f"{row['questions'] / row['tokens']:.2f}",
                 f"{row['same']} of {result['prompts']}",
             )
         console().print(shown)

@@ -8,7 +8,7 @@ Rules
     The definition of a row is a plain forward pass over its sequence alone. At construction every shortcut is compared
     with it, and the fastest that is right is taken (modes.py); `TransformersLM.mode` says which.
 
-    On a GPU the rows stay there, and the byte layer asks them for sums and draws (device_rows.py).
+    On a GPU the rows stay there, and the byte layer asks them for sums and draws (../device_rows.py).
     The model may be changed while the engine lives: other adapters, other weights. Before it answers, the engine looks
     whether it was (fingerprint.py). Then all that is kept is forgotten, and the mode is chosen anew.
 
@@ -35,10 +35,10 @@ import numpy as np
 import torch
 
 from bytelm.engines import ids
+from bytelm.engines.device_rows import Shelf
 from bytelm.engines.row_engine import RowEngine, check_least
 from bytelm.engines.row_memo import Row, Rows, Tokens
 from bytelm.engines.transformers import adapters, traits
-from bytelm.engines.transformers.device_rows import Shelf
 from bytelm.engines.transformers.fingerprint import Fingerprint
 from bytelm.engines.transformers.forward import Forward
 from bytelm.engines.transformers.generate import Generator, Line, generate
@@ -76,7 +76,7 @@ class TransformersLM(RowEngine):
             that are stretched by a factor (YaRN, linear, dynamic) included. Virtual tokens of an adapter take up a
             part of it.
         device_rows: Whether rows stay on the model's device, which is then asked for sums and draws instead of whole
-            rows (device_rows.py). None: where that is a GPU with float64.
+            rows (../device_rows.py). None: where that is a GPU with float64.
 
     Attributes:
         usage: Forward passes made and tokens fed since the construction, padding excluded.
@@ -125,7 +125,6 @@ class TransformersLM(RowEngine):
         self.prefill_chunk = prefill_chunk
         self.cache_budget_bytes = cache_budget_bytes
         self._chosen_length = context_length
-        self._shelf = Shelf()
         self._seen = Fingerprint(model)
         self._read_model()
         where = self._forward.device.type
@@ -144,6 +143,7 @@ class TransformersLM(RowEngine):
             else "give a larger context_length if the model is good at it",
             row_bytes=cache_budget_bytes // 8,
         )
+        self._shelf = Shelf(self.eot_ids)
         self._adopt()
 
     def __repr__(self) -> str:
@@ -191,6 +191,11 @@ class TransformersLM(RowEngine):
     def moved_bytes(self) -> int:
         """Bytes that went to rows on the device and came from them; 0 without ``device_rows``."""
         return self._shelf.moved_bytes
+
+    @property
+    def row_questions(self) -> int:
+        """How often rows on the device were asked; 0 without ``device_rows``."""
+        return self._shelf.questions
 
     def clear_cache(self) -> None:
         """Forget all keys, values and rows."""

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 
+from bytelm.engines.device_rows import Shelf
 from bytelm.engines.row_memo import Row
 from bytelm.engines.rows import checked_rows
 from bytelm.engines.transformers import traits
-from bytelm.engines.transformers.device_rows import Shelf, TorchRow
 from bytelm.engines.transformers.heads import logits_of
 from bytelm.engines.transformers.kv_cache import SlotStore
 from bytelm.engines.transformers.plan import Pass, Plan
@@ -164,7 +164,7 @@ class Forward:
 
     def _rows(self, logits: Float[torch.Tensor, "n vocab"]) -> Sequence[Row]:
         rows = log_softmax(logits)
-        return [*rows.cpu().numpy()] if self.shelf is None else [TorchRow(row, self.shelf) for row in rows]
+        return [*rows.cpu().numpy()] if self.shelf is None else self.shelf.rows(rows)
 
     @property
     def _additive(self) -> bool:

@@ -1,12 +1,11 @@
-"""Rows that stay on a device: they answer as arrays do, texts are the same, and little travels.
+"""The transformers engine with rows that stay on its device: texts are the same, and little travels.
 
 On the CPU device: the operations are the same on every device.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,25 +13,11 @@ import pytest
 import torch
 
 from bytelm import ByteLM, Ensemble, constraints
-from bytelm.engines.rows import drawn_token, least_likely
-from bytelm.engines.transformers.device_rows import Shelf, TorchRow
+from bytelm.engines.device_rows import TorchRow
 from bytelm.engines.transformers.engine import TransformersLM
 from bytelm.errors import InvalidLogitsError
-from bytelm.inference.rows import ArrayRow, FarRow, RowReader
 from bytelm.token_lm import abilities_of
-from bytelm.tokenizer.prefix_index import PrefixIndex
 from tests.support.tiny import default_tokenizer, exact, tiny_model
-
-SIZES = [1, 7, 8, 300, 5000]
-
-
-def row_of(size: int, *, spread: float, seed: int = 0, dtype: Any = np.float64) -> np.ndarray:
-    random = np.random.default_rng(seed + size)
-    logits = random.normal(0, spread, size)
-    logits[random.random(size) < 0.2] = -np.inf
-    logits[size // 2] = 1.0
-    row: np.ndarray = (logits - np.logaddexp.reduce(logits)).astype(dtype)
-    return row
 
 
 def engine(kind: str = "llama", *, device_rows: bool | None = None, model: Any = None) -> TransformersLM:
@@ -47,73 +32,6 @@ class Fetched(TorchRow):
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         self.whole.append(1)
         return super().__array__(dtype, copy)
-
-
-# ---- one row
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("spread", [0.0, 0.5, 4.0])
-def test_a_number_falls_on_the_same_token(size: int, spread: float) -> None:
-    """That of `drawn_token`, at random numbers, among the likely tokens and beyond, and at both ends."""
-    row, random = row_of(size, spread=spread), np.random.default_rng(size)
-    there = TorchRow(torch.from_numpy(row), Shelf())
-    likely = float(np.exp(row[row > least_likely(size)]).sum())
-    numbers = [*random.random(40), *(likely + (1 - likely) * random.random(20)), 0.0, np.nextafter(1.0, 0.0)]
-    for uniform in map(float, numbers):
-        token, logprob = there.drawn(min(uniform, np.nextafter(1.0, 0.0)))
-
-        assert token == drawn_token(min(uniform, np.nextafter(1.0, 0.0)), row)
-        assert logprob == row[token] > -np.inf
-
-
-def test_a_number_beyond_all_is_the_last_token_that_has_any() -> None:
-    """Rounding may leave a row with less than 1, here and there."""
-    row = np.full(300, -np.inf, np.float32)
-    row[[7, 9]] = np.log([0.5, 0.4999])
-
-    assert drawn_token(0.99995, row) == 9
-    assert TorchRow(torch.from_numpy(row), Shelf()).drawn(0.99995)[0] == 9
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_parts_are_summed_under_a_mask(size: int) -> None:
-    """In any range and any parts, within 1e-12 of the sums by definition; so are entries, and the likeliest."""
-    row, random = row_of(size, spread=4.0, dtype=np.float32), np.random.default_rng(size)
-    there, order = TorchRow(torch.from_numpy(row), Shelf()), random.permutation(size)
-    probs = np.exp(row.astype(np.float64))[order]
-    for _ in range(30):
-        lo, hi = sorted(random.integers(0, size + 1, 2).tolist())
-        if lo == hi:
-            continue
-        mask = random.random(hi - lo) < 0.7
-        starts = np.unique([0, *random.integers(0, hi - lo, 5)])
-        ends = [*starts[1:], hi - lo]
-        expected = [(probs[lo:hi] * mask)[a:b].sum() for a, b in zip(starts, ends, strict=True)]
-
-        np.testing.assert_allclose(there.sums(order, lo, hi, mask, starts), expected, rtol=1e-12)
-        assert there.likeliest(order, lo, hi) == order[lo + probs[lo:hi].argmax()]
-    assert there.likeliest() == row.argmax()
-    np.testing.assert_array_equal(there.entries(order), row[order].astype(np.float64))
-    np.testing.assert_array_equal(np.asarray(there), row)
-
-
-def test_both_kinds_of_row_answer_alike() -> None:
-    """Where an end symbol spells something, as everywhere: the same probabilities, ends, sums and likeliest tokens."""
-    tokens = (b"b", None, b"a", b"ab", None, b"a", b"abc", b"ba")
-    reader = RowReader(PrefixIndex(tokens), vocab_size=9, eot_ids=[1, 3])
-    logprobs = row_of(9, spread=1.0)
-    here, there = ArrayRow(reader, logprobs), reader.read(TorchRow(torch.from_numpy(logprobs), Shelf()))
-    everything = 0, len(reader.order), np.ones(len(reader.order), np.bool_), np.array([0, 4])
-
-    assert isinstance(there, FarRow)
-    assert there.eot == pytest.approx(here.eot, rel=1e-12)
-    np.testing.assert_allclose(there.some_probs(1, 5), here.some_probs(1, 5), rtol=1e-12)
-    np.testing.assert_allclose(there.sums(*everything), here.sums(*everything), rtol=1e-12)
-    assert [there.logprob(i) for i in range(8)] == [here.logprob(i) for i in range(8)]
-    assert there.likeliest() == here.likeliest()
-    assert {there.likeliest_after(b"b"), here.likeliest_after(b"b")} == {7}
-    assert there.likeliest_after(b"abc") is None
 
 
 # ---- texts
@@ -186,75 +104,17 @@ def test_whatever_else_is_asked() -> None:
 # ---- what travels
 
 
-def test_what_travels_is_the_question_and_the_answer() -> None:
-    """A draw is two numbers. Sums are a bit for each rank, and two numbers for each part; the order is sent once."""
-    row, order = row_of(5000, spread=4.0, dtype=np.float32), np.arange(5000)
-    shelf = Shelf()
-    there = TorchRow(torch.from_numpy(row), shelf)
-
-    def travelled(ask: Callable[[], Any]) -> int:
-        before = shelf.moved_bytes
-        ask()
-        return shelf.moved_bytes - before
-
-    def sums() -> Any:
-        return there.sums(order, 8, 4008, np.ones(4000, np.bool_), np.array([0, 100, 200]))
-
-    assert travelled(lambda: there.drawn(0.3)) == 16
-    assert travelled(there.likeliest) == 8
-    assert travelled(lambda: there.entries(np.array([1, 2, 3]))) == 3 * 16
-    assert travelled(sums) == order.nbytes + 500 + 3 * 16
-    assert travelled(sums) == 500 + 3 * 16
-    assert travelled(lambda: there.likeliest(order, 5, 4000)) == 8
-    assert travelled(lambda: np.asarray(there)) == row.nbytes
-
-
-def test_everything_is_computed_where_the_row_is() -> None:
-    """On torch's device without memory, which refuses to work with tensors that are elsewhere."""
-
-    class Nowhere(Shelf):
-        shapes: ClassVar[list[tuple[int, ...]]] = []
-
-        def down(self, tensor: torch.Tensor) -> Any:
-            assert tensor.device.type == "meta"
-            self.shapes.append(tuple(tensor.shape))
-            return np.zeros(tensor.shape)
-
-    there = TorchRow(torch.empty(5000, device="meta"), Nowhere())
-    order = np.arange(5000)
-    there.drawn(0.3)
-    there.likeliest()
-    there.likeliest(order, 5, 400)
-    there.entries(np.array([1, 2, 3]))
-    there.sums(order, 5, 4005, np.ones(4000, np.bool_), np.array([0, 7, 9, 10]))
-
-    assert Nowhere.shapes == [(2,), (), (), (3,), (4,)]
-
-
-def test_an_order_is_kept_as_long_as_it_is_in_use() -> None:
-    """Other arrays, one after the other and perhaps at the same address, are other orders, and nothing keeps them."""
-    shelf = Shelf()
-    there = TorchRow(torch.from_numpy(row_of(50, spread=1.0)), shelf)
-    for token in (3, 4, 5):
-        order = np.full(50, token)
-        alive = weakref.ref(order)
-
-        assert there.likeliest(order, 0, 1) == token
-        del order
-        assert alive() is None
-    assert shelf.moved_bytes == 3 * (50 * 8 + 8)
-
-
 @pytest.mark.parametrize("options", [{"temperature": 1.0}, {"temperature": 0}, {"top_p": 0.9}, {"temperature": 1.5}])
 def test_no_whole_row_travels(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """However a text is drawn: from the prompt's row to the last, and for its log-probability."""
-    monkeypatch.setattr("bytelm.engines.transformers.forward.TorchRow", Fetched)
+    monkeypatch.setattr("bytelm.engines.device_rows.TorchRow", Fetched)
     lm = ByteLM(engine(device_rows=True))
     Fetched.whole.clear()
     done = lm.sample("a ", max_bytes=100, seed=1, **options)
 
     assert done.usage.rows > 20
     assert lm.token_lm.moved_bytes > 0  # type: ignore[attr-defined]
+    assert lm.token_lm.row_questions < 3 * done.usage.rows  # type: ignore[attr-defined] # most come along
     assert not Fetched.whole
     lm.token_lm.next_token_logprobs([(1,)])
     assert Fetched.whole
@@ -266,7 +126,7 @@ def test_nothing_is_counted_in_memory() -> None:
     ByteLM(lm).sample("the ", max_bytes=20, seed=0)
 
     assert lm.device_rows is False
-    assert lm.moved_bytes == 0
+    assert lm.moved_bytes == lm.row_questions == 0
 
 
 # ---- the engine
@@ -279,10 +139,6 @@ def test_the_rows_of_a_pass_are_not_kept_for_one() -> None:
 
     for row in rows:
         assert row.alone() is row  # type: ignore[union-attr]
-    block = torch.zeros(4, 10)
-    one = TorchRow(block[2], Shelf()).alone()
-    block += 1
-    assert not np.asarray(one).any()
     assert [row.nbytes for row in rows] == [8 * lm.vocab_size] * 3
 
 

@@ -1,9 +1,11 @@
-"""Rows that stay on a model's device, and answer there what the byte layer asks of them.
+"""Rows that stay on a torch device, and answer there what the byte layer asks of them.
 
 Rules
     The same operations of torch run on every device. Sums and exponentials are in float64.
-    What travels is a mask or some ids on the way there, and the answer on the way back: never a row, unless all of it
-    is asked for. `Shelf` counts both.
+    With the rows of a pass come their likely tokens (engines/rows.py), in one piece: most draws, and most of the
+    entries that are asked for, are among these, and need no question.
+    What travels is the likely tokens, a mask or some ids on the way there, and the answer on the way back: never a row,
+    unless all of it is asked for. `Shelf` counts it.
     A byte model's tokens in byte order are sent once, and kept for as long as it is in use.
 
 Cost
@@ -14,6 +16,7 @@ Cost
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -21,17 +24,24 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int32, Int64
 
 from bytelm.engines.rows import least_likely
+from bytelm.token_lm import Likely
 
 
 class Shelf:
     """What the rows of one engine have in common.
 
+    Args:
+        asked: Ids that are asked for of each row: they come with its likely tokens.
+
     Attributes:
         moved_bytes: How much has travelled, both ways.
+        questions: How often a row was asked, and its answer waited for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, asked: Iterable[int] = ()) -> None:
         self.moved_bytes = 0
+        self.questions = 0
+        self._asked = sorted(asked)
         self._orders: dict[tuple[int, torch.device], tuple[weakref.ref[Any], torch.Tensor]] = {}
 
     def up(self, array: Any, device: torch.device) -> torch.Tensor:
@@ -44,6 +54,11 @@ class Shelf:
         self.moved_bytes += tensor.nbytes
         return tensor.cpu().numpy()
 
+    def answer(self, tensor: torch.Tensor) -> Any:
+        """What a row was asked for, in memory."""
+        self.questions += 1
+        return self.down(tensor)
+
     def order(self, order: Int64[np.ndarray, " tokens"], device: torch.device) -> Int64[torch.Tensor, " tokens"]:
         """The tokens by rank, on a device; kept there for as long as the array is in use."""
         key = id(order), device
@@ -52,20 +67,32 @@ class Shelf:
             self._orders[key] = gone, self.up(order, device)
         return self._orders[key][1]
 
+    def rows(self, block: Float[torch.Tensor, "n vocab"]) -> list[TorchRow]:
+        """The rows of a pass: natural logs, normalised; not to be written to any more."""
+        with torch.inference_mode():
+            coming = block > least_likely(block.shape[1])
+            coming[:, self._asked] = True
+            counts, ids, logprobs = coming.sum(1), coming.nonzero()[:, 1].int(), block[coming]
+        ends = np.cumsum(self.down(counts))[:-1]
+        parts = zip(block, np.split(self.down(ids), ends), np.split(self.down(logprobs), ends), strict=True)
+        return [TorchRow(row, Likely(*likely), self) for row, *likely in parts]
+
 
 class TorchRow:
     """A `bytelm.token_lm.DeviceRow` that is a tensor.
 
     Args:
         logprobs: Natural logs, normalised; not to be written to any more.
+        likely: What came of it.
         shelf: That of its engine.
     """
 
-    __slots__ = ("_logprobs", "_shelf")
+    __slots__ = ("_logprobs", "_shelf", "likely")
 
-    def __init__(self, logprobs: Float[torch.Tensor, " vocab"], shelf: Shelf) -> None:
+    def __init__(self, logprobs: Float[torch.Tensor, " vocab"], likely: Likely, shelf: Shelf) -> None:
         self._logprobs = logprobs
         self._shelf = shelf
+        self.likely = likely
 
     @property
     def nbytes(self) -> int:  # noqa: D102 - as in `DeviceRow`, like all below
@@ -76,20 +103,26 @@ class TorchRow:
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Float[np.ndarray, " vocab"]:
         del copy  # what comes from a device is one
-        row: Float[np.ndarray, " vocab"] = self._shelf.down(self._logprobs)
+        row: Float[np.ndarray, " vocab"] = self._shelf.answer(self._logprobs)
         return row if dtype is None else row.astype(dtype, copy=False)
 
     def alone(self) -> TorchRow:
         """The same row, which keeps no other rows alive."""
         whole = self._logprobs.untyped_storage().nbytes() == self.nbytes
-        return self if whole else TorchRow(self._logprobs.clone(), self._shelf)
+        return self if whole else TorchRow(self._logprobs.clone(), self.likely, self._shelf)
 
     def entries(  # noqa: D102
         self, ids: Int32[np.ndarray, " n"] | Int64[np.ndarray, " n"]
-    ) -> Float64[np.ndarray, " n"]:
+    ) -> Float[np.ndarray, " n"]:
         with torch.inference_mode():
-            found = self._logprobs[self._up(ids.astype(np.int64))].double()
-        entries: Float64[np.ndarray, " n"] = self._shelf.down(found)
+            found = self._logprobs[self._up(ids.astype(np.int32))]
+        entries: Float[np.ndarray, " n"] = self._shelf.answer(found)
+        return entries
+
+    def ranked(self, order: Int64[np.ndarray, " tokens"], lo: int, hi: int) -> Float[np.ndarray, " n"]:  # noqa: D102
+        with torch.inference_mode():
+            found = self._logprobs[self._shelf.order(order, self._logprobs.device)[lo:hi]]
+        entries: Float[np.ndarray, " n"] = self._shelf.answer(found)
         return entries
 
     def drawn(self, uniform: float) -> tuple[int, float]:  # noqa: D102
@@ -105,19 +138,8 @@ class TorchRow:
             in_then = torch.searchsorted(then, share, right=True)
             token = torch.where((uniform < below) | (others == 0), in_first, in_then)
             answer = torch.cat([token.double(), self._logprobs[token].double()])
-        number, logprob = self._shelf.down(answer).tolist()
+        number, logprob = self._shelf.answer(answer).tolist()
         return int(number), logprob
-
-    def likeliest(  # noqa: D102
-        self, order: Int64[np.ndarray, " tokens"] | None = None, lo: int = 0, hi: int | None = None
-    ) -> int:
-        with torch.inference_mode():
-            if order is None:
-                token = self._logprobs.argmax()
-            else:
-                ids = self._shelf.order(order, self._logprobs.device)[lo:hi]
-                token = ids.take(self._logprobs[ids].argmax())  # by an index it would wait for the number
-        return int(self._shelf.down(token))
 
     def sums(  # noqa: D102
         self,
@@ -134,7 +156,7 @@ class TorchRow:
             masses = self._logprobs[ids].double().exp() * (bits & 1).flatten()[: hi - lo]
             part = torch.searchsorted(self._up(starts), torch.arange(hi - lo, device=device), right=True) - 1
             found = torch.zeros(len(starts), dtype=torch.float64, device=device).index_add_(0, part, masses)
-        sums: Float64[np.ndarray, " parts"] = self._shelf.down(found)
+        sums: Float64[np.ndarray, " parts"] = self._shelf.answer(found)
         return sums
 
     def _up(self, array: Any) -> torch.Tensor:
