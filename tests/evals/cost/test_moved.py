@@ -27,4 +27,6 @@ def test_what_travels_is_counted_and_texts_are_the_same(tmp_path: Path, capsys: 
         assert row["row_bytes"] == 4 * 317
         assert row["rows"] > 0
         assert row["moved_bytes"] > 0
+        assert row["questions"] > 0
+        assert row["time_against_memory"] > 0
     assert "2 of 2" in capsys.readouterr().out
