@@ -67,11 +67,16 @@ class Shelf:
             self._orders[key] = gone, self.up(order, device)
         return self._orders[key][1]
 
-    def rows(self, block: Float[torch.Tensor, "n vocab"]) -> list[TorchRow]:
-        """The rows of a pass: natural logs, normalised; not to be written to any more."""
+    def rows(self, block: Float[torch.Tensor, "n vocab"], asked: Iterable[int] = ()) -> list[TorchRow]:
+        """The rows of a pass.
+
+        Args:
+            block: Natural logs, normalised; not to be written to any more.
+            asked: More ids that are asked for of each.
+        """
         with torch.inference_mode():
             coming = block > least_likely(block.shape[1])
-            coming[:, self._asked] = True
+            coming[:, [*self._asked, *asked]] = True
             counts, ids, logprobs = coming.sum(1), coming.nonzero()[:, 1].int(), block[coming]
         ends = np.cumsum(self.down(counts))[:-1]
         parts = zip(block, np.split(self.down(ids), ends), np.split(self.down(logprobs), ends), strict=True)

@@ -34,12 +34,13 @@ import math
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
-from bytelm.engines.row_memo import ROW_BYTES, Rows, Tokens
+from bytelm.engines.row_memo import ROW_BYTES, Row, Rows, Tokens
+from bytelm.engines.vllm.kept_rows import Kept
 from bytelm.engines.vllm.requests import Requests, explained
 from bytelm.engines.vllm.rows import KEEPER, OPTIONS, Trail, WorkerRows
 from bytelm.engines.vllm.vllm_model import VllmModel, tokenizer_of
@@ -68,6 +69,9 @@ class VllmLM(VllmModel):
         eot_ids: Ids that end a text. None: all that the model's and the tokenizer's configurations name.
         start_id: The id to feed for an empty sequence. None: BOS, else an EOT id.
         row_bytes: What remembered rows may take.
+        device_rows: Whether rows stay with vLLM's workers, which are then asked for sums and draws (kept_rows.py): it
+            moves less, and takes longer. While vLLM draws tokens, whole rows are fetched: a question would wait for a
+            step.
         options: Everything else that vLLM's ``LLM`` takes, such as ``tensor_parallel_size``,
             ``pipeline_parallel_size``, ``dtype``, ``quantization``, ``max_model_len``, ``gpu_memory_utilization``.
             ``dtype`` is float32 on a CPU if not given, and ``enable_prefix_caching`` is on, and keeps every block
@@ -101,6 +105,7 @@ class VllmLM(VllmModel):
         eot_ids: Iterable[int] | None = None,
         start_id: int | None = None,
         row_bytes: int = ROW_BYTES,
+        device_rows: bool = False,
         **options: Any,
     ) -> None:
         if ours := sorted(_OURS & options.keys()):
@@ -136,7 +141,9 @@ class VllmLM(VllmModel):
             self.llm.llm_engine.engine_core.shutdown()  # an error may be kept for long, and this object with it
             raise
         self._requests = Requests(self.llm, self.usage, processes)
-        self._workers = WorkerRows(self._requests.ask_workers if keeps else None)
+        self._there = Kept(self._asked, self.vocab_size, sorted(self.eot_ids))
+        self._workers = WorkerRows(self._requests.ask_workers if keeps else None, self._there)
+        self.device_rows = keeps and device_rows
 
     def __repr__(self) -> str:
         return f"VllmLM({Path(self._name).name!r}, {self.vocab_size} columns)"
@@ -194,6 +201,24 @@ class VllmLM(VllmModel):
         if full:
             raise self._context_full()
 
+    def next_token_rows(self, sequences: Sequence[Sequence[int]]) -> list[Row]:
+        """The rows of `next_token_logprobs`, with its errors, each where it is: see `bytelm.token_lm.RowKeeper`.
+
+        They are the engine's own: not to be written to.
+        """
+        with self._lock, self._workers.staying(stay=self.device_rows and not self._requests.under_way):
+            return self._answer(sequences)
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes of rows that came from vLLM's workers, and of what was asked there."""
+        return self._workers.moved_bytes + self._there.moved_bytes
+
+    @property
+    def row_questions(self) -> int:
+        """How often rows were asked that are with vLLM's workers."""
+        return self._there.questions
+
     def check_sampling(self, sampling: TokenSampling) -> None:
         """See that vLLM takes these options; see `TokenSampler.check_sampling`."""
         if ours := sorted(_OURS_OF_SAMPLING & sampling.options.keys()):
@@ -227,6 +252,16 @@ class VllmLM(VllmModel):
         """End vLLM's processes, and give their memory back. The engine cannot be asked any more."""
         with self._lock:
             self.llm.llm_engine.engine_core.shutdown()
+
+    def _asked(self, method: str, args: tuple[Any, ...]) -> list[Any]:
+        """What the workers say of a row that they keep, in any thread."""
+        with self._lock:
+            try:
+                return self._requests.ask_workers(method, args)
+            except BytelmError:
+                raise
+            except Exception as error:
+                raise explained(error, "vLLM failed on a row that it kept") from error
 
     def _computed(self, sequences: list[Tokens]) -> Rows:
         with self._requests.together() as running:

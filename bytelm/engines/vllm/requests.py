@@ -98,7 +98,7 @@ class Requests:
             told: Called with each of vLLM's outputs of it; where it returns False, the request is dropped.
         """
         name = str(next(self._numbers))
-        idle = not self._under_way
+        idle = not self.under_way
         self._asked[name] = _Asked(running, list(sequence), params, told)
         running.add(name)
         self._held.append(name)
@@ -106,12 +106,13 @@ class Requests:
             self._give()
 
     @property
-    def _under_way(self) -> bool:
+    def under_way(self) -> bool:
+        """Whether vLLM has requests that are not done with."""
         return len(self._asked) > len(self._held)
 
     def _give(self) -> None:
         """Give to vLLM what it was not given yet; if it has nothing to do, all at once."""
-        together = bool(self._processes) and len(self._held) > 1 and not self._under_way
+        together = bool(self._processes) and len(self._held) > 1 and not self.under_way
         with self._asleep() if together else contextlib.nullcontext():
             while self._held:
                 name = self._held[0]
@@ -168,7 +169,7 @@ class Requests:
 
     def ask_workers(self, method: str, args: tuple[Any, ...]) -> list[Any]:
         """What all workers answer; those under way are told of the step that was made meanwhile."""
-        behind = bool(self._processes) and self._under_way
+        behind = bool(self._processes) and self.under_way
         answers: list[Any] = self.call(self._llm.collective_rpc, method, args=args)
         if behind:
             self.step()

@@ -6,7 +6,8 @@ Theory of operation
     to them costs what one row weighs.
     So a request carries a name, and its rows are asked for by it: (name, tokens drawn before the row). That holds for a
     sequence that is fed for its row, and for every row along a sequence that vLLM is drawing: those have been computed
-    already, and cost no step and no token.
+    already, and cost no step and no token. What travels is the whole row, or its likely tokens alone, where the row
+    stays with the worker and is asked there (kept_rows.py).
 
 Invariant
     A kept row is believed only where it agrees with what vLLM said in its own way: it gives the token that vLLM drew
@@ -19,17 +20,20 @@ Cost
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 
-from bytelm.engines.row_memo import Rows, Tokens
+from bytelm.engines.row_memo import Row, Rows, Tokens
 from bytelm.engines.rows import normalised
+from bytelm.engines.vllm.kept_rows import Kept
 
 REQUEST: Final = "bytelm_request"  # under which a name is in ``SamplingParams.extra_args``
 KEEPER: Final = "RowKeeper"
@@ -77,14 +81,19 @@ class WorkerRows:
 
     Args:
         call: Asks all workers, as vLLM's ``LLM.collective_rpc`` does. None: they keep nothing.
+        kept: What they keep for as long as it is asked about; None where rows always travel.
 
     Attributes:
         there: Whether they keep anything.
+        moved_bytes: What whole rows took that were fetched.
     """
 
-    def __init__(self, call: Callable[..., list[Any]] | None) -> None:
+    def __init__(self, call: Callable[..., list[Any]] | None, kept: Kept | None = None) -> None:
         self._call = call
+        self._kept = kept
+        self._stay = False
         self.there = call is not None
+        self.moved_bytes = 0
         self._mine = uuid.uuid4().hex
         self._numbers = itertools.count()
         self._trails: deque[Trail] = deque(maxlen=TRAILS)
@@ -100,6 +109,15 @@ class WorkerRows:
     def clear(self) -> None:
         """Forget what was drawn."""
         self._trails.clear()
+
+    @contextlib.contextmanager
+    def staying(self, *, stay: bool) -> Iterator[None]:
+        """Whether rows stay with the workers that are fetched meanwhile."""
+        before, self._stay = self._stay, stay and self._kept is not None
+        try:
+            yield
+        finally:
+            self._stay = before
 
     def along(self, sequences: Iterable[Tokens]) -> Rows:
         """The rows of those sequences after which a token was drawn lately."""
@@ -117,12 +135,30 @@ class WorkerRows:
             return {}
         places = [len(sequence) - len(trail.start) for sequence, trail in trails.items()]
         keys = [(trail.name, place) for trail, place in zip(trails.values(), places, strict=True)]
-        rows: Rows = {}
-        by_worker = self._call("bytelm_rows", args=(keys,))
-        for (sequence, trail), place, *answers in zip(trails.items(), places, *by_worker, strict=True):
-            if (data := next(filter(None, answers), None)) is None:
-                continue
-            row = normalised(np.frombuffer(data, np.float32).copy())
-            if abs(float(row[trail.tokens[place]]) - trail.logprobs[place]) <= AGREE:
-                rows[sequence] = row
+        tokens = [trail.tokens[place] for trail, place in zip(trails.values(), places, strict=True)]
+        found: Sequence[Row | None]
+        if self._stay and self._kept is not None:
+            found = self._kept.rows(keys, tokens)
+        else:
+            found = self._whole(self._call("bytelm_rows", (keys,)))
+        return {
+            sequence: row
+            for (sequence, trail), place, token, row in zip(trails.items(), places, tokens, found, strict=True)
+            if row is not None and abs(_entry(row, token) - trail.logprobs[place]) <= AGREE
+        }
+
+    def _whole(self, by_worker: list[Any]) -> list[Row | None]:
+        rows: list[Row | None] = []
+        for answers in zip(*by_worker, strict=True):
+            data = next(filter(None, answers), None)
+            self.moved_bytes += len(data or b"")
+            rows.append(None if data is None else normalised(np.frombuffer(data, np.float32).copy()))
         return rows
+
+
+def _entry(row: Row, token: int) -> float:
+    """The log-probability of a token, which came with the row if the row did not."""
+    if isinstance(row, np.ndarray):
+        return float(row[token])
+    entries = row.likely.entries(np.array([token]))
+    return math.nan if entries is None else float(entries[0])

@@ -4,7 +4,7 @@ Rules
     vLLM's sampler has the logits of a step, and of every sequence in it, in one tensor; a logits processor is shown it
     before anything is done to it. This one changes nothing. It copies the tensor, and notes which row is of which
     request and comes after how many drawn tokens: the key of a row. The log-probabilities of a row are taken when it is
-    asked for.
+    asked for; or the row stays here, and is asked (kept_rows.py).
     Of the workers that share a model's layers out among them only the first keeps anything; of those that share out the
     sequence of layers only the last samples.
 
@@ -21,7 +21,7 @@ Interfaces
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 from weakref import WeakSet
 
 import torch
@@ -29,11 +29,10 @@ from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
+from bytelm.engines.vllm.kept_rows import Keep, Key
 from bytelm.engines.vllm.rows import REQUEST
 
 KEEP_BYTES: Final = 256 << 20
-
-Key: TypeAlias = tuple[str, int]
 
 
 class Ring:
@@ -67,15 +66,15 @@ class Ring:
             self._keys[first + index] = key
             self._places[key] = first + index
 
-    def logprobs(self, key: Key) -> bytes | None:
-        """The natural log-probabilities of a row, float32; None where it is not here."""
-        if (place := self._places.get(key)) is None:
-            return None
-        return self._rows[place].log_softmax(dim=-1).cpu().numpy().tobytes()
+    def logits(self, key: Key) -> torch.Tensor | None:
+        """The logits of a row, to be read before the next step; None where it is not here."""
+        place = self._places.get(key)
+        return None if place is None else self._rows[place]
 
 
 # Those of the engines that live in this process; the keys of two of them differ.
 KEPT: Final[WeakSet[Ring]] = WeakSet()
+KEEP: Final = Keep()
 
 
 class RowKeeper(LogitsProcessor):  # type: ignore[misc] # vLLM publishes no types to those who do without it
@@ -117,8 +116,28 @@ class RowTeller:
 
     def bytelm_rows(self, keys: Sequence[Sequence[Any]]) -> list[bytes | None]:
         """The rows of some keys, as the bytes of float32 log-probabilities; None for what is not here."""
-        return [_row((str(name), int(drawn))) for name, drawn in keys]
+        rows = [_logits(key) for key in keys]
+        return [None if row is None else row.log_softmax(dim=-1).cpu().numpy().tobytes() for row in rows]
+
+    def bytelm_keep(
+        self, keys: Sequence[Sequence[Any]], names: Sequence[str], asked: Sequence[int], dropped: Sequence[str]
+    ) -> list[list[bytes] | None]:
+        """Keep the rows of some keys under names; what comes of each (`Keep.rows`), None for what is not here."""
+        KEEP.drop(dropped)
+        here = {name: row for name, key in zip(names, keys, strict=True) if (row := _logits(key)) is not None}
+        kept = KEEP.rows([*here], torch.stack([*here.values()]), asked) if here else []
+        came = dict(zip(here, kept, strict=True))
+        return [came.get(name) for name in names]
+
+    def bytelm_order(self, name: str, ids: bytes) -> None:
+        """Keep token ids by rank."""
+        KEEP.order(name, ids)
+
+    def bytelm_ask(self, name: str, question: str, args: Sequence[Any]) -> bytes | None:
+        """What a row says (`Keep.answer`); None where it is not here."""
+        return KEEP.answer(name, question, *args)
 
 
-def _row(key: Key) -> bytes | None:
-    return next((row for ring in KEPT if (row := ring.logprobs(key)) is not None), None)
+def _logits(key: Sequence[Any]) -> torch.Tensor | None:
+    name, drawn = key
+    return next((row for ring in KEPT if (row := ring.logits((str(name), int(drawn)))) is not None), None)

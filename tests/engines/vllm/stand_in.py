@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from bytelm import TableLM
 from bytelm.engines.vllm.engine import VllmLM
+from bytelm.engines.vllm.kept_rows import Keep
 from bytelm.engines.vllm.rows import REQUEST
 from tests.support.tiny import default_tokenizer
 
@@ -88,9 +90,8 @@ class Engine:
             return self._untold.pop(0)
         return self._step()
 
-    def answers(self, keys: list[tuple[str, int]]) -> list[bytes | None]:
-        """What a worker has of some rows."""
-        answers = [self.kept.get(key) for key in keys]
+    def answers(self, answers: list[Any]) -> list[Any]:
+        """What a worker says, between two steps."""
         if self.own_process and self.requests:
             self._untold.append(self._step())
         return answers
@@ -158,6 +159,8 @@ class LLM:
             raise self.raises
         self.llm_engine = Engine()
         self.fetches = 0
+        self.keep = Keep()
+        self.asked: list[str] = []
         self.model_config = SimpleNamespace(
             get_vocab_size=lambda: self.llm_engine.model.vocab_size,
             max_model_len=LONGEST,
@@ -181,11 +184,36 @@ class LLM:
         self.llm_engine.begun.append(len(self.llm_engine.requests))
         return True
 
-    def collective_rpc(self, method: str, *, args: tuple[list[tuple[str, int]]]) -> list[list[bytes | None]]:
+    def collective_rpc(self, method: str, *, args: tuple[Any, ...]) -> list[Any]:
         """Of two workers the second has the rows."""
-        assert method == "bytelm_rows"
+        args = sent(args)
+        engine, keep = self.llm_engine, self.keep
+        if method == "bytelm_order":
+            keep.order(*args)
+            return [None, None]
+        if method == "bytelm_ask":
+            name, question, more = args
+            self.asked.append(question)
+            return [None, engine.answers([keep.answer(name, question, *more)])[0]]
         self.fetches += 1
-        return [[None] * len(args[0]), self.llm_engine.answers(*args)]
+        found = engine.answers([engine.kept.get((name, drawn)) for name, drawn in args[0]])
+        if method == "bytelm_keep":
+            _, names, asked, dropped = args
+            keep.drop(dropped)
+            here = {name: data for name, data in zip(names, found, strict=True) if data is not None}
+            if here:
+                logits = torch.tensor(np.stack([np.frombuffer(data, np.float32) for data in here.values()]))
+                here = dict(zip(here, keep.rows([*here], logits, asked), strict=True))
+            found = [here.get(name) for name in names]
+        return [[None] * len(found), found]
+
+
+def sent(value: Any) -> Any:
+    """A value as it arrives in another process: vLLM sends texts, numbers, bytes and lists of them."""
+    if isinstance(value, list | tuple):
+        return [*map(sent, value)]
+    assert type(value) in (str, int, float, bytes)
+    return value
 
 
 class Process:

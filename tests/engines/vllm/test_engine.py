@@ -167,6 +167,34 @@ def test_rows_that_the_workers_keep_are_those_that_vllm_tells(engine: VllmLM) ->
     assert max(np.abs(row - usual[sequence]).max() for sequence, row in zip(sequences, kept, strict=True)) < 1e-3
 
 
+def test_rows_that_stay_with_the_workers_answer_there(engine: VllmLM, byte_lm: ByteLM) -> None:
+    """What is asked of a row is what the whole row says, and texts are the same: few bytes travel, and no whole row."""
+    sequences = [(464, 3139, 282), (504,), (9, 8, 7, 6)]
+    texts: list[bytes] = []
+    moved = [engine.moved_bytes]
+    try:
+        for engine.device_rows in (False, True):
+            engine.clear_cache()
+            byte_lm.clear_cache()
+            texts.append(byte_lm.sample(PROMPTS[0], max_bytes=40, temperature=0).bytes)
+            moved.append(engine.moved_bytes)
+        assert texts[0] == texts[1]
+        all_of_them, few = np.diff(moved)
+        assert 0 < few < all_of_them / 5
+        rows: list[Any] = list(engine.next_token_rows(sequences))
+    finally:
+        engine.device_rows = False
+    order, mask, starts = np.arange(engine.vocab_size), np.arange(5000) % 2 > 0, np.array([0, 1000])
+    for row, whole in zip(rows, told(engine, sequences).values(), strict=True):
+        assert not isinstance(row, np.ndarray)
+        sums = np.add.reduceat(np.exp(whole[100:5100].astype(np.float64)) * mask, starts)
+        token, logprob = row.drawn(0.9999)
+
+        assert np.abs(row.ranked(order, 0, 900) - whole[:900]).max() < 1e-3
+        assert np.abs(row.sums(order, 100, 5100, mask, starts) / sums - 1).max() < 1e-3
+        assert logprob == pytest.approx(whole[token], abs=1e-3)
+
+
 def test_the_oldest_rows_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of rows kept in steps of any size those found are the last said of their keys, and the newest are all there."""
     import torch
@@ -186,15 +214,15 @@ def test_the_oldest_rows_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
         ring.keep(places, logits)
         for key, index in places.items():
             said.pop(key, None)
-            said[key] = logits[index].log_softmax(-1).numpy()
-        found = {key: data for key in said if (data := ring.logprobs(key)) is not None}
-        for key, data in found.items():
-            assert np.array_equal(np.frombuffer(data, np.float32), said[key])
+            said[key] = logits[index]
+        found = {key: row for key in said if (row := ring.logits(key)) is not None}
+        for key, row in found.items():
+            assert torch.equal(row, said[key])
         assert found.keys() >= places.keys()
         lasting.append(len(found))
     assert np.mean(lasting[50:]) > 15
     ring.keep({("x", 0): 0}, torch.zeros(31, 5))  # more than there is room for
-    assert ring.logprobs(("x", 0)) is None
+    assert ring.logits(("x", 0)) is None
 
 
 def spent(engine: VllmLM, sequences: list[tuple[int, ...]]) -> int:
