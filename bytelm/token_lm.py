@@ -125,19 +125,6 @@ class Likely:
     ids: Int32[np.ndarray, " n"]
     logprobs: Float[np.ndarray, " n"]
 
-    def entries(self, ids: Int32[np.ndarray, " m"] | Int64[np.ndarray, " m"]) -> Float64[np.ndarray, " m"] | None:
-        """The log-probabilities of some ids; None where one of them is not here.
-
-        >>> here = Likely(np.array([3, 5], np.int32), np.array([-0.5, -1.0]))
-        >>> here.entries(np.array([5, 3])), here.entries(np.array([4, 5]))
-        (array([-1. , -0.5]), None)
-        """
-        at = np.searchsorted(self.ids, ids)
-        if (at == len(self.ids)).any() or (self.ids[at] != ids).any():
-            return None
-        found: Float64[np.ndarray, " m"] = self.logprobs[at].astype(np.float64)
-        return found
-
 
 @runtime_checkable
 class DeviceRow(Protocol):

@@ -21,7 +21,7 @@ import math
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Int32, Int64
 
 from bytelm.errors import InvalidLogitsError
 from bytelm.token_lm import Likely
@@ -156,6 +156,22 @@ def likely_drawn(uniform: float, likely: Likely, vocab_size: int) -> tuple[int, 
     among = np.flatnonzero(likely.logprobs > least_likely(vocab_size))
     at = int(np.searchsorted(_edges(likely.logprobs[among]), uniform, side="right"))
     return (int(likely.ids[among[at]]), float(likely.logprobs[among[at]])) if at < len(among) else None
+
+
+def likely_entries(
+    likely: Likely, ids: Int32[np.ndarray, " n"] | Int64[np.ndarray, " n"]
+) -> Float64[np.ndarray, " n"] | None:
+    """The log-probabilities of some ids; None where one of them is none of those in memory.
+
+    >>> here = Likely(np.array([3, 5], np.int32), np.array([-0.5, -1.0]))
+    >>> likely_entries(here, np.array([5, 3])), likely_entries(here, np.array([4, 5]))
+    (array([-1. , -0.5]), None)
+    """
+    at = np.searchsorted(likely.ids, ids)
+    if (at == len(likely.ids)).any() or (likely.ids[at] != ids).any():
+        return None
+    found: Float64[np.ndarray, " n"] = likely.logprobs[at].astype(np.float64)
+    return found
 
 
 def _edges(logprobs: Float[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:

@@ -26,7 +26,7 @@ from cachetools import LRUCache
 from jaxtyping import Bool, Float, Float64, Int32, Int64
 
 from bytelm.cover.nodes import RankedArray
-from bytelm.engines.rows import drawn_token, least_likely, likely_drawn
+from bytelm.engines.rows import drawn_token, least_likely, likely_drawn, likely_entries
 from bytelm.errors import VocabularyMismatchError
 from bytelm.token_lm import EXTRA_TOKEN_COST, DeviceRow
 from bytelm.tokenizer.prefix_index import PrefixIndex
@@ -205,7 +205,7 @@ class FarRow(Row):
         return None if token in self._reader.ends else token
 
     def _entries(self, ids: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-        found = self.given.likely.entries(ids)
+        found = likely_entries(self.given.likely, ids)
         return self.given.entries(ids).astype(np.float64) if found is None else found
 
     def _found_likeliest(self) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -113,7 +114,7 @@ def surroundings(device: str, given: Sequence[str]) -> dict[str, Any]:
     name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
     packages = ("torch", "transformers", "tokenizers", "peft", "accelerate")
     return {
-        "command": " ".join(["python -m evals.fim_finetune", *shown]),
+        "command": " ".join(["python -m evals.fim_finetune", *map(shlex.quote, shown)]),
         "machine": {"device": device, "processor": name, "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }

@@ -18,6 +18,7 @@ import fcntl
 import gzip
 import json
 import os
+import shlex
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,13 +73,15 @@ def _parsed(raw: bytes, path: Path) -> list[Line]:
 
 
 def command_of(module: str, words: Sequence[str]) -> str:
-    """A command for a record: as it was typed, without --resume and without folders of this machine.
+    """A command for a record: as a shell takes it, without --resume and without folders of this machine.
 
     >>> command_of("evals.fim", ["--out", "results/a.jsonl", "--data", "/home/me/src", "--resume"])
     'python -m evals.fim --out results/a.jsonl --data src'
+    >>> command_of("evals.cost.moved", ["--cases", "greedy,top-p 0.9"])
+    "python -m evals.cost.moved --cases 'greedy,top-p 0.9'"
     """
     kept = (word for word in words if word != "--resume")
-    return " ".join(["python -m", module, *(shortened(word, _elsewhere) for word in kept)])
+    return " ".join(["python -m", module, *(shlex.quote(shortened(word, _elsewhere)) for word in kept)])
 
 
 def shortened(word: str, elsewhere: Callable[[str], bool]) -> str:

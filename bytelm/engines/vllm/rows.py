@@ -32,7 +32,7 @@ from typing import Any, Final
 import numpy as np
 
 from bytelm.engines.row_memo import Row, Rows, Tokens
-from bytelm.engines.rows import normalised
+from bytelm.engines.rows import likely_entries, normalised
 from bytelm.engines.vllm.kept_rows import Kept
 
 REQUEST: Final = "bytelm_request"  # under which a name is in ``SamplingParams.extra_args``
@@ -160,5 +160,5 @@ def _entry(row: Row, token: int) -> float:
     """The log-probability of a token, which came with the row if the row did not."""
     if isinstance(row, np.ndarray):
         return float(row[token])
-    entries = row.likely.entries(np.array([token]))
+    entries = likely_entries(row.likely, np.array([token]))
     return math.nan if entries is None else float(entries[0])

@@ -31,13 +31,13 @@ def write(path: Path, lines: list[dict[str, Any]] = LINES, **options: Any) -> No
             file.add(line)
 
 
-def test_a_command_is_told_as_it_was_typed(tmp_path: Path) -> None:
+def test_a_command_is_told_as_a_shell_takes_it(tmp_path: Path) -> None:
     """But for folders of this machine, and for --resume, which changes no result."""
     words = ["--data", str(tmp_path / "src"), "--out", "results/a.jsonl", "--resume", "--limit", "3"]
 
     assert command_of("evals.fim", words) == "python -m evals.fim --data src --out results/a.jsonl --limit 3"
     joined = [f"--data={tmp_path}/src", "--out", "../b/a.jsonl", "--glob=*.py"]
-    assert command_of("evals.fim", joined) == "python -m evals.fim --data=src --out a.jsonl --glob=*.py"
+    assert command_of("evals.fim", joined) == "python -m evals.fim --data=src --out a.jsonl '--glob=*.py'"
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
