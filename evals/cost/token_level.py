@@ -26,7 +26,7 @@ from jaxtyping import Float64
 
 from bytelm.sampling.filters import Filters
 from bytelm.symbols import EOT, SYMBOLS
-from evals.cost.prompts import PROMPTS, add_prompt_options
+from evals.cost.prompts import LONG, PROMPTS, add_prompt_options
 from evals.report.command import at_least, command, set_threads, words_of
 from evals.report.output import add_output_options, answer
 from evals.report.progress import tracked
@@ -34,7 +34,6 @@ from evals.report.records import command_of
 from evals.report.surroundings import machine, versions
 from evals.report.tables import console, print_line, table
 
-LONG: Final = 4096
 LAWS: Final[tuple[Mapping[str, float], ...]] = (
     {},
     {"temperature": 0.7},
@@ -65,9 +64,8 @@ def _measure(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any
     set_threads(options.threads)
     lm = ByteLM.from_pretrained(options.model)
     prompts = PROMPTS[: options.limit]
-    long = "\n\n".join(PROMPTS * (1 + LONG // sum(map(len, PROMPTS))))[:LONG]
     costs: list[dict[str, Any]] = []
-    for name, some in (("ordinary", prompts), ("4 kB", (long,))):
+    for name, some in (("ordinary", prompts), ("4 kB", (LONG,))):
         pairs = [
             _pair(lm, prompt, options.bytes, first=bool(turn % 2))
             for turn in range(options.rounds)

@@ -8,6 +8,8 @@ cache.
     many tokens after each prompt as the text has that *engine draws* wrote there in the same round. Its time is told
     for each byte of that text.
     *rows*: bytes at temperature 1 by the sampler, which asks for rows, all in one call. *rows, alone*: one after another.
+    *token level*: greedily with ``level="token"``, all in one call. *after the boundary*: vLLM's own greedy generation of
+    the same tokens, from the likeliest member of each prompt's cover, all in one call: what *token level* is held against.
 Times are wall times a byte of new text, of this machine on this day; only their ratios within one round mean anything.
 What is told of several rounds is the median of their times, and the median of their ratios.
     *steps*, *fed*: vLLM's steps, and the tokens that they fed, against those of *tokens* over all rounds. These are counts:
@@ -30,11 +32,19 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Int64
 
-from evals.cost.prompts import PROMPTS
+from evals.cost.prompts import LONG, PROMPTS
 from evals.report.output import add_output_options, draw_bars, put_out, read_result
 from evals.report.records import command_of
 
-METHODS: Final = ("engine draws", "tokens", "engine draws, alone", "rows", "rows, alone")
+METHODS: Final = (
+    "engine draws",
+    "tokens",
+    "engine draws, alone",
+    "rows",
+    "rows, alone",
+    "token level",
+    "after the boundary",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--limit", type=int, default=16, metavar="N", help=f"how many of the {len(PROMPTS)} prompts to use (default 16)"
     )
+    parser.add_argument("--long", action="store_true", help="one prompt of 4 kB instead")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often to repeat everything (default 3)")
     parser.add_argument(
         "--methods", default=";".join(METHODS), help="methods to run, out of %(default)s (default: all)"
@@ -75,22 +86,22 @@ def _measure(options: argparse.Namespace, chosen: Sequence[str], arguments: Sequ
 
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output has the result
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GB; else nearly all memory, which may not be free
-    prompts = PROMPTS[: options.limit]
+    prompts = (LONG,) if options.long else PROMPTS[: options.limit]
     lm = ByteLM.from_pretrained(
         options.model,
         engine="vllm",
         dtype="float32",
-        max_model_len=1024,
+        max_model_len=2048 if options.long else 1024,
         block_size=options.block_size,
         enforce_eager=True,
     )
     engine: Any = lm.token_lm
-    methods = _methods(lm, prompts, options.bytes)
+    methods = _methods(lm, prompts, options.bytes, chosen)
     times: dict[str, list[float]] = {method: [] for method in chosen}
     counts = {method: np.zeros(2, np.int64) for method in chosen}
     meter = _Meter(engine.llm.llm_engine)
     redrawn, drawn = 0, 0
-    once = _methods(lm, prompts, 4)
+    once = _methods(lm, prompts, 4, chosen)
     for method in chosen:
         once[method](0)  # what is only done once
     for number in track(range(options.rounds), description="rounds", console=Console(stderr=True), transient=True):
@@ -128,6 +139,9 @@ def _measure(options: argparse.Namespace, chosen: Sequence[str], arguments: Sequ
         "difference": difference,
         "ms_per_byte_by_round": {method: [1000 * each for each in line] for method, line in times.items()},
         "steps_and_tokens_fed": {method: both.tolist() for method, both in counts.items()},
+        "token_level_against_after_the_boundary": (counts["token level"] / counts["after the boundary"]).tolist()
+        if {"token level", "after the boundary"} <= counts.keys()
+        else None,
     }
 
 
@@ -161,12 +175,37 @@ class _Meter:
         return np.array([self._steps, self._fed])
 
 
-def _methods(lm: Any, prompts: Sequence[str], size: int) -> dict[str, Callable[[int], tuple[int, int]]]:
+def _methods(
+    lm: Any, prompts: Sequence[str], size: int, chosen: Sequence[str]
+) -> dict[str, Callable[[int], tuple[int, int]]]:
     """Each method by name: a function from a seed to the bytes written, and the tokens that were drawn anew."""
     from vllm import SamplingParams
 
     encoded = [{"prompt_token_ids": ids} for ids in lm.tokenizer(list(prompts)).input_ids]
     written: list[bytes] = []
+    boundaries: list[tuple[list[int], int]] = []  # the tokens of each prompt, and how many follow
+
+    def token_level(_: int) -> tuple[int, int]:
+        done = lm.sample_batch(prompts, level="token", temperature=0, max_bytes=size)
+        return sum(len(c.bytes) for c in done), 0
+
+    def generated(asked: Sequence[tuple[list[int], int]]) -> list[list[int]]:
+        params = [
+            SamplingParams(temperature=0.0, max_tokens=count, stop_token_ids=sorted(lm.eot_ids), detokenize=False)
+            for _, count in asked
+        ]
+        given = [{"prompt_token_ids": ids} for ids, _ in asked]
+        made = lm.token_lm.llm.generate(given, params, use_tqdm=False)
+        return [list(each.outputs[0].token_ids) for each in made]
+
+    def find_boundaries() -> None:
+        members = [[*lm.prompt(prompt).context, *lm.cover(prompt)[0].token_ids] for prompt in prompts]
+        for ids, made in zip(members, generated([(ids, size) for ids in members]), strict=True):
+            ends = np.cumsum([len(lm.spell([token])) for token in made])
+            boundaries.append((ids, min(int(np.searchsorted(ends, size)) + 1, len(made))))
+
+    def after_the_boundary(_: int) -> tuple[int, int]:
+        return sum(len(lm.spell(made)) for made in generated(boundaries)), 0
 
     def tokens(seed: int) -> tuple[int, int]:
         texts = [prompt.encode() + text for prompt, text in zip(prompts, written, strict=True)]
@@ -194,7 +233,11 @@ def _methods(lm: Any, prompts: Sequence[str], size: int) -> dict[str, Callable[[
         ]
         return sum(len(c.bytes) for c in done), sum(c.usage.redrawn for c in done)
 
+    if "after the boundary" in chosen:
+        find_boundaries()
     return {
+        "token level": token_level,
+        "after the boundary": after_the_boundary,
         "tokens": tokens,
         "engine draws": lambda seed: together(seed, engine_draws=True),
         "engine draws, alone": lambda seed: alone(seed, engine_draws=True),
@@ -250,6 +293,8 @@ def _show(result: dict[str, Any]) -> None:
         f"tokens drawn anew: {result['redrawn_per_1000_bytes']:.2f} in 1,000 bytes; "
         f"rows within {result['difference']:.1e} of transformers"
     )
+    if against := result.get("token_level_against_after_the_boundary"):
+        console.print(f"token level against after the boundary: steps {against[0]:.3f}, tokens fed {against[1]:.3f}")
 
 
 def _plot(result: dict[str, Any], path: Path) -> None:
