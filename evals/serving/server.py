@@ -100,10 +100,11 @@ def started(words: Sequence[str]) -> Iterator[Server]:
 def _url(process: subprocess.Popen[Any], log: Path) -> str:
     ends, text = time.monotonic() + STARTS_WITHIN, ""
     while time.monotonic() < ends:
+        ended = process.poll() is not None  # asked first: what it printed before is then there to read
         text = log.read_text(encoding="utf-8", errors="replace")
         if found := READY.search(text):
             return found[2].rstrip("/")
-        if process.poll() is not None:
+        if ended:
             raise ServingError(f"the server ended with status {process.returncode}; it printed: {text[-2000:]}")
         time.sleep(0.05)
     raise ServingError(f"the server printed no address within {STARTS_WITHIN:.0f} s: {text[-2000:]}")

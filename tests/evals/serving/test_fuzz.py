@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -226,8 +227,9 @@ def test_a_server_that_is_not_well_is_found(tmp_path: Path, monkeypatch: pytest.
     assert "/health does not answer" in record["findings"][0]["why"]
 
 
-def test_a_server_that_does_not_start_is_told() -> None:
-    """With what it printed."""
+def test_a_server_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what it printed, even if it ends in the moment that it is looked at."""
+    monkeypatch.setattr(subprocess.Popen, "poll", lambda self: self.wait())
     with pytest.raises(ServingError, match="it printed: oh no"), started(["sh", "-c", "echo oh no; exit 3"]):
         pass
 
