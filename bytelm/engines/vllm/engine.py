@@ -40,7 +40,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from bytelm.engines.row_memo import ROW_BYTES, Row, Rows, Tokens
-from bytelm.engines.vllm.kept_rows import Kept
+from bytelm.engines.vllm.kept_rows import RowClient
 from bytelm.engines.vllm.requests import Requests, explained
 from bytelm.engines.vllm.rows import KEEPER, OPTIONS, Trail, WorkerRows
 from bytelm.engines.vllm.vllm_model import VllmModel, tokenizer_of
@@ -69,8 +69,8 @@ class VllmLM(VllmModel):
         eot_ids: Ids that end a text. None: all that the model's and the tokenizer's configurations name.
         start_id: The id to feed for an empty sequence. None: BOS, else an EOT id.
         row_bytes: What remembered rows may take.
-        device_rows: Whether rows stay with vLLM's workers, which are then asked for sums and draws (kept_rows.py): it
-            moves less, and takes longer. While vLLM draws tokens, whole rows are fetched: a question would wait for a
+        device_rows: Whether rows stay with vLLM's workers, which are then asked for sums and draws (kept_rows.py): that
+            moves less, and is no faster. While vLLM draws tokens, whole rows are fetched: a question would wait for a
             step.
         options: Everything else that vLLM's ``LLM`` takes, such as ``tensor_parallel_size``,
             ``pipeline_parallel_size``, ``dtype``, ``quantization``, ``max_model_len``, ``gpu_memory_utilization``.
@@ -141,8 +141,8 @@ class VllmLM(VllmModel):
             self.llm.llm_engine.engine_core.shutdown()  # an error may be kept for long, and this object with it
             raise
         self._requests = Requests(self.llm, self.usage, processes)
-        self._there = Kept(self._asked, self.vocab_size, sorted(self.eot_ids))
-        self._workers = WorkerRows(self._requests.ask_workers if keeps else None, self._there)
+        self._client = RowClient(self._asked, self.vocab_size, sorted(self.eot_ids))
+        self._workers = WorkerRows(self._requests.ask_workers if keeps else None, self._client)
         self.device_rows = keeps and device_rows
 
     def __repr__(self) -> str:
@@ -212,12 +212,12 @@ class VllmLM(VllmModel):
     @property
     def moved_bytes(self) -> int:
         """Bytes of rows that came from vLLM's workers, and of what was asked there."""
-        return self._workers.moved_bytes + self._there.moved_bytes
+        return self._workers.moved_bytes + self._client.moved_bytes
 
     @property
     def row_questions(self) -> int:
         """How often rows were asked that are with vLLM's workers."""
-        return self._there.questions
+        return self._client.questions
 
     def check_sampling(self, sampling: TokenSampling) -> None:
         """See that vLLM takes these options; see `TokenSampler.check_sampling`."""

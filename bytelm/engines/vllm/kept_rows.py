@@ -7,8 +7,8 @@ Rules
     What is sent are texts, numbers, and arrays as their bytes: vLLM's calls carry these as they are.
 
 Cost
-    A call to the workers takes about as long as a whole row of 100,000 columns does on top of it, and a row is asked
-    twice or so: little travels, and it takes longer (docs/engines_vllm.md).
+    A question is a message to another process and back, and a row is asked twice or so: little travels, and it is no
+    faster (docs/engines_vllm.md).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bytelm.token_lm import Likely
 Key: TypeAlias = tuple[str, int]  # a request, and how many tokens were drawn before the row
 
 
-class Keep:
+class RowServer:
     """The rows and orders that a worker keeps for those that ask."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Keep:
         return row.sums(self._orders[order], lo, hi, mask, np.frombuffer(starts, np.int64)).tobytes()
 
 
-class Kept:
+class RowClient:
     """What the workers keep for one engine, as it is asked for from here.
 
     Args:
@@ -177,26 +177,26 @@ class KeptRow:
     Args:
         name: Under which it is kept.
         likely: What came of it.
-        kept: Of its engine.
+        client: Of its engine.
     """
 
-    __slots__ = ("__weakref__", "_kept", "_name", "likely")
+    __slots__ = ("__weakref__", "_client", "_name", "likely")
 
-    def __init__(self, name: str, likely: Likely, kept: Kept) -> None:
+    def __init__(self, name: str, likely: Likely, client: RowClient) -> None:
         self._name = name
-        self._kept = kept
+        self._client = client
         self.likely = likely
 
     @property
     def nbytes(self) -> int:  # noqa: D102 - as in `DeviceRow`, like all below
-        return 4 * self._kept.columns
+        return 4 * self._client.columns
 
     def __len__(self) -> int:
-        return self._kept.columns
+        return self._client.columns
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Float[np.ndarray, " vocab"]:
         del copy
-        row = np.frombuffer(self._kept.ask(self._name, "whole"), np.float32)
+        row = np.frombuffer(self._client.ask(self._name, "whole"), np.float32)
         return row if dtype is None else row.astype(dtype, copy=False)
 
     def alone(self) -> KeptRow:  # noqa: D102
@@ -205,13 +205,13 @@ class KeptRow:
     def entries(  # noqa: D102
         self, ids: Int32[np.ndarray, " n"] | Int64[np.ndarray, " n"]
     ) -> Float32[np.ndarray, " n"]:
-        return np.frombuffer(self._kept.ask(self._name, "entries", ids.astype(np.int32).tobytes()), np.float32)
+        return np.frombuffer(self._client.ask(self._name, "entries", ids.astype(np.int32).tobytes()), np.float32)
 
     def ranked(self, order: Int64[np.ndarray, " tokens"], lo: int, hi: int) -> Float32[np.ndarray, " n"]:  # noqa: D102
-        return np.frombuffer(self._kept.ask(self._name, "ranked", self._kept.order(order), lo, hi), np.float32)
+        return np.frombuffer(self._client.ask(self._name, "ranked", self._client.order(order), lo, hi), np.float32)
 
     def drawn(self, uniform: float) -> tuple[int, float]:  # noqa: D102
-        token, logprob = np.frombuffer(self._kept.ask(self._name, "drawn", uniform), np.float64).tolist()
+        token, logprob = np.frombuffer(self._client.ask(self._name, "drawn", uniform), np.float64).tolist()
         return int(token), logprob
 
     def sums(  # noqa: D102
@@ -222,5 +222,5 @@ class KeptRow:
         mask: Bool[np.ndarray, " n"],
         starts: Int64[np.ndarray, " parts"],
     ) -> Float64[np.ndarray, " parts"]:
-        args = self._kept.order(order), lo, hi, np.packbits(mask).tobytes(), starts.astype(np.int64).tobytes()
-        return np.frombuffer(self._kept.ask(self._name, "sums", *args), np.float64)
+        args = self._client.order(order), lo, hi, np.packbits(mask).tobytes(), starts.astype(np.int64).tobytes()
+        return np.frombuffer(self._client.ask(self._name, "sums", *args), np.float64)

@@ -33,7 +33,7 @@ import numpy as np
 
 from bytelm.engines.row_memo import Row, Rows, Tokens
 from bytelm.engines.rows import likely_entries, normalised
-from bytelm.engines.vllm.kept_rows import Kept
+from bytelm.engines.vllm.kept_rows import RowClient
 
 REQUEST: Final = "bytelm_request"  # under which a name is in ``SamplingParams.extra_args``
 KEEPER: Final = "RowKeeper"
@@ -81,16 +81,16 @@ class WorkerRows:
 
     Args:
         call: Asks all workers, as vLLM's ``LLM.collective_rpc`` does. None: they keep nothing.
-        kept: What they keep for as long as it is asked about; None where rows always travel.
+        client: Asks them about rows that stay there; None where rows always travel.
 
     Attributes:
         there: Whether they keep anything.
         moved_bytes: What whole rows took that were fetched.
     """
 
-    def __init__(self, call: Callable[..., list[Any]] | None, kept: Kept | None = None) -> None:
+    def __init__(self, call: Callable[..., list[Any]] | None, client: RowClient | None = None) -> None:
         self._call = call
-        self._kept = kept
+        self._client = client
         self._stay = False
         self.there = call is not None
         self.moved_bytes = 0
@@ -113,7 +113,7 @@ class WorkerRows:
     @contextlib.contextmanager
     def staying(self, *, stay: bool) -> Iterator[None]:
         """Whether rows stay with the workers that are fetched meanwhile."""
-        before, self._stay = self._stay, stay and self._kept is not None
+        before, self._stay = self._stay, stay and self._client is not None
         try:
             yield
         finally:
@@ -137,8 +137,8 @@ class WorkerRows:
         keys = [(trail.name, place) for trail, place in zip(trails.values(), places, strict=True)]
         tokens = [trail.tokens[place] for trail, place in zip(trails.values(), places, strict=True)]
         found: Sequence[Row | None]
-        if self._stay and self._kept is not None:
-            found = self._kept.rows(keys, tokens)
+        if self._stay and self._client is not None:
+            found = self._client.rows(keys, tokens)
         else:
             found = self._whole(self._call("bytelm_rows", (keys,)))
         return {

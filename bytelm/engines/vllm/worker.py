@@ -29,7 +29,7 @@ from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
-from bytelm.engines.vllm.kept_rows import Keep, Key
+from bytelm.engines.vllm.kept_rows import Key, RowServer
 from bytelm.engines.vllm.rows import REQUEST
 
 KEEP_BYTES: Final = 256 << 20
@@ -74,7 +74,7 @@ class Ring:
 
 # Those of the engines that live in this process; the keys of two of them differ.
 KEPT: Final[WeakSet[Ring]] = WeakSet()
-KEEP: Final = Keep()
+SERVER: Final = RowServer()
 
 
 class RowKeeper(LogitsProcessor):  # type: ignore[misc] # vLLM publishes no types to those who do without it
@@ -122,20 +122,20 @@ class RowTeller:
     def bytelm_keep(
         self, keys: Sequence[Sequence[Any]], names: Sequence[str], asked: Sequence[int], dropped: Sequence[str]
     ) -> list[list[bytes] | None]:
-        """Keep the rows of some keys under names; what comes of each (`Keep.rows`), None for what is not here."""
-        KEEP.drop(dropped)
+        """Keep the rows of some keys under names; what comes of each (`RowServer.rows`), None for what is not here."""
+        SERVER.drop(dropped)
         here = {name: row for name, key in zip(names, keys, strict=True) if (row := _logits(key)) is not None}
-        kept = KEEP.rows([*here], torch.stack([*here.values()]), asked) if here else []
+        kept = SERVER.rows([*here], torch.stack([*here.values()]), asked) if here else []
         came = dict(zip(here, kept, strict=True))
         return [came.get(name) for name in names]
 
     def bytelm_order(self, name: str, ids: bytes) -> None:
         """Keep token ids by rank."""
-        KEEP.order(name, ids)
+        SERVER.order(name, ids)
 
     def bytelm_ask(self, name: str, question: str, args: Sequence[Any]) -> bytes | None:
-        """What a row says (`Keep.answer`); None where it is not here."""
-        return KEEP.answer(name, question, *args)
+        """What a row says (`RowServer.answer`); None where it is not here."""
+        return SERVER.answer(name, question, *args)
 
 
 def _logits(key: Sequence[Any]) -> torch.Tensor | None:

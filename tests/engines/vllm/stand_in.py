@@ -13,7 +13,7 @@ import torch
 
 from bytelm import TableLM
 from bytelm.engines.vllm.engine import VllmLM
-from bytelm.engines.vllm.kept_rows import Keep
+from bytelm.engines.vllm.kept_rows import RowServer
 from bytelm.engines.vllm.rows import REQUEST
 from tests.support.tiny import default_tokenizer
 
@@ -159,7 +159,7 @@ class LLM:
             raise self.raises
         self.llm_engine = Engine()
         self.fetches = 0
-        self.keep = Keep()
+        self.row_server = RowServer()
         self.asked: list[str] = []
         self.model_config = SimpleNamespace(
             get_vocab_size=lambda: self.llm_engine.model.vocab_size,
@@ -187,23 +187,23 @@ class LLM:
     def collective_rpc(self, method: str, *, args: tuple[Any, ...]) -> list[Any]:
         """Of two workers the second has the rows."""
         args = sent(args)
-        engine, keep = self.llm_engine, self.keep
+        engine, server = self.llm_engine, self.row_server
         if method == "bytelm_order":
-            keep.order(*args)
+            server.order(*args)
             return [None, None]
         if method == "bytelm_ask":
             name, question, more = args
             self.asked.append(question)
-            return [None, engine.answers([keep.answer(name, question, *more)])[0]]
+            return [None, engine.answers([server.answer(name, question, *more)])[0]]
         self.fetches += 1
         found = engine.answers([engine.kept.get((name, drawn)) for name, drawn in args[0]])
         if method == "bytelm_keep":
             _, names, asked, dropped = args
-            keep.drop(dropped)
+            server.drop(dropped)
             here = {name: data for name, data in zip(names, found, strict=True) if data is not None}
             if here:
                 logits = torch.tensor(np.stack([np.frombuffer(data, np.float32) for data in here.values()]))
-                here = dict(zip(here, keep.rows([*here], logits, asked), strict=True))
+                here = dict(zip(here, server.rows([*here], logits, asked), strict=True))
             found = [here.get(name) for name in names]
         return [[None] * len(found), found]
 

@@ -81,13 +81,13 @@ def test_what_is_not_needed_is_dropped() -> None:
     lm = engine(device_rows=True)
     byte_lm = ByteLM(lm)
     byte_lm.sample("the ", max_bytes=20, seed=0, temperature=0)
-    assert len(lm.llm.keep) > 10
+    assert len(lm.llm.row_server) > 10
     del byte_lm
     lm.clear_cache()
     gc.collect()
     lm.next_token_rows([(1, 2)])
 
-    assert len(lm.llm.keep) == 1
+    assert len(lm.llm.row_server) == 1
 
 
 @pytest.mark.parametrize("memory", [Forgetful, Mixed])
@@ -131,7 +131,7 @@ def test_a_row_that_the_worker_lost() -> None:
     """It is said, and what to do."""
     lm = engine(device_rows=True)
     (row,) = lm.next_token_rows([(7, 8)])
-    lm.llm.keep.drop([row._name])
+    lm.llm.row_server.drop([row._name])
 
     with pytest.raises(ModelError, match="clear_cache"):
         row.drawn(0.5)
