@@ -16,7 +16,7 @@ Cost
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,21 @@ from jaxtyping import Bool, Float, Float64, Int32, Int64
 
 from bytelm.engines.rows import least_likely
 from bytelm.token_lm import Likely
+
+
+class OfArrays:
+    """What was made of arrays, for as long as each of them is in use. They are known by identity."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, tuple[weakref.ref[Any], Any]] = {}
+
+    def get(self, array: np.ndarray, make: Callable[[], Any], where: Hashable = None) -> Any:
+        """What was made of an array for a place; made now if it is the first time."""
+        key = id(array), where
+        if key not in self._made:
+            made = make()
+            self._made[key] = weakref.ref(array, lambda _: self._made.pop(key, None)), made
+        return self._made[key][1]
 
 
 class Shelf:
@@ -42,7 +57,7 @@ class Shelf:
         self.moved_bytes = 0
         self.questions = 0
         self._asked = sorted(asked)
-        self._orders: dict[tuple[int, torch.device], tuple[weakref.ref[Any], torch.Tensor]] = {}
+        self._orders = OfArrays()
 
     def up(self, array: Any, device: torch.device) -> torch.Tensor:
         """An array, on a device."""
@@ -61,11 +76,8 @@ class Shelf:
 
     def order(self, order: Int64[np.ndarray, " tokens"], device: torch.device) -> Int64[torch.Tensor, " tokens"]:
         """The tokens by rank, on a device; kept there for as long as the array is in use."""
-        key = id(order), device
-        if key not in self._orders:
-            gone = weakref.ref(order, lambda _: self._orders.pop(key, None))
-            self._orders[key] = gone, self.up(order, device)
-        return self._orders[key][1]
+        there: Int64[torch.Tensor, " tokens"] = self._orders.get(order, lambda: self.up(order, device), device)
+        return there
 
     def rows(self, block: Float[torch.Tensor, "n vocab"], asked: Iterable[int] = ()) -> list[TorchRow]:
         """The rows of a pass.

@@ -179,17 +179,20 @@ class FarRow(Row):
         self._fetched: Float64[np.ndarray, " n"] = np.empty(0)  # probabilities from that rank on
 
     def some_probs(self, lo: int, hi: int) -> Float64[np.ndarray, " n"]:  # noqa: D102 - as in `Row`
-        if not self._first <= lo <= hi <= self._first + len(self._fetched):
+        if not self._has(lo, hi):
             probs: Float64[np.ndarray, " n"] = np.exp(self.given.ranked(self._reader.ranked, lo, hi), dtype=np.float64)
-            probs[np.isin(self._reader.order[lo:hi], self._reader.eot_ids)] = 0.0
+            self._reader.clear_ends(probs, lo)
             self._first, self._fetched = lo, probs
         return self._fetched[lo - self._first : hi - self._first]
+
+    def _has(self, lo: int, hi: int) -> bool:
+        return self._first <= lo <= hi <= self._first + len(self._fetched)
 
     def sums(  # noqa: D102
         self, lo: int, hi: int, mask: Bool[np.ndarray, " n"], starts: Int64[np.ndarray, " parts"]
     ) -> Float64[np.ndarray, " parts"]:
         # What begins with more of a word is asked for next, so a short range comes whole.
-        if hi - lo <= SHORT or self._first <= lo <= hi <= self._first + len(self._fetched):
+        if hi - lo <= SHORT or self._has(lo, hi):
             return RankedArray(self.some_probs(lo, hi), lo).sums(lo, hi, mask, starts)
         return self.given.sums(self._reader.ranked, lo, hi, self._reader.spells(lo, hi, mask), starts)
 
@@ -294,10 +297,14 @@ class RowReader:
         if too_small(row) if wide is None else wide:
             probs = probs.astype(np.float64, copy=False)
         np.exp(probs, out=probs)
-        for rank in self._ends:
-            if lo <= rank < hi:
-                probs[rank - lo] = 0.0
+        self.clear_ends(probs, lo)
         return probs
+
+    def clear_ends(self, probs: Float[np.ndarray, " n"], lo: int) -> None:
+        """Give nothing to the tokens that count as the end of text alone, in probabilities from the rank ``lo`` on."""
+        for rank in self._ends:
+            if lo <= rank < lo + len(probs):
+                probs[rank - lo] = 0.0
 
     def eot(self, row: Float[np.ndarray, " vocab"]) -> float:
         """The probability of the end of text in a row as the model gave it."""

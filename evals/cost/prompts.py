@@ -91,9 +91,8 @@ TWENTY_PYTHON = (
     "async def fetch(session, url):\n    async with session.get(url) as resp",
     "def gcd(a, b):\n    while b:\n        a, b = b, a %",
 )
-LONG = "\n\n".join(PROMPTS * (1 + 4096 // sum(map(len, PROMPTS))))[
-    :4096
-]  # one prompt of 4 kB, which stops inside a word
+# One prompt of 4 kB.
+LONG = "\n\n".join(PROMPTS * (1 + 4096 // sum(map(len, PROMPTS))))[:4096]
 BYTES_PER_TOKEN = 3.3  # of the text after the prompts, for a generation that takes a number of tokens
 KINDS = {"ordinary": PROMPTS, "white-space": WHITESPACE}
 

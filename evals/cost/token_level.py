@@ -99,12 +99,21 @@ def _measure(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any
     }
 
 
+def likeliest_member(lm: Any, prompt: str) -> list[int]:
+    """The token ids from which a greedy completion with ``level="token"`` goes on."""
+    return [*lm.prompt(prompt).context, *lm.cover(prompt)[0].token_ids]
+
+
+def needed(lm: Any, tokens: Sequence[int], size: int) -> int:
+    """How many of the tokens a completion of so many bytes takes."""
+    return min(int(np.searchsorted(np.cumsum([len(lm.spell([i])) for i in tokens]), size)) + 1, len(tokens))
+
+
 def _pair(lm: Any, prompt: str, size: int, *, first: bool) -> tuple[float, float, int]:
     """Seconds of a completion and of ``generate``, and tokens; ``first``: which of them is."""
-    member = [*lm.prompt(prompt).context, *lm.cover(prompt)[0].token_ids]
-    tokens = _generated(lm, member, size)  # as many as the completion takes
-    count = int(np.searchsorted(np.cumsum([len(lm.spell([i])) for i in tokens]), size)) + 1
-    count = min(count, len(tokens))
+    member = likeliest_member(lm, prompt)
+    tokens = _generated(lm, member, size)
+    count = needed(lm, tokens, size)
     seconds, done = [0.0, 0.0], b""
     for method in (0, 1) if first else (1, 0):
         lm.clear_cache()

@@ -33,6 +33,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from evals.cost.prompts import LONG, PROMPTS
+from evals.cost.token_level import likeliest_member, needed
 from evals.report.output import add_output_options, draw_bars, put_out, read_result
 from evals.report.records import command_of
 
@@ -199,10 +200,9 @@ def _methods(
         return [list(each.outputs[0].token_ids) for each in made]
 
     def find_boundaries() -> None:
-        members = [[*lm.prompt(prompt).context, *lm.cover(prompt)[0].token_ids] for prompt in prompts]
-        for ids, made in zip(members, generated([(ids, size) for ids in members]), strict=True):
-            ends = np.cumsum([len(lm.spell([token])) for token in made])
-            boundaries.append((ids, min(int(np.searchsorted(ends, size)) + 1, len(made))))
+        members = [likeliest_member(lm, prompt) for prompt in prompts]
+        made = generated([(ids, size) for ids in members])
+        boundaries.extend((ids, needed(lm, tokens, size)) for ids, tokens in zip(members, made, strict=True))
 
     def after_the_boundary(_: int) -> tuple[int, int]:
         return sum(len(lm.spell(made)) for made in generated(boundaries)), 0

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int32, Int64
 
-from bytelm.engines.device_rows import Shelf, TorchRow
+from bytelm.engines.device_rows import OfArrays, Shelf, TorchRow
 from bytelm.errors import ModelError
 from bytelm.token_lm import Likely
 
@@ -115,7 +115,7 @@ class RowClient:
         self._mine = uuid.uuid4().hex
         self._numbers = itertools.count()
         self._dropped: deque[str] = deque()
-        self._orders: dict[int, tuple[weakref.ref[Any], str]] = {}
+        self._orders = OfArrays()
 
     def rows(self, keys: Sequence[Key], tokens: Sequence[int]) -> list[KeptRow | None]:
         """Have rows kept; None for one that no worker has.
@@ -135,7 +135,7 @@ class RowClient:
             self.moved_bytes += sum(map(len, found))
             likely = Likely(np.frombuffer(found[0], np.int32), np.frombuffer(found[1], np.float32))
             rows.append(row := KeptRow(name, likely, self))
-            weakref.finalize(row, self._dropped.append, name).atexit = False
+            self._drop_with(row, name)
         return rows
 
     def ask(self, name: str, question: str, *args: Any) -> bytes:
@@ -154,18 +154,19 @@ class RowClient:
 
     def order(self, order: Int64[np.ndarray, " tokens"]) -> str:
         """The name of token ids by rank, which the workers keep for as long as the array is in use."""
-        key = id(order)
-        if key not in self._orders:
-            name, ids = self._name(), order.astype(np.int32).tobytes()
-            self._call("bytelm_order", (name, ids))
-            self.moved_bytes += len(ids)
+        name: str = self._orders.get(order, lambda: self._sent(order))
+        return name
 
-            def gone(_: Any) -> None:
-                del self._orders[key]
-                self._dropped.append(name)
+    def _sent(self, order: Int64[np.ndarray, " tokens"]) -> str:
+        name, ids = self._name(), order.astype(np.int32).tobytes()
+        self._call("bytelm_order", (name, ids))
+        self.moved_bytes += len(ids)
+        self._drop_with(order, name)
+        return name
 
-            self._orders[key] = weakref.ref(order, gone), name
-        return self._orders[key][1]
+    def _drop_with(self, holder: Any, name: str) -> None:
+        """Have the workers forget a name when there is nobody left who can ask for it."""
+        weakref.finalize(holder, self._dropped.append, name).atexit = False
 
     def _name(self) -> str:
         return f"{self._mine}-{next(self._numbers)}"
