@@ -18,10 +18,11 @@ Rules
     A prefix that a member cannot spell is an error that names the member. Once a text goes on, see combine.py.
 
 Cost
-    A plain draw of a mixture asks one member; other draws those that leave them open. ``Completion.logprob`` of a
-    mixture or a product is a sum over the rows of all members: if some were not evaluated, the completion is scored at
-    its end, in few requests. Rows and scores evaluate all members, and of a mixture or bayes a score takes what the
-    members' own scores take: no whole rows. In bayes, what counts of a prompt is scored once.
+    A plain draw of a mixture asks one member, and a plain text in bayes is drawn from one (member_draws.py); other
+    draws ask those that leave them open. ``Completion.logprob`` of a mixture or a product is a sum over the rows of all
+    members: if some were not evaluated, the completion is scored at its end, in few requests. Rows and scores evaluate
+    all members, and of a mixture or bayes a score takes what the members' own scores take: no whole rows. In bayes,
+    what counts of a prompt is scored once.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from bytelm.ensemble.combine import (
     weights_of,
 )
 from bytelm.ensemble.likelihoods import Likelihoods
+from bytelm.ensemble.member_draws import MemberDraws, draws_members
 from bytelm.ensemble.place import Combination, EnsemblePlace
 from bytelm.ensemble.scoring import EnsembleScoring
 from bytelm.ensemble.state import EnsembleState
@@ -59,6 +61,7 @@ from bytelm.inference.scheduler import Scheduler, Step, blamed, together
 from bytelm.inference.text_scoring import windows
 from bytelm.sampling.byte_model import ByteModel
 from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.writing import Generation
 from bytelm.token_lm import TokenLM
 
 T = TypeVar("T")
@@ -250,6 +253,13 @@ class Ensemble(ByteModel[EnsemblePrompt, EnsemblePlace]):
         how = Combination(self.combine, self.weights, self.alpha, self._likelihoods, prompt.members, self.power)
         kind = EnsemblePlace if self.level == "byte" else StringPlace
         return kind(dict(enumerate(places)), how, prompt.text)
+
+    def generation(  # noqa: D102
+        self, place: EnsemblePlace, prompt: EnsemblePrompt, params: SamplingParams, random: np.random.Generator
+    ) -> Generation:
+        if draws_members(place, params):
+            return MemberDraws(place, params, random, lambda text, eot: self.scored(prompt, text, eot=eot))
+        return super().generation(place, prompt, params, random)
 
     def scored(  # noqa: D102
         self, prompt: EnsemblePrompt, text: bytes, *, eot: bool = False, stride: int | None = None, strict: bool = True

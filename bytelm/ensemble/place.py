@@ -13,7 +13,7 @@ Lazy evaluation
     into the share wᵢ of one, and where in it u falls is a uniform number again, by which that member alone is asked for
     a symbol. With probability pᵢ(b) it says b, so b comes with Σ wᵢ pᵢ(b); with the probability of its leak it says
     nothing. Then a symbol is drawn from the whole row over its sum, by another number: P(b) = p(b) + leak · p(b) / (1 −
-    leak) = p(b) / (1 − leak), the row that the sampler draws from.
+    leak) = p(b) / (1 − leak), the row that the sampler draws from. (Plain texts in bayes: member_draws.py.)
 
 Does not
     Combine in bayes what is known in part of a member whose mass is a chain: in such an ensemble every row is evaluated
@@ -102,12 +102,13 @@ class EnsemblePlace(Place):
             member.lazy and not (self.bayes and member.chained) for member in members.values()
         )
 
-    def _asked(self) -> list[tuple[int, Place]]:
+    def asked(self) -> list[tuple[int, Place]]:
+        """The members that have a weight here, and their numbers."""
         return [(i, member) for i, member in self.members.items() if self.weights[i] != 0]
 
     @property
     def complete(self) -> bool:  # noqa: D102 - as in `Place`
-        return (not self.bayes or self.zeros is not None) and all(member.complete for _, member in self._asked())
+        return (not self.bayes or self.zeros is not None) and all(member.complete for _, member in self.asked())
 
     def advance(self, data: bytes) -> EnsemblePlace:  # noqa: D102 - as in `Place`
         chain = None
@@ -148,7 +149,7 @@ class EnsemblePlace(Place):
 
     def begin(self) -> Step[None]:  # noqa: D102 - as in `Place`
         # Weights that depend on the text may ask a member later: its likelihood counts from here all the same.
-        asked = list(self.members.items()) if self.bayes and callable(self.combination.weights) else self._asked()
+        asked = list(self.members.items()) if self.bayes and callable(self.combination.weights) else self.asked()
         yield from together([member.begin() for _, member in asked])
         if self.chain is None:
             self.chain = 0.0
@@ -167,7 +168,7 @@ class EnsemblePlace(Place):
         if self.bayes and self.zeros is None:
             yield from self.begin()
             return
-        open_ = [(i, member) for i, member in self._asked() if not member.complete]
+        open_ = [(i, member) for i, member in self.asked() if not member.complete]
         if self.bayes:
             shares = np.exp(self.log_shares())
         else:
@@ -180,7 +181,7 @@ class EnsemblePlace(Place):
         if self.bayes and self.zeros is None:
             yield from self.begin()
         else:
-            yield from together([member.evaluate_all() for _, member in self._asked()])
+            yield from together([member.evaluate_all() for _, member in self.asked()])
 
     def symbols(self, uniforms: Float64[np.ndarray, " n"]) -> Step[Int64[np.ndarray, " n"]]:
         """As in `Place`. In a mixture each number first draws the member, whose symbol it then draws."""
@@ -226,7 +227,7 @@ class EnsemblePlace(Place):
         if not self.bayes or self.zeros is None:
             return np.zeros(len(self.weights))
         likelihoods = np.full(len(self.weights), -np.inf)
-        for i, member in self._asked():
+        for i, member in self.asked():
             mass = member.mass()[most]
             likelihoods[i] = mass - self.zeros[i] if mass > -math.inf else -math.inf
         return likelihoods
@@ -254,17 +255,24 @@ class EnsemblePlace(Place):
             if end or not self.chained or self.chain is None:
                 yield from self.evaluate_all()
             return self.mass()[0] + (float(self.row()[EOT]) if end else 0.0)
-        asked = self._asked()
+        _, shares = yield from self.measured_shares(end=end)
+        return log_sum(shares)
+
+    def measured_shares(self, *, end: bool = False) -> Step[tuple[list[Place], list[float]]]:
+        """In bayes, after `begin`: the members that are asked, and ln of what each has in the mass."""
+        if self.zeros is None:
+            raise ModelError("the shares of an ensemble's members were asked for before it was begun")
+        asked = self.asked()
         masses = yield from together([member.measured(end=end) for _, member in asked])
-        return log_sum(
-            math.log(self.weights[i]) + mass - self.zeros[i]
+        shares = [
+            math.log(self.weights[i]) + mass - self.zeros[i] if mass > -math.inf else -math.inf
             for (i, _), mass in zip(asked, masses, strict=True)
-            if mass > -math.inf
-        )
+        ]
+        return [member for _, member in asked], shares
 
     def row(self) -> Float64[np.ndarray, "257"]:  # noqa: D102 - as in `Place`
         rows = np.full((len(self.weights), SYMBOLS), -np.inf)
-        for i, member in self._asked():
+        for i, member in self.asked():
             rows[i] = member.row()
         how = self.combination
         return combine.combined(how.combine, self.weights, rows, self.likelihoods(), alpha=how.alpha)
@@ -295,7 +303,7 @@ class EnsemblePlace(Place):
                 whole = self.bounds().envelope()
             return self.chain or 0.0, restricted(whole, allowed)
         parts = []
-        for i, member in self._asked():
+        for i, member in self.asked():
             scale, envelope = member.envelope(allowed)
             zero = 0.0 if self.zeros is None else self.zeros[i]
             parts.append((math.log(self.weights[i]) + scale - zero, envelope))
@@ -329,7 +337,7 @@ class EnsemblePlace(Place):
         return self.members[i].bounds() if i in self.members and self.weights[i] != 0 else NOTHING
 
     def room(self) -> float:  # noqa: D102
-        return min((member.room() for _, member in self._asked()), default=math.inf)
+        return min((member.room() for _, member in self.asked()), default=math.inf)
 
 
 def _some(envelope: Envelope) -> bool:

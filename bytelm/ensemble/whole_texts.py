@@ -144,10 +144,10 @@ class StringPlace(EnsemblePlace):
     normalised = False
 
     def begin(self) -> Step[None]:  # noqa: D102 - as in `Place`
-        yield from together([member.begin() for _, member in self._asked()])
+        yield from together([member.begin() for _, member in self.asked()])
         if self.zeros is None:
             zeros = np.zeros(len(self.weights))
-            for i, member in self._asked():
+            for i, member in self.asked():
                 zeros[i] = member.mass()[0]
                 if zeros[i] == -math.inf:
                     raise ModelError(f"member {i} of the ensemble gives the prefix probability 0")
@@ -158,26 +158,26 @@ class StringPlace(EnsemblePlace):
         yield from self.evaluate_all()
 
     def evaluate_all(self) -> Step[None]:  # noqa: D102 - as in `Place`
-        yield from together([member.evaluate_all() for _, member in self._asked()])
+        yield from together([member.evaluate_all() for _, member in self.asked()])
 
     def mass(self) -> tuple[float, float]:  # noqa: D102 - as in `Place`
-        mass = float(self._f({i: member.mass()[0] for i, member in self._asked()}, np.zeros((len(self.weights), 1)))[0])
+        mass = float(self._f({i: member.mass()[0] for i, member in self.asked()}, np.zeros((len(self.weights), 1)))[0])
         return mass, mass
 
     def measured(self, *, end: bool) -> Step[float]:  # noqa: D102 - as in `Place`
-        asked = self._asked()
+        asked = self.asked()
         masses = yield from together([member.measured(end=end) for _, member in asked])
         found = {i: mass for (i, _), mass in zip(asked, masses, strict=True)}
         return float(self._f(found, np.zeros((len(self.weights), 1)))[0])
 
     def row(self) -> Float64[np.ndarray, "257"]:  # noqa: D102 - as in `Place`
         rows = np.full((len(self.weights), SYMBOLS), -np.inf)
-        for i, member in self._asked():
+        for i, member in self.asked():
             rows[i] = member.row()
         mass = self.mass()[0]
         if mass == -math.inf:
             return np.full(SYMBOLS, -np.inf)
-        row: Float64[np.ndarray, "257"] = self._f({i: each.mass()[0] for i, each in self._asked()}, rows) - mass
+        row: Float64[np.ndarray, "257"] = self._f({i: each.mass()[0] for i, each in self.asked()}, rows) - mass
         return row
 
     def _f(self, masses: Mapping[int, float], more: Float64[np.ndarray, "members n"]) -> Float64[np.ndarray, " n"]:
@@ -196,7 +196,7 @@ class StringPlace(EnsemblePlace):
 
     def leak(self) -> tuple[float, float]:
         """The largest leak of a member's row: what the ensemble's own sum lacks of 1 is no leak."""
-        leaks = [member.leak() for _, member in self._asked()]
+        leaks = [member.leak() for _, member in self.asked()]
         return max(least for least, _ in leaks), max(most for _, most in leaks)
 
     def envelope(self, allowed: Allowed | None = None) -> tuple[float, Envelope]:  # noqa: D102, ARG002

@@ -16,12 +16,15 @@ Seeds
 
 from __future__ import annotations
 
-from typing import Any
+import numpy as np
 
 from bytelm.engines.rows import drawn_token
 from bytelm.inference.scheduler import Request, Step, on
 from bytelm.sampling.completion import Completion
+from bytelm.sampling.params import SamplingParams
+from bytelm.sampling.place import ModelPlace
 from bytelm.sampling.token_draws import TokenDraws
+from bytelm.tokenizer.viability.viability import Viability
 
 
 class EngineDraws(TokenDraws):
@@ -33,8 +36,16 @@ class EngineDraws(TokenDraws):
 
     sampling = None  # the engine draws from its rows as they are
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(
+        self,
+        place: ModelPlace,
+        viability: Viability,
+        params: SamplingParams,
+        random: np.random.Generator,
+        *,
+        at_once: bool = False,
+    ) -> None:
+        super().__init__(place, viability, params, random, at_once=at_once)
         self.seed = self._new_seed()
 
     # ---- what the engine is asked

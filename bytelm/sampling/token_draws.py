@@ -133,8 +133,8 @@ class TokenDraws(Writing):
             if self._may_end():
                 self.finish_reason = "eot"
                 return False
-        elif (after := self._after(token)) is not None:
-            self._append(token, after, logprob)
+        elif (found := self._after(token)) is not None:
+            self._append(token, *found, logprob)
             return self.finish_reason is None
         self.redrawn += 1
         self._goes_on = False
@@ -146,14 +146,15 @@ class TokenDraws(Writing):
             return not self._node.token_ids
         return not self._rest and self._goes_on and self._viability.ends_text(self._node.boundary)
 
-    def _after(self, token: int) -> Boundary | None:
+    def _after(self, token: int) -> tuple[bytes, Boundary] | None:
+        """What a token spells after those so far, and the boundary behind it; None where it is leak."""
         data = self._viability.spelled(self._node.boundary, token) if self._goes_on else b""
         if not data or not (data.startswith(self._rest) or self._rest.startswith(data)):
             return None
-        return self._viability.extend(self._node.boundary, token)
+        after = self._viability.extend(self._node.boundary, token)
+        return None if after is None else (data, after)
 
-    def _append(self, token: int, after: Boundary, logprob: float) -> None:
-        data = self._viability.spelled(self._node.boundary, token)
+    def _append(self, token: int, data: bytes, after: Boundary, logprob: float) -> None:
         self._node = CoverNode(self._node, token, self._node.end + len(data), after)
         self._log_weights.append(self._log_weights[-1] + logprob)
         new, self._rest = data[len(self._rest) :], self._rest[len(data) :]
@@ -210,8 +211,8 @@ class TokenDraws(Writing):
         self._rest = place.cover.leftover(member.node)
         self._place, self._placed = place, len(self.bytes)
         self._log_weights = [member.log_weight]
-        if member.token is not None and (after := self._after(member.token)) is not None:
-            self._append(member.token, after, member.logprob)
+        if member.token is not None and (found := self._after(member.token)) is not None:
+            self._append(member.token, *found, member.logprob)
 
     def _here(self) -> tuple[Frontier, dict[Node, float]]:
         """The end of the text so far, its weights relative to the prompt's anchor; and the way there that was drawn.

@@ -61,8 +61,10 @@ CASES: Final[dict[str, dict[str, Any]]] = {
     "T 0.8 top-p 0.95": {"temperature": 0.8, "top_p": 0.95},
     "infill": {"temperature": 1.0},
     "mixture": {"temperature": 1.0},
+    "bayes": {"temperature": 1.0},
     "product": {"temperature": 1.0},
 }
+ENSEMBLES: Final = ("mixture", "bayes", "product")
 WARMTH: Final = 1.5  # of an ensemble's second member: another model on the same vocabulary
 MOST: Final = 200  # bytes after one prompt
 
@@ -86,7 +88,7 @@ def work_of(case: str, engine: Any, batch: int, size: int) -> tuple[list[Replaye
     options = {"max_bytes": size, "seed": 0, **CASES[case]}
     lm: Any = ByteLM(engines[0])
     formula: Any = case
-    if case in ("mixture", "product"):
+    if case in ENSEMBLES:
         engines.append(Replayed(engine, warmth=WARMTH))
         lm = Ensemble([lm, ByteLM(engines[1])], combine=formula)
 

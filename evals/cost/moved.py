@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from evals.cost.core import CASES
+from evals.cost.core import CASES, ENSEMBLES
 from evals.cost.prompts import PROMPTS, add_prompt_options
 from evals.report.command import add_engine_options, at_least, chosen, command, set_threads, words_of
 from evals.report.output import add_output_options, answer
@@ -29,7 +29,7 @@ from evals.report.records import command_of
 from evals.report.surroundings import machine, versions
 from evals.report.tables import console, print_line, table
 
-ALONE: Final = [case for case in CASES if case not in ("mixture", "product", "infill")]  # one prompt, one model
+ALONE: Final = [case for case in CASES if case not in (*ENSEMBLES, "infill")]  # one prompt, one model
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,187 @@
+"""Texts of an ensemble in bayes that one member draws: against all texts enumerated, on toy models that leak; and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bytelm import ByteLM, Ensemble, SamplingParams, TableLM
+from bytelm.ensemble.member_draws import MemberDraws
+from bytelm.ensemble.place import EnsemblePlace
+from bytelm.sampling.completion import Completion
+from evals.cost.lazy import p_value
+from tests.sampling.test_generation import P_THRESHOLD
+from tests.support.oracle import Enumeration, HashLM
+from tests.support.tiny import default_tokenizer
+
+WEIGHTS = (0.7, 0.3)
+END = 3  # among five ids
+
+
+class Salted(HashLM):
+    """A toy model like no other of its kind."""
+
+    def __init__(self, tokenizer: Any, salt: int) -> None:
+        super().__init__(tokenizer, 5, frozenset({END}))
+        self.salt = salt
+        self.calls = 0
+        self._rows: dict[tuple[int, ...], np.ndarray] = {}
+
+    def row(self, ids: Sequence[int]) -> np.ndarray:
+        if tuple(ids) not in self._rows:
+            self._rows[tuple(ids)] = super().row((self.salt, *ids))
+        return self._rows[tuple(ids)]
+
+    def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+        self.calls += 1
+        return super().next_token_logprobs(sequences)
+
+
+def tokens_of(merge: tuple[str, str]) -> Any:
+    """Tokens a, b and one more, an end, and a special token that ends nothing: two tokens that merge are leak."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    backend = Tokenizer(models.BPE({"a": 0, "b": 1, "".join(merge): 2}, [merge]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken("<end>", special=True), AddedToken("<other>", special=True)])
+    return backend
+
+
+class Members:
+    """Two byte models that leak a third of their mass each, and all of their texts."""
+
+    def __init__(self) -> None:
+        from transformers import PreTrainedTokenizerFast
+
+        backends = [tokens_of(("a", "b")), tokens_of(("b", "a"))]
+        self.models = [
+            Salted(PreTrainedTokenizerFast(tokenizer_object=each), salt)
+            for salt, each in zip((4, 5), backends, strict=True)
+        ]
+        self.texts = [Enumeration(each, ("a", "b"), 9) for each in backends]
+        self.ensemble = Ensemble([ByteLM(model) for model in self.models], weights=WEIGHTS, combine="bayes")
+
+    def masses(self, text: bytes) -> np.ndarray:
+        """P of a text with each symbol behind it: in bayes, the sum of the members'."""
+        parts = zip(WEIGHTS, self.texts, self.models, strict=True)
+        return np.asarray(sum(weight * texts.next_bytes(text, model) for weight, texts, model in parts))
+
+    def law(self, prefix: bytes, length: int) -> dict[tuple[int, ...], float]:
+        """The probability of each text of so many symbols after a prefix, each symbol's row without its leak."""
+        found: dict[tuple[int, ...], float] = {(): 1.0}
+        for _ in range(length):
+            longer: dict[tuple[int, ...], float] = {}
+            for text, prob in found.items():
+                if text[-1:] == (256,):
+                    longer[text] = prob
+                    continue
+                row = self.masses(prefix + bytes(text))
+                for symbol in np.flatnonzero(row).tolist():
+                    longer[*text, symbol] = prob * row[symbol] / row.sum()
+            found = longer
+        return found
+
+    def drawn(self, prefix: bytes, count: int, **options: Any) -> list[Completion]:
+        done: Any = self.ensemble.sample_batch([prefix] * count, **{"max_bytes": 3, "seed": 1, **options})
+        return [*done]
+
+
+@pytest.fixture(scope="module")
+def members() -> Members:
+    return Members()
+
+
+def fit(completions: Sequence[Completion], law: dict[tuple[int, ...], float]) -> float:
+    """The p-value of completions against the probabilities of texts."""
+    places = {text: i for i, text in enumerate(law)}
+    written = [(*c.bytes, *([256] if c.finish_reason == "eot" else [])) for c in completions]
+    return p_value(np.array([places[text] for text in written]), np.array([*law.values()]))
+
+
+@pytest.mark.parametrize("prefix", [b"", b"a", b"ba"])
+def test_texts_are_distributed_as_the_enumeration_says(members: Members, prefix: bytes) -> None:
+    """Chi-square of 1,000 completions against all texts of three bytes; each has the log-probability of its text."""
+    completions = members.drawn(prefix, 1000)
+
+    assert fit(completions, members.law(prefix, 3)) > P_THRESHOLD
+    assert sum(c.usage.redrawn > 0 for c in completions) > 100
+    for done in completions[:40]:
+        score = members.ensemble.logprob(done.bytes, prefix=prefix, eot=done.finish_reason == "eot")
+        assert done.logprob == pytest.approx(score, abs=1e-9)
+
+
+@pytest.mark.parametrize(("mistake", "prefix"), [("prior", b"a"), ("own leak", b"ba")])
+def test_the_chi_square_sees_a_wrong_law(
+    members: Members, mistake: str, prefix: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To draw the member by its weight, or to let it draw what is leak anew by itself, gives another distribution."""
+    shares = EnsemblePlace.measured_shares
+
+    def weights(self: Any, **how: Any) -> Any:
+        asked, found = yield from shares(self, **how)
+        return asked, [
+            np.log(weight) if share > -np.inf else share for weight, share in zip(WEIGHTS, found, strict=True)
+        ]
+
+    def by_itself(self: Any) -> Any:
+        yield from ()
+        self._drawer.redrawn, self._taken = 0, len(self._drawer.bytes)
+        self.finish_reason = self._drawer.finish_reason
+
+    if mistake == "prior":
+        monkeypatch.setattr(EnsemblePlace, "measured_shares", weights)
+    else:
+        monkeypatch.setattr(MemberDraws, "_redraw", by_itself)
+
+    assert fit(members.drawn(prefix, 1000), members.law(prefix, 3)) < P_THRESHOLD
+
+
+def test_one_member_is_asked_for_a_text_in_all_company() -> None:
+    """Between the prompt and the score; the same text alone, in a batch and in pieces, stop strings taken off."""
+    lms = [ByteLM(TableLM(default_tokenizer(), seed=seed, order=2, eot_ids=[])) for seed in (1, 2)]
+    ensemble = Ensemble(lms, combine="bayes")
+    asked: list[int] = []
+    for number, lm in enumerate(lms):
+        plain = lm.token_lm.next_token_logprobs
+
+        def counted(sequences: Any, number: int = number, plain: Any = plain) -> Any:
+            asked.append(number)
+            return plain(sequences)
+
+        lm.token_lm.next_token_logprobs = counted  # type: ignore[method-assign]
+    done = ensemble.sample("the ", max_bytes=200, seed=3)
+    tokens = [len(lm.token_ends(lm.prompt("the "), done.bytes)) for lm in lms]
+
+    assert done.usage.calls == len(asked)
+    assert min(asked.count(0), asked.count(1)) <= 8 + 8 * done.usage.redrawn
+    assert max(asked.count(0), asked.count(1)) <= 1.2 * max(tokens) + 8 + 8 * done.usage.redrawn
+    assert ensemble.sample_batch(["the ", "x"], max_bytes=200, seed=3)[0].bytes == done.bytes
+    assert "".join(ensemble.stream("the ", max_bytes=200, seed=3)) == done.text
+    stop = done.bytes[60:62]
+    stopped = ensemble.sample("the ", max_bytes=200, seed=3, stop=stop)
+    assert stopped.finish_reason == "stop"
+    assert done.bytes.startswith(stopped.bytes + stop)
+
+
+def test_when_one_member_draws(members: Members) -> None:
+    """Where nothing is done to the distribution, and the text ends before the context of any member does."""
+    lm = ByteLM(TableLM(default_tokenizer(), seed=1, order=2, eot_ids=[]))
+
+    def kind(ensemble: Ensemble, size: int, **options: Any) -> str:
+        return type(ensemble.begin("ab", SamplingParams(max_bytes=size, **options))).__name__
+
+    assert kind(members.ensemble, 10) == "MemberDraws"
+    for options in ({"temperature": 0.9}, {"top_p": 0.9}, {"lazy": False}, {"temperature": 0}):
+        assert kind(members.ensemble, 10, **options) == "ByteGeneration"
+    for combine in ("mixture", "product"):
+        assert kind(Ensemble([lm, lm], combine=combine), 10) == "ByteGeneration"
+    assert kind(Ensemble([lm, lm], combine="bayes", weights=lambda text: [1, 1]), 10) == "ByteGeneration"
+    assert kind(Ensemble([Ensemble([lm, lm]), lm], combine="bayes"), 10) == "ByteGeneration"
+    lm.token_lm.context_length = 20  # type: ignore[attr-defined]
+    short = Ensemble([lm, lm], combine="bayes")
+    assert kind(short, 10) == "MemberDraws"
+    assert kind(short, 30) == "ByteGeneration"
