@@ -336,6 +336,15 @@ class EnsemblePlace(Place):
     def _bounds(self, i: int) -> Bounds:
         return self.members[i].bounds() if i in self.members and self.weights[i] != 0 else NOTHING
 
+    def leak(self) -> tuple[float, float]:
+        """As in `Place`. In a mixture, what the members leak."""
+        if self.combination.combine != "mixture":
+            return super().leak()
+        members = [(float(self.weights[i]), *member.leak()) for i, member in self.asked()]
+        silent = max(1.0 - sum(weight for weight, _, _ in members), 0.0)  # what those had that cannot spell the text
+        least = silent + sum(weight * low for weight, low, _ in members)
+        return least, silent + sum(weight * high for weight, _, high in members)
+
     def room(self) -> float:  # noqa: D102
         return min((member.room() for _, member in self.asked()), default=math.inf)
 

@@ -162,10 +162,12 @@ class Place(ABC):
 
     def symbols(self, uniforms: Float64[np.ndarray, " n"]) -> Step[Int64[np.ndarray, " n"]]:
         """For each uniform number the symbol that it is under this place's own row; −1 beyond the row's sum."""
-        found, _ = yield from settle(
-            uniforms, lower=lambda: self.bounds().low, complete=lambda: self.complete, more=self.evaluate
-        )
+        found, _ = yield from settle(uniforms, lower=self.least, complete=lambda: self.complete, more=self.evaluate)
         return found
+
+    def least(self) -> Float64[np.ndarray, "257"]:
+        """Its row as far as it is known: `bounds` without what is open. Not to be written to."""
+        return self.bounds().low
 
     def sure_bytes(self, share: float) -> Step[bytes]:
         """Bytes that are certain together, where they come cheaper so; or none.
@@ -334,6 +336,11 @@ class ModelPlace(Place):
             return NOTHING
         least, most = self.mass()
         return conditional(envelope, math.exp(min(least - scale, 700.0)), math.exp(min(most - scale, 700.0)))
+
+    def least(self) -> Float64[np.ndarray, "257"]:  # noqa: D102
+        scale, known = self.frontier.known()
+        most = self.mass()[1]
+        return known / math.exp(min(most - scale, 700.0)) if most > -math.inf else NOTHING.low
 
     def leak(self) -> tuple[float, float]:
         """As in `Place`."""
