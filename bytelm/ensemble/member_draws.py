@@ -23,8 +23,10 @@ Numbers
 Cost
     The calls of one member alone, and of the score at the end. The other members are asked at the prompt, and at leak.
 
-Does not
-    Come near the end of a member's context, at which the text would have to end (`draws_members`).
+The end of a context
+    A text ends for its length where the sampler's does: at the first byte after which some member has a node of more
+    tokens than its context. A byte adds one token to a sequence at most. So from where that can be, the places of all
+    members are taken along to see it; nothing is evaluated for that.
 """
 
 from __future__ import annotations
@@ -55,11 +57,11 @@ def draws_members(place: EnsemblePlace, params: SamplingParams) -> bool:
 
     Args:
         place: At the end of the prompt.
-        params: How to draw. A byte adds one token to a sequence at most.
+        params: How to draw.
     """
     if not (place.bayes and not place.chained and params.plain and params.by_token):
         return False
-    return place.room() > params.max_bytes and all(isinstance(member, ModelPlace) for _, member in place.asked())
+    return all(isinstance(member, ModelPlace) for _, member in place.asked())
 
 
 class MemberDraws(Generation):
@@ -94,6 +96,8 @@ class MemberDraws(Generation):
         self._score = score
         self._drawer: RowDraws | None = None  # writes what the member draws
         self._taken = 0  # bytes of that which are written here
+        self._room = 0.0  # bytes that certainly fit in each context
+        self._edge: EnsemblePlace | None = None  # beyond these, the place of the text so far
 
     def step(self) -> Step[None]:
         """Draw a token and append its bytes; or find out whose."""
@@ -111,6 +115,10 @@ class MemberDraws(Generation):
     def _step(self) -> Step[None]:
         if self._drawer is None:
             yield from self.place.begin()
+            self._room = self.place.room()
+            if self._room < 0:
+                self.finish_reason = "length"
+                return
             self._drawer = yield from self._drawn(self.place.copy())
             self.place = self.place.bare()  # its rows may be many
         yield from self._drawer.step()
@@ -123,8 +131,14 @@ class MemberDraws(Generation):
 
     def _write(self, data: bytes) -> None:
         for byte in data:
-            if self.finish_reason is None:
-                self.write(byte)
+            self.write(byte)
+            if self.finish_reason is None and len(self.bytes) > self._room:
+                edge = self._edge or self.place
+                self._edge = edge.advance(bytes(self.bytes[len(edge.prefix) - len(self.prompt) :]))
+                if self._edge.room() < 0:
+                    self.finish_reason = "length"
+            if self.finish_reason is not None:
+                return
 
     def _redraw(self) -> Step[None]:
         """Draw the next symbol from the whole row, and a member for what follows it."""
