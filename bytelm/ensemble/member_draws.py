@@ -31,7 +31,6 @@ The end of a context
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
@@ -155,9 +154,10 @@ class MemberDraws(Generation):
 
     def _drawn(self, place: EnsemblePlace) -> Step[RowDraws]:
         """Draw a member by its posterior at a place; what writes its text from there."""
-        members, log_shares = yield from place.measured_shares()
-        if (top := max(log_shares)) == -math.inf:
+        yield from place.measured(end=False)
+        shares = np.exp(place.log_shares())
+        if not shares.any():
             raise ModelError(f"after {place.prefix[-40:]!r} {place.silent}")
-        member = members[picked(np.exp(np.array(log_shares) - top), self._random.random())]
+        member = place.members[picked(shares, self._random.random())]
         own, self._taken = replace(self.params, stop=(), max_bytes=self.left), 0
         return RowDraws(cast("ModelPlace", member), own, self._random)

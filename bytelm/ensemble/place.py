@@ -255,20 +255,13 @@ class EnsemblePlace(Place):
             if end or not self.chained or self.chain is None:
                 yield from self.evaluate_all()
             return self.mass()[0] + (float(self.row()[EOT]) if end else 0.0)
-        _, shares = yield from self.measured_shares(end=end)
-        return log_sum(shares)
-
-    def measured_shares(self, *, end: bool = False) -> Step[tuple[list[Place], list[float]]]:
-        """In bayes, after `begin`: the members that are asked, and ln of what each has in the mass."""
-        if self.zeros is None:
-            raise ModelError("the shares of an ensemble's members were asked for before it was begun")
         asked = self.asked()
         masses = yield from together([member.measured(end=end) for _, member in asked])
-        shares = [
-            math.log(self.weights[i]) + mass - self.zeros[i] if mass > -math.inf else -math.inf
+        return log_sum(
+            math.log(self.weights[i]) + mass - self.zeros[i]
             for (i, _), mass in zip(asked, masses, strict=True)
-        ]
-        return [member for _, member in asked], shares
+            if mass > -math.inf
+        )
 
     def row(self) -> Float64[np.ndarray, "257"]:  # noqa: D102 - as in `Place`
         rows = np.full((len(self.weights), SYMBOLS), -np.inf)

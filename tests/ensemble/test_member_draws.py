@@ -12,7 +12,7 @@ from bytelm import ByteLM, Ensemble, SamplingParams, TableLM
 from bytelm.ensemble.member_draws import MemberDraws
 from bytelm.ensemble.place import EnsemblePlace
 from bytelm.sampling.completion import Completion
-from evals.cost.lazy import p_value
+from tests.sampling.test_engine_draws import by_hand, fit, texts_of
 from tests.sampling.test_generation import P_THRESHOLD
 from tests.support.oracle import Enumeration, HashLM
 from tests.support.tiny import default_tokenizer
@@ -27,28 +27,12 @@ class Salted(HashLM):
     def __init__(self, tokenizer: Any, salt: int) -> None:
         super().__init__(tokenizer, 5, frozenset({END}))
         self.salt = salt
-        self.calls = 0
         self._rows: dict[tuple[int, ...], np.ndarray] = {}
 
     def row(self, ids: Sequence[int]) -> np.ndarray:
         if tuple(ids) not in self._rows:
             self._rows[tuple(ids)] = super().row((self.salt, *ids))
         return self._rows[tuple(ids)]
-
-    def next_token_logprobs(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-        self.calls += 1
-        return super().next_token_logprobs(sequences)
-
-
-def tokens_of(merge: tuple[str, str]) -> Any:
-    """Tokens a, b and one more, an end, and a special token that ends nothing: two tokens that merge are leak."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-    backend = Tokenizer(models.BPE({"a": 0, "b": 1, "".join(merge): 2}, [merge]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken("<end>", special=True), AddedToken("<other>", special=True)])
-    return backend
 
 
 class Members:
@@ -57,7 +41,7 @@ class Members:
     def __init__(self) -> None:
         from transformers import PreTrainedTokenizerFast
 
-        backends = [tokens_of(("a", "b")), tokens_of(("b", "a"))]
+        backends = [by_hand(("a", "b")), by_hand(("b", "a"))]
         self.models = [
             Salted(PreTrainedTokenizerFast(tokenizer_object=each), salt)
             for salt, each in zip((4, 5), backends, strict=True)
@@ -72,18 +56,7 @@ class Members:
 
     def law(self, prefix: bytes, length: int) -> dict[tuple[int, ...], float]:
         """The probability of each text of so many symbols after a prefix, each symbol's row without its leak."""
-        found: dict[tuple[int, ...], float] = {(): 1.0}
-        for _ in range(length):
-            longer: dict[tuple[int, ...], float] = {}
-            for text, prob in found.items():
-                if text[-1:] == (256,):
-                    longer[text] = prob
-                    continue
-                row = self.masses(prefix + bytes(text))
-                for symbol in np.flatnonzero(row).tolist():
-                    longer[*text, symbol] = prob * row[symbol] / row.sum()
-            found = longer
-        return found
+        return texts_of(lambda text: self.masses(prefix + text), length)
 
     def drawn(self, prefix: bytes, count: int, **options: Any) -> list[Completion]:
         done: Any = self.ensemble.sample_batch([prefix] * count, **{"max_bytes": 3, "seed": 1, **options})
@@ -93,13 +66,6 @@ class Members:
 @pytest.fixture(scope="module")
 def members() -> Members:
     return Members()
-
-
-def fit(completions: Sequence[Completion], law: dict[tuple[int, ...], float]) -> float:
-    """The p-value of completions against the probabilities of texts."""
-    places = {text: i for i, text in enumerate(law)}
-    written = [(*c.bytes, *([256] if c.finish_reason == "eot" else [])) for c in completions]
-    return p_value(np.array([places[text] for text in written]), np.array([*law.values()]))
 
 
 @pytest.mark.parametrize("prefix", [b"", b"a", b"ba"])
@@ -119,13 +85,10 @@ def test_the_chi_square_sees_a_wrong_law(
     members: Members, mistake: str, prefix: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To draw the member by its weight, or to let it draw what is leak anew by itself, gives another distribution."""
-    shares = EnsemblePlace.measured_shares
+    shares = EnsemblePlace.log_shares
 
-    def weights(self: Any, **how: Any) -> Any:
-        asked, found = yield from shares(self, **how)
-        return asked, [
-            np.log(weight) if share > -np.inf else share for weight, share in zip(WEIGHTS, found, strict=True)
-        ]
+    def weights(self: Any) -> Any:
+        return np.where(np.isneginf(shares(self)), -np.inf, np.log(WEIGHTS))
 
     def by_itself(self: Any) -> Any:
         yield from ()
@@ -133,7 +96,7 @@ def test_the_chi_square_sees_a_wrong_law(
         self.finish_reason = self._drawer.finish_reason
 
     if mistake == "prior":
-        monkeypatch.setattr(EnsemblePlace, "measured_shares", weights)
+        monkeypatch.setattr(EnsemblePlace, "log_shares", weights)
     else:
         monkeypatch.setattr(MemberDraws, "_redraw", by_itself)
 

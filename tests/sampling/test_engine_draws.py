@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,11 +60,11 @@ class Drawing(HashLM):
                 ids.append(token)
 
 
-def by_hand() -> Any:
-    """Tokens a, b and ab, an end, and a special token that ends nothing: b after a is leak, and so is the last."""
+def by_hand(merge: tuple[str, str] = ("a", "b")) -> Any:
+    """Tokens a, b and the two merged, an end, and a special token that ends nothing: so b after a, and the last, leak."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    backend = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
+    backend = Tokenizer(models.BPE({"a": 0, "b": 1, "".join(merge): 2}, [merge]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken("<end>", special=True), AddedToken("<other>", special=True)])
@@ -83,6 +83,11 @@ def leaky() -> tuple[ByteLM, Drawing, Enumeration]:
 
 def texts(everything: Enumeration, model: HashLM, prefix: bytes, length: int) -> dict[tuple[int, ...], float]:
     """The probability of each text of so many symbols after a prefix, each symbol's row without its leak."""
+    return texts_of(lambda text: everything.next_bytes(prefix + text, model), length)
+
+
+def texts_of(masses: Callable[[bytes], np.ndarray], length: int) -> dict[tuple[int, ...], float]:
+    """The probability of each text of so many symbols, each drawn in proportion to the masses after a text."""
     found: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(length):
         longer: dict[tuple[int, ...], float] = {}
@@ -90,7 +95,7 @@ def texts(everything: Enumeration, model: HashLM, prefix: bytes, length: int) ->
             if text[-1:] == (256,):
                 longer[text] = prob
                 continue
-            row = everything.next_bytes(prefix + bytes(text), model)
+            row = masses(bytes(text))
             for symbol in np.flatnonzero(row).tolist():
                 longer[*text, symbol] = prob * row[symbol] / row.sum()
         found = longer

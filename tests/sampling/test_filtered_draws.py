@@ -19,7 +19,7 @@ from bytelm.sampling.filters import Filters
 from bytelm.sampling.generation import ByteGeneration
 from bytelm.sampling.row_draws import RowDraws
 from bytelm.symbols import SYMBOLS
-from tests.sampling.test_engine_draws import few, fit, written
+from tests.sampling.test_engine_draws import few, fit, texts_of, written
 from tests.sampling.test_generation import P_THRESHOLD
 from tests.support.oracle import Enumeration, HashLM, depth_for
 from tests.support.strategies import Toy, byte_level, sentencepiece
@@ -58,18 +58,7 @@ def texts(
     everything: Enumeration, model: HashLM, prefix: bytes, filters: Filters, length: int = 3
 ) -> dict[tuple[int, ...], float]:
     """The probability of each text of so many symbols after a prefix, each drawn from the filtered exact row."""
-    found: dict[tuple[int, ...], float] = {(): 1.0}
-    for _ in range(length):
-        longer: dict[tuple[int, ...], float] = {}
-        for text, prob in found.items():
-            if text[-1:] == (256,):
-                longer[text] = prob
-                continue
-            row = filters.apply(everything.next_bytes(prefix + bytes(text), model))
-            for symbol in np.flatnonzero(row).tolist():
-                longer[*text, symbol] = prob * row[symbol]
-        found = longer
-    return found
+    return texts_of(lambda text: filters.apply(everything.next_bytes(prefix + text, model)), length)
 
 
 def drawn(lm: ByteLM, prefix: bytes, **options: Any) -> list[Any]:
