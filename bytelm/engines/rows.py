@@ -125,26 +125,41 @@ def least_likely(vocab_size: int) -> float:
     return 2.0 - math.log(vocab_size)
 
 
-def drawn_token(uniform: float, logprobs: Float[np.ndarray, " vocab"]) -> int:
+def likely_of(logprobs: Float[np.ndarray, " vocab"]) -> Likely:
+    """The likely tokens of a row.
+
+    >>> likely_of(np.log([1e-6] * 99 + [1 - 99e-6])).ids
+    array([99], dtype=int32)
+    """
+    # By bits: to look for some hundred among so many bytes takes longer than to pack these.
+    bits = np.packbits(logprobs > least_likely(len(logprobs)))
+    some = np.flatnonzero(bits != 0)
+    inside = np.flatnonzero(np.unpackbits(bits[some]).view(np.bool_))
+    ids = ((some[inside >> 3] << 3) + (inside & 7)).astype(np.int32)
+    return Likely(ids, logprobs[ids])
+
+
+def drawn_token(uniform: float, logprobs: Float[np.ndarray, " vocab"], likely: Likely | None = None) -> int:
     """The token on which a uniform number falls.
 
     Args:
         uniform: From 0 to below 1.
         logprobs: The row, natural logs of probabilities that sum to 1.
+        likely: Its likely tokens, where they are known already.
 
     >>> [drawn_token(uniform, np.log([0.25, 0.5, 0.25])) for uniform in (0.0, 0.3, 0.99)]
     [0, 1, 2]
     """
-    likely = np.flatnonzero(logprobs > least_likely(len(logprobs)))
-    edges = _edges(logprobs[likely])
+    likely = likely_of(logprobs) if likely is None else likely
+    ids, edges = likely.ids, _edges(likely.logprobs)
     at = int(np.searchsorted(edges, uniform, side="right"))
-    if at < len(likely):
-        return int(likely[at])
-    below = float(edges[-1]) if len(likely) else 0.0
+    if at < len(ids):
+        return int(ids[at])
+    below = float(edges[-1]) if len(ids) else 0.0
     others = logprobs.copy()
-    others[likely] = -np.inf
+    others[ids] = -np.inf
     token = _in_order((uniform - below) / (1.0 - below), others)
-    return int(likely[-1]) if token is None else token  # rounding took from a sum that is 1
+    return int(ids[-1]) if token is None else token  # rounding took from a sum that is 1
 
 
 def likely_drawn(uniform: float, likely: Likely, vocab_size: int) -> tuple[int, float] | None:

@@ -25,7 +25,7 @@ Rules
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -86,6 +86,7 @@ class Frontier:
         self._front: dict[Node, list[Node]] = {}
         self._known: tuple[float, Float64[np.ndarray, "257"]] | None = None
         self._shares: dict[Node, float] | None = None
+        self._ahead = (b"", math.inf)
         if self.settled:
             self._settle()
 
@@ -100,9 +101,14 @@ class Frontier:
         Raises:
             UnreachablePrefixError: No token sequence spells them.
         """
-        known = len(data) == 1 and self._known is not None
-        limit = self._log_most_with(data[0]) if known else math.inf
+        limit = self._ahead[1] if data == self._ahead[0] else math.inf
+        if limit == math.inf and len(data) == 1 and self._known is not None:
+            limit = self._log_most_with(data[0])
         return self._of(self.cover.advance(data), self.rows, limit=limit)
+
+    def limit_ahead(self, data: bytes, limit: float) -> None:
+        """Take in a `limit` for the prefix with more bytes behind it: `advance` by just these goes on from it."""
+        self._ahead = data, limit
 
     def copy(self) -> Frontier:
         """The same frontier, to be evaluated on its own."""
@@ -164,6 +170,11 @@ class Frontier:
     def most_tokens(self) -> int:
         """Tokens of the longest sequence that spells the prefix or a part of it, the context included."""
         return len(self.context) + max(node.depth for node in self.nodes)
+
+    @property
+    def front(self) -> Collection[Node]:
+        """The topmost nodes that are not evaluated."""
+        return self._front.keys()
 
     @property
     def complete(self) -> bool:
@@ -320,17 +331,15 @@ class Frontier:
         """The log-weight of the heaviest node that is not evaluated; −∞ where there is none."""
         return max(map(self.weights.__getitem__, self._front), default=-math.inf)
 
-    def log_most(self) -> float:
-        """Logarithm of what P(x) is at most, relative to the anchor: no masses over the whole vocabulary are summed."""
-        if self.limit < math.inf:
-            return self.limit
-        evaluated = (share for node, share in self.log_shares().items() if node in self.rows)
-        return log_sum([*(self.weights[top] for top in self._front), *evaluated])
-
     # ---- what is asked for, and told
 
     def missing(
-        self, share: float = 0.0, purpose: Purpose = "row", allowed: Bool[np.ndarray, "257"] | None = None
+        self,
+        share: float = 0.0,
+        purpose: Purpose = "row",
+        allowed: Bool[np.ndarray, "257"] | None = None,
+        *,
+        log_whole: float | None = None,
     ) -> tuple[Node, ...]:
         """The nodes to evaluate: the heaviest front node with all that is known to hang on it, and others with it.
 
@@ -338,13 +347,16 @@ class Frontier:
             share: Front nodes are asked for too if they hold at least this share of all that can be; 0 takes all.
             purpose: What the rows are for: the next byte, P(x), or P(x, end of text).
             allowed: The symbols that may come next; None: all. Nodes that reach none of them are left out.
+            log_whole: The logarithm of all that can be, relative to the anchor, where that is known; else it is summed.
         """
         wanted = self._wanted(purpose, allowed)
         if not wanted:
             return ()
         heaviest = max(wanted, key=self.weights.__getitem__)
         least = -math.inf
-        if share > 0:
+        if share > 0 and log_whole is not None:
+            least = min(math.log(share) + log_whole, self.weights[heaviest])
+        elif share > 0:
             scale, known = self.known()
             whole = known.sum() if allowed is None else known.sum(where=allowed)
             whole += sum(math.exp(self.weights[top] - scale) for top in (self._front if allowed is None else wanted))

@@ -19,16 +19,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from cachetools import LRUCache
 from jaxtyping import Bool, Float, Float64, Int32, Int64
 
 from bytelm.cover.nodes import RankedArray
-from bytelm.engines.rows import drawn_token, least_likely, likely_drawn, likely_entries
+from bytelm.engines.rows import ROW_TOLERANCE, drawn_token, least_likely, likely_drawn, likely_entries, likely_of
 from bytelm.errors import VocabularyMismatchError
-from bytelm.token_lm import EXTRA_TOKEN_COST, DeviceRow
+from bytelm.token_lm import EXTRA_TOKEN_COST, DeviceRow, Likely
 from bytelm.tokenizer.prefix_index import PrefixIndex
 
 STORE_BYTES: Final = 128 * 2**20
@@ -36,6 +36,20 @@ SHORT: Final = 1024  # ranks of a row elsewhere that are sooner fetched than ask
 LEAST_LOGPROB: Final = -80.0  # float32 has full precision down to exp(-87)
 
 Given: TypeAlias = 'Float[np.ndarray, "vocab"] | DeviceRow'
+
+
+class LikelyRanks(NamedTuple):
+    """The likely tokens of a row that spell something and do not end a text.
+
+    Attributes:
+        ranks: Ascending.
+        probs: Theirs.
+        rest: What all other ids have together is no more, but for the likely ones that spell nothing or end a text.
+    """
+
+    ranks: Int64[np.ndarray, " n"]
+    probs: Float64[np.ndarray, " n"]
+    rest: float
 
 
 class Row(ABC):
@@ -49,12 +63,13 @@ class Row(ABC):
         given: As given.
     """
 
-    __slots__ = ("_eot", "_likeliest", "_reader", "given")
+    __slots__ = ("_eot", "_likeliest", "_ranks", "_reader", "given")
 
     def __init__(self, reader: RowReader, given: Given) -> None:
         self._reader = reader
         self._eot: float | None = None
         self._likeliest: int | None = None
+        self._ranks: LikelyRanks | None = None
         self.given = given
 
     @property
@@ -72,6 +87,24 @@ class Row(ABC):
     def logprob(self, token_id: int) -> float:
         """The log-probability of a token, as a part of a text."""
         return -math.inf if token_id in self._reader.ends else float(self._entries(np.array([token_id]))[0])
+
+    @property
+    @abstractmethod
+    def likely(self) -> Likely:
+        """Its likely tokens, and perhaps some others, by id."""
+
+    @property
+    def likely_ranks(self) -> LikelyRanks:
+        """The same by rank."""
+        if self._ranks is None:
+            likely = self.likely
+            probs = np.exp(likely.logprobs, dtype=np.float64)
+            rest = max(1.0 - float(probs.sum()), 0.0) + ROW_TOLERANCE
+            ranks = self._reader.rank_of[likely.ids]
+            order = ranks.argsort()
+            order = order[ranks.searchsorted(0, sorter=order) :]
+            self._ranks = LikelyRanks(ranks[order], probs[order], rest)
+        return self._ranks
 
     def likeliest(self) -> int:
         """The likeliest of all ids."""
@@ -107,7 +140,7 @@ class Row(ABC):
 class ArrayRow(Row):
     """A row in memory."""
 
-    __slots__ = ("_probs", "_wide")
+    __slots__ = ("_likely", "_probs", "_wide")
 
     given: Float[np.ndarray, " vocab"]
 
@@ -115,6 +148,7 @@ class ArrayRow(Row):
         super().__init__(reader, given)
         self._probs: Float[np.ndarray, " tokens"] | None = None
         self._wide: bool | None = None
+        self._likely: Likely | None = None
 
     @property
     def nbytes(self) -> int:
@@ -143,8 +177,14 @@ class ArrayRow(Row):
     ) -> Float64[np.ndarray, " parts"]:
         return RankedArray(self.some_probs(lo, hi), lo).sums(lo, hi, mask, starts)
 
+    @property
+    def likely(self) -> Likely:  # noqa: D102
+        if self._likely is None:
+            self._likely = likely_of(self.given)
+        return self._likely
+
     def drawn(self, uniform: float) -> tuple[int, float]:  # noqa: D102
-        token = drawn_token(uniform, self.given)
+        token = drawn_token(uniform, self.given, self.likely)
         return token, float(self.given[token])
 
     def _entries(self, ids: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
@@ -195,6 +235,10 @@ class FarRow(Row):
         if hi - lo <= SHORT or self._has(lo, hi):
             return RankedArray(self.some_probs(lo, hi), lo).sums(lo, hi, mask, starts)
         return self.given.sums(self._reader.ranked, lo, hi, self._reader.spells(lo, hi, mask), starts)
+
+    @property
+    def likely(self) -> Likely:  # noqa: D102
+        return self.given.likely
 
     def drawn(self, uniform: float) -> tuple[int, float]:  # noqa: D102
         return likely_drawn(uniform, self.given.likely, len(self.given)) or self.given.drawn(uniform)
@@ -254,6 +298,12 @@ class RowReader:
         self.eot_ids = np.array(sorted(eot_ids), np.int64)
         self.everything = RankedArray(np.ones(len(order)))
         self.ends = frozenset(self.eot_ids.tolist())
+        # Rank by id; none where an id spells nothing, or is the end of text alone.
+        self.rank_of: Int64[np.ndarray, " ids"] = np.full(vocab_size, -1, np.int64)
+        spelling = prefix_index.rank[:vocab_size]
+        self.rank_of[: len(spelling)] = spelling
+        self.rank_of[self.eot_ids] = -1
+        self.least_likely = math.exp(least_likely(vocab_size))
         self._ends: list[int] = np.flatnonzero(np.isin(order, self.eot_ids)).tolist()
 
     def read(self, row: Given, *, brief: bool = False) -> Row:

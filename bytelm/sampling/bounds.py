@@ -83,6 +83,34 @@ def passing(envelope: Envelope, filters: Filters) -> tuple[Bool[np.ndarray, "257
     return _passing(scaled, filters)
 
 
+def surely_kept(known: Float64[np.ndarray, "257"], rest: float, filters: Filters, symbol: int) -> bool:
+    """A quick look at `passing`: whether a symbol is certainly kept at temperature 1, where any can get the rest.
+
+    Args:
+        known: K.
+        rest: What all symbols together can get on top.
+        filters: What is done to the distribution.
+        symbol: The symbol.
+
+    >>> known = np.array([0.6, 0.3, 0.05] + [0.0] * 254)
+    >>> [surely_kept(known, 0.05, Filters(top_p=0.8), symbol) for symbol in range(3)]
+    [True, True, False]
+    """
+    if filters.temperature != 1:
+        return False
+    margin, mine = 1 + SLACK, float(known[symbol])
+    rivals = (known + rest) * margin >= mine
+    rivals[symbol] = False
+    above, whole = (float(known.sum(where=rivals)) + rest) * margin, float(known.sum())
+    if filters.top_k is not None and filters.top_k < SYMBOLS:
+        if np.count_nonzero(rivals) >= filters.top_k:
+            return False
+        whole = float(np.partition(known, -filters.top_k)[-filters.top_k :].sum())  # top-k keeps no less
+    if filters.min_p and mine < filters.min_p * (float(known.max()) + rest) * margin:
+        return False
+    return filters.top_p in (None, 1) or above < filters.top_p * whole
+
+
 def acceptance(envelope: Envelope, temperature: Number, symbol: int) -> tuple[float, float]:
     """The least and the most that (P(b) / max P)^(1/T − 1) can be, for a temperature T up to 1.
 

@@ -27,8 +27,9 @@ Which bytes are kept
     A symbol with more than some share σ of P(x) is kept, whatever else there is (`Filters.kept_share`): below
     temperature 1 with half of it, as it is then the likeliest. As P(x·b) is at most P(x), all bytes of a token are kept
     that has more than σ · P(x). P(x) need not be known for that, only what it is at most. Where a token has less, the
-    masses of the bytes are summed, place by place, and compared with σ. Where they leave it open, it is decided by the
-    bounds of bounds.py, for which more is evaluated as needed.
+    likely tokens of the rows are looked at, byte by byte (inference/likely_bytes.py): mostly their masses show that a
+    byte is kept. Where they leave it open, all masses at the place are summed, and it is decided by the bounds of
+    bounds.py, for which more is evaluated as needed.
 
 Cost
     Mostly a row a token. The cover is taken along, a token at a time.
@@ -47,7 +48,9 @@ import numpy as np
 from bytelm.cover.nodes import Node
 from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate
+from bytelm.inference.likely_bytes import LikelyBytes, likely_bytes
 from bytelm.inference.scheduler import Step, changed, on
+from bytelm.sampling.bounds import surely_kept
 from bytelm.sampling.completion import Completion
 from bytelm.sampling.params import SamplingParams
 from bytelm.sampling.place import ModelPlace
@@ -139,17 +142,17 @@ class FilteredDraws(PlacedGeneration):
         log_mass, new = self._here.weights[node] + logprob, self._spelled(node, token)
         if new is None or token in self._here.reader.ends:
             ends = token in self._here.reader.ends and node in self._here.cover.ending
-            if ends and (self._sure(log_mass) or (yield from self._keeps(EOT))):
+            if ends and (yield from self._keeps(EOT)):
                 self.finish_reason = "eot"
             else:
                 yield from self._redraw()
             return
         while new:
-            sure = self._sure(log_mass)
-            if not sure and not (yield from self._keeps(new[0])):
+            kept = self._kept(new, log_mass)
+            if not kept and not (yield from self._keeps(new[0])):
                 yield from self._redraw()
                 return
-            taken = new if sure and len(new) <= self.place.room() else new[:1]
+            taken = new[: max(kept, 1)] if kept <= self.place.room() else new[:1]
             self._write(taken)
             if self.finish_reason is not None:
                 return
@@ -178,9 +181,34 @@ class FilteredDraws(PlacedGeneration):
 
     # ---- what is kept
 
-    def _sure(self, log_mass: float) -> bool:
-        """Whether what has so much is kept, by what P(x) is at most."""
-        return not self._here.opening and log_mass > self._here.log_most() + self._log_share
+    def _kept(self, data: bytes, log_mass: float) -> int:
+        """How many of the next bytes are certainly kept, as far as the likely tokens show it.
+
+        Args:
+            data: The bytes.
+            log_mass: Of a token that spells them.
+        """
+        here, share, at = self._here, math.exp(self._log_share), 0
+        if here.opening:
+            return 0
+        if log_mass > here.limit + self._log_share:
+            here.limit_ahead(data, here.limit)
+            return len(data)
+        ahead = likely_bytes(here)
+        mass = math.exp(log_mass - ahead.log_unit)
+        while at < len(data):
+            if mass > share * ahead.total:
+                at = len(data)
+            elif ahead.known[data[at]] > share * ahead.total or self._surely_kept(ahead, data[at]):
+                ahead = ahead.after(data[at])
+                at += 1
+            else:
+                break
+        here.limit_ahead(data[:at], ahead.log_total)
+        return at
+
+    def _surely_kept(self, ahead: LikelyBytes, byte: int) -> bool:
+        return surely_kept(ahead.known, ahead.open, self.params.filters, byte)
 
     def _keeps(self, symbol: int) -> Step[bool]:
         """Whether a symbol is kept."""

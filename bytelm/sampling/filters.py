@@ -76,12 +76,17 @@ class Filters:
         return self.temperature == 0
 
     @property
+    def keeps_one(self) -> bool:
+        """Whether only the likeliest symbol is kept, whatever it has."""
+        return self.greedy or self.top_k == 1
+
+    @property
     def lone_share(self) -> float | None:
         """A symbol with more than this share of the mass is the only one that is kept; None: there is no such share.
 
         Of the others each has at most the rest. Below temperature 1 their shares beside its own only get less.
         """
-        if self.greedy or self.top_k == 1:
+        if self.keeps_one:
             return 0.5
         if self.temperature > 1:
             return None

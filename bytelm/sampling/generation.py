@@ -11,8 +11,8 @@ Rules
     Where a token sequence that may spell the text no longer fits in the context, the text ends, for its length: the
     next byte would depend on a row that there is not. A byte adds one token to a sequence at most, so the text itself
     can still be scored.
-    Bytes come by the token where one token decides them under the filters (sure_bytes.py), as far as a constraint
-    allows them.
+    Several bytes come at once where the likely tokens decide them under the filters (sure_bytes.py), as far as a
+    constraint allows them.
     Under a constraint (constrained.py) what is the only way on is written without a draw, and nodes that lead to no
     allowed symbol are not evaluated.
 
@@ -72,7 +72,8 @@ class ByteGeneration(PlacedGeneration):
         self._chosen = 0.0  # under a constraint: ln of what the drawn symbols have of the allowed ones
         self._unread = b""  # what was written since the place
         self._leapt = False
-        self._lone = params.filters.lone_share
+        self._leak = 1.0  # of each row that what is certain came from, at most
+        self._lone = params.lazy and params.filters.lone_share is not None
         self._end = place  # behind all that was drawn, a stop string included
         # Where a stop string began, the completion ends: so far back a place may be needed.
         self._recent: deque[Place] = deque(maxlen=self.scanner.longest + 1)
@@ -101,7 +102,7 @@ class ByteGeneration(PlacedGeneration):
             done = len(self.bytes) / self.params.max_bytes
             symbol = yield from changed(self._draw(), lambda request: replace(request, done=done))
         if self._leapt:
-            self.drew(self.place, least=0.0, most=1.0 - (self._lone or 0.0))  # each row had more than that
+            self.drew(self.place, least=0.0, most=self._leak)
         elif not self._forced:
             self.drew(self.place)
         if symbol == EOT:
@@ -141,13 +142,13 @@ class ByteGeneration(PlacedGeneration):
                 raise binding.stuck("logits_processor forbids all that the constraint allows")
             probs = params.filters.apply(masses)
             return self._weighed(drawn(float(uniform[0]), probs), allowed)
-        if self._lone is not None and params.lazy:
-            sure = yield from place.sure_bytes(self._lone)
-            sure = sure if binding is None else binding.cut(sure)
-            self._leapt = 0 < len(sure) <= place.room()
+        if self._lone:
+            sure = yield from place.sure_bytes(params.filters)
+            data = sure.data if binding is None else binding.cut(sure.data)
+            self._leapt = 0 < len(data) <= place.room()
             if self._leapt:
-                self._sure = sure[1:]
-                return sure[0]
+                self._sure, self._leak = data[1:], sure.leak
+                return data[0]
         symbols = yield from self._drawn(uniform, allowed)
         return self._weighed(int(symbols[0]), allowed)
 

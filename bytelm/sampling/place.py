@@ -32,7 +32,7 @@ from bytelm.sampling.bounds import acceptance, lower_bounds, passing
 from bytelm.sampling.constrained import Allowed
 from bytelm.sampling.draw import filled, settle
 from bytelm.sampling.filters import Filters
-from bytelm.sampling.sure_bytes import sure_bytes
+from bytelm.sampling.sure_bytes import Sure, sure_bytes
 from bytelm.symbols import SYMBOLS, leak_of
 from bytelm.token_lm import TokenLM, abilities_of, revision_of
 
@@ -169,15 +169,15 @@ class Place(ABC):
         """Its row as far as it is known: `bounds` without what is open. Not to be written to."""
         return self.bounds().low
 
-    def sure_bytes(self, share: float) -> Step[bytes]:
+    def sure_bytes(self, filters: Filters) -> Step[Sure]:
         """Bytes that are certain together, where they come cheaper so; or none.
 
         Args:
-            share: Of the mass; a symbol that has more is the only one that can be drawn.
+            filters: What is done to the distribution.
         """
-        del share
+        del filters
         yield from ()
-        return b""
+        return Sure()
 
     def settled(self, allowed: Allowed | None) -> bool:
         """Whether the masses of the allowed symbols are known."""
@@ -364,6 +364,6 @@ class ModelPlace(Place):
         token = rows[max(known, key=shares.__getitem__)].likeliest()
         return f" (the model's likeliest token there is id {token})"
 
-    def sure_bytes(self, share: float) -> Step[bytes]:
+    def sure_bytes(self, filters: Filters) -> Step[Sure]:
         """As in `Place`: sure_bytes.py."""
-        return (yield from self._on(sure_bytes(self.frontier, share)))
+        return (yield from self._on(sure_bytes(self.frontier, filters)))

@@ -37,7 +37,10 @@ class PrefixIndex:
         order: Token id at each rank.
         rank: Rank of each token id by its own bytes, -1 where the id spells nothing.
         own: Whether the bytes at a rank are the token's own.
+        respelled: Whether some token has two ranks.
         spelled: Bytes at each rank, sorted.
+        flat: The same, one after the other.
+        offsets: Where those of each rank begin there; and, last, where all end.
         longest: Bytes of the longest token.
         missing: At each rank, how many bytes complete the character that the token ends inside of; 0 at its end.
         root: The branch of all tokens.
@@ -47,7 +50,19 @@ class PrefixIndex:
     ((0, 2), [0, 1, 3])
     """
 
-    __slots__ = ("_flat", "_offsets", "lengths", "longest", "missing", "order", "own", "rank", "root", "spelled")
+    __slots__ = (
+        "flat",
+        "lengths",
+        "longest",
+        "missing",
+        "offsets",
+        "order",
+        "own",
+        "rank",
+        "respelled",
+        "root",
+        "spelled",
+    )
 
     def __init__(
         self,
@@ -69,12 +84,13 @@ class PrefixIndex:
         for token, data in (first or {}).items():
             at = range(*self.range(data))
             self.own[next(rank for rank in at if order[rank] == token)] = False
+        self.respelled = bool(first)
         self.rank: Int32[np.ndarray, " ids"] = np.full(len(token_bytes), -1, np.int32)
         self.rank[order[self.own]] = np.flatnonzero(self.own)
         self.lengths: Int32[np.ndarray, " tokens"] = np.fromiter(map(len, self.spelled), np.int32, len(order))
         self.longest = int(self.lengths.max(initial=0))
-        self._flat: UInt8[np.ndarray, " total"] = np.frombuffer(b"".join(self.spelled), np.uint8)
-        self._offsets: Int64[np.ndarray, " tokens+1"] = np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64)))
+        self.flat: UInt8[np.ndarray, " total"] = np.frombuffer(b"".join(self.spelled), np.uint8)
+        self.offsets: Int64[np.ndarray, " tokens+1"] = np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64)))
         self.root = Branch(self, 0, 0, len(order))
         self.missing = self._missing()
 
@@ -102,7 +118,7 @@ class PrefixIndex:
 
     def bytes_at(self, ranks: slice | Int64[np.ndarray, " n"], depth: int) -> UInt8[np.ndarray, " n"]:
         """The byte at ``depth`` of some tokens, all of which have to be longer than ``depth``."""
-        column: UInt8[np.ndarray, " n"] = self._flat[self._offsets[:-1][ranks] + depth]
+        column: UInt8[np.ndarray, " n"] = self.flat[self.offsets[:-1][ranks] + depth]
         return column
 
     def _missing(self) -> UInt8[np.ndarray, " tokens"]:
@@ -111,7 +127,7 @@ class PrefixIndex:
         inside = np.ones(len(self), np.bool_)  # all bytes looked at so far go on a character
         for back in (1, 2, 3):
             at = np.flatnonzero(inside & (self.lengths >= back))
-            byte = self._flat[self._offsets[at + 1] - back]
+            byte = self.flat[self.offsets[at + 1] - back]
             size = 2 + (byte >= 0xE0) + (byte >= 0xF0)
             out[at] = np.where((byte >= 0xC0) & (size > back), size - back, 0)
             inside[at] = is_continuation(byte)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bytelm.inference.frontier import Frontier
 from bytelm.inference.lazy import evaluate, evaluate_all
+from bytelm.inference.likely_bytes import likely_bytes
 from bytelm.inference.rows import RowReader
 from bytelm.lemma import next_byte_logprobs, prefix_logprob
 from bytelm.sampling.completion import random_stream
 from bytelm.sampling.filters import Filters
 from bytelm.sampling.params import SamplingParams
-from bytelm.sampling.sure_bytes import certain_bytes, needed, sure_bytes
+from bytelm.sampling.sure_bytes import LEEWAY, Sure, certain_bytes, lone_token, sure_bytes
 from bytelm.symbols import EOT
 from tests.support.toy import Ids, Toy, drawn_rows
 
 TOKENS = (b"a", b"b", b"ab", b"ba", b"aab", None, b"bb", b"abab", b"c")
+MANY = (*TOKENS, *(b"%c" % c for c in range(100, 200)))  # with others, of which none is likely
 
 
 def toy(seed: int, *, spread: float = 8.0) -> Toy:
@@ -51,8 +55,6 @@ FILTERS = [
 def test_what_is_certain_is_all_that_the_filters_keep(filters: Filters, limited: bool) -> None:
     """On random toys, however much is evaluated: of each certain byte, one by one, the exact filtered row is 1."""
     random, certain, open_ = np.random.default_rng(0), 0, 0
-    share = filters.lone_share
-    assert share is not None
     for seed in range(200):
         t = toy(seed)
         text = bytes(random.choice([97, 98], size=random.integers(1, 6)).tolist())
@@ -66,18 +68,64 @@ def test_what_is_certain_is_all_that_the_filters_keep(filters: Filters, limited:
                 t.answer(evaluate(frontier, frontier.missing(1.0)))
         parts = t.vocabulary.token_bytes, t.vocabulary.viable, t.model.row
         anchor = prefix_logprob(text[:1], *parts) - t.answer(mass_after(t, text[:1]))
-        assert frontier.log_most() >= prefix_logprob(text, *parts) - anchor - 1e-9
-        data = t.answer(sure_bytes(frontier, share))
-        assert data == certain_bytes(frontier, needed(frontier, share))
+        data, leak, log_most = t.answer(sure_bytes(frontier, filters))
+        assert log_most >= prefix_logprob(text + data, *parts) - anchor - 1e-9
         open_ += not data
+        assert not data or frontier.advance(data).limit == log_most
         for i, byte in enumerate(data):
             certain += 1
             with np.errstate(divide="ignore"):
                 row = np.exp(exact(t, text + data[:i]))
             assert filters.apply(row)[byte] == pytest.approx(1.0, abs=1e-12), (seed, text, data, i)
+            assert leak >= 1 - row.sum() - 1e-9
 
     assert certain > 20
     assert open_ > 10
+
+
+def alone(frontier: Frontier) -> Sure:
+    """What one token with more than half makes certain."""
+    log_most = min(frontier.limit, likely_bytes(frontier).log_total)
+    return lone_token(frontier, log_most, math.log(0.5 * LEEWAY))
+
+
+def test_bytes_are_certain_that_no_token_has_alone() -> None:
+    """Greedily: of a and b, a by two tokens; after it b by one of these, and what comes then is open."""
+
+    def row(ids: Ids) -> Any:
+        probs = np.full(len(MANY), 1e-5)
+        probs[[2, 7, 1]] = 0.3, 0.25, 0.4
+        return probs / probs.sum()
+
+    t = Toy.of(MANY, row, eot_ids=[5])
+    frontier = t.frontier(b"c")
+    t.answer(evaluate_all(frontier))
+
+    assert alone(frontier).data == b""
+    assert t.answer(sure_bytes(frontier, Filters(temperature=0))).data == b"ab"
+    assert t.answer(sure_bytes(frontier, Filters(top_p=0.5))).data == b"ab"
+    assert t.answer(sure_bytes(frontier, Filters(top_p=0.6))).data == b""
+
+
+def test_a_node_that_decides_is_evaluated_before_masses_are_summed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where what flows through it can make another byte the likeliest, whatever the other tokens of known rows are."""
+
+    def row(ids: Ids) -> Any:
+        probs = np.full(len(MANY), 1e-5)
+        if ids == (8,):
+            probs[[0, 2, 4]] = 0.38, 0.22, 0.19  # a, ab and aab: no one has half of what begins with a
+        else:
+            probs[8] = 1.0
+        return probs / probs.sum()
+
+    t = Toy.of(MANY, row, eot_ids=[5])
+    frontier = t.frontier(b"c")
+    t.answer(evaluate_all(frontier))
+    frontier = frontier.advance(b"a")
+    monkeypatch.setattr(type(frontier), "known", lambda self: pytest.fail("masses were summed"))
+
+    assert t.answer(sure_bytes(frontier, Filters(temperature=0))).data == b"c"
+    assert frontier.complete
 
 
 def mass_after(t: Toy, prefix: bytes) -> Any:
@@ -108,8 +156,8 @@ def test_an_end_and_what_may_not_follow_are_not_certain(likely: int, data: bytes
     frontier = t.frontier(b"a")
     t.answer(evaluate_all(frontier))
 
-    assert needed(frontier, 0.5) < 0
-    assert certain_bytes(frontier, needed(frontier, 0.5)) == data
+    assert alone(frontier).data == data
+    assert certain_bytes(likely_bytes(frontier), Filters(temperature=0)).data == data
     if likely != 1:
         assert exact(t, b"a").argmax() == (EOT if likely == 5 else data[0])
 
@@ -123,13 +171,13 @@ def test_a_token_is_certain_from_inside_too() -> None:
     t = Toy.of(TOKENS, row, eot_ids=[5])
     frontier = t.frontier(b"b")
     t.answer(evaluate_all(frontier))
-    assert certain_bytes(frontier, needed(frontier, 0.5)) == b""
+    assert alone(frontier).data == b""
 
     frontier.known()
     inside = frontier.advance(b"a")
 
     assert inside.row(frontier.cover.nodes[-1]) is not None
-    assert certain_bytes(inside, needed(inside, 0.5)) == b"bab"
+    assert alone(inside).data == b"bab"
 
 
 @pytest.mark.parametrize("stops", [(), (b"bb",)])
