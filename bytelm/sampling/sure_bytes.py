@@ -11,7 +11,8 @@ Theory of operation
     Where only the likeliest symbol is kept, b is certain too if K(b) > K(c) + O for every other symbol c. What follows
     x·b is then looked at in the same way, without the rows after x·b, until too much is open.
 
-    P(x) need not be known for any of that, only what it is at most.
+    P(x) need not be known for any of that, only what it is at most. Where the leak may be one to warn of
+    (sampling/writing.py), nothing is called certain: the masses show how much it is.
 
 Cost
     Where one token has nearly all: the likeliest entry of a row. Else that of likely_bytes.py, once for all bytes that
@@ -35,6 +36,7 @@ from bytelm.inference.lazy import evaluate
 from bytelm.inference.likely_bytes import LikelyBytes, likely_bytes
 from bytelm.inference.scheduler import Step
 from bytelm.sampling.filters import Filters
+from bytelm.sampling.writing import WARNED
 from bytelm.symbols import EOT
 
 LEEWAY: Final = 1.002  # more than rounding can make of a share: rows add up to 1 within `ROW_TOLERANCE`
@@ -108,9 +110,9 @@ def certain_bytes(ahead: LikelyBytes, filters: Filters) -> Sure:
         symbol = int(ahead.known.argmax())
         top, second = _first_two(ahead)
         alone = top > least * ahead.total or (filters.keeps_one and top > (second + ahead.open) * LEEWAY)
-        if symbol == EOT or not alone:
+        if symbol == EOT or not alone or (lost := 1 - float(ahead.known.sum()) / ahead.total) > WARNED:
             return Sure(bytes(found), leak, ahead.log_total)
-        leak = max(leak, 1 - float(ahead.known.sum()) / ahead.total)
+        leak = max(leak, lost)
         found.append(symbol)
         ahead = ahead.after(symbol)
 

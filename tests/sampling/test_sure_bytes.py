@@ -107,6 +107,23 @@ def test_bytes_are_certain_that_no_token_has_alone() -> None:
     assert t.answer(sure_bytes(frontier, Filters(top_p=0.6))).data == b""
 
 
+@pytest.mark.parametrize(("lost", "data"), [(0.2, b"ab"), (0.6, b"")])
+def test_nothing_is_certain_where_a_leak_is_to_be_warned_of(lost: float, data: bytes) -> None:
+    """What may be left of a row is shown exactly there: `LeakWarning`."""
+
+    def row(ids: Ids) -> Any:
+        probs = np.full(len(MANY), 1e-5)
+        probs[[2, 7, 1]] = 0.5 * (1 - lost), 0.3 * (1 - lost), 0.1 * (1 - lost)
+        probs[-1] = lost
+        return probs / probs.sum()
+
+    t = Toy.of((*MANY[:-1], None), row, eot_ids=[5])
+    frontier = t.frontier(b"c")
+    t.answer(evaluate_all(frontier))
+
+    assert certain_bytes(likely_bytes(frontier), Filters(temperature=0)).data[:2] == data
+
+
 def test_a_node_that_decides_is_evaluated_before_masses_are_summed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where what flows through it can make another byte the likeliest, whatever the other tokens of known rows are."""
 
