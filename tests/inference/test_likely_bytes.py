@@ -102,6 +102,28 @@ def test_masses_lie_within_what_is_known_and_what_is_open(device: bool) -> None:
     assert sum(share > 0.5 for share in shares) > 5
 
 
+def test_what_a_token_has_that_ends_is_open_from_there_on() -> None:
+    """After a, what the token a has may go on with any byte."""
+
+    def row(ids: Any) -> Any:
+        probs = np.full(len(TOKENS), 0.001)
+        if ids == (1,):
+            probs[[0, 2, 7]] = 0.35, 0.3, 0.3  # a, ab and abab
+        else:
+            probs[1 if not ids else 8] = 10.0
+        return probs / probs.sum()
+
+    t = Toy.of(TOKENS, row, eot_ids=[5])
+    frontier = t.frontier(b"b")
+    t.answer(evaluate_all(frontier))
+    start = prefix_logprob(b"b", t.vocabulary.token_bytes, t.vocabulary.viable, t.model.row) - frontier.log_mass()
+
+    ahead = likely_bytes(frontier).after(ord("a"))
+
+    assert held(t, ahead, b"ba", start) < 0.7
+    assert ahead.open > 0.3 * ahead.total
+
+
 def test_the_heaviest_token_is_that_of_the_text() -> None:
     """Its bytes follow the text, and have what it has of P at least."""
     seen = 0
