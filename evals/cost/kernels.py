@@ -136,21 +136,23 @@ def _compiled() -> Iterator[None]:
     numba: Any = importlib.import_module("numba")
     rows: Any = importlib.import_module("bytelm.inference.rows")
     summed, likely = (numba.njit(cache=True)(kernel) for kernel in (sums, likely_token))
-    before = rows.ArrayRow.sums
+    before = rows.ArrayRow.sums, rows.ArrayRow.drawn
 
     def by_kernel(self: Any, lo: int, hi: int, mask: Any, starts: Any) -> Any:
         reader = self._reader
         return summed(self.given, reader.ranked, lo, hi, reader.spells(lo, hi, mask), starts)
 
-    def token(uniform: float, row: Any) -> int:
+    def drawn(self: Any, uniform: float) -> tuple[int, float]:
+        row = self.given
         found = int(likely(uniform, row, least_likely(len(row))))
-        return found if found >= 0 else drawn_token(uniform, row)
+        token = found if found >= 0 else drawn_token(uniform, row)
+        return token, float(row[token])
 
-    rows.ArrayRow.sums, rows.drawn_token = by_kernel, token
+    rows.ArrayRow.sums, rows.ArrayRow.drawn = by_kernel, drawn
     try:
         yield
     finally:
-        rows.ArrayRow.sums, rows.drawn_token = before, drawn_token
+        rows.ArrayRow.sums, rows.ArrayRow.drawn = before
 
 
 def _start() -> dict[str, float]:
